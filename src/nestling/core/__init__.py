@@ -1,0 +1,1 @@
+"""Types, errors, named-parameter maths, seeds and the machine's fingerprint."""

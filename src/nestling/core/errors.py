@@ -1,0 +1,110 @@
+"""Everything that can go wrong because of what the user gave.
+
+NestlingError
+├── PlanError               a plan that cannot be carried out
+│   ├── UnclaimedParameter  a trainable parameter that no level claims
+│   ├── IdlePattern         a pattern that claims nothing
+│   ├── UnknownLevel        a name that no level has
+│   └── LateParameter       a parameter that appeared after the levels were assigned
+├── DataError               data that cannot be learned from
+│   ├── UnknownLabel        a label outside the declared classes
+│   ├── NonFiniteInput      NaN or infinity in features or targets
+│   └── ShapeMismatch       shapes or dtypes that do not fit together
+├── MismatchedParameters    two name -> tensor mappings that differ in names or shapes
+├── MergeError              two memories that cannot be merged
+├── NotFitted               asked for an answer before anything was learned
+├── SnapshotError           a snapshot that cannot be restored
+│   ├── CorruptSnapshot     truncated, or with bytes that changed
+│   └── ForeignSnapshot     of another model, plan or schema version
+└── MissingExtra            an optional dependency that is not installed
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NestlingError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class PlanError(NestlingError):
+    """A plan that cannot be carried out."""
+
+
+class UnclaimedParameter(PlanError):
+    """A trainable parameter that no level claims."""
+
+
+class IdlePattern(PlanError):
+    """A pattern that claims no parameter."""
+
+
+class UnknownLevel(PlanError):
+    """A name that no level of the plan has."""
+
+
+class LateParameter(PlanError):
+    """A parameter that appeared after the levels were assigned."""
+
+
+class DataError(NestlingError):
+    """Data that cannot be learned from."""
+
+
+class UnknownLabel(DataError):
+    """A label outside the declared classes."""
+
+
+class NonFiniteInput(DataError):
+    """NaN or infinity in features or targets."""
+
+
+class ShapeMismatch(DataError):
+    """Shapes or dtypes that do not fit together."""
+
+
+class MismatchedParameters(NestlingError):
+    """Two name -> tensor mappings that differ in names or shapes."""
+
+
+class MergeError(NestlingError):
+    """Two memories that cannot be merged."""
+
+
+class NotFitted(NestlingError):
+    """Asked for an answer before anything was learned."""
+
+
+class SnapshotError(NestlingError):
+    """A snapshot that cannot be restored."""
+
+
+class CorruptSnapshot(SnapshotError):
+    """A snapshot that is truncated or whose bytes changed."""
+
+
+class ForeignSnapshot(SnapshotError):
+    """A snapshot of another model, plan or schema version."""
+
+
+class MissingExtra(NestlingError):
+    """An optional dependency that is not installed."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say which names are known and which of them is nearest to `name`.
+
+    Args:
+        name: what the user wrote.
+        known: what would have worked.
+
+    Returns: a clause to end an error message with.
+
+    >>> suggest("trunck", ["head", "trunk", "spine"])
+    "known: ['head', 'spine', 'trunk']; did you mean 'trunk'?"
+    """
+    names = sorted(known)
+    shown = names if len(names) <= 12 else [*names[:12], f"... and {len(names) - 12} more"]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"known: {shown}{hint}"

@@ -1,0 +1,134 @@
+"""Mathematics over named parameters: pure functions of name -> tensor mappings."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import MismatchedParameters, suggest
+
+Params = Mapping[str, Tensor]
+
+
+def check_same_names(left: Params, right: Params) -> None:
+    """Raise unless both mappings have the same names and shapes.
+
+    Args:
+        left: name -> tensor, any shape.
+        right: name -> tensor, any shape.
+
+    Raises:
+        MismatchedParameters: names or shapes differ; says which.
+    """
+    if only := sorted(left.keys() ^ right.keys()):
+        raise MismatchedParameters(
+            f"{only[0]!r} is in only one of two mappings; "
+            + suggest(only[0], left.keys() & right.keys())
+        )
+    for name, tensor in left.items():
+        if tensor.shape != right[name].shape:
+            raise MismatchedParameters(
+                f"{name!r} has shape {tuple(tensor.shape)} on one side "
+                f"and {tuple(right[name].shape)} on the other"
+            )
+
+
+def combine(
+    function: Callable[[Tensor, Tensor], Tensor], left: Params, right: Params
+) -> dict[str, Tensor]:
+    """Apply a function of two tensors name by name.
+
+    Args:
+        function: (tensor, tensor) -> tensor.
+        left: name -> tensor.
+        right: same names and shapes.
+
+    Returns: name -> `function(left[name], right[name])`.
+
+    Raises:
+        MismatchedParameters: names or shapes differ.
+
+    >>> a = {"w": torch.ones(2)}
+    >>> combine(torch.add, a, a)["w"]
+    tensor([2., 2.])
+    """
+    check_same_names(left, right)
+    return {name: function(tensor, right[name]) for name, tensor in left.items()}
+
+
+def subtract(left: Params, right: Params) -> dict[str, Tensor]:
+    """left - right, name by name; names and shapes as in `combine`."""
+    return combine(torch.sub, left, right)
+
+
+def interpolate(start: Params, end: Params, weight: float) -> dict[str, Tensor]:
+    """start + weight * (end - start), name by name.
+
+    Args:
+        start: name -> tensor, the answer at weight 0.
+        end: same names and shapes, the answer at weight 1.
+        weight: usually in [0, 1].
+
+    >>> interpolate({"w": torch.zeros(1)}, {"w": torch.ones(1)}, 0.25)["w"]
+    tensor([0.2500])
+    """
+    return combine(lambda a, b: torch.lerp(a, b, weight), start, end)
+
+
+def squared_norm(params: Params) -> Tensor:
+    """Sum of squares over all tensors: sum_n ||theta_n||^2.
+
+    Args:
+        params: name -> tensor, any shape, one device.
+
+    Returns: scalar () in float64 where the device has it, float32 on MPS.
+
+    >>> round(squared_norm({"a": torch.ones(3), "b": torch.full((2,), 2.0)}).item(), 4)
+    11.0
+    """
+    if not params:
+        return torch.zeros((), dtype=torch.float64)
+    norms = torch._foreach_norm([tensor.detach() for tensor in params.values()])
+    stacked = torch.stack([norm.float() for norm in norms])
+    return stacked.to(wide_dtype(stacked.device)).square().sum()
+
+
+def inner_product(left: Params, right: Params) -> Tensor:
+    """sum_n <left_n, right_n> as a scalar (); names and shapes as in `combine`."""
+    check_same_names(left, right)
+    wide = [torch.sum(tensor * right[name]).double() for name, tensor in left.items()]
+    return torch.stack(wide).sum() if wide else torch.zeros((), dtype=torch.float64)
+
+
+def cosine(left: Params, right: Params) -> float:
+    """Cosine of the angle between two mappings seen as vectors; 0 if either is zero.
+
+    >>> cosine({"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 2.0])})
+    0.0
+    """
+    scale = float(squared_norm(left).sqrt() * squared_norm(right).sqrt())
+    return float(inner_product(left, right)) / scale if scale > 0 else 0.0
+
+
+def relative_change(before: Params, after: Params) -> float:
+    """||after - before|| / ||before||, over all tensors together.
+
+    Args:
+        before: name -> tensor.
+        after: same names and shapes.
+
+    Returns: a non-negative number; infinity if `before` is zero and `after` is not.
+
+    >>> relative_change({"w": torch.ones(4)}, {"w": torch.full((4,), 1.5)})
+    0.5
+    """
+    change = float(squared_norm(subtract(after, before)).sqrt())
+    base = float(squared_norm(before).sqrt())
+    if base == 0.0:
+        return 0.0 if change == 0.0 else float("inf")
+    return change / base
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """The widest float that the device can compute with: float64, but float32 on MPS."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,106 @@
+"""Which level owns which parameter: by name, first match, nothing left over."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from nestling.core.errors import IdlePattern, PlanError, UnclaimedParameter, suggest
+from nestling.levels.plan import Plan
+
+_WRAPPERS = ("module", "_orig_mod")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile's or data-parallel's wrapper."""
+    for attribute in _WRAPPERS:
+        inner = model._modules.get(attribute)
+        is_compiled = attribute == "_orig_mod"
+        if inner is not None and (is_compiled or _is_parallel(model)):
+            return unwrap(inner)
+    return model
+
+
+def collect_aliases(model: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
+    """Every parameter once, under its first name, with all the names that it has.
+
+    Args:
+        model: any module; tied weights have several names.
+
+    Returns: first name -> (parameter, all its names).
+    """
+    found: dict[int, tuple[str, Tensor, list[str]]] = {}
+    for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), (name, parameter, []))[2].append(name)
+    return {first: (parameter, names) for first, parameter, names in found.values()}
+
+
+def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
+    """Give every trainable parameter to the first level with a pattern that matches it.
+
+    Args:
+        model: any module. Frozen parameters (requires_grad False) are left alone. A tied
+            weight is claimed once, by any of its names, and goes by the first of them.
+        plan: its gradient levels are tried in order.
+
+    Returns: level name -> parameter names, in the model's order.
+
+    Raises:
+        UnclaimedParameter: no pattern matches a trainable parameter.
+        IdlePattern: a pattern claims nothing; says what took its parameters, or the nearest
+            names.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    >>> from nestling.levels.spec import Level
+    >>> assign_levels(model, Plan(Level("head", match=("1.*",)), Level("rest", match=("*",))))
+    {'head': ['1.weight', '1.bias'], 'rest': ['0.weight', '0.bias']}
+    """
+    aliases = collect_aliases(model)
+    trainable = {n: names for n, (param, names) in aliases.items() if param.requires_grad}
+    if not trainable:
+        raise PlanError("the model has no trainable parameter; requires_grad is False everywhere")
+    claimed: dict[str, list[str]] = {level.name: [] for level in plan.gradient_levels}
+    idle = {pattern: level.name for level in plan.gradient_levels for pattern in level.match}
+    for first, names in trainable.items():
+        claim = _find_claim(names, plan)
+        if claim is None:
+            raise UnclaimedParameter(
+                f"no level claims parameter {first!r}; patterns: "
+                f"{[p for level in plan.gradient_levels for p in level.match]}; "
+                "add its pattern to a level, or a last level with match=('*',)"
+            )
+        level_name, pattern = claim
+        claimed[level_name].append(first)
+        idle.pop(pattern, None)
+    if idle:
+        pattern, level_name = next(iter(idle.items()))
+        raise IdlePattern(_explain_idle(pattern, level_name, aliases, claimed))
+    return claimed
+
+
+def _find_claim(names: Sequence[str], plan: Plan) -> tuple[str, str] | None:
+    for level in plan.gradient_levels:
+        for pattern in level.match:
+            if any(fnmatchcase(name, pattern) for name in names):
+                return level.name, pattern
+    return None
+
+
+def _explain_idle(
+    pattern: str,
+    level_name: str,
+    aliases: dict[str, tuple[Tensor, list[str]]],
+    claimed: dict[str, list[str]],
+) -> str:
+    start = f"pattern {pattern!r} of level {level_name!r} claims no parameter"
+    for first, (parameter, names) in aliases.items():
+        if any(fnmatchcase(name, pattern) for name in names):
+            if not parameter.requires_grad:
+                return f"{start}: {first!r} is frozen (requires_grad False)"
+            owner = next(name for name, owned in claimed.items() if first in owned)
+            return f"{start}: {first!r} was claimed before, by level {owner!r}; move it up"
+    return f"{start}; {suggest(pattern, aliases)}"
+
+
+def _is_parallel(model: nn.Module) -> bool:
+    return isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)

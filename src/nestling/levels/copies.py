@@ -1,0 +1,86 @@
+"""Copy levels: slow averages of other levels' parameters."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nestling.levels.readings import LevelReading
+from nestling.levels.spec import Copy
+
+
+@torch.no_grad()
+def average_into(slow: Sequence[Tensor], fast: Sequence[Tensor], decay: float) -> None:
+    """slow <- decay * slow + (1 - decay) * fast, in place.
+
+    Args:
+        slow: tensors that are overwritten.
+        fast: same shapes.
+        decay: in [0, 1).
+
+    >>> slow = [torch.zeros(1)]
+    >>> average_into(slow, [torch.ones(1)], decay=0.75)
+    >>> slow
+    [tensor([0.2500])]
+    """
+    torch._foreach_lerp_(list(slow), list(fast), 1.0 - decay)
+
+
+class CopyLevel:
+    """The state of one copy level.
+
+    Args:
+        spec: what the plan says.
+        params: name -> parameter that is copied; read at every update.
+        generator: draws whether to update, if the plan gives a probability.
+    """
+
+    def __init__(
+        self, spec: Copy, params: Mapping[str, Tensor], generator: torch.Generator
+    ) -> None:
+        self.spec = spec
+        self.params = dict(params)
+        self.values = {name: param.detach().clone() for name, param in params.items()}
+        self.generator = generator
+        self.age = self.num_steps = self.num_updates = 0
+
+    def advance(self) -> bool:
+        """Take one optimizer step; returns whether this was a boundary."""
+        self.age += 1
+        self.num_steps += 1
+        if self.age < self.spec.period:
+            return False
+        self.age = 0
+        probability = self.spec.probability
+        if probability is None or torch.rand((), generator=self.generator) < probability:
+            self._update()
+        return True
+
+    def _update(self) -> None:
+        self.num_updates += 1
+        decay = self.spec.decay
+        if self.spec.warmup:
+            decay = min(decay, 1.0 - 1.0 / (self.num_updates + 1))
+        average_into(list(self.values.values()), list(self.params.values()), decay)
+
+    def swap(self, name: str, param: Tensor) -> None:
+        """Follow a parameter that got more rows; the new rows start at their live values."""
+        old = self.values[name]
+        self.params[name] = param
+        fresh = param.detach().clone()
+        fresh[: old.shape[0]] = old
+        self.values[name] = fresh
+
+    def read(self, num_all: int) -> LevelReading:
+        """The level's reading; `num_all` is the model's number of trainable scalars."""
+        num_parameters = sum(value.numel() for value in self.values.values())
+        return LevelReading(
+            level=self.spec.name,
+            kind="copy",
+            num_parameters=num_parameters,
+            share=num_parameters / num_all,
+            period=self.spec.period,
+            age=self.age,
+            num_steps=self.num_steps,
+            num_updates=self.num_updates,
+        )

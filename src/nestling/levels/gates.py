@@ -1,0 +1,263 @@
+"""Gates: factors in [0, 1] that multiply a level's update.
+
+A gate is a specification (data, part of the plan) and a small state. Factors are
+computed by the pure functions at the top of this page; `GateState` remembers what they need.
+Several gates on one level multiply.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from nestling.core.errors import PlanError
+
+_CONFIG = ConfigDict(extra="forbid")
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+HalfLife = Annotated[float, Field(gt=0.0)]
+
+
+def schedule_factor(step: int, start: int, stop: int, low: float, high: float) -> float:
+    """Linear ramp from `low` at step `start` to `high` at step `stop`, constant outside.
+
+    Args:
+        step: optimizer steps so far.
+        start: step at which the ramp begins.
+        stop: step at which it ends; equal to `start` for a jump.
+        low: factor before the ramp, in [0, 1].
+        high: factor after it, in [0, 1].
+
+    >>> [schedule_factor(t, 10, 20, 0.0, 1.0) for t in (0, 15, 30)]
+    [0.0, 0.5, 1.0]
+    """
+    if step >= stop:
+        return high
+    if step <= start:
+        return low
+    return low + (high - low) * (step - start) / (stop - start)
+
+
+def surprise_factor(loss: float, mean: float, spread: float, threshold: float) -> float:
+    """sigmoid((loss - mean) / spread - threshold): near 1 when the loss is out of the ordinary.
+
+    Args:
+        loss: this step's loss.
+        mean: running mean of the loss.
+        spread: its running standard deviation.
+        threshold: in spreads; at this surprise the gate is half open.
+
+    >>> surprise_factor(3.0, mean=1.0, spread=1.0, threshold=2.0)
+    0.5
+    """
+    surprise = (loss - mean) / spread if spread > 0 else 0.0
+    return 1.0 / (1.0 + math.exp(min(700.0, threshold - surprise)))
+
+
+def importance_factor(importance: Tensor, mean: Tensor, strength: float) -> Tensor:
+    """1 / (1 + strength * F / mean(F)): small where a weight matters to what was learned.
+
+    Args:
+        importance: Fisher diagonal or any importance >= 0, shape of the parameter.
+        mean: scalar (), mean of the importance over the whole level.
+        strength: >= 0; 0 leaves the gate open.
+
+    Returns: factor per weight, shape of the parameter, in (0, 1].
+
+    >>> importance_factor(torch.tensor([0.0, 2.0]), torch.tensor(1.0), 0.5)
+    tensor([1.0000, 0.5000])
+    """
+    floor = torch.finfo(importance.dtype).tiny
+    return 1.0 / (1.0 + strength * importance / mean.clamp_min(floor))
+
+
+def agreement_factor(gradients: list[Tensor], slow: list[Tensor]) -> float:
+    """max(0, cos(g, g_slow)): closed when fast and slow data pull in opposite directions.
+
+    Args:
+        gradients: the level's gradients at this boundary, any shapes.
+        slow: what they are compared with, same shapes.
+
+    >>> agreement_factor([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 0.0])])
+    0.0
+    """
+    product = sum(float(torch.sum(g * s)) for g, s in zip(gradients, slow, strict=True))
+    size = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+    size *= math.sqrt(sum(float(s.square().sum()) for s in slow))
+    return min(1.0, max(0.0, product / size)) if size > 0 else 1.0
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ScheduleGate:
+    """A ramp over optimizer steps; see `schedule_factor`."""
+
+    start: Annotated[int, Field(ge=0)]
+    stop: Annotated[int, Field(ge=0)]
+    low: Share = 0.0
+    high: Share = 1.0
+    kind: Literal["schedule"] = "schedule"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class SurpriseGate:
+    """Opens when the loss leaves its running spread; see `surprise_factor`.
+
+    half_life is in optimizer steps; floor is the factor that always remains.
+    """
+
+    threshold: float = 1.0
+    half_life: HalfLife = 100.0
+    floor: Share = 0.0
+    kind: Literal["surprise"] = "surprise"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ImportanceGate:
+    """Holds weights that matter; see `importance_factor`.
+
+    The importance is what `NestedOptimizer.set_importance` was given (a Fisher diagonal),
+    else a running mean of squared boundary gradients (half_life in updates of the level).
+    Differs: the latter squares the batch gradient, which is the Fisher diagonal divided by
+    the batch size near an optimum; only its ratio to the level's mean enters, so the
+    factor does not depend on the batch size.
+    """
+
+    strength: Annotated[float, Field(ge=0.0)] = 1.0
+    half_life: HalfLife = 100.0
+    kind: Literal["importance"] = "importance"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class AgreementGate:
+    """Closes when the gradient disagrees with its slow mean; see `agreement_factor`.
+
+    half_life is in updates of the level; floor is the factor that always remains.
+    """
+
+    half_life: HalfLife = 10.0
+    floor: Share = 0.0
+    kind: Literal["agreement"] = "agreement"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class ParentGate:
+    """The factor of another level: a hierarchy of gates."""
+
+    of: str
+    kind: Literal["parent"] = "parent"
+
+
+Gate = Annotated[
+    ScheduleGate | SurpriseGate | ImportanceGate | AgreementGate | ParentGate,
+    Field(discriminator="kind"),
+]
+
+
+class GateState:
+    """What the gates of one level remember between steps.
+
+    Args:
+        gates: the level's gates, in the plan's order.
+    """
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self.gates = gates
+        self.mean = 0.0
+        self.variance = 0.0
+        self.num_losses = 0
+        self.surprise = 1.0
+        self.slow: list[Tensor] = []
+        self.importance: list[Tensor] = []
+        self.importance_is_given = False
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether a gate wants to see the loss of every step."""
+        return any(isinstance(gate, SurpriseGate) for gate in self.gates)
+
+    def observe_loss(self, loss: float) -> None:
+        """Take one step's loss into the running mean and spread.
+
+        Args:
+            loss: a finite number.
+        """
+        gate = next((g for g in self.gates if isinstance(g, SurpriseGate)), None)
+        if gate is None:
+            return
+        opening = surprise_factor(loss, self.mean, math.sqrt(self.variance), gate.threshold)
+        # Too few losses say nothing about the ordinary: the gate starts open.
+        self.surprise = 1.0 if self.num_losses < 10 else gate.floor + (1 - gate.floor) * opening
+        self.num_losses += 1
+        keep = min(1.0 - 1.0 / self.num_losses, 2.0 ** (-1.0 / gate.half_life))
+        change = loss - self.mean
+        self.mean += (1.0 - keep) * change
+        self.variance = keep * (self.variance + (1.0 - keep) * change * change)
+
+    def compute_factor(
+        self, step: int, gradients: list[Tensor], parents: dict[str, float]
+    ) -> tuple[float, list[Tensor] | None]:
+        """The product of all gates at a boundary.
+
+        Args:
+            step: optimizer steps so far.
+            gradients: the level's gradients at this boundary.
+            parents: level name -> last factor of that level.
+
+        Returns: one factor for the level, and a factor per weight or None.
+        """
+        factor, per_weight = 1.0, None
+        for gate in self.gates:
+            match gate:
+                case ScheduleGate():
+                    factor *= schedule_factor(step, gate.start, gate.stop, gate.low, gate.high)
+                case SurpriseGate():
+                    factor *= self.surprise
+                case AgreementGate():
+                    factor *= self._agree(gate, gradients)
+                case ImportanceGate():
+                    per_weight = self._weigh(gate, gradients)
+                case ParentGate():
+                    factor *= parents[gate.of]
+        return factor, per_weight
+
+    def _agree(self, gate: AgreementGate, gradients: list[Tensor]) -> float:
+        if not self.slow:
+            self.slow = [g.detach().clone() for g in gradients]
+            return 1.0
+        agreement = agreement_factor(gradients, self.slow)
+        torch._foreach_lerp_(self.slow, gradients, 1.0 - 2.0 ** (-1.0 / gate.half_life))
+        return gate.floor + (1.0 - gate.floor) * agreement
+
+    def _weigh(self, gate: ImportanceGate, gradients: list[Tensor]) -> list[Tensor]:
+        if not self.importance:
+            self.importance = [torch.zeros_like(g) for g in gradients]
+        num_weights = sum(value.numel() for value in self.importance)
+        mean = torch.stack([value.sum() for value in self.importance]).sum() / num_weights
+        factors = [importance_factor(value, mean, gate.strength) for value in self.importance]
+        if not self.importance_is_given:
+            squares = [g.detach().square() for g in gradients]
+            torch._foreach_lerp_(self.importance, squares, 1.0 - 2.0 ** (-1.0 / gate.half_life))
+        return factors
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything that the next factor depends on."""
+        return {
+            "mean": self.mean,
+            "variance": self.variance,
+            "num_losses": self.num_losses,
+            "surprise": self.surprise,
+            "slow": [value.clone() for value in self.slow],
+            "importance": [value.clone() for value in self.importance],
+            "importance_is_given": self.importance_is_given,
+        }
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take over what `state_dict` gave; raises PlanError if an entry is missing."""
+        if missing := self.state_dict().keys() - state.keys():
+            raise PlanError(f"gate state lacks {sorted(missing)}")
+        for name, value in state.items():
+            copied = [v.clone() for v in value] if isinstance(value, list) else value
+            setattr(self, name, copied)

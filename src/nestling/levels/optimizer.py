@@ -1,0 +1,418 @@
+"""`NestedOptimizer`: a torch optimizer over the gradient and copy levels of a plan."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import LateParameter, MismatchedParameters, PlanError, suggest
+from nestling.core.seeds import make_generator
+from nestling.levels import saving
+from nestling.levels.assign import assign_levels, collect_aliases, unwrap
+from nestling.levels.control import UNSET, Knob, turn_copy, turn_level
+from nestling.levels.copies import CopyLevel
+from nestling.levels.gates import Gate
+from nestling.levels.gradient import GradientLevel
+from nestling.levels.plan import Plan, order_by_parent
+from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
+from nestling.levels.spec import Copy, Freeze, Level
+
+
+class NestedOptimizer(torch.optim.Optimizer):
+    """Lets every level of a plan learn on its own clock, in any training loop.
+
+    Each gradient level is one entry of `param_groups` (so that LR schedulers see it) with an
+    optimizer of its own. At a level's boundary, every `period` steps:
+
+        theta <- update(theta, mean of the gradients of the period)   [NL eq. 71]
+
+    and between boundaries theta is constant. A step that `GradScaler` skips moves no clock.
+
+    Differs: the paper sums over C + 1 gradients as printed; we take the period's own, and
+    average unless the level says reduce="sum".
+
+    Args:
+        model: any module; it is not changed or wrapped. Compiled and data-parallel wrappers
+            are looked through.
+        plan: gradient and copy levels are run; memory levels are the learner's.
+        accumulate: "separate" gathers gradients beside `.grad`, so that clipping and scaling
+            see this step's gradient only and `zero_grad()` is harmless. "in_place" gathers in
+            `.grad`, which costs nothing, but the loop must clear gradients by this
+            optimizer's `zero_grad()` alone and must not change them.
+        judge: asked with a level's name after an update of a level with `protect`, while the
+            model holds the update; False undoes it.
+        seed: of the copies that update by chance.
+
+    Raises:
+        PlanError: the plan does not fit the model; see `assign_levels`.
+
+    >>> import nestling as nl
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> plan = nl.Plan(
+    ...     nl.Level("head", match=["2.*"], optimizer=nl.sgd(lr=0.1)),
+    ...     nl.Level("spine", match=["*"], period=4, optimizer=nl.sgd(lr=0.1)),
+    ... )
+    >>> optimizer = nl.NestedOptimizer(model, plan)
+    >>> for _ in range(4):
+    ...     optimizer.zero_grad()
+    ...     model(torch.ones(1, 4)).square().sum().backward()
+    ...     _ = optimizer.step()
+    >>> [(reading.level, reading.num_updates) for reading in optimizer.read_levels()]
+    [('head', 4), ('spine', 1)]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        accumulate: Literal["separate", "in_place"] = "separate",
+        judge: Callable[[str], bool] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if accumulate not in ("separate", "in_place"):
+            raise PlanError(
+                f"accumulate={accumulate!r}; {suggest(accumulate, ['in_place', 'separate'])}"
+            )
+        if not plan.gradient_levels:
+            raise PlanError("the plan has no gradient level to optimize; add nl.Level(...)")
+        self.model = unwrap(model)
+        self.plan = plan
+        self.judge = judge
+        aliases = collect_aliases(model)
+        _check_initialised(aliases)
+        self._by_name = {name: param for name, (param, _) in aliases.items()}
+        self._watch_parameters()
+        claims = assign_levels(model, plan)
+        self.levels = {
+            spec.name: GradientLevel(
+                spec,
+                claims[spec.name],
+                [self._by_name[name] for name in claims[spec.name]],
+                accumulate == "in_place",
+            )
+            for spec in plan.gradient_levels
+        }
+        self.copies = {
+            spec.name: CopyLevel(
+                spec,
+                {name: self._by_name[name] for level in spec.of for name in claims[level]},
+                make_generator(seed, "copy", spec.name),
+            )
+            for spec in plan.copies
+        }
+        self._order = [self.levels[name] for name in order_by_parent(plan.gradient_levels)]
+        self.num_steps = 0
+        self.released: set[str] = set()
+        self.changes: list[Change] = []
+        self.alarms: list[Alarm] = []
+        self._waiting: list[tuple[Change, Level | Copy]] = []
+        self._loss: float | None = None
+        groups = [level.group for level in self.levels.values()]
+        defaults = {key: value for key, value in groups[0].items() if key not in ("params", "name")}
+        super().__init__([dict(group) for group in groups], defaults)
+        # The groups are the inner optimizers' own, so that a scheduler turns the real knobs.
+        self.param_groups = groups
+
+    # --- the loop
+
+    def prepare_step(self) -> None:
+        """Before a forward pass: stop backward before levels whose gradient will not count.
+
+        Only levels with between="skip", or frozen ones, are affected. `requires_grad` is put
+        back by `step`. Under torch.distributed nothing is stopped (data-parallel hooks need
+        every gradient); gradients that do not count are then ignored.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return
+        for level in self._order:
+            level.enable(level.is_wanted(self.num_steps + 1, self.released))
+
+    def observe(self, loss: float | Tensor) -> None:
+        """Tell this step's loss to the surprise gates; `step(closure)` does it by itself."""
+        self._loss = float(loss)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Take one step: gather gradients, and update the levels whose period is over.
+
+        Args:
+            closure: computes the loss and its gradients anew, as for any torch optimizer.
+
+        Returns: what the closure returned.
+
+        Raises:
+            LateParameter: the model has a trainable parameter that no level claimed.
+            PlanError: a surprise gate has not been told the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            if loss is not None:
+                self.observe(loss)
+        self._check_parameters()
+        self._feed_gates()
+        self.num_steps += 1
+        factors: dict[str, float] = {}
+        for level in self._order:
+            if level.advance(self.num_steps, self.released, factors, self.judge):
+                self._apply_waiting(level.spec.name)
+            level.enable(True)
+            factors[level.spec.name] = level.factor
+        for copy in self.copies.values():
+            if copy.advance():
+                self._apply_waiting(copy.spec.name)
+        self._sound_alarms()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, but for those that a level gathers in place."""
+        for level in self._order:
+            if level.in_place and level.num_gradients > 0:
+                continue
+            for param in level.params:
+                if set_to_none or param.grad is None:
+                    param.grad = None
+                else:
+                    param.grad.zero_()
+
+    # --- controls
+
+    def control(
+        self,
+        name: str,
+        *,
+        reason: str,
+        period: int | Knob = UNSET,
+        lr: float | Knob = UNSET,
+        weight_decay: float | Knob = UNSET,
+        reduce: Literal["mean", "sum"] | Knob = UNSET,
+        between: Literal["accumulate", "skip"] | Knob = UNSET,
+        window: int | Knob = UNSET,
+        gate: Sequence[Gate] | Knob = UNSET,
+        freeze: Freeze | Knob | None = UNSET,
+        trust: float | Knob | None = UNSET,
+        decay: float | Knob = UNSET,
+        probability: float | Knob | None = UNSET,
+    ) -> Change:
+        """Turn knobs of a live level; it takes effect at the level's next boundary.
+
+        Args:
+            name: a gradient level (all knobs but the last two) or a copy (period, decay,
+                probability).
+            reason: why, kept in `changes`.
+            period, lr, weight_decay, reduce, between, window, gate, freeze, trust: see `Level`.
+            decay, probability: see `Copy`.
+
+        Returns: the record of the change, whose `applied_at` is filled in at the boundary.
+
+        Raises:
+            UnknownLevel: no level has that name.
+            PlanError: no reason, no knob, one that the level does not have, or a wrong value;
+                nothing is changed.
+        """
+        knobs: dict[str, object] = {
+            "period": period,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "reduce": reduce,
+            "between": between,
+            "window": window,
+            "gate": gate,
+            "freeze": freeze,
+            "trust": trust,
+            "decay": decay,
+            "probability": probability,
+        }
+        knobs = {knob: value for knob, value in knobs.items() if value is not UNSET}
+        spec = self._find_pending(name)
+        changed = turn_copy(spec, knobs) if isinstance(spec, Copy) else turn_level(spec, knobs)
+        if not reason.strip():
+            raise PlanError(f"a change of level {name!r} needs a reason; reason='...' is kept")
+        if isinstance(changed, Level):
+            others = [level for level in self.plan.gradient_levels if level.name != name]
+            Plan(*others, changed)
+        change = Change(name, saving.describe_knobs(knobs), reason, asked_at=self.num_steps)
+        self.changes.append(change)
+        self._waiting.append((change, changed))
+        return change
+
+    def release(self, event: str) -> None:
+        """Say that an event has happened: levels frozen until it begin to learn.
+
+        Raises:
+            PlanError: no level waits for that event.
+        """
+        awaited = {
+            level.spec.freeze.until
+            for level in self._order
+            if level.spec.freeze is not None and level.spec.freeze.until is not None
+        }
+        if event not in awaited:
+            raise PlanError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
+        self.released.add(event)
+
+    def set_importance(self, importance: Mapping[str, Tensor]) -> None:
+        """Give importance gates a Fisher diagonal instead of their own running estimate.
+
+        Args:
+            importance: name -> tensor >= 0 of the parameter's shape, for every parameter of
+                each level that it is about.
+
+        Raises:
+            MismatchedParameters: a name, shape, or part of a level is missing; nothing is set.
+        """
+        if unknown := sorted(importance.keys() - self._by_name.keys()):
+            raise MismatchedParameters(f"{unknown[0]!r}; {suggest(unknown[0], self._by_name)}")
+        found: list[tuple[GradientLevel, list[Tensor]]] = []
+        for level in self._order:
+            if not importance.keys() & set(level.names):
+                continue
+            for name, param in zip(level.names, level.params, strict=True):
+                if name not in importance or importance[name].shape != param.shape:
+                    raise MismatchedParameters(
+                        f"importance of {name!r} must have shape {tuple(param.shape)}"
+                    )
+            found.append((level, [importance[name].detach().clone() for name in level.names]))
+        for level, values in found:
+            level.gates.importance = values
+            level.gates.importance_is_given = True
+
+    # --- readings
+
+    def read_levels(self) -> list[LevelReading]:
+        """How every gradient and copy level stands, in the plan's order."""
+        num_all = sum(param.numel() for level in self._order for param in level.params)
+        readings = [level.read(self.num_steps, num_all) for level in self.levels.values()]
+        readings += [copy.read(num_all) for copy in self.copies.values()]
+        self._sound_alarms()
+        return readings
+
+    def copy_values(self, name: str) -> dict[str, Tensor]:
+        """The values of a copy level, name -> tensor (copies); raises UnknownLevel."""
+        if name not in self.copies:
+            self.plan.find(name)
+            raise PlanError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
+        return {key: value.clone() for key, value in self.copies[name].values.items()}
+
+    # --- saving, growing
+
+    def state_dict(self) -> dict[str, Any]:
+        """Clocks, gathered gradients, moments, gates, copies: all that the next step needs."""
+        return saving.export_state(self)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        Raises:
+            MismatchedParameters: it belongs to another plan or model; nothing is changed.
+        """
+        saving.import_state(self, state_dict)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refused after construction: parameters are claimed by the plan."""
+        if hasattr(self, "_loss") and len(self.param_groups) >= len(self.levels):
+            raise LateParameter(
+                "a parameter group was added to a nested optimizer; make a new one with a plan "
+                "that claims its parameters"
+            )
+        super().add_param_group(param_group)
+
+    def swap_parameter(self, name: str, param: Tensor) -> None:
+        """Take a parameter with more rows in the place of a claimed one (a head that grows).
+
+        Args:
+            name: the parameter's name.
+            param: same shape but for more rows; the first rows hold the old values.
+
+        Raises:
+            LateParameter: no level owns that name.
+        """
+        owner = next((level for level in self._order if name in level.names), None)
+        if owner is None:
+            raise LateParameter(f"no level owns {name!r}; {suggest(name, self._by_name)}")
+        owner.swap(owner.names.index(name), param)
+        for copy in self.copies.values():
+            if name in copy.values:
+                copy.swap(name, param)
+        self._by_name[name] = param
+        self._watch_parameters()
+
+    # --- inside a step
+
+    def _watch_parameters(self) -> None:
+        modules = list(self.model.modules())
+        self._tables: list[dict[str, Any]] = [module._parameters for module in modules]
+        self._tables += [module._modules for module in modules]
+        self._identities = self._identify()
+
+    def _identify(self) -> list[int]:
+        # This runs at every step, so the walk over the tables stays in C.
+        return list(map(id, chain.from_iterable(map(dict.values, self._tables))))
+
+    def _check_parameters(self) -> None:
+        if self._identify() == self._identities:
+            return
+        owned = {id(param) for param in self._by_name.values()}
+        for name, param in self.model.named_parameters():
+            if id(param) not in owned and param.requires_grad:
+                raise LateParameter(
+                    f"parameter {name!r} appeared after the levels were assigned; build a new "
+                    "NestedOptimizer with a plan that claims it"
+                )
+        self._watch_parameters()
+
+    def _feed_gates(self) -> None:
+        watching = [level for level in self._order if level.gates.needs_loss]
+        if watching and self._loss is None:
+            raise PlanError(
+                f"the surprise gate of level {watching[0].spec.name!r} needs the loss; call "
+                "optimizer.observe(loss) before step(), or pass a closure"
+            )
+        for level in watching:
+            level.gates.observe_loss(self._loss if self._loss is not None else 0.0)
+        self._loss = None
+
+    def _apply_waiting(self, name: str) -> None:
+        if not self._waiting:
+            return
+        for change, spec in [pair for pair in self._waiting if pair[0].level == name]:
+            if isinstance(spec, Level):
+                self.levels[name].turn(spec)
+            else:
+                self.copies[name].spec = spec
+            change.applied_at = self.num_steps
+            self._waiting = [pair for pair in self._waiting if pair[0] is not change]
+
+    def _find_pending(self, name: str) -> Level | Copy:
+        for change, spec in reversed(self._waiting):
+            if change.level == name:
+                return spec
+        if name in self.levels:
+            return self.levels[name].spec
+        if name in self.copies:
+            return self.copies[name].spec
+        self.plan.find(name)
+        raise PlanError(f"level {name!r} is a memory; turn it through the learner")
+
+    def _sound_alarms(self) -> None:
+        for level in self._order:
+            for alarm in level.alarms:
+                self.alarms.append(alarm)
+                warnings.warn(alarm.message, LevelAlarm, stacklevel=3)
+            level.alarms.clear()
+
+
+def _check_initialised(aliases: dict[str, tuple[Tensor, list[str]]]) -> None:
+    for name, (param, _) in aliases.items():
+        if isinstance(param, nn.parameter.UninitializedParameter):
+            raise PlanError(f"parameter {name!r} has no shape yet; run one batch through the model")

@@ -1,0 +1,231 @@
+"""A plan: the ordered list of levels, fast to slow, and which of them answers."""
+
+import tomllib
+from pathlib import Path
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from nestling.core.errors import PlanError, UnknownLevel, suggest
+from nestling.levels.gates import ParentGate
+from nestling.levels.spec import AnyLevel, Copy, Level, Memory, Mix
+
+_LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(AnyLevel, config={"defer_build": True})
+_READOUT: TypeAdapter[str | Mix] = TypeAdapter(str | Mix, config={"defer_build": True})
+
+
+class Plan:
+    """Which parameters learn how fast, what is copied and remembered, and who answers.
+
+    Args:
+        levels: gradient, copy and memory levels; the order is the order in which patterns
+            claim parameters.
+        readout: "live" (the model as it is now), the name of a copy or memory level, or
+            `nl.mix(...)`.
+
+    Raises:
+        PlanError: names occur twice, a pattern stands in two levels, or gates form a circle.
+        UnknownLevel: a copy, gate or read-out names a level that is not there.
+
+    >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", period=16))
+    >>> Plan.from_toml(plan.to_toml()) == plan
+    True
+    """
+
+    def __init__(self, *levels: Level | Copy | Memory, readout: str | Mix = "live") -> None:
+        self.levels = levels
+        self.readout = readout
+        self._check_names()
+        self._check_references()
+        self._check_patterns()
+        order_by_parent(self.gradient_levels)
+
+    @property
+    def gradient_levels(self) -> tuple[Level, ...]:
+        """The gradient levels, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Level))
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """The copy levels, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Copy))
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        """The memory levels, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Memory))
+
+    @property
+    def answering(self) -> tuple[str, ...]:
+        """The names that the read-out mixes; one name if it does not mix."""
+        return tuple(self.readout.mix) if isinstance(self.readout, Mix) else (self.readout,)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self.levels == other.levels and self.readout == other.readout
+
+    def __hash__(self) -> int:
+        return hash((self.levels, self.readout))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{level.kind} {level.name!r}" for level in self.levels)
+        return f"Plan({shown}; read-out {' + '.join(self.answering)})"
+
+    def to_data(self) -> dict[str, object]:
+        """The plan as JSON-ready data; defaults are left out."""
+        levels = [
+            {"kind": level.kind}
+            | _LEVEL.dump_python(level, mode="json", exclude_defaults=True, exclude_none=True)
+            for level in self.levels
+        ]
+        for level, spec in zip(levels, self.levels, strict=True):
+            _keep_choice(level, spec)
+        readout = _READOUT.dump_python(self.readout, mode="json", exclude_none=True)
+        return {"readout": readout, "level": levels}
+
+    def to_toml(self) -> str:
+        """The plan as TOML text, to be read back by `from_toml`."""
+        return tomli_w.dumps(self.to_data())
+
+    @classmethod
+    def from_data(cls, data: object, source: str = "plan") -> "Plan":
+        """Check plain data and build the plan.
+
+        Args:
+            data: what `to_data` gives, or parsed TOML.
+            source: what to call it in errors.
+
+        Raises:
+            PlanError: a wrong key or value; names it and what would work.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("level"), list):
+            raise PlanError(f"{source} has no [[level]] table; one level needs name and match")
+        if extra := sorted(data.keys() - {"level", "readout"}):
+            hint = suggest(extra[0], ["level", "readout"])
+            raise PlanError(f"{source}: unknown key {extra[0]!r}; {hint}")
+        levels = []
+        for index, raw in enumerate(data["level"]):
+            name = raw.get("name", f"number {index + 1}") if isinstance(raw, dict) else index + 1
+            if isinstance(raw, dict):
+                raw = {"kind": "gradient"} | raw
+            try:
+                levels.append(_LEVEL.validate_python(raw))
+            except ValidationError as error:
+                raise PlanError(f"{source}, level {name!r}: {describe(error)}") from None
+        try:
+            readout = _READOUT.validate_python(data.get("readout", "live"))
+        except ValidationError as error:
+            raise PlanError(f"{source}, readout: {describe(error)}") from None
+        return cls(*levels, readout=readout)
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "plan") -> "Plan":
+        """Parse TOML text; raises as `from_data`, and PlanError if it is no TOML."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise PlanError(f"{source} is not TOML: {error}") from None
+        return cls.from_data(data, source)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a TOML file; raises as `from_toml`, and PlanError if it cannot be read."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read plan {str(path)!r}: {error}") from None
+        return cls.from_toml(text, str(path))
+
+    def find(self, name: str) -> Level | Copy | Memory:
+        """The level of that name; raises UnknownLevel with the nearest one."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        known = suggest(name, [level.name for level in self.levels])
+        raise UnknownLevel(f"level {name!r}; {known}")
+
+    def _check_names(self) -> None:
+        if not self.levels:
+            raise PlanError("a plan needs at least one level, e.g. nl.Level('all', match=('*',))")
+        names = [level.name for level in self.levels]
+        for name in names:
+            if names.count(name) > 1:
+                raise PlanError(f"two levels are called {name!r}; give one another name")
+            if name == "live":
+                raise PlanError("'live' means the model as it is now; give the level another name")
+
+    def _check_references(self) -> None:
+        gradient = [level.name for level in self.gradient_levels]
+        answers = [copy.name for copy in self.copies]
+        answers += [memory.name for memory in self.memories] + ["live"]
+        for copy in self.copies:
+            for name in copy.of:
+                if name not in gradient:
+                    raise UnknownLevel(f"copy {copy.name!r} of {name!r}; {suggest(name, gradient)}")
+        for level in self.gradient_levels:
+            for gate in level.gate:
+                if isinstance(gate, ParentGate) and gate.of not in gradient:
+                    hint = suggest(gate.of, gradient)
+                    raise UnknownLevel(f"gate of {level.name!r} has parent {gate.of!r}; {hint}")
+        for name in self.answering:
+            if name not in answers:
+                raise UnknownLevel(f"read-out {name!r} cannot answer; {suggest(name, answers)}")
+
+    def _check_patterns(self) -> None:
+        owner: dict[str, str] = {}
+        for level in self.gradient_levels:
+            for pattern in level.match:
+                if pattern in owner:
+                    both = f"{owner[pattern]!r} and {level.name!r}"
+                    raise PlanError(f"pattern {pattern!r} stands in {both}; keep it in one")
+                owner[pattern] = level.name
+
+
+def order_by_parent(levels: tuple[Level, ...]) -> list[str]:
+    """Level names with every parent before its children; raises PlanError on a circle."""
+    waiting = {
+        level.name: {gate.of for gate in level.gate if isinstance(gate, ParentGate)}
+        for level in levels
+    }
+    ordered: list[str] = []
+    while waiting:
+        ready = [name for name, parents in waiting.items() if not parents - set(ordered)]
+        if not ready:
+            raise PlanError(f"parent gates form a circle among {sorted(waiting)}; break it")
+        ordered += ready
+        for name in ready:
+            del waiting[name]
+    return ordered
+
+
+def describe(error: ValidationError) -> str:
+    """Put a pydantic error on one line: key, problem, and the value that was given."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "value"
+    message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{where}: {message}{shown}"
+
+
+def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:
+    """Write out what tells alternatives apart, though it is a default of its own class."""
+    if isinstance(spec, Level):
+        if "optimizer" in data:
+            data["optimizer"] = {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
+        if spec.gate:
+            raw = data["gate"] if isinstance(data.get("gate"), list) else []
+            data["gate"] = [
+                {"kind": gate.kind} | _as_dict(entry)
+                for gate, entry in zip(spec.gate, _as_list(raw), strict=True)
+            ]
+        data.setdefault("match", list(spec.match))
+
+
+def _as_dict(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

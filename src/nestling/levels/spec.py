@@ -1,0 +1,204 @@
+"""The three kinds of level as data: gradient levels, copies and memories."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from nestling.levels.gates import Gate, HalfLife
+from nestling.optim import AdamW, OptimizerSpec
+
+_CONFIG = ConfigDict(extra="forbid")
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
+Pattern = Annotated[str, Field(min_length=1)]
+AsTuple = AfterValidator(tuple)
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Freeze:
+    """When a level stands still: in windows of optimizer steps, or until an event.
+
+    Args:
+        windows: pairs (first step, last step) of frozen steps, counted from 1, both included.
+        until: frozen until `release` is called with this name; None for no such wait.
+
+    >>> freeze = Freeze(windows=((1, 100),))
+    >>> freeze.covers(100, released=set()), freeze.covers(101, released=set())
+    (True, False)
+    """
+
+    windows: tuple[tuple[Count, Count], ...] = ()
+    until: str | None = None
+
+    @model_validator(mode="after")
+    def _check_windows(self) -> "Freeze":
+        for first, last in self.windows:
+            if last < first:
+                raise ValueError(f"window ({first}, {last}) ends before it begins")
+        return self
+
+    def covers(self, step: int, released: set[str]) -> bool:
+        """Whether the level is frozen at optimizer step `step` (the first step is 1)."""
+        if self.until is not None and self.until not in released:
+            return True
+        return any(first <= step <= last for first, last in self.windows)
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Level:
+    """A gradient level: parameters claimed by name that learn on their own clock.
+
+    Args:
+        name: the level's name.
+        match: `fnmatch` globs over parameter names; the first level that matches claims.
+        period: optimizer steps between two updates.
+        optimizer: update rule, e.g. `nl.adamw(lr=1e-3)`.
+        reduce: the gradients of a period are averaged ("mean") or summed ("sum", the paper's
+            eq. 71).
+        between: "accumulate" uses every step's gradient; "skip" computes none until `window`
+            steps before the boundary, which saves backward compute.
+        window: steps whose gradient counts under "skip".
+        gate: gates whose product multiplies every update.
+        freeze: when the level stands still.
+        trust: largest relative change ||update|| / ||weights|| per update; None for no bound.
+        protect: an update is a proposal: undone, optimizer state included, if the judge
+            refuses it or if it is not finite.
+        band: relative change per update (low, high) outside of which an alarm is raised.
+    """
+
+    name: Name
+    match: Annotated[Sequence[Pattern], AsTuple] = ("*",)
+    period: Count = 1
+    optimizer: OptimizerSpec = AdamW()
+    reduce: Literal["mean", "sum"] = "mean"
+    between: Literal["accumulate", "skip"] = "accumulate"
+    window: Count = 1
+    gate: Annotated[Sequence[Gate], AsTuple] = ()
+    freeze: Freeze | None = None
+    trust: Positive | None = None
+    protect: bool = False
+    band: tuple[Annotated[float, Field(ge=0.0)], Positive] = (0.0, 1.0)
+    kind: Literal["gradient"] = "gradient"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Level":
+        if not self.match:
+            raise ValueError(f"level {self.name!r} has no pattern; match=['*'] claims the rest")
+        if self.window > self.period:
+            raise ValueError(
+                f"level {self.name!r}: window {self.window} is longer than period {self.period}"
+            )
+        if self.band[0] >= self.band[1]:
+            raise ValueError(f"level {self.name!r}: band {self.band} is empty")
+        return self
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Copy:
+    """A copy level: a slow average of other levels' parameters.
+
+    copy <- decay * copy + (1 - decay) * parameters   [mean teacher; CLS-ER eq. 3]
+
+    Args:
+        name: the level's name.
+        of: names of the gradient levels that it copies.
+        decay: share of the copy that stays at each update.
+        period: optimizer steps between two updates.
+        probability: update at each period with this probability (CLS-ER) instead of always.
+        warmup: cap the decay at 1 - 1/(n + 1) at update n, so that the start is forgotten.
+    """
+
+    name: Name
+    of: Annotated[Sequence[Name], AsTuple]
+    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    period: Count = 1
+    probability: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    warmup: bool = True
+    kind: Literal["copy"] = "copy"
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Memory:
+    """A memory level: closed-form memories of several half-lives on fixed features.
+
+    Args:
+        name: the level's name.
+        on: "input" for the model's (first, flattened) input, a submodule's name for that
+            submodule's output, None for the input of the last linear layer.
+        half_lives: in examples, fast to slow; infinity never forgets.
+        num_features: random features of what it reads; 0 for none.
+        features: kind of random feature.
+        include_read: also use what is read itself, beside its random features.
+        ridge: ridge strength; None for generalised cross-validation from the statistics.
+        frozen: read a frozen copy of the model (True) or the live one, which then needs
+            `refit` after the spine changed (False).
+        share: probability per example that the best half-life changes (fixed share).
+        block: examples between two updates of the gate.
+        prior_half_life: half-life in examples of a class-prior expert; None for none.
+        seed: of the random features.
+    """
+
+    name: Name
+    on: str | None = None
+    half_lives: Annotated[Sequence[HalfLife], AsTuple] = (30.0, 300.0, 3000.0, math.inf)
+    num_features: Annotated[int, Field(ge=0)] = 500
+    features: Literal["relu", "fourier"] = "relu"
+    include_read: bool = True
+    ridge: Positive | None = None
+    frozen: bool = True
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
+    block: Count = 64
+    prior_half_life: Positive | None = None
+    seed: int = 0
+    kind: Literal["memory"] = "memory"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Memory":
+        if not self.half_lives:
+            raise ValueError(f"memory {self.name!r} has no half-life; half_lives=(math.inf,) works")
+        if self.num_features == 0 and not self.include_read:
+            raise ValueError(
+                f"memory {self.name!r} reads nothing; num_features=500 or include_read=True works"
+            )
+        return self
+
+
+AnyLevel = Annotated[Level | Copy | Memory, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Mix:
+    """A read-out that mixes the answers of several levels; see `mix`."""
+
+    mix: Annotated[Sequence[Name], AsTuple]
+    weights: Annotated[Sequence[Annotated[float, Field(ge=0.0)]], AsTuple] | None = None
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
+
+    @model_validator(mode="after")
+    def _check(self) -> "Mix":
+        if len(set(self.mix)) != len(self.mix) or len(self.mix) < 2:
+            raise ValueError(f"mix {self.mix} needs two or more different names")
+        if self.weights is not None and len(self.weights) != len(self.mix):
+            raise ValueError(f"mix has {len(self.mix)} names and {len(self.weights)} weights")
+        if self.weights is not None and sum(self.weights) <= 0:
+            raise ValueError(f"mix weights {self.weights} sum to zero")
+        return self
+
+
+def mix(*names: str, weights: Sequence[float] | None = None, share: float = 1e-3) -> Mix:
+    """A read-out that mixes several answers.
+
+    Args:
+        names: levels, or "live" for the model as it is now.
+        weights: fixed weights >= 0, one per name, normalised; None for a gate that follows
+            the loss of each (fixed share).
+        share: probability per example that the best one changes, for the gate.
+
+    >>> mix("recent", "live").mix
+    ('recent', 'live')
+    """
+    return Mix(mix=names, weights=weights, share=share)

@@ -10,8 +10,11 @@ NestlingError
 │   ├── UnknownLabel        a label outside the declared classes
 │   ├── NonFiniteInput      NaN or infinity in features or targets
 │   └── ShapeMismatch       shapes or dtypes that do not fit together
+├── ModelError              a model that cannot be made or loaded
+├── JobError                a job file that cannot be carried out
 ├── MismatchedParameters    two name -> tensor mappings that differ in names or shapes
 ├── MergeError              two memories that cannot be merged
+├── ProposalError           a change of the spine that may not be committed
 ├── NotFitted               asked for an answer before anything was learned
 ├── SnapshotError           a snapshot that cannot be restored
 │   ├── CorruptSnapshot     truncated, or with bytes that changed
@@ -63,12 +66,24 @@ class ShapeMismatch(DataError):
     """Shapes or dtypes that do not fit together."""
 
 
+class ModelError(NestlingError):
+    """A model that cannot be made or loaded."""
+
+
+class JobError(NestlingError):
+    """A job file that cannot be carried out."""
+
+
 class MismatchedParameters(NestlingError):
     """Two name -> tensor mappings that differ in names or shapes."""
 
 
 class MergeError(NestlingError):
     """Two memories that cannot be merged."""
+
+
+class ProposalError(NestlingError):
+    """A change of the spine that may not be committed."""
 
 
 class NotFitted(NestlingError):

@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -28,6 +30,25 @@ def fingerprint() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "mkl_cbwr": os.environ.get("MKL_CBWR", ""),
     }
+
+
+@contextmanager
+def use_threads(num_threads: int) -> Iterator[None]:
+    """Compute with this many threads for a block of code.
+
+    Args:
+        num_threads: torch's threads within an operation, at least 1.
+
+    >>> with use_threads(1):
+    ...     torch.get_num_threads()
+    1
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read_cpu_name() -> str:

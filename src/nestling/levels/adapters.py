@@ -81,6 +81,7 @@ def attach_low_rank(
     for name, layer in layers.items():
         _check_layer(model, name, layer, rank)
     for layer in layers.values():
+        _own_class(layer)
         overlay = LowRank(layer.weight.detach(), rank, scale=scale, generator=generator)
         parametrize.register_parametrization(layer, "weight", overlay)
     new = {id(layer.parametrizations.weight[0]) for layer in layers.values()}  # type: ignore[union-attr, index]
@@ -133,11 +134,35 @@ def detach_low_rank(model: nn.Module, *, merge: bool) -> list[str]:
         merge_low_rank(model)
     layers = _find_layers(model)
     for layer, _ in layers.values():
-        parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
+        strip_parametrization(layer, "weight", keep_value=False)
         bias = layer.bias  # removed and put back, so that it again comes after the weight
         del layer.bias
         layer.register_parameter("bias", bias)
     return [_join(name, "weight") for name in layers]
+
+
+def strip_parametrization(module: nn.Module, name: str, *, keep_value: bool) -> None:
+    """Make a parametrized tensor plain again, without touching deep copies of the module.
+
+    Args:
+        module: changed in place.
+        name: of the tensor, e.g. "weight".
+        keep_value: True keeps the parametrized value, False the original under it.
+    """
+    _own_class(module)
+    parametrize.remove_parametrizations(module, name, leave_parametrized=keep_value)
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own.
+
+    torch puts the parametrized tensor on a class made for the module as a property, and a deep
+    copy shares that class: taking the property off one would break the other.
+    """
+    if parametrize.is_parametrized(module):
+        made = type(module)
+        body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
+        module.__class__ = type(made.__name__, made.__bases__, body)
 
 
 def _match_layers(model: nn.Module, match: Sequence[str]) -> dict[str, nn.Linear]:

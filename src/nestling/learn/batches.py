@@ -1,0 +1,300 @@
+"""From what a DataLoader yields to what a model takes, and the default loss of what it gives.
+
+Axis letters: N examples, T tokens, K classes, H x W pixels, M outputs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
+
+TARGET_KEYS = ("labels", "label", "target", "y")  # the first one found is the target
+IGNORE_INDEX = -100  # marks positions without a label in sequence and dense targets, as in torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples in the form of a model call: `model(*inputs, **keywords)` is to give `target`.
+
+    Args:
+        inputs: positional inputs, each (N, ...).
+        keywords: inputs by name, each (N, ...).
+        target: (N,) classes or values, (N, T) or (N, H, W) classes, (N, M) values, or None.
+    """
+
+    inputs: tuple[Tensor, ...]
+    keywords: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """Every input under a name to show: `input 0`, ... and the keywords."""
+        named = {f"input {index}": tensor for index, tensor in enumerate(self.inputs)}
+        return {**named, **self.keywords}
+
+    @property
+    def size(self) -> int:
+        """N, the number of examples; 0 for an empty batch.
+
+        >>> Batch((torch.zeros(3, 2),), target=torch.zeros(3)).size
+        3
+        """
+        first = next(iter(self.features.values()))
+        return first.shape[0] if first.ndim else 1
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on a device."""
+        return Batch(
+            tuple(tensor.to(device) for tensor in self.inputs),
+            {name: tensor.to(device) for name, tensor in self.keywords.items()},
+            None if self.target is None else self.target.to(device),
+        )
+
+    def call(self, model: nn.Module) -> Any:
+        """The model's raw output; `read_output` finds the tensor in it."""
+        return model(*self.inputs, **self.keywords)
+
+
+def read_batch(raw: object) -> Batch:
+    """Read a batch as a DataLoader yields it.
+
+    A tensor is inputs without a target; `(x, y)` and `(x1, x2, ..., y)` end with the target,
+    `(x,)` has none; `((x1, x2), y)` and `({"name": x}, y)` nest the inputs; a dict (Hugging
+    Face) holds the target under "labels", "label", "target" or "y" and its other entries are
+    keyword inputs. NumPy arrays become tensors. Targets are taken as they stand: those of a
+    causal language model must already be shifted by one token.
+
+    Args:
+        raw: tensors or NumPy arrays in one of these forms; or a `Batch`.
+
+    Raises:
+        DataError: another form; says what was found.
+
+    >>> read_batch({"input_ids": torch.zeros(2, 5), "labels": torch.tensor([0, 1])}).target
+    tensor([0, 1])
+    """
+    if isinstance(raw, Batch):
+        return raw
+    if isinstance(raw, Mapping):
+        key = next((key for key in TARGET_KEYS if key in raw), None)
+        target = None if key is None else _read_tensor(raw[key], key)
+        return _gather({name: value for name, value in raw.items() if name != key}, target)
+    if isinstance(raw, Sequence) and not isinstance(raw, str | bytes):
+        if not raw:
+            raise DataError("a batch is an empty sequence; yield (x, y), (x1, ..., y) or a dict")
+        if len(raw) == 1:
+            return read_batch(raw[0]) if isinstance(raw[0], Mapping) else _gather(raw[0], None)
+        inputs = raw[0] if len(raw) == 2 else raw[:-1]
+        return _gather(inputs, _read_tensor(raw[-1], "target"))
+    return _gather(raw, None)
+
+
+def read_output(output: object) -> Tensor:
+    """Find the tensor of answers in what a model returns.
+
+    Args:
+        output: a tensor, a Hugging Face output or any object with `.logits`, a dict with
+            "logits", or a tuple whose first tensor it is.
+
+    Raises:
+        DataError: another form; says what was found.
+
+    >>> read_output((torch.ones(1), "hidden"))
+    tensor([1.])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"]  # type: ignore[no-any-return]
+    if isinstance(found := getattr(output, "logits", None), Tensor):
+        return found
+    if isinstance(output, tuple | list):
+        for item in output:
+            if isinstance(item, Tensor):
+                return item
+    keys = f" with keys {sorted(map(str, output))}" if isinstance(output, Mapping) else ""
+    raise DataError(
+        f"the model returned a {type(output).__name__}{keys}; return a tensor, a tuple that "
+        "begins with one, or an object or dict with 'logits'"
+    )
+
+
+def check_batch(
+    batch: Batch, num_classes: int | None = None, *, dtype: torch.dtype | None = None
+) -> None:
+    """Raise if a batch cannot be learned from; a batch of size 0 passes.
+
+    Args:
+        batch: what `read_batch` gave.
+        num_classes: K, the declared number of classes: targets must be integers below it.
+            None: not declared, integers may be any class and floats are values.
+        dtype: floating dtype of the model's parameters, to compare the inputs with; None:
+            not compared.
+
+    Raises:
+        ShapeMismatch: lengths or dtypes that do not fit together.
+        NonFiniteInput: NaN or infinity; says where.
+        UnknownLabel: a label outside the declared classes.
+        DataError: a sequence or dense target of which every position is ignored.
+    """
+    named = batch.features
+    if batch.target is not None:
+        named["target"] = batch.target
+    size = batch.size
+    for name, tensor in named.items():
+        if tensor.ndim == 0 or tensor.shape[0] != size:
+            raise ShapeMismatch(
+                f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
+            )
+        if not tensor.dtype.is_floating_point:
+            continue
+        if dtype is not None and tensor.dtype != dtype and name != "target":
+            raise ShapeMismatch(
+                f"{name} is {_show(tensor.dtype)} but the model is {_show(dtype)}; convert it "
+                f"with .to(torch.{_show(dtype)})"
+            )
+        _check_finite(name, tensor)
+    if batch.target is not None and size > 0:
+        _check_labels(batch.target, num_classes)
+
+
+def default_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Mean cross entropy for integer targets, mean squared error for floating ones.
+
+    Args:
+        output: logits (N, K), (N, T, K) or (N, K, H, W), ...; or values shaped as `target`.
+            Three-dimensional logits that fit both ways (T = K) are read as (N, T, K).
+        target: classes (N,), (N, T) or (N, H, W), of which -100 is ignored; or values.
+
+    Returns: scalar (), in nats or squared units of the target.
+
+    Raises:
+        ShapeMismatch: the shapes do not fit; says what would.
+
+    >>> default_loss(torch.zeros(2, 4), torch.tensor([0, 3]))
+    tensor(1.3863)
+    """
+    if target.dtype.is_floating_point:
+        return nn.functional.mse_loss(output, _match_values(output, target))
+    logits = _move_classes(output, target)
+    return nn.functional.cross_entropy(logits, target.long(), ignore_index=IGNORE_INDEX)
+
+
+def per_sample_loss(output: Tensor, target: Tensor) -> Tensor:
+    """As `default_loss`, but (N,): the mean over each example's own positions; 0 if all ignored.
+
+    >>> per_sample_loss(torch.zeros(2, 1), torch.tensor([1.0, 2.0]))
+    tensor([1., 4.])
+    """
+    if target.dtype.is_floating_point:
+        values = _match_values(output, target)
+        return (output - values).square().reshape(len(output), -1).mean(dim=1)
+    logits, classes = _move_classes(output, target), target.long()
+    cross_entropy = nn.functional.cross_entropy
+    losses = cross_entropy(logits, classes, ignore_index=IGNORE_INDEX, reduction="none")
+    counts = (classes != IGNORE_INDEX).reshape(len(classes), -1).sum(dim=1)
+    return losses.reshape(len(classes), -1).sum(dim=1) / counts.clamp(min=1)
+
+
+def _gather(inputs: object, target: Tensor | None) -> Batch:
+    if isinstance(inputs, Mapping):
+        if not inputs:
+            raise DataError("a batch holds no inputs; add e.g. 'input_ids'")
+        named = {str(name): _read_tensor(value, str(name)) for name, value in inputs.items()}
+        return Batch((), named, target)
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) and inputs:
+        read = [_read_tensor(value, f"input {index}") for index, value in enumerate(inputs)]
+        return Batch(tuple(read), {}, target)
+    return Batch((_read_tensor(inputs, "input"),), {}, target)
+
+
+def _read_tensor(value: object, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if getattr(getattr(value, "dtype", None), "kind", "none") in "biuf":  # NumPy's numeric kinds
+        return torch.as_tensor(value)
+    raise DataError(
+        f"{name} of a batch is a {type(value).__name__}; give a tensor or a numeric NumPy array"
+    )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
+    if math.isfinite(float(tensor.sum())):
+        return
+    wrong = (~torch.isfinite(tensor)).nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        raise NonFiniteInput(
+            f"{name} holds {float(tensor[where])} at index {where} ({len(wrong)} non-finite "
+            "values in all); drop or impute them"
+        )
+
+
+def _check_labels(target: Tensor, num_classes: int | None) -> None:
+    if target.dtype.is_floating_point or target.dtype.is_complex:
+        if num_classes is not None:
+            raise ShapeMismatch(
+                f"target is {_show(target.dtype)} where one of {num_classes} classes is "
+                "expected; convert it with .long()"
+            )
+        return
+    if target.dtype == torch.bool or target.numel() == 0:
+        return
+    low, high = (int(bound) for bound in target.aminmax())
+    if low < 0:
+        labels = target[target != IGNORE_INDEX] if target.ndim > 1 else target
+        if labels.numel() == 0:
+            raise DataError(f"every position of the target is ignored ({IGNORE_INDEX}); skip it")
+        if (low := int(labels.min())) < 0:
+            raise UnknownLabel(
+                f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
+                "only in targets of two or more dimensions"
+            )
+    if num_classes is not None and high >= num_classes:
+        raise UnknownLabel(
+            f"label {high} is outside the declared classes 0..{num_classes - 1}; "
+            f"declare num_classes={high + 1} or more"
+        )
+
+
+def _move_classes(output: Tensor, target: Tensor) -> Tensor:
+    """Logits with the classes where torch wants them: dimension 1."""
+    is_last = output.shape[:-1] == target.shape
+    if is_last and output.ndim == 2:
+        return output
+    is_second = output.ndim >= 2 and output.shape[:1] + output.shape[2:] == target.shape
+    if is_last and (output.ndim <= 3 or not is_second):
+        return output.movedim(-1, 1)
+    if is_second:
+        return output
+    remedy = f"{target.ndim}-dimensional classes need logits of {target.ndim + 1} dimensions"
+    if target.ndim == 2 and target.shape[1] == 1:
+        remedy = "squeeze the target with y.squeeze(1)"
+    raise ShapeMismatch(
+        f"logits of shape {tuple(output.shape)} do not fit classes of shape "
+        f"{tuple(target.shape)}; {remedy}"
+    )
+
+
+def _match_values(output: Tensor, target: Tensor) -> Tensor:
+    """The target in the output's shape and dtype; (N,) and (N, 1) are never broadcast to (N, N)."""
+    if output.shape != target.shape:
+        column = output.ndim == target.ndim + 1 and output.shape[-1] == 1
+        row = target.ndim == output.ndim + 1 and target.shape[-1] == 1
+        if not (column or row) or output.numel() != target.numel():
+            raise ShapeMismatch(
+                f"outputs of shape {tuple(output.shape)} do not fit targets of shape "
+                f"{tuple(target.shape)}; give targets of the outputs' shape, or integer "
+                "classes for a classifier"
+            )
+    return target.reshape(output.shape).to(output.dtype)
+
+
+def _show(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,256 @@
+"""One plain module that answers as the learner does, for torch.export, ONNX and safetensors.
+
+Axis letters: N examples, F features, D random features, K classes or outputs, E experts.
+"""
+
+import copy
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch, suggest
+from nestling.learn.batches import read_output
+from nestling.levels.adapters import strip_parametrization
+
+Task = Literal["classification", "regression"]
+
+
+class RandomMap(nn.Module):
+    """Fixed random features with plain buffers.
+
+    phi(x) = gain * g(x W + b), g = ReLU or cosine; with `passthrough` x itself is put before it
+
+    Args:
+        matrix_FD: W, (F, D).
+        bias_D: b, (D,); None: no bias.
+        kind: g, "relu" or "fourier" (cosine).
+        gain: factor, e.g. sqrt(2 / D).
+        passthrough: whether x comes first, as in (N, F + D).
+    """
+
+    def __init__(
+        self,
+        matrix_FD: Tensor,
+        bias_D: Tensor | None = None,
+        *,
+        kind: Literal["relu", "fourier"] = "relu",
+        gain: float = 1.0,
+        passthrough: bool = False,
+    ) -> None:
+        super().__init__()
+        bias_D = matrix_FD.new_zeros(matrix_FD.shape[1]) if bias_D is None else bias_D
+        self.kind, self.gain, self.passthrough = kind, gain, passthrough
+        self.matrix: Tensor
+        self.bias: Tensor
+        self.register_buffer("matrix", matrix_FD.detach().clone())
+        self.register_buffer("bias", bias_D.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, D) or (N, F + D), in the dtype of W."""
+        x = x.flatten(1).to(self.matrix.dtype)
+        z = x @ self.matrix + self.bias
+        phi = self.gain * (torch.relu(z) if self.kind == "relu" else torch.cos(z))
+        return torch.cat([x, phi], dim=1) if self.passthrough else phi
+
+
+class RidgeHead(nn.Module):
+    """A solved ridge memory: an affine map of features, as calibrated probabilities or values.
+
+    p(x) = softmax((phi(x) C + c) / temperature);  y(x) = phi(x) C + c
+
+    Centring and scaling of the features are folded into C and c. A class that was never seen
+    has c = -inf and so probability 0; a constant answer has C = 0 and c = log p.
+
+    Args:
+        coefficients_DK: C, (D, K).
+        intercept_K: c, (K,).
+        temperature: > 0; only for classification.
+        features: phi, e.g. a `RandomMap`; None: the input itself, flattened.
+        task: "classification" or "regression".
+
+    Raises:
+        ShapeMismatch: C and c differ in K.
+    """
+
+    def __init__(
+        self,
+        coefficients_DK: Tensor,
+        intercept_K: Tensor,
+        *,
+        temperature: float = 1.0,
+        features: nn.Module | None = None,
+        task: Task = "classification",
+    ) -> None:
+        super().__init__()
+        if coefficients_DK.shape[1:] != intercept_K.shape:
+            raise ShapeMismatch(
+                f"coefficients {tuple(coefficients_DK.shape)} need an intercept of shape "
+                f"{tuple(coefficients_DK.shape[1:])}, not {tuple(intercept_K.shape)}"
+            )
+        self.task, self.temperature, self.features = task, temperature, features
+        self.coefficients: Tensor
+        self.intercept: Tensor
+        self.register_buffer("coefficients", coefficients_DK.detach().clone())
+        self.register_buffer("intercept", intercept_K.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> probabilities or values (N, K), in the dtype of C."""
+        phi = x.flatten(1) if self.features is None else self.features(x)
+        scores = phi.to(self.coefficients.dtype) @ self.coefficients + self.intercept
+        if self.task == "regression":
+            return scores
+        return torch.softmax(scores / self.temperature, dim=1)
+
+
+class FeatureTap(nn.Module):
+    """A model that also returns what goes into or comes out of one of its submodules.
+
+    Args:
+        model: kept, not copied.
+        name: of the submodule, as in `named_modules`.
+        side: "input" (its first argument) or "output".
+
+    Raises:
+        PlanError: the model has no such submodule.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, side: Literal["input", "output"] = "output"
+    ) -> None:
+        super().__init__()
+        known = dict(model.named_modules())
+        if name not in known:
+            raise PlanError(f"no submodule {name!r}; " + suggest(name, filter(None, known)))
+        self.model, self.name, self.side = model, name, side
+        # By thread, so that several may ask at once; empty again after each call.
+        self._seen: dict[int, Any] = {}
+        known[name].register_forward_hook(self._keep)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's inputs -> (its features at the tap, its output)."""
+        try:
+            output = read_output(self.model(*inputs))
+        finally:
+            seen = self._seen.pop(threading.get_ident(), None)
+        if seen is None:
+            raise PlanError(f"submodule {self.name!r} did not run; tap one that always runs")
+        return read_output(seen), output
+
+    def _keep(self, _: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        self._seen[threading.get_ident()] = inputs[0] if self.side == "input" else output
+
+
+class MixedReadout(nn.Module):
+    """The answers of a live model and of solved memories, mixed by fixed weights.
+
+    p(x) = sum_e w_e p_e(x)
+
+    Args:
+        live: the live model, giving logits (N, K) or values; None: memories only. If it is a
+            `FeatureTap`, its features are what the heads read and it runs only once.
+        heads: each (N, ...) -> probabilities or values (N, K_e); with fewer classes than the
+            widest answer, the missing ones have probability 0.
+        weights_E: w, one per expert, the live model first if there is one; >= 0, sum 1.
+        spine: a `FeatureTap` whose features the heads read, e.g. of a frozen copy; None: they
+            read those of `live`, or the model's first input.
+        features: applied once to what the heads read, e.g. a `RandomMap` that they share.
+        task: "classification" (softmax of the live answer) or "regression".
+
+    Raises:
+        ShapeMismatch: not one weight for each expert.
+    """
+
+    def __init__(
+        self,
+        live: nn.Module | None,
+        heads: Sequence[nn.Module],
+        weights_E: Tensor,
+        *,
+        spine: FeatureTap | None = None,
+        features: nn.Module | None = None,
+        task: Task = "classification",
+    ) -> None:
+        super().__init__()
+        num_experts = len(heads) + (live is not None)
+        if weights_E.shape != (num_experts,) or not num_experts:
+            raise ShapeMismatch(
+                f"{num_experts} experts need as many weights, not {tuple(weights_E.shape)}"
+            )
+        self.live, self.spine, self.features, self.task = live, spine, features, task
+        self.heads = nn.ModuleList(heads)
+        self.weights: Tensor
+        self.register_buffer("weights", weights_E.detach().clone().float())
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The live model's inputs -> probabilities or values (N, K), float32."""
+        read, answers = inputs[0], []
+        if isinstance(self.live, FeatureTap):
+            read, output = self.live(*inputs)
+            answers.append(self._answer(output))
+        elif self.live is not None:
+            answers.append(self._answer(read_output(self.live(*inputs))))
+        if self.spine is not None:
+            read, _ = self.spine(*inputs)
+        if self.features is not None and len(self.heads):
+            read = self.features(read)
+        answers += [head(read).float() for head in self.heads]
+        width = max(answer.shape[1] for answer in answers)
+        mixed = torch.zeros_like(answers[0][:, :1])
+        for weight, answer in zip(self.weights, answers, strict=True):
+            mixed = mixed + weight * nn.functional.pad(answer, (0, width - answer.shape[1]))
+        return mixed
+
+    def _answer(self, output: Tensor) -> Tensor:
+        output = output.float()
+        return output if self.task == "regression" else torch.softmax(output, dim=1)
+
+
+def bake_model(model: nn.Module) -> nn.Module:
+    """A plain copy for answering: overlays and other parametrizations folded in, no gradients.
+
+    Args:
+        model: left untouched.
+
+    Returns: a deep copy in evaluation mode whose parameters need no gradient.
+
+    >>> bake_model(nn.Linear(1, 1)).training
+    False
+    """
+    baked = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(baked.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                strip_parametrization(module, name, keep_value=True)
+    return baked.requires_grad_(False)
+
+
+def save_onnx(module: MixedReadout, example: Sequence[Tensor], path: Path) -> None:
+    """Write a read-out as an ONNX file whose batch size is free.
+
+    Args:
+        module: in evaluation mode.
+        example: its inputs, each (N, ...) with N >= 2.
+        path: the file; weights of more than 1 GB go into a second one, `path` + ".data".
+
+    Raises:
+        MissingExtra: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("ONNX export needs onnx: pip install 'nestling[onnx]'") from error
+    shapes = {"inputs": tuple({0: torch.export.Dim("batch")} for _ in example)}
+    program = torch.export.export(module, tuple(example), dynamic_shapes=shapes, strict=False)
+    num_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter warns of its own code
+        torch.onnx.export(
+            program, (), str(path), dynamo=True, verbose=False, external_data=num_bytes > 1e9
+        )

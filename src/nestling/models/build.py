@@ -1,0 +1,168 @@
+"""Models by name: the built-in ones, and the user's own functions."""
+
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from nestling.core.errors import ModelError, NestlingError, suggest
+from nestling.models.convnet import ConvNet
+from nestling.models.mlp import mlp
+from nestling.models.transformer import TransformerClassifier
+
+_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "convnet": ConvNet,
+    "transformer": TransformerClassifier,
+}
+
+
+def list_models() -> list[str]:
+    """Names that `build_model` knows.
+
+    >>> list_models()
+    ['convnet', 'mlp', 'transformer']
+    """
+    return sorted(_BUILT_IN)
+
+
+def build_model(
+    source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
+) -> nn.Module:
+    """A built-in model by name, or what the user's own function returns.
+
+    Args:
+        source: one of `list_models()`, or "module:function".
+        options: arguments by name, e.g. {"sizes": [64, 128, 10]}.
+        seed: of the initial weights; torch's global generator is put back afterwards.
+
+    Raises:
+        ModelError: no such model, module or function; unknown or wrong options; the
+            function returns something else than an nn.Module.
+
+    >>> build_model("mlp", {"sizes": [4, 2]})
+    Sequential(
+      (flatten): Flatten(start_dim=1, end_dim=-1)
+      (trunk): Sequential()
+      (head): Linear(in_features=4, out_features=2, bias=True)
+    )
+    """
+    if ":" in source:
+        return load_model(source, options, seed=seed)
+    if source not in _BUILT_IN:
+        raise ModelError(
+            f"model {source!r}: {suggest(source, _BUILT_IN)}; "
+            "your own model is given as 'module:function'"
+        )
+    return _make(source, _BUILT_IN[source], options or {}, seed)
+
+
+def load_model(
+    source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
+) -> nn.Module:
+    """Import the user's own function and return the model that it makes.
+
+    Args:
+        source: "module:function"; the function returns an nn.Module.
+        options: arguments by name.
+        seed: as in `build_model`.
+
+    Raises:
+        ModelError: see `build_model`.
+
+    >>> load_model("torch.nn:Identity")
+    Identity()
+    """
+    return _make(source, import_function(source), options or {}, seed)
+
+
+def import_function(source: str) -> Callable[..., object]:
+    """The function that "module:function" names.
+
+    Raises:
+        ModelError: no colon, no such module, no such function, or not callable.
+
+    >>> import_function("math:sqrt")(9.0)
+    3.0
+    """
+    module_name, _, function_name = source.partition(":")
+    if not module_name or not function_name:
+        raise ModelError(f"{source!r}: write 'module:function', e.g. 'my_models:make_net'")
+    module = _import_module(module_name, source)
+    function = getattr(module, function_name, None)
+    if function is None:
+        known = [name for name in vars(module) if callable(getattr(module, name))]
+        known = [name for name in known if not name.startswith("_")]
+        raise ModelError(
+            f"{source!r}: module {module_name!r} has no function {function_name!r}; "
+            + suggest(function_name, known)
+        )
+    if not callable(function):
+        raise ModelError(
+            f"{source!r} is a {type(function).__name__}; name a function that can be called"
+        )
+    return function  # type: ignore[no-any-return]  # getattr gives Any
+
+
+def _import_module(name: str, source: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise ModelError(
+                f"{source!r}: no module {name!r} in {os.getcwd()} or among the installed packages"
+            ) from error
+        raise ModelError(f"{source!r}: its module needs {error.name!r}, not installed") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"{source!r}: importing {name!r} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _make(
+    source: str, function: Callable[..., object], options: Mapping[str, object], seed: int
+) -> nn.Module:
+    _check_options(source, function, options)
+    # torch's layers draw their first weights from the global generator: fork it, so that the
+    # seed decides and the caller's random numbers stay what they were.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = function(**options)
+        except NestlingError:
+            raise
+        except Exception as error:
+            shown = ", ".join(f"{name} = {value!r}" for name, value in options.items())
+            raise ModelError(
+                f"model {source!r} with options ({shown}) could not be made: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"model {source!r} returned {type(model).__name__}; the function must return "
+            "a torch.nn.Module"
+        )
+    return model
+
+
+def _check_options(
+    source: str, function: Callable[..., object], options: Mapping[str, object]
+) -> None:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in options:
+        if name not in parameters:
+            raise ModelError(f"model {source!r}, option {name!r}: {suggest(name, parameters)}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                continue
+            raise ModelError(f"model {source!r} needs the option {name!r}; give it in its options")

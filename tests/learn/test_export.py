@@ -1,0 +1,215 @@
+"""An exported read-out answers like the parts it was made of, in every runtime."""
+
+import copy
+import math
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch
+from nestling.learn.export import (
+    FeatureTap,
+    MixedReadout,
+    RandomMap,
+    RidgeHead,
+    bake_model,
+    save_onnx,
+)
+from nestling.levels.adapters import attach_low_rank
+
+
+def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+
+
+X = seeded(7, 5)
+
+
+def make_spine() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(seeded(*parameter.shape))
+    return model
+
+
+def make_readout(kind: str = "fourier", dtype: torch.dtype = torch.float64) -> MixedReadout:
+    """A live spine of 3 classes and two memories of 4 classes that share random features."""
+    features = RandomMap(
+        seeded(8, 50, dtype=dtype), seeded(50, dtype=dtype), kind=kind, gain=math.sqrt(2 / 50)
+    )
+    heads = [
+        RidgeHead(seeded(50, 4, dtype=dtype) * s, seeded(4, dtype=dtype), temperature=0.7)
+        for s in (1, -1)
+    ]
+    live = FeatureTap(bake_model(make_spine()), "3", "input")
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    return MixedReadout(live, heads, weights, features=features).eval()
+
+
+def test_the_mixture_is_the_equation() -> None:
+    readout = make_readout()
+    spine = make_spine().eval()
+    h = spine[:3](X).double()
+    wide = torch.float64
+    phi = math.sqrt(2 / 50) * torch.cos(h @ seeded(8, 50, dtype=wide) + seeded(50, dtype=wide))
+    expected = 0.2 * nn.functional.pad(spine(X).softmax(1), (0, 1))
+    for weight, sign in ((0.3, 1), (0.5, -1)):
+        scores = phi @ seeded(50, 4, dtype=wide) * sign + seeded(4, dtype=wide)
+        expected = expected + weight * (scores / 0.7).softmax(1)
+    torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 5), st.floats(0, 1))
+def test_answers_are_probabilities(num_examples: int, share: float) -> None:
+    readout = make_readout()
+    readout.weights.copy_(torch.tensor([share, 1 - share, 0.0]))
+    p = readout(X[:num_examples])
+    assert p.shape == (num_examples, 4)
+    assert p.dtype == torch.float32
+    assert bool((p >= 0).all())
+    torch.testing.assert_close(p.sum(1), torch.ones(num_examples))
+
+
+def make_cases() -> dict[str, tuple[MixedReadout, Tensor]]:
+    image = seeded(3, 1, 6, 6)
+    conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    raw = RidgeHead(seeded(30, 4), seeded(4), features=RandomMap(seeded(36, 30)))
+    frozen = FeatureTap(bake_model(make_spine()), "1")
+    one, half = torch.ones(1), torch.tensor([0.5, 0.5])
+    value = RidgeHead(seeded(8, 3), seeded(3), task="regression")
+    return {
+        "fourier float64": (make_readout(), X),
+        "relu float32": (make_readout("relu", torch.float32), X),
+        "live only": (MixedReadout(bake_model(conv), [], one), image),
+        "raw images": (MixedReadout(bake_model(conv), [raw], half), image),
+        "memory only": (MixedReadout(None, [raw], one), image),
+        "frozen spine": (
+            MixedReadout(None, [RidgeHead(seeded(8, 4), seeded(4))], one, spine=frozen),
+            X,
+        ),
+        "regression": (
+            MixedReadout(bake_model(make_spine()), [value], half, spine=frozen, task="regression"),
+            X,
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", make_cases())
+def test_torch_export_and_onnx_agree(case: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    readout, x = make_cases()[case]
+    readout.eval()
+    program = torch.export.export(readout, (x,))
+    torch.testing.assert_close(program.module()(x), readout(x), atol=1e-5, rtol=1e-5)
+    save_onnx(readout, (x,), tmp_path / "m.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    other = torch.cat([x, 2 * x])  # another batch size than the example's
+    (answer,) = session.run(None, {session.get_inputs()[0].name: other.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answer), readout(other), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_travel_as_safetensors(tmp_path: Path) -> None:
+    readout, other = make_readout(), make_readout()
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    safetensors.torch.save_model(readout, str(tmp_path / "w.safetensors"))
+    safetensors.torch.load_model(other, str(tmp_path / "w.safetensors"))
+    assert torch.equal(other(X), readout(X))
+    assert list(readout.parameters()) == list(readout.live.parameters())
+
+
+def test_an_unseen_class_has_probability_zero() -> None:
+    head = RidgeHead(seeded(5, 3), torch.tensor([0.0, -math.inf, 0.0]))
+    assert not head(X)[:, 1].any()
+    prior = RidgeHead(torch.zeros(5, 2), torch.tensor([0.25, 0.75]).log())
+    torch.testing.assert_close(prior(X), torch.tensor([[0.25, 0.75]]).expand(7, 2))
+
+
+def test_passthrough_puts_the_input_first() -> None:
+    phi = RandomMap(seeded(5, 4), passthrough=True)(X)
+    assert torch.equal(phi[:, :5], X)
+    assert torch.equal(phi[:, 5:], torch.relu(X @ seeded(5, 4)))
+
+
+def test_baking_folds_overlays_in_and_leaves_the_model() -> None:
+    model = make_spine().train()
+    attach_low_rank(model, ["*"], 2, generator=torch.Generator())
+    nn.init.ones_(model[0].parametrizations.weight[0].B)
+    names = list(model.state_dict())
+    baked = bake_model(model)
+    torch.testing.assert_close(baked(X), copy.deepcopy(model).eval()(X))
+    assert sorted(baked.state_dict()) == sorted(make_spine().state_dict())
+    assert not any(p.requires_grad for p in baked.parameters())
+    assert list(model.state_dict()) == names
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_tap_reads_either_side_and_copies_apart() -> None:
+    spine = make_spine().eval()
+    features, output = FeatureTap(spine, "0", "output")(X)
+    assert torch.equal(features, spine[0](X))
+    assert torch.equal(output, spine(X))
+    tap = FeatureTap(make_spine().eval(), "3", "input")
+    twin = copy.deepcopy(tap)
+    nn.init.zeros_(twin.model[0].weight)
+    assert not torch.equal(twin(X)[0], tap(X)[0])
+    assert torch.equal(tap(X)[0], spine[:3](X))
+
+
+def test_threads_get_their_own_features() -> None:
+    readout = make_readout()
+    inputs = [seeded(4, 5) * k for k in range(1, 5)]
+    expected = [readout(x) for x in inputs]
+    wrong: list[int] = []
+
+    def ask(index: int) -> None:
+        answers = [readout(inputs[index]) for _ in range(50)]
+        wrong.extend(index for p in answers if not torch.equal(p, expected[index]))
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_wrong_parts_are_named() -> None:
+    with pytest.raises(PlanError, match=r"no submodule 'haed'.*did you mean 'head'"):
+        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), "haed")
+    with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
+        MixedReadout(make_spine(), [], torch.ones(2))
+    with pytest.raises(ShapeMismatch, match="0 experts"):
+        MixedReadout(None, [], torch.ones(0))
+    with pytest.raises(ShapeMismatch, match=r"need an intercept of shape \(3,\), not \(2,\)"):
+        RidgeHead(torch.zeros(5, 3), torch.zeros(2))
+
+
+def test_a_tap_that_did_not_run_says_so() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    with pytest.raises(PlanError, match="'idle' did not run"):
+        FeatureTap(Skips(), "idle")(X)
+
+
+def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtra, match=r"nestling\[onnx\]"):
+        save_onnx(make_readout(), (X,), tmp_path / "m.onnx")

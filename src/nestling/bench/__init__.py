@@ -1,0 +1,19 @@
+"""Suites that measure, the baselines they measure against, and tables of results.
+
+Suites are modules, imported when they run: `overhead`, `ridge`, `demo`.
+"""
+
+from nestling.bench.result import SuiteResult, read_figures, write_result
+from nestling.bench.table import build_table, format_markdown
+from nestling.bench.timing import median_ratio, time_calls, time_rounds
+
+__all__ = [
+    "SuiteResult",
+    "build_table",
+    "format_markdown",
+    "median_ratio",
+    "read_figures",
+    "time_calls",
+    "time_rounds",
+    "write_result",
+]

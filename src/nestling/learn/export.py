@@ -146,71 +146,6 @@ class FeatureTap(nn.Module):
         self._seen[threading.get_ident()] = inputs[0] if self.side == "input" else output
 
 
-class MixedReadout(nn.Module):
-    """The answers of a live model and of solved memories, mixed by fixed weights.
-
-    p(x) = sum_e w_e p_e(x)
-
-    Args:
-        live: the live model, giving logits (N, K) or values; None: memories only. If it is a
-            `FeatureTap`, its features are what the heads read and it runs only once.
-        heads: each (N, ...) -> probabilities or values (N, K_e); with fewer classes than the
-            widest answer, the missing ones have probability 0.
-        weights_E: w, one per expert, the live model first if there is one; >= 0, sum 1.
-        spine: a `FeatureTap` whose features the heads read, e.g. of a frozen copy; None: they
-            read those of `live`, or the model's first input.
-        features: applied once to what the heads read, e.g. a `RandomMap` that they share.
-        task: "classification" (softmax of the live answer) or "regression".
-
-    Raises:
-        ShapeMismatch: not one weight for each expert.
-    """
-
-    def __init__(
-        self,
-        live: nn.Module | None,
-        heads: Sequence[nn.Module],
-        weights_E: Tensor,
-        *,
-        spine: FeatureTap | None = None,
-        features: nn.Module | None = None,
-        task: Task = "classification",
-    ) -> None:
-        super().__init__()
-        num_experts = len(heads) + (live is not None)
-        if weights_E.shape != (num_experts,) or not num_experts:
-            raise ShapeMismatch(
-                f"{num_experts} experts need as many weights, not {tuple(weights_E.shape)}"
-            )
-        self.live, self.spine, self.features, self.task = live, spine, features, task
-        self.heads = nn.ModuleList(heads)
-        self.weights: Tensor
-        self.register_buffer("weights", weights_E.detach().clone().float())
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The live model's inputs -> probabilities or values (N, K), float32."""
-        read, answers = inputs[0], []
-        if isinstance(self.live, FeatureTap):
-            read, output = self.live(*inputs)
-            answers.append(self._answer(output))
-        elif self.live is not None:
-            answers.append(self._answer(read_output(self.live(*inputs))))
-        if self.spine is not None:
-            read, _ = self.spine(*inputs)
-        if self.features is not None and len(self.heads):
-            read = self.features(read)
-        answers += [head(read).float() for head in self.heads]
-        width = max(answer.shape[1] for answer in answers)
-        mixed = torch.zeros_like(answers[0][:, :1])
-        for weight, answer in zip(self.weights, answers, strict=True):
-            mixed = mixed + weight * nn.functional.pad(answer, (0, width - answer.shape[1]))
-        return mixed
-
-    def _answer(self, output: Tensor) -> Tensor:
-        output = output.float()
-        return output if self.task == "regression" else torch.softmax(output, dim=1)
-
-
 def bake_model(model: nn.Module) -> nn.Module:
     """A plain copy for answering: overlays and other parametrizations folded in, no gradients.
 
@@ -230,7 +165,7 @@ def bake_model(model: nn.Module) -> nn.Module:
     return baked.requires_grad_(False)
 
 
-def save_onnx(module: MixedReadout, example: Sequence[Tensor], path: Path) -> None:
+def save_onnx(module: nn.Module, example: Sequence[Tensor], path: Path) -> None:
     """Write a read-out as an ONNX file whose batch size is free.
 
     Args:

@@ -1,13 +1,16 @@
 """Checking new values for the knobs of a live level."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from enum import Enum
+from typing import Literal, TypedDict
 
 from pydantic import TypeAdapter, ValidationError
 
 from nestling.core.errors import PlanError, suggest
+from nestling.levels.gates import Gate
 from nestling.levels.plan import describe
-from nestling.levels.spec import Copy, Level
+from nestling.levels.spec import Copy, Freeze, Level
 
 _LEVEL_KNOBS = (
     "period",
@@ -74,3 +77,19 @@ def _check_known(kind: str, name: str, knobs: dict[str, object], known: tuple[st
     for knob in knobs:
         if knob not in known:
             raise PlanError(f"{kind} {name!r} has no knob {knob!r}; {suggest(knob, known)}")
+
+
+class Knobs(TypedDict, total=False):
+    """Every knob that a live level may have; see `NestedOptimizer.control`."""
+
+    period: int
+    lr: float
+    weight_decay: float
+    reduce: Literal["mean", "sum"]
+    between: Literal["accumulate", "skip"]
+    window: int
+    gate: Sequence[Gate]
+    freeze: Freeze | None
+    trust: float | None
+    decay: float
+    probability: float | None

@@ -1,0 +1,21 @@
+"""What is remembered: ridge memories and banks of them, the class prior, and replay."""
+
+from nestling.memory.bank import MemoryBank
+from nestling.memory.features import RandomFeatures
+from nestling.memory.gate import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
+from nestling.memory.prior import ClassPrior
+from nestling.memory.replay import BalancedReplay, ReservoirReplay
+from nestling.memory.ridge import RidgeMemory
+
+__all__ = [
+    "BalancedReplay",
+    "ClassPrior",
+    "FixedShare",
+    "MemoryBank",
+    "RandomFeatures",
+    "ReservoirReplay",
+    "RidgeMemory",
+    "fixed_share_update",
+    "mix_on_present",
+    "restrict_to_present",
+]

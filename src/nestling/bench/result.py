@@ -1,0 +1,137 @@
+"""The result of a suite, in the one form that all suites write, and what it must reach."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nestling.core.machine import fingerprint
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite measured.
+
+    Args:
+        suite: its name, as in `nestling bench NAME`.
+        figures: name -> number; the names are fixed, so that results can be compared.
+        rows: one flat record per method, side or round; for tables.
+    """
+
+    suite: str
+    figures: Mapping[str, float]
+    rows: Sequence[Mapping[str, object]] = field(default_factory=list)
+
+    def to_data(self) -> dict[str, object]:
+        """JSON-ready data, with the machine it ran on; numbers that are not finite become null."""
+        return {
+            "suite": self.suite,
+            "figures": {name: _finite(value) for name, value in self.figures.items()},
+            "rows": [{name: _finite(value) for name, value in row.items()} for row in self.rows],
+            "machine": fingerprint(),
+        }
+
+
+def write_result(path: Path, result: SuiteResult) -> None:
+    """Write a result as JSON; the file is there whole or not at all.
+
+    Args:
+        path: file; its folder is made if missing, an older result is replaced.
+        result: what was measured.
+
+    Raises:
+        OSError: the file cannot be written; an older one is untouched.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_result(Path(folder) / "r.json", SuiteResult("demo", {"acc": 0.5}))
+    ...     read_figures(Path(folder) / "r.json")
+    {'acc': 0.5}
+    """
+    text = json.dumps(result.to_data(), indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_figures(path: Path) -> dict[str, float]:
+    """The figures of a written result."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return dict(data["figures"])
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on one figure.
+
+    >>> Limit(high=1.05).holds(1.04), Limit(low=0.95).holds(0.9), str(Limit(high=1.05))
+    (True, False, '<= 1.05')
+    """
+
+    low: float = -float("inf")
+    high: float = float("inf")
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is within; NaN never is."""
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        return f"<= {self.high:g}" if self.low == -float("inf") else f">= {self.low:g}"
+
+
+LIMITS: dict[str, dict[str, Limit]] = {
+    "overhead": {
+        "one_level_over_adamw": Limit(high=1.05),
+        "one_level_bitwise_equal": Limit(low=1.0),
+        "three_levels_over_adamw": Limit(high=0.45),
+        "three_levels_separate_over_adamw": Limit(high=0.75),
+        "skip_step_over_full": Limit(high=0.48),
+        "skip_saved_bytes_over_full": Limit(high=0.6),
+        "learner_over_loop": Limit(high=1.05),
+        "learner_over_loop_b10": Limit(high=1.15),
+        "import_over_torch": Limit(high=1.10),
+    },
+    "ridge": {
+        "mnist_accuracy": Limit(low=0.95),
+        "order_max_diff": Limit(high=1e-5),
+        "remove_max_diff": Limit(high=1e-5),
+        "merge_max_diff": Limit(high=1e-5),
+        "time_over_matmul": Limit(high=1.25),
+    },
+    "demo": {
+        "forgetting_over_finetune": Limit(high=0.25),
+        "new_accuracy_gap": Limit(high=3.0),
+        "acc_over_replay": Limit(low=0.0),
+        "total_seconds": Limit(high=90.0),
+    },
+}
+
+
+def find_missed(suite: str, figures: Mapping[str, float]) -> list[str]:
+    """A line for every figure that misses its limit or is not there.
+
+    >>> find_missed("demo", {"forgetting_over_finetune": 0.5, "new_accuracy_gap": 1.0,
+    ...     "acc_over_replay": 0.1, "total_seconds": 40.0})
+    ['forgetting_over_finetune = 0.5, must be <= 0.25']
+    """
+    lines = []
+    for name, limit in LIMITS[suite].items():
+        if name not in figures:
+            lines.append(f"{name} was not measured, must be {limit}")
+        elif not limit.holds(figures[name]):
+            lines.append(f"{name} = {figures[name]:.4g}, must be {limit}")
+    return lines

@@ -1,0 +1,152 @@
+"""`nestling plan`: what a plan means for a model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nestling.cli.output import Commands, json_option, read_options, show_table, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nestling.levels import Plan
+
+options_option = click.option("--options", help="Options of the model, as a JSON object.")
+
+
+@click.group(cls=Commands)
+def plan() -> None:
+    """Show or check which parameters learn how fast.
+
+    \b
+    Example:
+      nestling plan show mlp --options '{"sizes": [64, 128, 10]}'
+    """
+
+
+@plan.command()
+@click.argument("model")
+@click.option("--plan", "plan_file", type=click.Path(path_type=Path), help="By default ours.")
+@options_option
+@click.option("--pretrained", is_flag=True, help="Our default for a model with good features.")
+@click.option("--replay", type=click.IntRange(min=0), default=0, help="Our default with replay.")
+@click.option("--toml", is_flag=True, help="Print the plan as TOML, to start your own from.")
+@json_option
+def show(
+    model: str,
+    plan_file: Path | None,
+    options: str | None,
+    pretrained: bool,
+    replay: int,
+    toml: bool,
+    json_file: Path | None,
+) -> None:
+    """A table of the levels that a plan gives MODEL: a built-in name or module:function.
+
+    \b
+    Example:
+      nestling plan show my_models:make_net
+      nestling plan show mlp --options '{"sizes": [64, 10]}' --plan plan.toml
+    """
+    from nestling.bench.table import build_table
+    from nestling.learn.default import make_default_plan
+    from nestling.levels import Plan
+    from nestling.models import build_model
+
+    net = build_model(model, read_options(options))
+    if plan_file is not None:
+        chosen = Plan.load(plan_file)
+    else:
+        chosen = make_default_plan(net, pretrained=pretrained, replay=replay)
+    rows = list_rows(net, chosen)
+    if toml:
+        click.echo(chosen.to_toml())
+    else:
+        show_table(build_table(rows))
+        click.echo("answers: " + " + ".join(chosen.answering))
+    if json_file is not None:
+        write_json(json_file, {"levels": rows, "readout": list(chosen.answering)})
+
+
+@plan.command()
+@click.argument("plan_file", metavar="PLAN.toml", type=click.Path(path_type=Path))
+@click.option("--model", help="A built-in name or module:function; else only the file is read.")
+@options_option
+@json_option
+def check(plan_file: Path, model: str | None, options: str | None, json_file: Path | None) -> None:
+    """Check a plan, alone or against a model.
+
+    \b
+    Example:
+      nestling plan check plan.toml --model my_models:make_net
+    """
+    from nestling.levels import Plan
+    from nestling.models import build_model
+
+    chosen = Plan.load(plan_file)
+    said = f"{plan_file}: {len(chosen.levels)} levels"
+    rows: list[dict[str, object]] = []
+    if model is not None:
+        rows = list_rows(build_model(model, read_options(options)), chosen)
+        said += f", fits {model}"
+    click.echo(f"{said}: ok")
+    if json_file is not None:
+        write_json(json_file, {"ok": True, "levels": rows})
+
+
+def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
+    """One row per level: name, kind, parameters, share, period, optimizer, gate.
+
+    Args:
+        model: any module.
+        plan: must fit it.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+    """
+    from nestling.levels import Copy, Level, Memory, assign_levels
+
+    claims = assign_levels(model, plan)
+    sizes = {name: param.numel() for name, param in model.named_parameters()}
+    owned = {level: sum(sizes[name] for name in names) for level, names in claims.items()}
+    modules = dict(model.named_modules())
+    num_all = sum(owned.values())
+    rows: list[dict[str, object]] = []
+    for level in plan.levels:
+        row: dict[str, object] = {"level": level.name, "kind": level.kind}
+        if isinstance(level, Level):
+            optimizer = f"{level.optimizer.name}, lr {level.optimizer.lr:g}"
+            gate = " x ".join(gate.kind for gate in level.gate)
+            row |= _describe(owned[level.name], num_all, level.period, optimizer, gate)
+        elif isinstance(level, Copy):
+            num_copied = sum(owned[name] for name in level.of)
+            how = f"copy of {', '.join(level.of)}, decay {level.decay:g}"
+            row |= _describe(num_copied, num_all, level.period, how, "")
+        elif isinstance(level, Memory):
+            _check_reads(level.on, modules)
+            lives = ", ".join(f"{life:g}" for life in level.half_lives)
+            row |= _describe(None, num_all, 1, f"closed form, half-lives {lives}", "")
+        rows.append(row)
+    return rows
+
+
+def _check_reads(on: str | None, modules: dict[str, "nn.Module"]) -> None:
+    from nestling.core.errors import PlanError, suggest
+
+    if on not in (None, "input") and on not in modules:
+        known = [name for name in modules if name] + ["input"]
+        raise PlanError(f"a memory reads {on!r}, no submodule; {suggest(str(on), known)}")
+
+
+def _describe(
+    num_parameters: int | None, num_all: int, period: int, optimizer: str, gate: str
+) -> dict[str, object]:
+    share = None if num_parameters is None else f"{num_parameters / num_all:.1%}"
+    return {
+        "parameters": num_parameters,
+        "share": share,
+        "period": period,
+        "optimizer": optimizer,
+        "gate": gate or None,
+    }

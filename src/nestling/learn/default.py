@@ -1,0 +1,58 @@
+"""The default plan: what `nl.Learner(model)` does when the user says nothing."""
+
+import math
+
+from torch import nn
+
+from nestling.core.errors import PlanError
+from nestling.learn.features import find_last_linear
+from nestling.levels import Copy, Level, Memory, Plan, mix
+from nestling.optim import adamw
+
+HALF_LIVES = (300.0, math.inf)
+NUM_FEATURES = 500
+
+
+def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
+    """A bank of memories beside the network, mixed by a gate; nothing raw is stored.
+
+    If the model is pre-trained, the memories read a frozen copy of the input of its last
+    linear layer plus random features of it, the head learns at every step and the spine
+    slowly. If not, they read the input and random features of it, and the whole network
+    learns at every step. With replay, two averaging copies join.
+
+    Args:
+        model: any module with trainable parameters.
+        pretrained: whether its features are worth keeping.
+        replay: examples that replay may store; 0 for none.
+
+    >>> make_default_plan(nn.Sequential(nn.Linear(4, 2)), pretrained=False, replay=0)
+    Plan(memory 'memory', gradient 'network'; read-out memory + live)
+    """
+    reads_indices = any(isinstance(module, nn.Embedding) for module in model.modules())
+    on = None if pretrained or reads_indices else "input"
+    memory = Memory("memory", on=on, half_lives=HALF_LIVES, num_features=NUM_FEATURES)
+    levels = _split_spine(model) if pretrained else (Level("network", match=("*",)),)
+    if replay == 0:
+        return Plan(memory, *levels, readout=mix("memory", "live"))
+    names = tuple(level.name for level in levels)
+    return Plan(
+        memory,
+        *levels,
+        Copy("plastic", of=names, decay=0.95, probability=0.9),
+        Copy("stable", of=names, decay=0.99, probability=0.7),
+        readout=mix("memory", "live", "plastic", "stable"),
+    )
+
+
+def _split_spine(model: nn.Module) -> tuple[Level, ...]:
+    head = find_last_linear(model)
+    if not head:
+        raise PlanError("the model is a single linear layer; give a plan, or pretrained=False")
+    inside = [name for name, p in model.named_parameters() if p.requires_grad]
+    spine = [name for name in inside if not name.startswith(f"{head}.")]
+    levels = [Level("head", match=(f"{head}.*",), optimizer=adamw(lr=1e-3))]
+    if not spine:
+        return tuple(levels)
+    slow = Level("spine", match=("*",), period=16, between="skip", optimizer=adamw(lr=1e-4))
+    return (*levels, slow)

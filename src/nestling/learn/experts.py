@@ -1,0 +1,127 @@
+"""What each expert of a read-out answers: the live model, its copies, the memories."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nestling.core.errors import DataError
+from nestling.core.modes import eval_mode
+from nestling.learn.batches import Batch, read_output
+from nestling.learn.features import align_features
+from nestling.learn.readout import Task
+from nestling.learn.remember import MemoryLevel, widen
+from nestling.levels import NestedOptimizer
+
+Layout = Literal["row", "last", "second"]
+
+
+class Experts:
+    """Asks the experts of a read-out, and brings their answers into one form: rows.
+
+    Args:
+        model: the live model.
+        optimizer: holds the copies; None if nothing learns by gradient.
+        levels: the memory levels, by name.
+        names: who answers, in the read-out's order.
+        link: maps outputs to the scale of floating targets; None for the identity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: NestedOptimizer | None,
+        levels: Mapping[str, MemoryLevel],
+        names: tuple[str, ...],
+        link: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.levels = levels
+        self.names = names
+        self.link = link
+        self.task: Task | None = None
+        self.layout: Layout = "row"
+        self.num_outputs = 0
+
+    def inspect(self, batch: Batch) -> Task:
+        """Find out from the first batch what is predicted and how the model lays it out.
+
+        Args:
+            batch: with a target: (N,), (N, T) or (N, H, W) classes, or values.
+
+        Raises:
+            DataError: the model gives no logit per class for such a target.
+        """
+        target = batch.target
+        assert target is not None
+        if target.is_floating_point():
+            self.task = "regression"
+            return self.task
+        with torch.no_grad(), eval_mode(self.model):
+            output = read_output(batch.call(self.model))
+        if output.shape[:-1] == target.shape:
+            self.layout = "row" if target.ndim == 1 else "last"
+            self.num_outputs = output.shape[-1]
+        elif output.shape[:1] + output.shape[2:] == target.shape:
+            self.layout = "second"
+            self.num_outputs = output.shape[1]
+        else:
+            raise DataError(
+                f"outputs of shape {tuple(output.shape)} do not fit classes of shape "
+                f"{tuple(target.shape)}; the model must give one logit per class"
+            )
+        self.task = "classification"
+        return self.task
+
+    @torch.no_grad()
+    def answer(
+        self,
+        batch: Batch,
+        target: Tensor | None = None,
+        rows: Mapping[str, Tensor] | None = None,
+    ) -> tuple[list[Tensor], tuple[int, ...]]:
+        """Ask every expert.
+
+        Args:
+            batch: N examples.
+            target: if given, positions with label -100 are left out.
+            rows: features that memories have read of this batch already.
+
+        Returns: per expert (R, K) probabilities or (R, M) values in float64, and the shape
+            that the rows have: (N,), (N, T) or (N, H, W).
+        """
+        outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
+        shape: tuple[int, ...] = (batch.size,)
+        if self.layout != "row":
+            output = next(iter(outputs.values()), None)
+            output = self._run(batch, "live") if output is None else output
+            is_last = self.layout == "last"
+            shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
+            if target is None:
+                target = torch.zeros(shape, dtype=torch.long, device=output.device)
+        answers = []
+        for name in self.names:
+            if name in self.levels:
+                level = self.levels[name]
+                found = level.read_rows(batch, target)[0] if rows is None else rows[name]
+                answers.append(level.answer(found))
+            else:
+                answers.append(self._activate(align_features(outputs[name], target)[0]))
+        return answers, shape
+
+    def _run(self, batch: Batch, name: str) -> Tensor:
+        with eval_mode(self.model):
+            if name == "live":
+                return read_output(batch.call(self.model))
+            assert self.optimizer is not None
+            values = self.optimizer.copies[name].values
+            output = functional_call(self.model, values, batch.inputs, dict(batch.keywords))
+            return read_output(output)
+
+    def _activate(self, output: Tensor) -> Tensor:
+        if self.task == "classification":
+            return widen(output).softmax(dim=-1)
+        return widen(output if self.link is None else self.link(output))

@@ -1,0 +1,182 @@
+"""A learner's read-out as one plain module: for torch.export, ONNX, or any torch code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import NotFitted, PlanError
+from nestling.learn.batches import read_output
+from nestling.learn.export import FeatureTap, RandomMap, RidgeHead, bake_model
+from nestling.learn.remember import MemoryLevel
+from nestling.memory import RandomFeatures, RidgeMemory
+
+if TYPE_CHECKING:
+    from nestling.learn.learner import Learner
+
+
+class ExportedReadout(nn.Module):
+    """What a learner answers, as it stood when it was exported.
+
+    The gate's weights and the classes present are those of that moment.
+
+    Args:
+        experts: each (inputs) -> (N, K_e) probabilities or (N, M) values, float64.
+        weights_E: how much each counts.
+        present_K: classes on which the experts are mixed; None mixes all of them plainly.
+        slow: expert that answers for the other classes.
+    """
+
+    def __init__(
+        self, experts: list[nn.Module], weights_E: Tensor, present_K: Tensor | None, slow: int
+    ) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(experts)
+        self.slow = slow
+        self.mixes_present = present_K is not None
+        self.weights: Tensor
+        self.present: Tensor
+        self.register_buffer("weights", weights_E.clone())
+        self.register_buffer(
+            "present", (torch.ones(1) if present_K is None else present_K).double()
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The model's inputs -> probabilities (N, K) or values (N, M), float32."""
+        answers = [expert(*inputs).double() for expert in self.experts]
+        width = max(answer.shape[1] for answer in answers)
+        answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
+        if not self.mixes_present:
+            return torch.einsum("e,enk->nk", self.weights, torch.stack(answers)).float()
+        return mix_present(answers, self.weights, self.slow, self.present).float()
+
+
+def mix_present(answers: list[Tensor], weights_E: Tensor, slow: int, present_K: Tensor) -> Tensor:
+    """`nestling.memory.mix_on_present` without branches on values, so that it can be traced.
+
+    Args:
+        answers: per expert (N, K).
+        weights_E: (E,).
+        slow: which expert answers for absent classes.
+        present_K: (K,) 0 or 1.
+    """
+    mixed = torch.zeros_like(answers[0])
+    even = present_K / present_K.sum().clamp_min(1.0)
+    for weight, answer in zip(weights_E, answers, strict=True):
+        kept = answer * present_K
+        total = kept.sum(dim=1, keepdim=True)
+        mixed = mixed + weight * torch.where(total > 1e-12, kept / total.clamp_min(1e-12), even)
+    share = (answers[slow] * present_K).sum(dim=1, keepdim=True)
+    return share * mixed + (1.0 - present_K) * answers[slow]
+
+
+class _Live(nn.Module):
+    """A model's probabilities, or its values."""
+
+    def __init__(self, model: nn.Module, classifies: bool) -> None:
+        super().__init__()
+        self.model, self.classifies = model, classifies
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        output = read_output(self.model(*inputs)).double()
+        return output.softmax(dim=1) if self.classifies else output
+
+
+class _Bank(nn.Module):
+    """A bank of solved memories on shared features."""
+
+    def __init__(self, tap: FeatureTap | None, features: nn.Module, mixture: nn.Module) -> None:
+        super().__init__()
+        self.tap, self.features, self.mixture = tap, features, mixture
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        read = inputs[0] if self.tap is None else self.tap(*inputs)[0]
+        phi: Tensor = self.mixture(self.features(read.flatten(1).double()))
+        return phi
+
+
+def export_learner(learner: Learner) -> nn.Module:
+    """Bake the read-out into a plain module; the learner is left untouched.
+
+    Raises:
+        NotFitted: nothing was learned yet.
+        PlanError: the read-out cannot be baked in (sequence or dense targets).
+    """
+    readout = learner.readout
+    if readout is None:
+        raise NotFitted("the learner has learned nothing yet; call fit or learn before export")
+    if learner.experts.layout != "row":
+        raise PlanError("export needs one target per example; export learner.model instead")
+    experts = [_export_expert(learner, name) for name in readout.names]
+    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
+    present = None
+    if readout.gate is not None and learner.task == "classification":
+        present = readout.find_present(_count_classes(learner))
+        if not bool(present.any()):
+            present = None
+            weights = nn.functional.one_hot(torch.tensor(readout.slow), len(experts)).double()
+    return ExportedReadout(experts, weights, present, readout.slow).eval()
+
+
+def _count_classes(learner: Learner) -> int:
+    widths = [learner.experts.num_outputs] if learner.optimizer is not None else [1]
+    widths += [bank.num_classes for bank in learner.memories.values()]
+    return max(widths)
+
+
+def _export_expert(learner: Learner, name: str) -> nn.Module:
+    classifies = learner.task == "classification"
+    if name in learner.levels:
+        return _export_memory(learner.levels[name])
+    model = bake_model(learner.model)
+    if name != "live":
+        assert learner.optimizer is not None
+        values = learner.optimizer.copy_values(name)
+        params = dict(model.named_parameters())
+        if not values.keys() <= params.keys():
+            raise PlanError(f"copy {name!r} holds adapters; merge them before export")
+        with torch.no_grad():
+            for key, value in values.items():
+                params[key].copy_(value)
+    return _Live(model, classifies)
+
+
+def _export_memory(level: MemoryLevel) -> nn.Module:
+    bank = level.bank
+    if bank is None or bank.is_empty:
+        raise NotFitted(f"memory {level.spec.name!r} is empty; learn something before export")
+    heads: list[nn.Module] = [export_ridge(memory) for memory in bank.memories]
+    weights = bank.gate.weights[: len(heads)] / bank.gate.weights[: len(heads)].sum()
+    present = bank.find_present() if bank.task == "classification" else None
+    mixture = ExportedReadout(heads, weights, present, len(heads) - 1)
+    tap = None
+    if level.reader.module is not None:
+        module = bake_model(level.reader.module)
+        tap = FeatureTap(module, level.reader.tap, "input" if level.spec.on is None else "output")
+    return _Bank(tap, export_features(bank.features), mixture)
+
+
+def export_features(features: RandomFeatures) -> nn.Module:
+    """The same random map as a module with its weights as buffers, float64."""
+    is_fourier = features.kind == "fourier"
+    return RandomMap(
+        features.weights_IF,
+        features.phases_F if is_fourier else None,
+        kind=features.kind,
+        gain=(2.0 / features.num_features) ** 0.5 if is_fourier else 1.0,
+        passthrough=features.passthrough,
+    )
+
+
+def export_ridge(memory: RidgeMemory) -> RidgeHead:
+    """A solved memory as one affine map of its features, calibration folded in."""
+    solution = memory.solution
+    if memory.task == "regression":
+        return RidgeHead(solution.weights, solution.intercept, task="regression")
+    calibration = memory.calibration
+    return RidgeHead(
+        solution.weights @ calibration.matrix,
+        solution.intercept @ calibration.matrix + calibration.offset,
+    )

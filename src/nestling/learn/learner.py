@@ -1,0 +1,469 @@
+"""`Learner`: any module and a plan, learning as data arrive and answering at any time."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from nestling.consolidate import Judge, Proposal
+from nestling.core.errors import DataError, NotFitted, PlanError, UnknownLabel
+from nestling.core.seeds import make_generator
+from nestling.learn import consolidation, saving
+from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
+from nestling.learn.board import Board
+from nestling.learn.default import make_default_plan
+from nestling.learn.experts import Experts
+from nestling.learn.exporting import export_learner
+from nestling.learn.growth import grow_head
+from nestling.learn.readout import Readout, Task
+from nestling.learn.rehearsal import Rehearsal
+from nestling.learn.remember import MemoryLevel
+from nestling.learn.step import FitReport, Loss, StepReport, take_step
+from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
+from nestling.levels.control import Knobs
+
+_SNAPSHOT = "learner"
+_SCHEMA = 1
+
+
+class Learner:
+    """A model that keeps learning, at several speeds, without forgetting.
+
+    Every batch goes to the memory levels at once, in closed form, and through one training
+    step of the gradient levels, each on its own clock; copies follow. The read-out answers
+    from any of them or mixes them. All methods may be called from several threads: each
+    waits for the one that runs.
+
+    Args:
+        model: any module. It is trained in place; it is not wrapped or changed (but its last
+            linear layer gets more outputs if new classes appear and `num_classes` is None).
+        plan: which parameters learn how fast, what is remembered, who answers; None for the
+            default, see `make_default_plan`.
+        loss: (output, target) -> scalar (); None for cross entropy on integer targets and
+            mean squared error on floating ones.
+        pretrained: for the default plan: whether the model's features are worth keeping.
+        replay: examples that may be stored and learned again; 0 stores nothing raw.
+        num_classes: the declared number of classes; labels outside are errors. None lets the
+            head grow.
+        link: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`; None for
+            the identity.
+        device: where the model is moved and batches go; None leaves the model where it is.
+        precision: "bf16" for autocast in the forward pass of training; None for the model's.
+        judge: asked about updates of levels with `protect`: model -> whether it may stay.
+        seed: of replay, copies and new head rows.
+        quiet: do not say on stderr what was chosen by default.
+        board: folder for TensorBoard metrics; None for none.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+
+    >>> import nestling as nl
+    >>> model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> learner = nl.Learner(model, quiet=True)
+    >>> x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    >>> _ = learner.fit([(x, (x[:, 0] > 0).long())])
+    >>> learner.predict(x).shape
+    torch.Size([64, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan | None = None,
+        *,
+        loss: Loss | None = None,
+        pretrained: bool = False,
+        replay: int = 0,
+        num_classes: int | None = None,
+        link: Callable[[Tensor], Tensor] | None = None,
+        device: torch.device | str | None = None,
+        precision: Literal["bf16"] | None = None,
+        judge: Callable[[nn.Module], bool] | None = None,
+        seed: int = 0,
+        quiet: bool = False,
+        board: Path | str | None = None,
+    ) -> None:
+        if precision not in (None, "bf16"):
+            raise PlanError(f"precision {precision!r}; known: 'bf16', or None for the model's own")
+        if replay < 0:
+            raise PlanError(f"replay={replay}; 0 stores nothing, 200 stores 200 examples")
+        self.model = model if device is None else model.to(device)
+        first = next(model.parameters(), None)
+        self.device = torch.device(device or (first.device if first is not None else "cpu"))
+        self.plan = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
+        self.loss = loss or default_loss
+        self.num_classes = num_classes
+        self.seed = seed
+        self.quiet = quiet
+        self.precision = precision
+        self.optimizer: NestedOptimizer | None = None
+        if self.plan.gradient_levels:
+            check = None if judge is None else (lambda _: judge(model))
+            self.optimizer = NestedOptimizer(self.model, self.plan, judge=check, seed=seed)
+        self.levels = {spec.name: MemoryLevel(spec, self.model) for spec in self.plan.memories}
+        self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
+        self.experts = Experts(self.model, self.optimizer, self.levels, self.plan.answering, link)
+        self.readout: Readout | None = None
+        self.num_examples = self.num_refused = self.num_experiences = 0
+        self.seconds = 0.0
+        self.classes: set[int] = set()
+        self.task_classes: dict[int, set[int]] = {}
+        self._generator = make_generator(seed, "head")
+        self._unscored = 0
+        self._dtype = first.dtype if first is not None and first.is_floating_point() else None
+        self._needs_pairs = any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
+        )
+        self._lock = threading.RLock()
+        self._board = None if board is None else Board(Path(board))
+        for level in self.levels.values():
+            self._say(f"memory {level.spec.name!r} reads {level.reader.describe()}")
+
+    # --- learning
+
+    def fit(self, loader: Iterable[Any], *, epochs: int = 1, task: int | None = None) -> FitReport:
+        """Learn one experience: every batch of a loader, `epochs` times.
+
+        Memories and the read-out's gate see each example once, in the first epoch.
+
+        Args:
+            loader: yields batches in any form that `learn` takes; read `epochs` times.
+            epochs: passes over the loader.
+            task: the experience's task label, where the scenario has one.
+
+        Raises:
+            DataError: the loader yields nothing, or a batch cannot be learned from.
+        """
+        started, refused_before = time.perf_counter(), self.num_refused
+        num_examples = num_steps = 0
+        losses: list[float] = []
+        for epoch in range(epochs):
+            losses = []
+            for raw in loader:
+                report = self._learn(read_batch(raw), task, None, is_new=epoch == 0)
+                num_examples += report.num_examples
+                num_steps += not report.refused
+                if report.num_examples:
+                    losses.append(report.loss)
+        if num_examples == 0:
+            raise DataError("the loader yields no example; give one with at least one batch")
+        self.end_experience()
+        return FitReport(
+            num_examples=num_examples,
+            num_steps=num_steps,
+            num_refused=self.num_refused - refused_before,
+            loss=sum(losses) / len(losses) if losses else float("nan"),
+            seconds=time.perf_counter() - started,
+        )
+
+    def learn(
+        self,
+        x: Any,
+        y: Tensor | None = None,
+        *,
+        task: int | None = None,
+        weight: Tensor | None = None,
+    ) -> StepReport:
+        """Learn one batch, at once.
+
+        Args:
+            x: inputs (N, ...): a tensor, a tuple of several, or a dict of keyword inputs; or
+                a whole batch with its target, as a DataLoader yields it.
+            y: target (N,) classes, (N, T) or (N, H, W) classes, or floating values; None if
+                `x` holds it.
+            task: task label, where the scenario has one.
+            weight: (N,) >= 0, how much each example counts for the memories.
+
+        Returns: the loss before the update, and why the step was refused if it was.
+
+        Raises:
+            DataError: the batch cannot be learned from; nothing is changed then.
+        """
+        return self._learn(read_batch(x if y is None else (x, y)), task, weight, is_new=True)
+
+    def _learn(
+        self, batch: Batch, task: int | None, weight: Tensor | None, *, is_new: bool
+    ) -> StepReport:
+        with self._lock:
+            started = time.perf_counter()
+            batch = batch.to(self.device)
+            if batch.target is None:
+                raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
+            check_batch(batch, self.num_classes, dtype=self._dtype)
+            if batch.size == 0:
+                return StepReport(float("nan"), 0)
+            if self.readout is None:
+                self.readout = Readout(self.plan, self.experts.inspect(batch))
+            self._fit_head(batch.target)
+            rows = {
+                name: level.read_rows(batch, batch.target)[0]
+                for name, level in self.levels.items()
+                if is_new
+            }
+            labels = self._flatten(batch.target).cpu()
+            self._count_labels(labels, task)
+            if is_new:
+                self._score(batch, rows, labels)
+                for name, level in self.levels.items():
+                    level.add(rows[name], labels, weight)
+            report = self._step(batch, is_new)
+            self.num_examples += batch.size
+            self.seconds += time.perf_counter() - started
+            if self._board is not None:
+                self._board.write("loss", report.loss, self.num_examples)
+            return report
+
+    def _step(self, batch: Batch, is_new: bool) -> StepReport:
+        if self.optimizer is None:
+            return StepReport(float("nan"), batch.size)
+        if self._needs_pairs and batch.size == 1:
+            raise DataError("a batch of 1 cannot pass batch norm in training; give 2 or more")
+        if not self.model.training:
+            self.model.train()
+        rehearse = None
+        rehearsal = self.rehearsal
+        if rehearsal is not None and len(rehearsal.store) > 0:
+            rehearse = lambda model: rehearsal.compute_loss(model, self.device)  # noqa: E731
+        loss, output, refused = take_step(
+            self.model,
+            self.optimizer,
+            batch,
+            self.loss,
+            rehearse=rehearse,
+            precision=self._autocast(),
+        )
+        if refused:
+            self.num_refused += 1
+            self._say(f"step refused: {refused} ({self.num_refused} so far)")
+        elif rehearsal is not None and is_new:
+            rehearsal.add(batch, output)
+        return StepReport(loss, batch.size, refused)
+
+    def end_experience(self) -> None:
+        """Say that an experience is over; the default plan does not need to be told."""
+        with self._lock:
+            self.num_experiences += 1
+            if self._board is not None:
+                for reading in self.read_levels():
+                    self._board.write_level(reading, self.num_examples)
+
+    # --- answering
+
+    def predict(self, x: Any, *, task: int | None = None) -> Tensor:
+        """What the read-out answers.
+
+        Args:
+            x: inputs, in any form that `learn` takes (a target in it is ignored).
+            task: restrict the answer to the classes seen under this task label.
+
+        Returns: class probabilities (N, K), or (N, T, K) / (N, H, W, K) where targets are
+            sequences or dense; or values (N, M). On the CPU; float32.
+
+        Raises:
+            NotFitted: nothing was learned yet.
+            DataError: the inputs cannot be read.
+        """
+        with self._lock:
+            if self.readout is None:
+                raise NotFitted("the learner has learned nothing yet; call fit or learn first")
+            batch = read_batch(x).to(self.device)
+            batch = Batch(batch.inputs, batch.keywords)
+            check_batch(batch, dtype=self._dtype)
+            answers, shape = self.experts.answer(batch)
+            mixed = self.readout.mix(answers)
+            if self.task == "classification":
+                mixed = self._restrict(mixed, task)
+            return mixed.reshape(*shape, mixed.shape[-1]).float()
+
+    def classify(self, x: Any, *, task: int | None = None) -> Tensor:
+        """The most probable class: (N,) integers; arguments as for `predict`."""
+        answer = self.predict(x, task=task)
+        if self.task != "classification":
+            raise DataError("the targets are values, not classes; use predict")
+        return answer.argmax(dim=-1)
+
+    def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
+        """Accuracy in [0, 1] (classification), or R squared (regression), of `predict`."""
+        batch = read_batch(x if y is None else (x, y))
+        if batch.target is None:
+            raise DataError("evaluate needs targets; give evaluate(x, y)")
+        answer, target = self.predict(batch, task=task), batch.target.cpu()
+        if self.task == "classification":
+            kept = target >= 0
+            return float((answer.argmax(dim=-1)[kept] == target[kept]).float().mean())
+        target = target.reshape(answer.shape).float()
+        spread = (target - target.mean(dim=0)).square().sum()
+        return float(1.0 - (answer - target).square().sum() / spread)
+
+    # --- controls and readings
+
+    def control(
+        self, name: str, *, reason: str, share: float | None = None, **knobs: Unpack[Knobs]
+    ) -> Change:
+        """Turn knobs of a live level; see `NestedOptimizer.control` for all but memories.
+
+        A memory level has the knob `share` (fixed share of its gate), which counts from the
+        next block on.
+        """
+        with self._lock:
+            if name in self.levels:
+                return consolidation.control_memory(self, name, reason, share, dict(knobs))
+            if share is not None:
+                raise PlanError(f"level {name!r} is no memory and has no knob 'share'")
+            if self.optimizer is None:
+                self.plan.find(name)
+                raise PlanError("the plan has no gradient level whose knobs could be turned")
+            return self.optimizer.control(name, reason=reason, **knobs)
+
+    def release(self, event: str) -> None:
+        """Say that an event has happened, for levels frozen until it."""
+        with self._lock:
+            if self.optimizer is None:
+                raise PlanError(f"no level waits for event {event!r}")
+            self.optimizer.release(event)
+
+    def consolidate(
+        self,
+        judge: Judge | None = None,
+        *,
+        change: str | Callable[[nn.Module], object] = "merge",
+        tolerance: float = 0.0,
+    ) -> Proposal:
+        """Propose a change of slow weights; it is tried on a copy, judged, then kept or refused.
+
+        Args:
+            judge: model -> `Verdict`, bool or score (higher is better); None for the accuracy
+                on the replay store.
+            change: "merge" folds low-rank adapters into the spine; the name of a copy level
+                takes its average as the new weights; or a function that alters the model.
+            tolerance: how much score may be lost.
+
+        Returns: the settled proposal; on refusal nothing has changed.
+        """
+        with self._lock:
+            return consolidation.consolidate(self, judge, change, tolerance)
+
+    def read_levels(self) -> list[LevelReading]:
+        """How every gradient and copy level stands."""
+        with self._lock:
+            return [] if self.optimizer is None else self.optimizer.read_levels()
+
+    @property
+    def task(self) -> Task | None:
+        """What is predicted: "classification", "regression", or None before the first batch."""
+        return self.experts.task
+
+    @property
+    def memories(self) -> dict[str, Any]:
+        """The banks of the memory levels that have learned something, by name."""
+        return {name: level.bank for name, level in self.levels.items() if level.bank is not None}
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """Alarms of dead or runaway levels so far."""
+        return [] if self.optimizer is None else list(self.optimizer.alarms)
+
+    # --- saving
+
+    def export(self) -> nn.Module:
+        """A plain module with the read-out baked in: probabilities or values from inputs."""
+        with self._lock:
+            return export_learner(self)
+
+    def snapshot(self, path: Path | str) -> None:
+        """Save everything that the next step and the next answer depend on, atomically.
+
+        Torch's own generator is saved too, since dropout draws from it.
+        """
+        with self._lock:
+            saving.write_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
+
+    def restore(self, path: Path | str) -> None:
+        """Go on exactly where `snapshot` was taken, with the same model and plan.
+
+        Raises:
+            SnapshotError: missing, truncated, changed, or of another model or plan; nothing
+                is changed then.
+        """
+        with self._lock:
+            saving.read_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
+
+    # --- inside
+
+    def _score(self, batch: Batch, rows: dict[str, Tensor], labels: Tensor) -> None:
+        """Let the gate see, every block of examples, how well each expert would have answered."""
+        assert self.readout is not None
+        if self.task == "classification":
+            self.readout.count(labels)
+        if self.readout.gate is None:
+            return
+        self._unscored += batch.size
+        answering = [self.levels[name] for name in self.plan.answering if name in self.levels]
+        block = min((level.spec.block for level in answering), default=64)
+        if self._unscored < block or any(level.is_empty for level in answering):
+            return
+        self._unscored = 0
+        answers, _ = self.experts.answer(batch, batch.target, rows)
+        target = labels if self.task == "classification" else labels.reshape(len(labels), -1)
+        self.readout.observe(answers, target)
+
+    def _fit_head(self, target: Tensor) -> None:
+        """Give the head as many outputs as there are classes, or refuse the labels."""
+        if target.is_floating_point() != (self.task == "regression"):
+            raise DataError(
+                f"targets are {target.dtype} now but began as "
+                f"{'values' if self.task == 'regression' else 'classes'}; keep one kind"
+            )
+        if self.task == "regression" or self.optimizer is None:
+            return
+        highest, num_outputs = int(target.max()), self.experts.num_outputs
+        if highest < num_outputs:
+            return
+        if self.num_classes is not None:
+            raise UnknownLabel(
+                f"label {highest} but the model has {num_outputs} outputs; "
+                f"give it {highest + 1}, or let it grow with num_classes=None"
+            )
+        grow_head(self.model, self.optimizer, highest + 1, generator=self._generator)
+        self._say(f"head grown from {num_outputs} to {highest + 1} classes")
+        self.experts.num_outputs = highest + 1
+
+    def _flatten(self, target: Tensor) -> Tensor:
+        if target.is_floating_point() or target.ndim == 1:
+            return target
+        flat = target.reshape(-1)
+        return flat[flat >= 0]
+
+    def _count_labels(self, labels: Tensor, task: int | None) -> None:
+        if self.task != "classification":
+            return
+        found = set(labels.unique().tolist())
+        self.classes |= found
+        if task is not None:
+            self.task_classes.setdefault(task, set()).update(found)
+
+    def _restrict(self, probabilities: Tensor, task: int | None) -> Tensor:
+        if task is None:
+            return probabilities
+        if task not in self.task_classes:
+            raise DataError(f"task {task} was never learned; known: {sorted(self.task_classes)}")
+        kept = torch.zeros(probabilities.shape[-1], dtype=torch.bool)
+        kept[sorted(self.task_classes[task])] = True
+        # A little everywhere in the task, so that a row without any mass there stays a row.
+        inside = (probabilities + 1e-12) * kept
+        return inside / inside.sum(dim=-1, keepdim=True)
+
+    def _autocast(self) -> AbstractContextManager[object] | None:
+        if self.precision is None:
+            return None
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _say(self, text: str) -> None:
+        if not self.quiet:
+            sys.stderr.write(f"nestling: {text}\n")

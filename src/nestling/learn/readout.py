@@ -1,0 +1,164 @@
+"""Who answers: one expert, or a mixture of several by fixed weights or by a gate.
+
+Axis letters: E experts, N answers (rows), K classes, M outputs.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nestling.levels import Mix, Plan
+from nestling.memory import ClassPrior, FixedShare, mix_on_present, restrict_to_present
+
+Task = Literal["classification", "regression"]
+_SMALLEST = 1e-12
+# Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.
+_PRESENT_HALF_LIFE = 20.0
+_PRESENT_COUNT = 0.1
+
+
+class Readout:
+    """Mixes the experts' answers, and learns whom to trust from their losses.
+
+    By a gate, classes that are absent at present are left to the slow expert: a fast one
+    looks good on new classes merely because it has forgotten the rest. It is compared, and
+    listened to, on the classes present only. See `nestling.memory.mix_on_present`.
+
+    Args:
+        plan: names the experts and how they are mixed.
+        task: what is predicted.
+    """
+
+    def __init__(self, plan: Plan, task: Task) -> None:
+        self.names = plan.answering
+        self.task = task
+        self.fixed: Tensor | None = None
+        self.gate: FixedShare | None = None
+        self.prior = ClassPrior(half_life=_PRESENT_HALF_LIFE)
+        self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64)
+        memories = {memory.name for memory in plan.memories}
+        copies = {copy.name for copy in plan.copies}
+        # What forgets least comes first: an exact memory, else an averaged copy.
+        self.slow = next(
+            (
+                i
+                for group in (memories, copies)
+                for i, name in enumerate(self.names)
+                if name in group
+            ),
+            0,
+        )
+        if isinstance(plan.readout, Mix):
+            if plan.readout.weights is not None:
+                weights = torch.tensor(plan.readout.weights, dtype=torch.float64)
+                self.fixed = weights / weights.sum()
+            else:
+                self.gate = FixedShare(len(self.names), share=plan.readout.share)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each expert counts at present; sums to 1."""
+        if self.gate is not None:
+            return dict(zip(self.names, self.gate.weights.tolist(), strict=True))
+        shares = [1.0] if self.fixed is None else self.fixed.tolist()
+        return dict(zip(self.names, shares, strict=True))
+
+    def mix(self, answers: Sequence[Tensor]) -> Tensor:
+        """One answer from those of all experts.
+
+        Args:
+            answers: per expert (N, K) probabilities, or (N, M) values, float64.
+
+        Returns: (N, K) or (N, M) float64.
+        """
+        stacked = (
+            pad_classes(answers) if self.task == "classification" else torch.stack(list(answers))
+        )
+        if len(stacked) == 1:
+            return stacked[0]
+        if self.gate is None:
+            assert self.fixed is not None
+            return torch.einsum("e,enk->nk", self.fixed, stacked)
+        if self.task == "regression":
+            return torch.einsum("e,enm->nm", self.gate.weights, stacked)
+        present = self.find_present(stacked.shape[-1])
+        return mix_on_present(stacked, self.gate.weights, self.slow, present)
+
+    def observe(self, answers: Sequence[Tensor], target: Tensor) -> None:
+        """Score the experts on examples that none of them has learned from yet.
+
+        Args:
+            answers: as for `mix`.
+            target: (N,) classes or (N, M) values.
+        """
+        if self.gate is None:
+            return
+        if self.task == "regression":
+            self.gate.update(self._score_values(torch.stack(list(answers)), target))
+            return
+        stacked = pad_classes(answers)
+        known = stacked[self.slow].amax(dim=0) > 0.0  # a memory gives unseen classes exactly 0
+        scored = target < len(known)
+        scored[scored.clone()] = known[target[scored]]
+        if not bool(scored.any()):
+            return
+        stacked, target = stacked[:, scored], target[scored]
+        present = self.find_present(stacked.shape[-1])
+        present[target] = True
+        restricted = restrict_to_present(stacked, present)
+        own = restricted[:, torch.arange(len(target)), target]
+        self.gate.update(-torch.log(own.clamp_min(_SMALLEST)).T)
+
+    def count(self, target: Tensor) -> None:
+        """Take labels into what is present now: (N,) classes."""
+        self.prior.add(target)
+
+    def find_present(self, num_classes: int) -> Tensor:
+        """Which classes came recently: (K,) bool."""
+        present = torch.zeros(num_classes, dtype=torch.bool)
+        found = self.prior.present(_PRESENT_COUNT)[:num_classes]
+        present[: len(found)] = found
+        return present
+
+    def _score_values(self, values: Tensor, target: Tensor) -> Tensor:
+        """Gaussian log-losses (N, E) with each expert's running squared error as variance."""
+        errors = (values - target).square().mean(dim=-1)
+        now = errors.mean(dim=1)
+        self.squares = torch.where(self.squares.isnan(), now, 0.9 * self.squares + 0.1 * now)
+        variance = self.squares.clamp_min(_SMALLEST)[:, None]
+        return (0.5 * (torch.log(2 * math.pi * variance) + errors / variance)).T
+
+    def state_dict(self) -> dict[str, object]:
+        """The gate, what is present, and running errors."""
+        return {
+            "gate": None if self.gate is None else self.gate.state_dict(),
+            "prior": self.prior.state_dict(),
+            "squares": self.squares.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        if self.gate is not None:
+            self.gate.load_state_dict(state["gate"])
+        self.prior.load_state_dict(state["prior"])
+        self.squares = state["squares"].clone()
+
+
+def pad_classes(answers: Sequence[Tensor]) -> Tensor:
+    """Stack probabilities of experts that know different numbers of classes.
+
+    Args:
+        answers: per expert (N, K_e).
+
+    Returns: (E, N, K) with K the largest; a class that an expert does not know gets 0.
+
+    >>> pad_classes([torch.ones(1, 1), torch.full((1, 2), 0.5)]).tolist()
+    [[[1.0, 0.0]], [[0.5, 0.5]]]
+    """
+    width = max(answer.shape[-1] for answer in answers)
+    return torch.stack(
+        [torch.nn.functional.pad(answer, (0, width - answer.shape[-1])) for answer in answers]
+    )

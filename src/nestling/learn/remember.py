@@ -1,0 +1,96 @@
+"""A memory level at work: what it reads and the bank of memories it keeps."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import NotFitted
+from nestling.learn.batches import Batch
+from nestling.learn.features import FeatureReader, align_features
+from nestling.levels import Memory
+from nestling.memory import MemoryBank, RandomFeatures
+
+
+class MemoryLevel:
+    """One memory level of a learner; its bank is made when the first features arrive.
+
+    Args:
+        spec: what the plan says.
+        model: the live model, of which a frozen copy may be taken.
+    """
+
+    def __init__(self, spec: Memory, model: nn.Module) -> None:
+        self.spec = spec
+        self.reader = FeatureReader(model, spec.on, spec.frozen)
+        self.bank: MemoryBank | None = None
+
+    def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Features (R, D) and targets on the CPU, a row per answer; see `align_features`."""
+        rows, labels = align_features(self.reader.read(batch), target)
+        return rows.cpu(), None if labels is None else labels.cpu()
+
+    def make_bank(self, num_inputs: int, task: Literal["classification", "regression"]) -> None:
+        """An empty bank for features of that width."""
+        spec = self.spec
+        self.bank = MemoryBank(
+            num_inputs,
+            half_lives=tuple(spec.half_lives),
+            task=task,
+            features=RandomFeatures(
+                num_inputs,
+                spec.num_features,
+                kind=spec.features,
+                seed=spec.seed,
+                passthrough=spec.include_read,
+            ),
+            ridge=spec.ridge,
+            share=spec.share,
+            prior_half_life=spec.prior_half_life,
+            block=spec.block,
+        )
+
+    def add(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> int:
+        """Take in rows (R, D) with their targets; returns the bank's clock before them."""
+        if self.bank is None:
+            self.make_bank(
+                rows.shape[1], "regression" if target.is_floating_point() else "classification"
+            )
+        assert self.bank is not None
+        return self.bank.add(rows, target, weight)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing to answer from."""
+        return self.bank is None or self.bank.is_empty
+
+    def answer(self, rows: Tensor) -> Tensor:
+        """Probabilities (R, K) or values (R, M), float64; raises NotFitted while empty."""
+        if self.bank is None or self.bank.is_empty:
+            raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
+        return self.bank.predict(rows)
+
+    def state_dict(self) -> dict[str, object]:
+        """The bank, and the frozen copy that it reads."""
+        bank = self.bank
+        return {
+            "reader": self.reader.state_dict(),
+            "num_inputs": None if bank is None else bank.num_inputs,
+            "task": None if bank is None else bank.task,
+            "bank": None if bank is None else bank.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.reader.load_state_dict(state["reader"])
+        self.bank = None
+        if state["bank"] is not None:
+            self.make_bank(state["num_inputs"], state["task"])
+            assert self.bank is not None
+            self.bank.load_state_dict(state["bank"])
+
+
+def widen(values: Tensor) -> Tensor:
+    """Float64 on the CPU, detached: the form in which experts' answers are mixed."""
+    return values.detach().to("cpu", torch.float64)

@@ -1,0 +1,112 @@
+"""The training step: a short function that a user could have written."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nestling.learn.batches import Batch, read_output
+from nestling.levels import NestedOptimizer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        loss: of this batch, before the update; NaN if there was nothing to learn from.
+        num_examples: in the batch.
+        refused: why the step was refused; empty if it was taken.
+    """
+
+    loss: float
+    num_examples: int
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What one call of `fit` did.
+
+    Attributes:
+        num_examples: seen, repeats by further epochs included.
+        num_steps: optimizer steps taken.
+        num_refused: steps refused because something was not finite.
+        loss: mean over the last epoch.
+        seconds: of wall time.
+    """
+
+    num_examples: int
+    num_steps: int
+    num_refused: int
+    loss: float
+    seconds: float
+
+
+def take_step(
+    model: nn.Module,
+    optimizer: NestedOptimizer,
+    batch: Batch,
+    loss_function: Loss,
+    *,
+    rehearse: Callable[[nn.Module], Tensor] | None = None,
+    precision: AbstractContextManager[object] | None = None,
+) -> tuple[float, Tensor, str]:
+    """Forward, backward and one optimizer step, refused if anything is not finite.
+
+    Args:
+        model: in training mode.
+        optimizer: over the model's levels; owns the clearing of gradients.
+        batch: N examples with a target.
+        loss_function: (output, target) -> scalar ().
+        rehearse: model -> scalar (), a replay loss that is added.
+        precision: an autocast context for the forward pass.
+
+    Returns: the loss, the model's output (detached), and why the step was refused ("" if it
+        was taken). A refused step leaves parameters, moments, gathered gradients and clocks
+        as they were.
+    """
+    assert batch.target is not None
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    optimizer.prepare_step()
+    with precision or nullcontext():
+        output = read_output(batch.call(model))
+        loss = loss_function(output, batch.target)
+        total = loss if rehearse is None else loss + rehearse(model)
+    value = loss.item()
+    if not torch.isfinite(total.detach()):
+        _put_back(buffers)
+        return value, output.detach(), f"loss is {total.item()}"
+    optimizer.zero_grad()
+    if total.requires_grad:
+        total.backward()
+    if not _are_finite(optimizer):
+        optimizer.zero_grad()
+        _put_back(buffers)
+        return value, output.detach(), "a gradient is not finite"
+    optimizer.observe(value)
+    optimizer.step()
+    return value, output.detach(), ""
+
+
+def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, before in buffers:
+        buffer.copy_(before)
+
+
+def _are_finite(optimizer: NestedOptimizer) -> bool:
+    grads = [
+        param.grad
+        for level in optimizer.levels.values()
+        for param in level.params
+        if param.grad is not None
+    ]
+    if not grads:
+        return True
+    norms = torch._foreach_norm(grads)
+    # A sum is finite only if every term is; squares are avoided, they overflow.
+    return bool(torch.isfinite(torch.stack(norms).sum()))

@@ -1,0 +1,303 @@
+"""Memories of several half-lives side by side, and a gate that says which to trust.
+
+Letters: E experts, N examples, D features, K classes, M outputs.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError, NotFitted
+from nestling.memory.checks import (
+    check_clock,
+    check_inputs,
+    check_saved,
+    check_weights,
+)
+from nestling.memory.features import RandomFeatures
+from nestling.memory.gate import FixedShare, mix_on_present
+from nestling.memory.prequential import (
+    HeldSolution,
+    PendingBlock,
+    answer,
+    renew_solution,
+    score_classes,
+    score_values,
+)
+from nestling.memory.prior import ClassPrior
+from nestling.memory.ridge import RidgeMemory, Task
+
+MixKind = Literal["present", "all"]
+PRESENCE_HALF_LIFE = 20.0
+PRESENCE_THRESHOLD = 2.0**-5
+
+
+class MemoryBank:
+    """Ridge memories of several half-lives on the same features, mixed by a fixed-share gate.
+
+    Every memory learns every example at once. The gate compares them on examples that they have
+    not learned yet: the log-losses of a block of `block` examples under the solutions from before
+    that block, taken example by example when the block is full; so the gate lags by up to one
+    block, and keeps features and targets of the unfinished block (they are in `state_dict`).
+    `block=1` is exact prequential scoring. See `FixedShare` for what the gate guarantees.
+
+    With `mix="present"` the experts are compared and mixed only on how they divide probability
+    among the classes seen recently; absent classes keep what the slowest memory gives them, see
+    `mix_on_present`. With `mix="all"` it is the plain linear mixture and the plain log-loss.
+
+    What depends on order: the gate always; and with two memories or more their ridge strengths,
+    which are chosen anew when the clock has doubled and held in between (`RidgeMemory.tune`), to
+    save time. A bank of one memory has no gate and is that memory.
+
+    Args:
+        num_inputs: width of x.
+        half_lives: in examples, one memory each; the longest one is the slow one.
+        task: "classification" or "regression".
+        num_outputs: as in `RidgeMemory`.
+        features: made of x once, for all memories; None for x itself.
+        ridge: strength for all; None for cross-validation.
+        share: of the gate, see `FixedShare`.
+        prior_half_life: of a class-prior memory as one more expert, about 20 where labels come in
+            runs and the next event is what matters; None for none: when classes come one after
+            the other it wins the gate by betting on the run, not by knowing the inputs.
+        block: examples between two updates of the gate.
+        mix: "present" or "all", for classification.
+
+    Raises:
+        DataError: no half-life, or an argument outside its range.
+
+    >>> bank = MemoryBank(2, half_lives=(10.0, math.inf), block=1)
+    >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 10)
+    >>> bank.add(x, torch.tensor([0, 1] * 10))
+    0
+    >>> bank.predict(x[:2]).argmax(dim=1)
+    tensor([0, 1])
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        *,
+        half_lives: Sequence[float],
+        task: Task = "classification",
+        num_outputs: int | None = None,
+        features: RandomFeatures | None = None,
+        ridge: float | None = None,
+        share: float = 1e-3,
+        prior_half_life: float | None = None,
+        block: int = 64,
+        mix: MixKind = "present",
+    ) -> None:
+        if not half_lives or block < 1 or mix not in ("present", "all"):
+            raise DataError(
+                f"a bank of half-lives {list(half_lives)}, block {block}, mix {mix!r}; one half-"
+                "life or more, a block of 1 or more and 'present' or 'all' work"
+            )
+        if features is not None and features.num_inputs != num_inputs:
+            raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+        self.num_inputs = num_inputs
+        self.task: Task = task
+        self.features = features
+        self.block = block
+        self.mix: MixKind = mix
+        width = features.num_outputs if features is not None else num_inputs
+        self.memories = [
+            RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
+            for h in half_lives
+        ]
+        self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
+        has_prior = prior_half_life is not None and task == "classification"
+        self.has_prior = has_prior
+        declared = num_outputs if task == "classification" else None
+        self.prior = ClassPrior(
+            PRESENCE_HALF_LIFE if prior_half_life is None else prior_half_life, declared
+        )
+        self.gate = FixedShare(len(self.memories) + has_prior, share=share)
+        self._held: list[HeldSolution | None] = [None] * len(self.memories)
+        self._start_block()
+
+    @property
+    def clock(self) -> int:
+        """Examples that arrived so far."""
+        return self.memories[0].clock
+
+    @property
+    def num_classes(self) -> int:
+        """K or M: columns of `predict`."""
+        return self.memories[0].num_classes
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return self.memories[self.slow].is_empty
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all statistics and of the unfinished block."""
+        return sum(memory.num_bytes for memory in self.memories) + self._pending.num_bytes
+
+    def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
+        """Learn a block of examples in all memories; arguments and errors of `RidgeMemory.add`."""
+        x, y_NM, weight_N = self._check(x, y, weight)
+        clock, N = self.clock, x.shape[0]
+        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        start = 0
+        while start < N:
+            # Never across the end of a gate's block: cutting a batch in two changes nothing.
+            stop = (
+                min(N, start + self.block - len(self._pending)) if self.gate.num_experts > 1 else N
+            )
+            rows = slice(start, stop)
+            self._add_rows(phi_ND[rows], y_NM[rows], weight_N[rows])
+            start = stop
+        return clock
+
+    def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
+        """Take examples away from all memories; arguments and errors of `RidgeMemory.remove`.
+
+        The weights of the gate stay: they are what the examples taught about the memories, not
+        the examples. Held solutions and the unfinished block are dropped.
+        """
+        x, y_NM, weight_N = self._check(x, y, weight)
+        N = x.shape[0]
+        if N == 0:
+            return
+        check_clock(clock, N, self.clock)
+        # On copies, so that a memory that refuses leaves the others as they were.
+        memories = [memory.copy() for memory in self.memories]
+        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        target = y_NM.argmax(dim=1) if self.task == "classification" else y_NM
+        for memory in memories:
+            memory.remove(phi_ND, target, weight_N, clock=clock)
+        if self.task == "classification":
+            self.prior.remove(target, weight_N, clock=clock)
+        self.memories = memories
+        self._held = [None] * len(memories)
+        self._start_block()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Mixed probabilities (N, K) or means (N, M), float64; NotFitted while empty."""
+        answers = self.predict_experts(x)
+        if answers.shape[0] == 1:
+            return answers[0]
+        if self.task == "regression" or self.mix == "all":
+            return torch.einsum("e,enk->nk", self.gate.weights, answers)
+        return mix_on_present(answers, self.gate.weights, self.slow, self.present())
+
+    def predict_experts(self, x: Tensor) -> Tensor:
+        """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
+        if self.is_empty:
+            raise NotFitted("the memory bank is empty; add(x, y) first")
+        x = check_inputs(x, self.num_inputs)
+        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        slow = self.memories[self.slow]
+        answers = [
+            # A memory whose last examples have all faded away has no answer of its own.
+            (slow if memory.is_empty else memory).predict(phi_ND)
+            for memory in self.memories
+        ]
+        if self.has_prior:
+            self.prior.grow(self.num_classes)
+            answers.append(
+                answers[self.slow] if self.prior.is_empty else self.prior.predict(x.shape[0])
+            )
+        return torch.stack(answers)
+
+    def present(self) -> Tensor:
+        """Which classes were seen recently: (K,) bool."""
+        present = torch.zeros(self.num_classes, dtype=torch.bool)
+        recent = self.prior.present(PRESENCE_THRESHOLD)
+        present[: recent.shape[0]] = recent
+        return present
+
+    def copy(self) -> "MemoryBank":
+        """An independent bank with the same content."""
+        return copy.deepcopy(self)
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything, the unfinished block included."""
+        return {
+            "config": self._read_config(),
+            "memories": [memory.state_dict() for memory in self.memories],
+            "gate": self.gate.state_dict(),
+            "prior": self.prior.state_dict(),
+            "block_prior": self._block_prior.state_dict(),
+            "pending": self._pending.state_dict(),
+            "held": [None if held is None else held.state_dict() for held in self._held],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the bank that was saved; ForeignSnapshot if it was built otherwise."""
+        check_saved(state["config"], self._read_config(), "memory bank")
+        for memory, saved in zip(self.memories, state["memories"], strict=True):
+            memory.load_state_dict(saved)
+        self.gate.load_state_dict(state["gate"])
+        self.prior.load_state_dict(state["prior"])
+        self._block_prior.load_state_dict(state["block_prior"])
+        self._pending.load_state_dict(state["pending"])
+        self._held = [
+            None if held is None else HeldSolution.from_state(held) for held in state["held"]
+        ]
+
+    def _read_config(self) -> dict[str, object]:
+        return {
+            "num_inputs": self.num_inputs,
+            "half_lives": [memory.half_life for memory in self.memories],
+            "features": self.features.read_config() if self.features is not None else None,
+            "has_prior": self.has_prior,
+            "block": self.block,
+            "mix": self.mix,
+        }
+
+    def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        x = check_inputs(x, self.num_inputs)
+        y_NM = self.memories[0].check_targets(y, x.shape[0])
+        return x, y_NM, check_weights(weight, x.shape[0])
+
+    def _add_rows(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
+        """Learn rows that do not reach beyond the unfinished block; score it if they fill it."""
+        for memory in self.memories:
+            memory.add_features(phi_ND, y_NM, weight_N)
+        target = y_NM
+        if self.task == "classification":
+            target = y_NM.argmax(dim=1)
+            self.prior.add(target, weight_N)
+            self.prior.grow(self.num_classes)
+        if self.gate.num_experts == 1:
+            return
+        self._pending.add(phi_ND, target, weight_N)
+        if len(self._pending) >= self.block:
+            self._score_block()
+            self._held = [
+                renew_solution(memory, held)
+                for memory, held in zip(self.memories, self._held, strict=True)
+            ]
+            self._start_block()
+
+    def _score_block(self) -> None:
+        """Tell the gate how the memories would have answered the block before they learned it."""
+        slow = self._held[self.slow]
+        if slow is None:
+            return
+        solutions = [held or slow for held in self._held]
+        phi_ND, target, weight_N = self._pending.read()
+        answers = [answer(held, phi_ND, self.num_classes) for held in solutions]
+        if self.task == "regression":
+            variances = [held.variance for held in solutions]
+            losses_NE = score_values(torch.stack(answers), variances, target)
+        else:
+            self._block_prior.grow(self.num_classes)
+            counts_NK = self._block_prior.trace(target, weight_N)
+            if self.has_prior:
+                answers.append(counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1e-300))
+            present_NK = counts_NK >= PRESENCE_THRESHOLD if self.mix == "present" else None
+            losses_NE = score_classes(torch.stack(answers), target, present_NK)
+        heard_N1 = (weight_N > 0.0)[:, None]
+        self.gate.update(torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0))
+
+    def _start_block(self) -> None:
+        self._pending = PendingBlock()
+        self._block_prior = copy.deepcopy(self.prior)

@@ -1,0 +1,163 @@
+"""What a memory accepts; everything is checked before anything is changed."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import (
+    DataError,
+    ForeignSnapshot,
+    NonFiniteInput,
+    ShapeMismatch,
+    UnknownLabel,
+    suggest,
+)
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+TASKS = ("classification", "regression")
+
+
+def check_task(task: str) -> None:
+    """Raise DataError unless the task is one that memories know."""
+    if task not in TASKS:
+        raise DataError(f"task {task!r}; {suggest(task, TASKS)}")
+
+
+def check_half_life(half_life: float) -> float:
+    """The half-life as a float; DataError unless it is above 0."""
+    if not half_life > 0.0:
+        raise DataError(f"half-life {half_life} examples; a number above 0 or math.inf works")
+    return float(half_life)
+
+
+def check_ridge(ridge: float | None) -> None:
+    """Raise DataError unless the strength is above 0 and finite, or None."""
+    if ridge is not None and not 0.0 < ridge < math.inf:
+        raise DataError(f"ridge strength {ridge}; a number above 0, or None to choose it, works")
+
+
+def check_inputs(x: Tensor, num_inputs: int) -> Tensor:
+    """x as a detached (N, num_inputs) tensor on the CPU.
+
+    Raises:
+        ShapeMismatch: another shape, or not a float (integers are no features).
+        NonFiniteInput: NaN or infinity; says in which row.
+    """
+    if x.ndim != 2 or x.shape[1] != num_inputs:
+        raise ShapeMismatch(
+            f"inputs of shape {tuple(x.shape)}; (N, {num_inputs}) works, flatten the rest"
+        )
+    if not x.is_floating_point():
+        raise ShapeMismatch(f"inputs of dtype {x.dtype}; float32 or float64 works: x.float()")
+    x = x.detach().to("cpu")
+    _check_finite(x, "inputs")
+    return x
+
+
+def check_targets(
+    y: Tensor, num_examples: int, task: str, num_outputs: int | None, num_known: int
+) -> Tensor:
+    """y as dense float64 (N, M): one-hot labels, or targets.
+
+    Args:
+        y: labels (N,), or targets (N,) or (N, M).
+        num_examples: N.
+        task: "classification" or "regression".
+        num_outputs: M if it is fixed.
+        num_known: classes so far; M is at least that.
+
+    Raises:
+        ShapeMismatch, NonFiniteInput, UnknownLabel: as their names say.
+    """
+    y = y.detach().to("cpu")
+    if y.shape[:1] != (num_examples,):
+        raise ShapeMismatch(f"{num_examples} inputs and targets of shape {tuple(y.shape)}")
+    if task == "classification":
+        y = check_labels(y, num_outputs)
+        return encode_one_hot(y, num_outputs or max(num_known, _largest(y) + 1))
+    if y.ndim == 1:
+        y = y[:, None]
+    if y.ndim != 2 or (num_outputs is not None and y.shape[1] != num_outputs):
+        wanted = "M" if num_outputs is None else str(num_outputs)
+        raise ShapeMismatch(f"targets of shape {tuple(y.shape)}; (N, {wanted}) works")
+    y = y.to(torch.float64)
+    _check_finite(y, "targets")
+    return y
+
+
+def check_labels(y: Tensor, num_classes: int | None) -> Tensor:
+    """y as int64 labels (N,), each >= 0 and below `num_classes` if that is fixed."""
+    if y.ndim != 1 or y.dtype not in INTEGERS:
+        raise ShapeMismatch(
+            f"labels of shape {tuple(y.shape)} and dtype {y.dtype}; integers (N,) work"
+        )
+    y = y.detach().to("cpu", torch.int64)
+    if y.numel() == 0:
+        return y
+    low, high = int(y.min()), int(y.max())
+    if low < 0:
+        raise UnknownLabel(f"label {low}; labels are integers of 0 or more")
+    if num_classes is not None and high >= num_classes:
+        raise UnknownLabel(
+            f"label {high} outside the {num_classes} declared classes: 0 to {num_classes - 1} work"
+        )
+    return y
+
+
+def check_weights(weight: Tensor | None, num_examples: int) -> Tensor:
+    """Weights as float64 (N,), ones if None; finite and not negative."""
+    if weight is None:
+        return torch.ones(num_examples, dtype=torch.float64)
+    weight = weight.detach().to("cpu", torch.float64)
+    if weight.shape != (num_examples,):
+        raise ShapeMismatch(f"weights of shape {tuple(weight.shape)}; ({num_examples},) works")
+    _check_finite(weight, "weights")
+    if weight.numel() and float(weight.min()) < 0.0:
+        raise DataError(f"weight {float(weight.min()):g}; weights of 0 or more work")
+    return weight
+
+
+def check_clock(clock: int, num_examples: int, now: int) -> None:
+    """Raise DataError unless `num_examples` examples could have arrived from `clock` on."""
+    if clock < 0 or clock + num_examples > now:
+        raise DataError(
+            f"remove of {num_examples} examples from clock {clock} on, but the memory's clock is "
+            f"{now}; use the clock that add() returned"
+        )
+
+
+def check_saved(saved: Mapping[str, object], own: Mapping[str, object], what: str) -> None:
+    """Raise ForeignSnapshot unless a saved configuration equals the own one."""
+    for name, mine in own.items():
+        theirs = saved.get(name)
+        if isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor):
+            same = torch.equal(mine, theirs)
+        elif isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            check_saved(theirs, mine, f"{what}'s {name}")
+            same = True
+        else:
+            same = type(mine) is type(theirs) and mine == theirs
+        if not same:
+            raise ForeignSnapshot(
+                f"saved by a {what} of {name} {theirs!r}, here it is {mine!r}; "
+                f"build the {what} as it was built when saved"
+            )
+
+
+def encode_one_hot(labels_N: Tensor, num_classes: int) -> Tensor:
+    """(N, K) float64 with a one in each row."""
+    one_hot = torch.zeros(labels_N.shape[0], num_classes, dtype=torch.float64)
+    return one_hot.scatter_(1, labels_N[:, None], 1.0)
+
+
+def _largest(y: Tensor) -> int:
+    return int(y.max()) if y.numel() else -1
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    if not values.numel() or bool(values.isfinite().all()):
+        return
+    row = int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])
+    raise NonFiniteInput(f"{name} with NaN or infinity in row {row}; leave that row out or mend it")

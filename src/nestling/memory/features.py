@@ -1,0 +1,139 @@
+"""Fixed random features: what a linear memory needs to remember what is not linear.
+
+Letters: N examples, I inputs, F random features, D outputs.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError, ShapeMismatch, suggest
+from nestling.core.seeds import make_generator
+
+FeatureKind = Literal["relu", "fourier"]
+KINDS = ("relu", "fourier")
+
+
+class RandomFeatures:
+    """A random map of the inputs, the same for the same seed.
+
+    relu:     phi_j(x) = max(0, w_j . (scale x))                 [Cho & Saul 2009, arc-cosine 1]
+    fourier:  phi_j(x) = sqrt(2/F) cos(w_j . (scale x) + c_j)    [Rahimi & Recht 2007]
+
+    with w_j ~ N(0, 1/I) and c_j uniform on [0, 2 pi). ReLU has no bias and so is positively
+    homogeneous: inputs that are all c > 0 times larger give features c times larger, which a
+    memory's own scaling undoes. Fourier features stand for a Gaussian kernel whose bandwidth is
+    sqrt(I)/scale in units of the inputs.
+
+    Everything is computed in float64, so that the shape of a block does not matter to the answer.
+    The weights are not saved: they come back from the seed.
+
+    Differs: from the papers in that weights are divided by sqrt(I), so that `scale=1` fits
+    inputs of unit variance whatever their number.
+
+    Args:
+        num_inputs: I, the width of the inputs.
+        num_features: F >= 0.
+        kind: "relu" or "fourier".
+        seed: which features; equal seeds give equal features.
+        scale: factor on the inputs, a number or one per input (I,). It is a constant: nothing
+            is estimated from data, so the order of the data cannot matter.
+        passthrough: also give the inputs themselves (unscaled) in front, D = I + F.
+
+    Raises:
+        DataError: an unknown kind, a scale that is not finite, or no output at all.
+
+    >>> features = RandomFeatures(3, 8, seed=1, passthrough=True)
+    >>> features(torch.ones(2, 3)).shape, features.num_outputs
+    (torch.Size([2, 11]), 11)
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_features: int,
+        kind: FeatureKind = "relu",
+        seed: int = 0,
+        scale: Tensor | float = 1.0,
+        passthrough: bool = False,
+    ) -> None:
+        if kind not in KINDS:
+            raise DataError(f"random features of kind {kind!r}; {suggest(str(kind), KINDS)}")
+        if num_inputs < 1 or num_features < 0 or (num_features == 0 and not passthrough):
+            raise DataError(
+                f"{num_features} random features of {num_inputs} inputs give nothing; "
+                "1 or more of each works"
+            )
+        self.num_inputs = num_inputs
+        self.num_features = num_features
+        self.kind = kind
+        self.seed = seed
+        self.passthrough = passthrough
+        self.scale = torch.as_tensor(scale, dtype=torch.float64).clone()
+        if self.scale.shape not in ((), (num_inputs,)) or not bool(self.scale.isfinite().all()):
+            raise DataError(
+                f"scale of shape {tuple(self.scale.shape)} for {num_inputs} inputs; "
+                "a finite number or one per input works"
+            )
+        self.num_outputs = num_features + (num_inputs if passthrough else 0)
+        generator = make_generator(seed, "random features", kind, num_inputs, num_features)
+        weights_IF = torch.randn(
+            num_inputs, num_features, generator=generator, dtype=torch.float64
+        ) / math.sqrt(num_inputs)
+        # The scale is folded into the weights once: per input it stands on the rows.
+        self._weights_IF = (self.scale.reshape(-1, 1) * weights_IF).contiguous()
+        self._phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
+        self._phases_F.mul_(2.0 * math.pi)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of a batch.
+
+        Args:
+            x: (N, I), any floating or integer dtype.
+
+        Returns: (N, D) float64 on the CPU.
+
+        Raises:
+            ShapeMismatch: x is not (N, I).
+        """
+        if x.ndim != 2 or x.shape[1] != self.num_inputs:
+            raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
+        wide = x.detach().to("cpu", torch.float64)
+        if self.kind == "relu":
+            phi = (wide @ self._weights_IF).relu_()
+        else:
+            phi = torch.addmm(self._phases_F, wide, self._weights_IF).cos_()
+            phi.mul_(math.sqrt(2.0 / max(1, self.num_features)))
+        return torch.cat((wide, phi), dim=1) if self.passthrough else phi
+
+    def read_config(self) -> dict[str, object]:
+        """What makes these features what they are, ready for a `state_dict`."""
+        return {
+            "kind": self.kind,
+            "num_inputs": self.num_inputs,
+            "num_features": self.num_features,
+            "seed": self.seed,
+            "scale": self.scale.clone(),
+            "passthrough": self.passthrough,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RandomFeatures):
+            return NotImplemented
+        mine, theirs = self.read_config(), other.read_config()
+        scale, other_scale = mine.pop("scale"), theirs.pop("scale")
+        assert isinstance(scale, Tensor)
+        assert isinstance(other_scale, Tensor)
+        return mine == theirs and torch.equal(scale, other_scale)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.num_inputs, self.num_features, self.seed, self.passthrough))
+
+    def __repr__(self) -> str:
+        extra = ", passthrough=True" if self.passthrough else ""
+        return (
+            f"RandomFeatures({self.num_inputs}, {self.num_features}, kind={self.kind!r}, "
+            f"seed={self.seed}{extra})"
+        )

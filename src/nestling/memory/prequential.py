@@ -1,0 +1,180 @@
+"""How well each memory answers examples before it learns them.
+
+Letters: E experts, N examples, D features, K classes, M outputs.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.memory.gate import restrict_to_present
+from nestling.memory.ridge import RidgeMemory
+
+_SMALLEST_VARIANCE = 1e-12
+# A solution is renewed when this share of what the memory holds is new since it was made ...
+RENEWAL = 0.05
+# ... and its strength is chosen anew when the clock has grown by this factor.
+RETUNING = 2
+
+
+@dataclass(frozen=True)
+class HeldSolution:
+    """A memory's answer as it stood at some clock: one linear map.
+
+    Args:
+        weights: (D, K) to logits of probabilities, or (D, M) to means.
+        offset: (K,) or (M,).
+        variance: (M,) of a regression's residual; empty for classes.
+        solved_at: the clock.
+        tuned_at: the clock at which the strength was chosen.
+    """
+
+    weights: Tensor
+    offset: Tensor
+    variance: Tensor
+    solved_at: int
+    tuned_at: int
+
+    def state_dict(self) -> dict[str, object]:
+        """Field -> value; nothing is shared."""
+        return {
+            "weights": self.weights.clone(),
+            "offset": self.offset.clone(),
+            "variance": self.variance.clone(),
+            "solved_at": self.solved_at,
+            "tuned_at": self.tuned_at,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "HeldSolution":
+        """Undo `state_dict`."""
+        own: dict[str, Any] = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in state.items()
+        }
+        return cls(**own)
+
+
+class PendingBlock:
+    """Features, targets and weights of the examples that the gate has not scored yet."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of what is kept."""
+        return sum(t.numel() * t.element_size() for part in self._parts for t in part)
+
+    def add(self, phi_ND: Tensor, target: Tensor, weight_N: Tensor) -> None:
+        """Append rows; they are copied."""
+        self._parts.append((phi_ND.clone(), target.clone(), weight_N.clone()))
+        self._size += phi_ND.shape[0]
+
+    def read(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows: features (N, D), targets (N,) or (N, M), weights (N,)."""
+        phi, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        return phi, target, weight
+
+    def state_dict(self) -> dict[str, object]:
+        """All rows, or nothing."""
+        if not self._parts:
+            return {}
+        phi, target, weight = self.read()
+        return {"phi": phi, "target": target, "weight": weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._parts, self._size = [], 0
+        if state:
+            self.add(state["phi"], state["target"], state["weight"])
+
+
+def renew_solution(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
+    """The solution to score the next block with; the same if too little is new.
+
+    Args:
+        memory: its strength is tuned whenever the clock has doubled.
+        held: the solution so far.
+    """
+    if memory.is_empty:
+        return None
+    clock = memory.clock
+    if held is not None and clock - held.solved_at < RENEWAL * memory.statistics.weight:
+        return held
+    tuned_at = held.tuned_at if held is not None else 0
+    if clock >= RETUNING * tuned_at:
+        memory.tune()
+        tuned_at = clock
+    solution = memory.solution
+    if memory.task == "regression":
+        return HeldSolution(
+            solution.weights, solution.intercept, solution.residual_variance, clock, tuned_at
+        )
+    calibration = memory.calibration
+    return HeldSolution(
+        solution.weights @ calibration.matrix,
+        solution.intercept @ calibration.matrix + calibration.offset,
+        torch.zeros(0, dtype=torch.float64),
+        clock,
+        tuned_at,
+    )
+
+
+def answer(held: HeldSolution, phi_ND: Tensor, num_outputs: int) -> Tensor:
+    """Probabilities (N, K) or means (N, M); a class that came later gets 0."""
+    outputs = torch.addmm(held.offset, phi_ND, held.weights)
+    if held.variance.numel():
+        return outputs
+    probabilities = torch.softmax(outputs, dim=1)
+    return torch.nn.functional.pad(probabilities, (0, num_outputs - outputs.shape[1]))
+
+
+def score_classes(probabilities_ENK: Tensor, labels_N: Tensor, present_NK: Tensor | None) -> Tensor:
+    """Log-losses of experts on labels.
+
+    Args:
+        probabilities_ENK: (E, N, K).
+        labels_N: (N,) int64.
+        present_NK: (N, K) bool, the classes among which the experts are compared; an example
+            whose class is not present says nothing about them: 0 for all. None: all classes.
+
+    Returns: (N, E) nats, infinite where an expert thought it impossible.
+    """
+    if present_NK is not None:
+        probabilities_ENK = restrict_to_present(probabilities_ENK, present_NK)
+    own_EN = probabilities_ENK[:, torch.arange(labels_N.shape[0]), labels_N]
+    losses_NE = -own_EN.log().T
+    if present_NK is not None:
+        counts_N = present_NK.gather(1, labels_N[:, None])[:, 0]
+        losses_NE = torch.where(counts_N[:, None], losses_NE, torch.zeros_like(losses_NE))
+    return losses_NE
+
+
+def score_values(means_ENM: Tensor, variances: Sequence[Tensor], y_NM: Tensor) -> Tensor:
+    """Gaussian log-losses of experts, summed over outputs.
+
+    -log N(y; mean, v) = 1/2 sum_m (log 2 pi v_m + (y_m - mean_m)^2 / v_m)
+
+    Args:
+        means_ENM: (E, N, M).
+        variances: per expert (M,).
+        y_NM: (N, M).
+
+    Returns: (N, E) nats.
+    """
+    # No expert may be surer than a thousandth of the least sure: a perfect fit of few examples
+    # has no variance at all.
+    variance_EM = torch.stack(list(variances))
+    floor_M = 1e-6 * variance_EM.amax(dim=0) + _SMALLEST_VARIANCE
+    variance_E1M = torch.maximum(variance_EM, floor_M)[:, None, :]
+    squared_ENM = (y_NM - means_ENM).square() / variance_E1M
+    return 0.5 * (torch.log(2.0 * math.pi * variance_E1M) + squared_ENM).sum(dim=2).T

@@ -1,0 +1,365 @@
+"""Ridge memory: what was seen, solved exactly; nothing is stored but sums.
+
+Letters: N examples, D features, M outputs.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError, MergeError, NotFitted
+from nestling.memory.calibrate import Calibration, calibrate
+from nestling.memory.checks import (
+    check_clock,
+    check_half_life,
+    check_inputs,
+    check_ridge,
+    check_saved,
+    check_targets,
+    check_task,
+    check_weights,
+)
+from nestling.memory.combine import align_statistics, merge_statistics, remove_block
+from nestling.memory.features import RandomFeatures
+from nestling.memory.solve import Solution, solve_ridge
+from nestling.memory.statistics import (
+    SWEEP_HALF_LIVES,
+    Statistics,
+    add_block,
+    add_life,
+    decay_factor,
+    decay_weights,
+    export_statistics,
+    grow_outputs,
+    import_statistics,
+    make_statistics,
+    sweep,
+)
+
+Task = Literal["classification", "regression"]
+
+
+class RidgeMemory:
+    """An associative memory: ridge regression on fixed features, exact after every example.
+
+    min_W sum_i w_i 2^(-age_i / h) |y_i - phi(x_i) W - b|^2 + n lambda |W|^2,
+
+    features scaled to unit variance over the memory's life, classes as one-hot targets, lambda by
+    generalised cross-validation. With an infinite half-life the answer is a function of the set of
+    examples: any order and any cutting into blocks or shards give the same up to rounding in
+    float64. With a finite one it depends on the order by its definition, and on nothing else:
+    scaling, strength and calibration are computed from the statistics, never from first data.
+
+    Statistics live on the CPU in float64; the solution is computed when it is asked for.
+
+    Args:
+        num_inputs: width of x.
+        task: "classification" (y: labels (N,), any integers >= 0) or "regression" (y: (N,) or
+            (N, M) floats).
+        num_outputs: classes or outputs; None: classes grow with the largest label, and the first
+            regression targets say how many outputs there are.
+        features: made of x before anything is learned; None for x itself.
+        half_life: h in examples, > 0; an example's weight halves every h examples after it.
+        ridge: lambda relative to features of unit variance; None for cross-validation.
+
+    Raises:
+        DataError: an argument outside its range.
+
+    >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    >>> memory = RidgeMemory(1, task="regression", ridge=1e-8)
+    >>> memory.add(x, 2 * x + 1)
+    0
+    >>> round(memory.predict(torch.tensor([[10.0]])).item(), 3)
+    21.0
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        *,
+        task: Task = "classification",
+        num_outputs: int | None = None,
+        features: RandomFeatures | None = None,
+        half_life: float = math.inf,
+        ridge: float | None = None,
+    ) -> None:
+        check_task(task)
+        check_ridge(ridge)
+        if num_inputs < 1 or (num_outputs is not None and num_outputs < 1):
+            raise DataError(f"{num_inputs} inputs and {num_outputs} outputs; 1 or more works")
+        if features is not None and features.num_inputs != num_inputs:
+            raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+        self.num_inputs = num_inputs
+        self.task: Task = task
+        self.num_outputs = num_outputs
+        self.features = features
+        self.half_life = check_half_life(half_life)
+        self.ridge = ridge
+        self._clock = 0
+        self._last_sweep = 0
+        width = features.num_outputs if features is not None else num_inputs
+        self._stats = make_statistics(width, num_outputs or 0)
+        self._held: tuple[float, float] | None = None
+        self._solution: Solution | None = None
+        self._calibration: Calibration | None = None
+
+    @property
+    def clock(self) -> int:
+        """Examples that arrived so far; removing one does not turn it back."""
+        return self._clock
+
+    @property
+    def num_classes(self) -> int:
+        """K, the columns of `predict`: the declared outputs, or the largest label + 1."""
+        return self._stats.num_outputs
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is remembered."""
+        return self._stats.weight <= 0.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the statistics; it does not grow with the number of examples."""
+        values = vars(self._stats).values()
+        return sum(v.numel() * v.element_size() if isinstance(v, Tensor) else 8 for v in values)
+
+    @property
+    def statistics(self) -> Statistics:
+        """The sufficient statistics; read only."""
+        return self._stats
+
+    @property
+    def solution(self) -> Solution:
+        """The current solution, computed if something changed; NotFitted while empty."""
+        if self._solution is None:
+            self._require_content()
+            strength, freedom = self._held or (self.ridge, None)
+            relative = self.task == "regression"
+            self._solution = solve_ridge(self._stats, strength, freedom, relative)
+        return self._solution
+
+    @property
+    def calibration(self) -> Calibration:
+        """From scores to logits of class probabilities; see `calibrate`."""
+        if self._calibration is None:
+            self._calibration = calibrate(self._stats, self.solution)
+        return self._calibration
+
+    def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
+        """Learn a block of examples, in order; the same as one by one up to rounding.
+
+        Args:
+            x: (N, num_inputs) finite floats; N = 0 is a no-op, the clock stands.
+            y: labels (N,), or targets (N,) or (N, M).
+            weight: (N,) >= 0; None for ones.
+
+        Returns: the clock of the block: how many examples had arrived before it. Keep it to be
+        able to `remove` the block from a memory with a finite half-life.
+
+        Raises:
+            NonFiniteInput: NaN or infinity.
+            ShapeMismatch: shapes or dtypes that do not fit.
+            UnknownLabel: a label below 0 or outside the declared classes.
+        """
+        x, y_NM, weight_N = self._check(x, y, weight)
+        return self.add_features(self.compute_features(x), y_NM, weight_N)
+
+    def add_features(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> int:
+        """As `add`, for features and dense targets that were checked already.
+
+        Args:
+            phi_ND: (N, D) float64, what `compute_features` gives.
+            y_NM: (N, M) float64; one-hot for classes, M at least the classes so far.
+            weight_N: (N,) float64.
+
+        Returns: the block's clock.
+        """
+        clock, N = self._clock, phi_ND.shape[0]
+        if N == 0:
+            return clock
+        grow_outputs(self._stats, y_NM.shape[1])
+        factor = decay_factor(N, self.half_life)
+        add_block(self._stats, phi_ND, y_NM, decay_weights(weight_N, 0, self.half_life), factor)
+        add_life(self._stats, phi_ND, y_NM, weight_N)
+        self._clock = clock + N
+        if self._clock - self._last_sweep > SWEEP_HALF_LIVES * self.half_life:
+            sweep(self._stats)
+            self._last_sweep = self._clock
+        self._forget_solution()
+        return clock
+
+    def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
+        """Take examples away again, as if they had never been seen (the clock stands).
+
+        Exact up to rounding, relative to what was there; a block that was added at once must be
+        removed with the same rows in the same order, or any part of it with its own clock.
+
+        Args:
+            x: (N, num_inputs), as added.
+            y: as added.
+            weight: as added.
+            clock: what `add` returned, plus the rows of the block that stood before these.
+
+        Raises:
+            DataError: more is removed than there is, of all or of one class; or a clock that has
+                not been yet. Nothing is changed then.
+            NonFiniteInput, ShapeMismatch, UnknownLabel: as in `add`.
+        """
+        x, y_NM, weight_N = self._check(x, y, weight)
+        N = x.shape[0]
+        if N == 0:
+            return
+        check_clock(clock, N, self._clock)
+        aged_N = decay_weights(weight_N, self._clock - clock - N, self.half_life)
+        self._stats = remove_block(
+            self._stats,
+            self.compute_features(x),
+            y_NM,
+            weight_N,
+            aged_N,
+            one_hot=self.task == "classification",
+        )
+        self._forget_solution()
+
+    def merge(self, other: "RidgeMemory") -> None:
+        """Learn all that another memory has learned; exact up to rounding.
+
+        Both are first brought to the later of the two clocks: each example keeps the age that it
+        has in its own memory plus what its memory lags behind.
+
+        Args:
+            other: unchanged.
+
+        Raises:
+            MergeError: other features, half-life, task, outputs or strength. Nothing changed.
+        """
+        for name in ("num_inputs", "task", "num_outputs", "features", "half_life", "ridge"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise MergeError(
+                    f"cannot merge memories of {name} {mine!r} and {theirs!r}; they must be equal"
+                )
+        num_outputs = max(self.num_classes, other.num_classes)
+        if self.task == "regression" and 0 < min(self.num_classes, other.num_classes) < num_outputs:
+            raise MergeError(
+                f"cannot merge memories of {self.num_classes} and {other.num_classes} outputs"
+            )
+        clock = max(self._clock, other._clock)
+        stats, theirs = (
+            align_statistics(one._stats, clock - one._clock, self.half_life, num_outputs)
+            for one in (self, other)
+        )
+        merge_statistics(stats, theirs)
+        self._stats, self._clock = stats, clock
+        self._forget_solution()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Raw linear outputs (N, M), float64; NotFitted while empty."""
+        self._require_content()
+        solution = self.solution
+        phi_ND = self.compute_features(check_inputs(x, self.num_inputs))
+        return torch.addmm(solution.intercept, phi_ND, solution.weights)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Calibrated class probabilities (N, K) or means (N, M), float64.
+
+        A class never seen has probability 0.
+
+        Args:
+            x: (N, num_inputs).
+
+        Raises:
+            NotFitted: nothing was learned yet.
+            NonFiniteInput, ShapeMismatch: as in `add`.
+        """
+        scores_NM = self.scores(x)
+        if self.task == "regression":
+            return scores_NM
+        calibration = self.calibration
+        logits = torch.addmm(calibration.offset, scores_NM, calibration.matrix)
+        return torch.softmax(logits, dim=1)
+
+    def variance(self) -> Tensor:
+        """Variance (M,) of a new example's residual, by generalised cross-validation."""
+        return self.solution.residual_variance.clone()
+
+    def tune(self) -> None:
+        """Choose the strength now and hold it until the next call (opt-in).
+
+        Solving then costs a tenth. But what is held depends on when it was chosen: a memory that
+        was tuned no longer answers by the set of its examples alone. No-op for a fixed `ridge`.
+        """
+        if self.ridge is None:
+            self._require_content()
+            self._held = None
+            self._forget_solution()
+            self._held = (self.solution.strength, self.solution.freedom)
+
+    def compute_features(self, x: Tensor) -> Tensor:
+        """phi(x), (N, D) float64, for inputs that were checked."""
+        return self.features(x) if self.features is not None else x.to(torch.float64)
+
+    def check_targets(self, y: Tensor, num_examples: int) -> Tensor:
+        """y as dense float64 (N, M), as `add_features` takes it; errors as in `add`."""
+        columns = self.num_outputs
+        if columns is None and self.task == "regression":
+            columns = self._stats.num_outputs or None
+        return check_targets(y, num_examples, self.task, columns, self._stats.num_outputs)
+
+    def copy(self) -> "RidgeMemory":
+        """An independent memory with the same content."""
+        twin = copy.copy(self)
+        twin._stats = self._stats.copy()
+        return twin
+
+    def state_dict(self) -> dict[str, object]:
+        """All that it knows and how it was built; solving again gives the same bits."""
+        return {
+            "config": self._read_config(),
+            "clock": self._clock,
+            "last_sweep": self._last_sweep,
+            "held": None if self._held is None else list(self._held),
+            "statistics": export_statistics(self._stats),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the memory that was saved.
+
+        Raises:
+            ForeignSnapshot: saved by a memory that was built otherwise. Nothing changed.
+        """
+        check_saved(state["config"], self._read_config(), "memory")
+        self._stats = import_statistics(state["statistics"])
+        self._clock = state["clock"]
+        self._last_sweep = state["last_sweep"]
+        held = state["held"]
+        self._held = None if held is None else (held[0], held[1])
+        self._forget_solution()
+
+    def _read_config(self) -> dict[str, object]:
+        return {
+            "num_inputs": self.num_inputs,
+            "task": self.task,
+            "num_outputs": self.num_outputs,
+            "half_life": self.half_life,
+            "ridge": self.ridge,
+            "features": self.features.read_config() if self.features is not None else None,
+        }
+
+    def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        x = check_inputs(x, self.num_inputs)
+        y_NM = self.check_targets(y, x.shape[0])
+        return x, y_NM, check_weights(weight, x.shape[0])
+
+    def _forget_solution(self) -> None:
+        self._solution = None
+        self._calibration = None
+
+    def _require_content(self) -> None:
+        if self.is_empty:
+            raise NotFitted("the memory is empty; add(x, y) first")

@@ -1,0 +1,178 @@
+"""Ridge regression from sufficient statistics, its strength, and what its residuals say.
+
+Letters: D features, M outputs, G strengths tried.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nestling.memory.statistics import Statistics, mirror_scatter
+
+# Strengths are relative to features of unit variance.
+MIN_STRENGTH = 1e-8
+STRENGTHS_PER_DECADE = 4
+# A degree of freedom is charged this much more than it costs [Kim & Gu 2004, Sec. 3]: plain
+# cross-validation (1.0) now and then picks far too little ridge when examples are few.
+FREEDOM_CHARGE = 1.4
+# Mean leverage is not believed beyond this: 1/(1 - h) inflates what residuals say.
+MAX_LEVERAGE = 0.95
+# A standard deviation this small beside the mean is rounding, not variation.
+RELATIVE_ROUNDING = 1e-13
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solved memory: scores(phi) = phi @ weights + intercept.
+
+    Args:
+        weights: in the features' own units, float64.
+        intercept: float64.
+        strength: lambda, relative to features of unit variance.
+        freedom: effective degrees of freedom, the intercept included.
+        leverage: mean leverage h = freedom / effective examples, at most MAX_LEVERAGE.
+        residual_variance: of a new example, (RSS / weight) / (1 - h)^2.
+        covariance: of the scores of the examples it was fitted to.
+    """
+
+    weights: Tensor
+    intercept: Tensor
+    strength: float
+    freedom: float
+    leverage: float
+    residual_variance: Tensor
+    covariance: Tensor
+
+
+def measure_inverse_scale(stats: Statistics) -> Tensor:
+    """1 / standard deviation of each feature over its whole life, 0 where it never varied.
+
+    The undecayed deviation is used whatever the half-life. A feature that has not varied for
+    many half-lives then has next to no weight against the ridge; scaled by its own recent
+    deviation it would come back at full size, with a coefficient that nothing bounds.
+
+    Returns: (D,) float64.
+    """
+    if stats.life_weight <= 0.0:
+        return torch.zeros_like(stats.mean)
+    floor_D = stats.life_weight * (RELATIVE_ROUNDING * stats.life_mean).square()
+    scatter_D = stats.life_scatter
+    varies_D = scatter_D > torch.maximum(floor_D, stats.rounding)
+    inverse_D = (stats.life_weight / scatter_D.where(varies_D, torch.ones_like(floor_D))).sqrt()
+    return inverse_D.where(varies_D, torch.zeros_like(inverse_D))
+
+
+def solve_ridge(
+    stats: Statistics,
+    strength: float | None = None,
+    freedom: float | None = None,
+    relative_outputs: bool = False,
+) -> Solution:
+    """Ridge regression on centred features scaled to unit variance.
+
+    W = (R + lambda I)^-1 r,  R = Z^T Z / n,  r = Z^T Y / n        [Hoerl & Kennard 1970]
+
+    with Z the centred and scaled features and n the total weight, all from the statistics. The
+    intercept is not shrunk. The answer depends on what was seen, not on its order.
+
+    Args:
+        stats: of one or more examples.
+        strength: lambda; None to choose it by `choose_strength`.
+        freedom: degrees of freedom if they are known for this strength from before; saves the
+            inverse that counts them.
+        relative_outputs: choose the strength for outputs scaled to unit variance.
+
+    Returns: the solution; zero weights if nothing can be learned yet.
+    """
+    inverse_D = measure_inverse_scale(stats)
+    n = stats.weight
+    R_DD = mirror_scatter(stats).mul_(inverse_D[:, None] / n).mul_(inverse_D)
+    r_DM = stats.cross * (inverse_D[:, None] / n)
+    total_M = (stats.target_scatter / n).clamp_min(0.0)
+    if strength is None:
+        eigen_D, basis_DD = torch.linalg.eigh(R_DD)
+        eigen_D = eigen_D.clamp_min(0.0)
+        projected_DM = basis_DD.T @ r_DM
+        unit_M = total_M.clamp_min(1e-300) if relative_outputs else torch.ones_like(total_M)
+        strength = choose_strength(
+            eigen_D, projected_DM / unit_M.sqrt(), (total_M / unit_M).sum(), stats.num_effective
+        )
+        freedom = 1.0 + float((eigen_D / (eigen_D + strength)).sum())
+        scaled_DM = basis_DD @ (projected_DM / (eigen_D + strength)[:, None])
+    else:
+        L_DD = _factorise(R_DD, strength)
+        scaled_DM = torch.cholesky_solve(r_DM, L_DD)
+        if freedom is None:
+            trace = float(torch.cholesky_inverse(L_DD).diagonal().sum())
+            freedom = 1.0 + stats.num_features - strength * trace
+    covariance_MM = scaled_DM.T @ (R_DD @ scaled_DM)
+    explained_M = 2.0 * (r_DM * scaled_DM).sum(0) - covariance_MM.diagonal()
+    leverage = min(max(freedom / max(stats.num_effective, 1.0), 0.0), MAX_LEVERAGE)
+    residual_M = (total_M - explained_M).clamp_min(0.0) / (1.0 - leverage) ** 2
+    weights_DM = scaled_DM * inverse_D[:, None]
+    intercept_M = stats.target_sum / n - stats.mean @ weights_DM
+    return Solution(weights_DM, intercept_M, strength, freedom, leverage, residual_M, covariance_MM)
+
+
+def choose_strength(
+    eigen_D: Tensor, projected_DM: Tensor, total: Tensor, num_effective: float
+) -> float:
+    """The ridge strength by generalised cross-validation, from the statistics alone.
+
+    V(lambda) = RSS(lambda) / (1 - a df(lambda) / n)^2        [Golub, Heath & Wahba 1979, Eq. 1.4]
+
+    over four strengths per decade, refined by a parabola through the best three; a = 1.4 after
+    Kim & Gu [2004]. Under forgetting, n is the effective number of examples.
+
+    Args:
+        eigen_D: (D,) eigenvalues of R, >= 0.
+        projected_DM: (D, M) r in the eigenvectors' coordinates.
+        total: () variance of the targets, summed over outputs.
+        num_effective: n.
+
+    Returns: lambda; the largest one tried while there are too few examples to tell.
+    """
+    D = eigen_D.shape[0]
+    low = math.log10(MIN_STRENGTH)
+    num = math.ceil((math.log10(10.0 * D) - low) * STRENGTHS_PER_DECADE) + 1
+    log_G = low + torch.arange(num, dtype=torch.float64) / STRENGTHS_PER_DECADE
+    strength_G1 = torch.pow(10.0, log_G)[:, None]
+    power_D = projected_DM.square().sum(1)
+    shrunk_GD = 1.0 / (eigen_D + strength_G1)
+    explained_G = (power_D * (eigen_D + 2.0 * strength_G1) * shrunk_GD.square()).sum(1)
+    residual_G = (total - explained_G).clamp_min(1e-12 * float(total))
+    freedom_G = 1.0 + (eigen_D * shrunk_GD).sum(1)
+    room_G = 1.0 - FREEDOM_CHARGE * freedom_G / max(num_effective, 1e-9)
+    values_G = residual_G.log() - 2.0 * room_G.clamp_min(1e-9).log()
+    values_G[room_G <= 0.0] = math.inf
+    best = int(values_G.argmin())
+    if math.isinf(values_G[best]) or not math.isfinite(float(total)) or float(total) <= 0.0:
+        return float(strength_G1[-1, 0])
+    return float(10.0 ** _find_vertex(log_G, values_G, best))
+
+
+def _find_vertex(log_G: Tensor, values_G: Tensor, best: int) -> float:
+    middle = float(log_G[best])
+    if best in (0, len(log_G) - 1):
+        return middle
+    left, centre, right = (float(v) for v in values_G[best - 1 : best + 2])
+    curvature = left - 2.0 * centre + right
+    if not math.isfinite(curvature) or curvature <= 0.0:
+        return middle
+    return middle + 0.5 * (left - right) / curvature / STRENGTHS_PER_DECADE
+
+
+def _factorise(R_DD: Tensor, strength: float) -> Tensor:
+    """Cholesky factor of R + lambda I; lambda grows if rounding made that indefinite."""
+    extra = 0.0
+    for _ in range(12):
+        shifted_DD = R_DD.clone()
+        shifted_DD.diagonal().add_(strength + extra)
+        L_DD, failed = torch.linalg.cholesky_ex(shifted_DD)
+        if not int(failed):
+            factor: Tensor = L_DD
+            return factor
+        extra = max(10.0 * extra, 1e-12)
+    raise AssertionError("statistics are not finite")  # inputs are checked before they are added

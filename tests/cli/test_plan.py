@@ -1,0 +1,58 @@
+"""Plans shown and checked."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_show_names_every_level_with_its_share(nestling: Run, desk: Path) -> None:
+    code, out, err = nestling(
+        "plan", "show", "desk_net:make_net", "--plan", "plan.toml", "--json", "out/plan.json"
+    )
+    assert (code, err) == (0, "")
+    head, spine, slow = json.loads((desk / "out" / "plan.json").read_text())["levels"]
+    assert (head["level"], head["parameters"], head["share"]) == ("head", 27, "52.9%")
+    assert (head["optimizer"], head["gate"]) == ("adamw, lr 0.01", "surprise")
+    assert (spine["parameters"], spine["period"]) == (24, 8)
+    assert (slow["kind"], slow["parameters"]) == ("copy", 51)
+    assert all(name in out for name in ("head", "spine", "slow", "surprise", "52.9%"))
+    assert "answers: slow" in out
+
+
+def test_show_takes_options_of_the_model(nestling: Run) -> None:
+    _, out, _ = nestling(
+        *("plan", "show", "desk_net:make_net", "--plan", "plan.toml"),
+        *("--options", '{"width": 4}'),
+    )
+    assert " 15 " in out
+
+
+def test_the_toml_that_show_prints_is_a_plan(nestling: Run, desk: Path) -> None:
+    _, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "plan.toml", "--toml")
+    (desk / "again.toml").write_text(out)
+    code, said, _ = nestling("plan", "check", "again.toml", "--model", "desk_net:make_net")
+    assert (code, said) == (0, "again.toml: 3 levels, fits desk_net:make_net: ok\n")
+
+
+def test_show_has_a_default(nestling: Run) -> None:
+    code, out, err = nestling("plan", "show", "desk_net:make_net")
+    assert (code, err) == (0, "")
+    assert "adamw" in out or "sgd" in out
+
+
+def test_a_plan_that_does_not_fit_is_refused_by_name(nestling: Run, desk: Path) -> None:
+    text = (desk / "plan.toml").read_text()
+    for wrong, said in (
+        (text.replace('"2.*"', '"3.*"'), "pattern '3.*'"),
+        (text.replace('["*"]', '["0.weight"]'), "'0.bias'"),
+        (text.replace("period = 8", "period = 0"), "period"),
+        (text.replace("period = 8", "perod = 8"), "perod"),
+        (text.replace('readout = "slow"', 'readout = "slwo"'), "did you mean 'slow'"),
+        (text + '[[level]]\nkind = "memory"\nname = "m"\non = "1x"\n', "did you mean '1'"),
+    ):
+        (desk / "wrong.toml").write_text(wrong)
+        code, out, err = nestling("plan", "check", "wrong.toml", "--model", "desk_net:make_net")
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err

@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_result(
 
 
 def test_tables_show_every_row_and_dashes_for_gaps() -> None:
-    rows = [{"method": "a", "acc": 0.25}, {"method": "b"}]
+    rows: list[dict[str, object]] = [{"method": "a", "acc": 0.25}, {"method": "b"}]
     assert build_table(rows).row_count == 2
     assert format_markdown(rows).splitlines()[-1] == "| b | - |"
 

@@ -46,7 +46,11 @@ def test_the_lock_holds_every_dependency() -> None:
 def read_licence(package: str) -> str:
     """Everything that a package says of its licence, except the licence's own long text."""
     about = metadata.metadata(package)
-    said = [about.get("License-Expression") or "", (about.get("License") or "").split("\n")[0]]
+    said = [
+        line.split("\n")[0]
+        for key in ("License-Expression", "License")
+        for line in about.get_all(key) or []
+    ]
     said += [line for line in about.get_all("Classifier") or [] if line.startswith("License")]
     return " | ".join(part for part in said if part)
 

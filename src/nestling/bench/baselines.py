@@ -18,7 +18,7 @@ from nestling.memory import ReservoirReplay
 
 Batch = tuple[Tensor, Tensor]  # (N, ...) inputs, (N,) labels
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 class Rival(Protocol):

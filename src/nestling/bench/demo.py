@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from nestling.bench.baselines import Batch, Finetune, FrozenSpine, Replay, Rival, tune_rate
 from nestling.bench.result import SuiteResult
 from nestling.bench.trial import Record, Trial, follow
+from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience, demo_experiences
 from nestling.learn import Learner
@@ -32,7 +33,7 @@ BATCH_SIZE = 16
 CAPACITY = 200  # examples that replay keeps
 SEEDS = (0, 1, 2)
 # Picked by `tune` on seeds 100-102; see docs/LOG.md.
-RATES = {"finetune": 1e-3, "replay": 3e-3, "frozen spine": 3e-3}
+RATES = {"finetune": 3e-3, "replay": 1e-2, "frozen spine": 3e-2}
 METHODS = ("finetune", "replay", "frozen spine", "nestling")
 
 Progress = Callable[[str, float], None]
@@ -115,7 +116,12 @@ def run(
         progress: told the method and the share of trials that are done.
 
     Returns: one row per method; figures as `compare` names them, and total_seconds.
+
+    Raises:
+        JobError: `out` holds another run than a demo.
     """
+    if out is not None:
+        _clear(out)
     started = time.perf_counter()
     trials: list[Trial] = []
     summaries: list[Record] = []
@@ -201,6 +207,17 @@ def write_run(
     finally:
         writer.close()
     write_report(out)
+
+
+def _clear(out: Path) -> None:
+    """Make room for the run: an older demo goes, anything else is refused before work begins."""
+    config = out / "config.json"
+    if not config.exists():
+        return
+    if '"suite": "demo"' not in config.read_text(encoding="utf-8"):
+        raise JobError(f"'{out}' holds another run; name another folder with --out")
+    (out / "metrics.jsonl").unlink(missing_ok=True)
+    config.unlink()
 
 
 def _mean(records: Sequence[Record], name: str) -> float | None:

@@ -13,7 +13,7 @@ def data() -> None:
 
     \b
     Example:
-      nestling data fetch mnist --folder data
+      nestling data fetch mnist
     """
 
 
@@ -29,7 +29,9 @@ def list_command(json_file: Path | None) -> None:
     from nestling.bench.table import build_table
     from nestling.data import list_datasets
 
-    rows: list[dict[str, object]] = [{"name": name} for name in list_datasets()]
+    rows: list[dict[str, object]] = [
+        {"name": one.name, "about": one.about, "licence": one.licence} for one in list_datasets()
+    ]
     show_table(build_table(rows))
     if json_file is not None:
         write_json(json_file, rows)
@@ -40,12 +42,17 @@ def list_command(json_file: Path | None) -> None:
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("data"),
-    show_default=True,
+    help="Where to put it; by default $NESTLING_DATA, else ~/.cache/nestling.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Copy the archive from this folder instead of fetching it.",
 )
 @json_option
-def fetch(name: str, folder: Path, json_file: Path | None) -> None:
-    """Fetch data set NAME into a folder and check its sha256.
+def fetch(name: str, folder: Path | None, source: Path | None, json_file: Path | None) -> None:
+    """Fetch data set NAME and check its sha256.
 
     \b
     Example:
@@ -54,7 +61,7 @@ def fetch(name: str, folder: Path, json_file: Path | None) -> None:
     from nestling.data import fetch as fetch_data
 
     with show_progress(f"fetching {name}"):
-        path = fetch_data(name, folder)
+        path = fetch_data(name, folder, source=source)
     click.echo(f"{name}: {path}")
     if json_file is not None:
         write_json(json_file, {"name": name, "path": str(path)})

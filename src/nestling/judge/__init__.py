@@ -1,0 +1,24 @@
+"""Measures of adaptation and of retention."""
+
+from nestling.judge.curves import (
+    negative_flip_rate,
+    retention_half_life,
+    steps_to_fraction,
+    worst_case_accuracy,
+)
+from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
+from nestling.judge.statistics import Estimate, LevelCompute, compare_paired, estimate_mean
+
+__all__ = [
+    "FORMULAS",
+    "AccuracyMatrix",
+    "Estimate",
+    "LevelCompute",
+    "compare_paired",
+    "estimate_mean",
+    "formula",
+    "negative_flip_rate",
+    "retention_half_life",
+    "steps_to_fraction",
+    "worst_case_accuracy",
+]

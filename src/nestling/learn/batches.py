@@ -44,7 +44,7 @@ class Batch:
         >>> Batch((torch.zeros(3, 2),), target=torch.zeros(3)).size
         3
         """
-        first = next(iter(self.features.values()))
+        first = self.inputs[0] if self.inputs else next(iter(self.keywords.values()))
         return first.shape[0] if first.ndim else 1
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -1,5 +1,6 @@
 """A job: model, data, experiences and plan of one run, as a TOML file says them."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor, nn
 
 from nestling.core.errors import DataError, JobError, suggest
-from nestling.data import Experience, load, read_table, split_by_class
+from nestling.data import Experience, list_classes, load, read_table, split_by_class
 from nestling.levels import Plan
 from nestling.models import build_model, import_function
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+# JSON has no infinity, which an inline plan may hold as a half-life.
+_STRICT = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 _EXAMPLE = 'e.g. model = "my_models:make_net" and data = { train = "a.csv", test = "b.csv" }'
 
 
@@ -94,7 +96,8 @@ class Job(BaseModel):
 
     def to_data(self) -> dict[str, object]:
         """The job as JSON-ready data, to be read back by `read_job`."""
-        return self.model_dump(mode="json", exclude_none=True)
+        data: dict[str, object] = json.loads(self.model_dump_json(exclude_none=True))
+        return data
 
     def build_model(self) -> nn.Module:
         """The model with its first weights; raises ModelError."""
@@ -153,7 +156,7 @@ class Job(BaseModel):
         tests = tests * len(pairs) if len(tests) == 1 else tests
         return [
             Experience(
-                name=path.stem, train=pair, test=held_out, classes=_list_classes(pair[1]), task=None
+                name=path.stem, train=pair, test=held_out, classes=list_classes(pair[1]), task=None
             )
             for path, pair, held_out in zip(train, pairs, tests, strict=True)
         ]
@@ -172,7 +175,7 @@ class Job(BaseModel):
                     name=name,
                     train=(x, y),
                     test=(x_test, y_test),
-                    classes=_list_classes(y),
+                    classes=list_classes(y),
                     task=None,
                 )
             ]
@@ -246,8 +249,3 @@ def _join(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     if len(widths) > 1:
         raise DataError(f"data files differ in their columns: {sorted(map(tuple, widths))}")
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def _list_classes(y: Tensor) -> tuple[int, ...]:
-    """The labels that occur; none if the targets are real numbers."""
-    return () if y.is_floating_point() else tuple(int(label) for label in y.unique())

@@ -120,6 +120,7 @@ class Learner:
         self._needs_pairs = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
         )
+        self._buffers = list(model.buffers())
         self._lock = threading.RLock()
         self._board = None if board is None else Board(Path(board))
         for level in self.levels.values():
@@ -192,7 +193,8 @@ class Learner:
     ) -> StepReport:
         with self._lock:
             started = time.perf_counter()
-            batch = batch.to(self.device)
+            if any(value.device != self.device for value in batch.inputs) or batch.keywords:
+                batch = batch.to(self.device)
             if batch.target is None:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
             check_batch(batch, self.num_classes, dtype=self._dtype)
@@ -237,6 +239,7 @@ class Learner:
             self.loss,
             rehearse=rehearse,
             precision=self._autocast(),
+            buffers=self._buffers,
         )
         if refused:
             self.num_refused += 1
@@ -399,10 +402,10 @@ class Learner:
     def _score(self, batch: Batch, rows: dict[str, Tensor], labels: Tensor) -> None:
         """Let the gate see, every block of examples, how well each expert would have answered."""
         assert self.readout is not None
-        if self.task == "classification":
-            self.readout.count(labels)
         if self.readout.gate is None:
             return
+        if self.task == "classification":
+            self.readout.count(labels)
         self._unscored += batch.size
         answering = [self.levels[name] for name in self.plan.answering if name in self.levels]
         block = min((level.spec.block for level in answering), default=64)
@@ -443,7 +446,7 @@ class Learner:
     def _count_labels(self, labels: Tensor, task: int | None) -> None:
         if self.task != "classification":
             return
-        found = set(labels.unique().tolist())
+        found = set(labels.tolist())
         self.classes |= found
         if task is not None:
             self.task_classes.setdefault(task, set()).update(found)

@@ -70,10 +70,11 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
         NestlingError: whatever is wrong with model, data or plan; nothing is written then.
     """
     with use_threads(job.num_threads):
+        plan, model = job.build_plan(), job.build_model()
         experiences = job.load_experiences()
         learner = Learner(
-            job.build_model(),
-            job.build_plan(),
+            model,
+            plan,
             pretrained=job.pretrained,
             replay=job.replay,
             seed=job.seed,
@@ -201,7 +202,8 @@ class _Run:
     def _write_summary(self) -> None:
         for reading in self.readings:
             self.writer.write("compute", self._sign(describe_compute(reading)))
-        evaluations = read_run(self.job.out).select("evaluation")
+        records = read_run(self.job.out).records
+        evaluations = [record for record in records if record["kind"] == "evaluation"]
         record = summarize(evaluations, [one.name for one in self.experiences])
         seconds = self.position.seconds / max(1, self.position.num_seen)
         self.writer.write("summary", self._sign(record) | {"seconds_per_example": seconds})

@@ -1,6 +1,7 @@
 """The training step: a short function that a user could have written."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -55,6 +56,7 @@ def take_step(
     *,
     rehearse: Callable[[nn.Module], Tensor] | None = None,
     precision: AbstractContextManager[object] | None = None,
+    buffers: Sequence[Tensor] = (),
 ) -> tuple[float, Tensor, str]:
     """Forward, backward and one optimizer step, refused if anything is not finite.
 
@@ -65,37 +67,39 @@ def take_step(
         loss_function: (output, target) -> scalar ().
         rehearse: model -> scalar (), a replay loss that is added.
         precision: an autocast context for the forward pass.
+        buffers: what a forward pass changes in the model (running statistics).
 
     Returns: the loss, the model's output (detached), and why the step was refused ("" if it
         was taken). A refused step leaves parameters, moments, gathered gradients and clocks
         as they were.
     """
     assert batch.target is not None
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    before = [buffer.clone() for buffer in buffers]
     optimizer.prepare_step()
     with precision or nullcontext():
         output = read_output(batch.call(model))
         loss = loss_function(output, batch.target)
         total = loss if rehearse is None else loss + rehearse(model)
     value = loss.item()
-    if not torch.isfinite(total.detach()):
-        _put_back(buffers)
-        return value, output.detach(), f"loss is {total.item()}"
+    whole = value if rehearse is None else total.item()
+    if not math.isfinite(whole):
+        _put_back(buffers, before)
+        return value, output.detach(), f"loss is {whole}"
     optimizer.zero_grad()
     if total.requires_grad:
         total.backward()
     if not _are_finite(optimizer):
         optimizer.zero_grad()
-        _put_back(buffers)
+        _put_back(buffers, before)
         return value, output.detach(), "a gradient is not finite"
     optimizer.observe(value)
     optimizer.step()
     return value, output.detach(), ""
 
 
-def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, before in buffers:
-        buffer.copy_(before)
+def _put_back(buffers: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def _are_finite(optimizer: NestedOptimizer) -> bool:
@@ -105,8 +109,5 @@ def _are_finite(optimizer: NestedOptimizer) -> bool:
         for param in level.params
         if param.grad is not None
     ]
-    if not grads:
-        return True
-    norms = torch._foreach_norm(grads)
-    # A sum is finite only if every term is; squares are avoided, they overflow.
-    return bool(torch.isfinite(torch.stack(norms).sum()))
+    # A sum of norms is finite only if every entry is.
+    return not grads or math.isfinite(sum(torch.stack(torch._foreach_norm(grads)).tolist()))

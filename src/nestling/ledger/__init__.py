@@ -1,0 +1,5 @@
+"""The record of a run, and its report."""
+
+from nestling.ledger.run import Run, RunWriter, read_run
+
+__all__ = ["Run", "RunWriter", "read_run"]

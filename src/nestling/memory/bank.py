@@ -38,11 +38,13 @@ PRESENCE_THRESHOLD = 2.0**-5
 class MemoryBank:
     """Ridge memories of several half-lives on the same features, mixed by a fixed-share gate.
 
-    Every memory learns every example at once. The gate compares them on examples that they have
+    Every memory knows every example at once. The gate compares them on examples that they have
     not learned yet: the log-losses of a block of `block` examples under the solutions from before
     that block, taken example by example when the block is full; so the gate lags by up to one
-    block, and keeps features and targets of the unfinished block (they are in `state_dict`).
-    `block=1` is exact prequential scoring. See `FixedShare` for what the gate guarantees.
+    block. `block=1` is exact prequential scoring. See `FixedShare` for what the gate guarantees.
+    Features and targets of the unfinished block are kept until then (they are in `state_dict`),
+    and are added to the statistics as one block: that is faster, and reading in between does not
+    change a bit of what follows.
 
     With `mix="present"` the experts are compared and mixed only on how they divide probability
     among the classes seen recently; absent classes keep what the slowest memory gives them, see
@@ -69,7 +71,7 @@ class MemoryBank:
     Raises:
         DataError: no half-life, or an argument outside its range.
 
-    >>> bank = MemoryBank(2, half_lives=(10.0, math.inf), block=1)
+    >>> bank = MemoryBank(2, half_lives=(10.0, float("inf")), block=1)
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 10)
     >>> bank.add(x, torch.tensor([0, 1] * 10))
     0
@@ -104,7 +106,7 @@ class MemoryBank:
         self.block = block
         self.mix: MixKind = mix
         width = features.num_outputs if features is not None else num_inputs
-        self.memories = [
+        self._memories = [
             RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
             for h in half_lives
         ]
@@ -115,35 +117,48 @@ class MemoryBank:
         self.prior = ClassPrior(
             PRESENCE_HALF_LIFE if prior_half_life is None else prior_half_life, declared
         )
-        self.gate = FixedShare(len(self.memories) + has_prior, share=share)
-        self._held: list[HeldSolution | None] = [None] * len(self.memories)
+        self.gate = FixedShare(len(half_lives) + has_prior, share=share)
+        self._held: list[HeldSolution | None] = [None] * len(half_lives)
+        self._current: list[RidgeMemory] | None = None
         self._start_block()
+
+    @property
+    def memories(self) -> list[RidgeMemory]:
+        """The memories as they stand now, in the order of the half-lives; read only."""
+        if not len(self._pending):
+            return self._memories
+        if self._current is None:
+            current = [memory.copy() for memory in self._memories]
+            for memory in current:
+                memory.add_features(*self._pending.read(self.num_classes))
+            self._current = current
+        return self._current
 
     @property
     def clock(self) -> int:
         """Examples that arrived so far."""
-        return self.memories[0].clock
+        return self._memories[0].clock + len(self._pending)
 
     @property
     def num_classes(self) -> int:
         """K or M: columns of `predict`."""
-        return self.memories[0].num_classes
+        return self._memories[0].num_classes
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is remembered."""
-        return self.memories[self.slow].is_empty
+        return self._memories[self.slow].is_empty and not self._pending.has_weight
 
     @property
     def num_bytes(self) -> int:
         """Size of all statistics and of the unfinished block."""
-        return sum(memory.num_bytes for memory in self.memories) + self._pending.num_bytes
+        return sum(memory.num_bytes for memory in self._memories) + self._pending.num_bytes
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples in all memories; arguments and errors of `RidgeMemory.add`."""
         x, y_NM, weight_N = self._check(x, y, weight)
         clock, N = self.clock, x.shape[0]
-        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        phi_ND = self._compute_features(x)
         start = 0
         while start < N:
             # Never across the end of a gate's block: cutting a batch in two changes nothing.
@@ -168,13 +183,13 @@ class MemoryBank:
         check_clock(clock, N, self.clock)
         # On copies, so that a memory that refuses leaves the others as they were.
         memories = [memory.copy() for memory in self.memories]
-        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        phi_ND = self._compute_features(x)
         target = y_NM.argmax(dim=1) if self.task == "classification" else y_NM
         for memory in memories:
             memory.remove(phi_ND, target, weight_N, clock=clock)
         if self.task == "classification":
             self.prior.remove(target, weight_N, clock=clock)
-        self.memories = memories
+        self._memories = memories
         self._held = [None] * len(memories)
         self._start_block()
 
@@ -192,18 +207,17 @@ class MemoryBank:
         if self.is_empty:
             raise NotFitted("the memory bank is empty; add(x, y) first")
         x = check_inputs(x, self.num_inputs)
-        phi_ND = self.features(x) if self.features is not None else x.to(torch.float64)
+        phi_ND = self._compute_features(x)
         slow = self.memories[self.slow]
         answers = [
-            # A memory whose last examples have all faded away has no answer of its own.
+            # A memory whose examples have all faded away has no answer of its own.
             (slow if memory.is_empty else memory).predict(phi_ND)
             for memory in self.memories
         ]
         if self.has_prior:
             self.prior.grow(self.num_classes)
-            answers.append(
-                answers[self.slow] if self.prior.is_empty else self.prior.predict(x.shape[0])
-            )
+            empty = self.prior.is_empty
+            answers.append(answers[self.slow] if empty else self.prior.predict(x.shape[0]))
         return torch.stack(answers)
 
     def present(self) -> Tensor:
@@ -221,7 +235,7 @@ class MemoryBank:
         """Everything, the unfinished block included."""
         return {
             "config": self._read_config(),
-            "memories": [memory.state_dict() for memory in self.memories],
+            "memories": [memory.state_dict() for memory in self._memories],
             "gate": self.gate.state_dict(),
             "prior": self.prior.state_dict(),
             "block_prior": self._block_prior.state_dict(),
@@ -232,12 +246,13 @@ class MemoryBank:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the bank that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "memory bank")
-        for memory, saved in zip(self.memories, state["memories"], strict=True):
+        for memory, saved in zip(self._memories, state["memories"], strict=True):
             memory.load_state_dict(saved)
         self.gate.load_state_dict(state["gate"])
         self.prior.load_state_dict(state["prior"])
         self._block_prior.load_state_dict(state["block_prior"])
         self._pending.load_state_dict(state["pending"])
+        self._current = None
         self._held = [
             None if held is None else HeldSolution.from_state(held) for held in state["held"]
         ]
@@ -245,7 +260,7 @@ class MemoryBank:
     def _read_config(self) -> dict[str, object]:
         return {
             "num_inputs": self.num_inputs,
-            "half_lives": [memory.half_life for memory in self.memories],
+            "half_lives": [memory.half_life for memory in self._memories],
             "features": self.features.read_config() if self.features is not None else None,
             "has_prior": self.has_prior,
             "block": self.block,
@@ -254,28 +269,37 @@ class MemoryBank:
 
     def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         x = check_inputs(x, self.num_inputs)
-        y_NM = self.memories[0].check_targets(y, x.shape[0])
+        y_NM = self._memories[0].check_targets(y, x.shape[0])
         return x, y_NM, check_weights(weight, x.shape[0])
 
+    def _compute_features(self, x: Tensor) -> Tensor:
+        return self.features(x) if self.features is not None else x.to(torch.float64)
+
     def _add_rows(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
-        """Learn rows that do not reach beyond the unfinished block; score it if they fill it."""
-        for memory in self.memories:
-            memory.add_features(phi_ND, y_NM, weight_N)
+        """Take in rows that do not reach beyond the unfinished block; close it if full."""
         target = y_NM
+        for memory in self._memories:
+            memory.grow(y_NM.shape[1])
         if self.task == "classification":
             target = y_NM.argmax(dim=1)
             self.prior.add(target, weight_N)
             self.prior.grow(self.num_classes)
-        if self.gate.num_experts == 1:
-            return
         self._pending.add(phi_ND, target, weight_N)
-        if len(self._pending) >= self.block:
+        self._current = None
+        if len(self._pending) < self.block:
+            return
+        has_gate = self.gate.num_experts > 1
+        if has_gate:
             self._score_block()
+        block = self._pending.read(self.num_classes)
+        for memory in self._memories:
+            memory.add_features(*block)
+        if has_gate:
             self._held = [
                 renew_solution(memory, held)
-                for memory, held in zip(self.memories, self._held, strict=True)
+                for memory, held in zip(self._memories, self._held, strict=True)
             ]
-            self._start_block()
+        self._start_block()
 
     def _score_block(self) -> None:
         """Tell the gate how the memories would have answered the block before they learned it."""
@@ -283,12 +307,13 @@ class MemoryBank:
         if slow is None:
             return
         solutions = [held or slow for held in self._held]
-        phi_ND, target, weight_N = self._pending.read()
+        phi_ND, y_NM, weight_N = self._pending.read(self.num_classes)
         answers = [answer(held, phi_ND, self.num_classes) for held in solutions]
         if self.task == "regression":
             variances = [held.variance for held in solutions]
-            losses_NE = score_values(torch.stack(answers), variances, target)
+            losses_NE = score_values(torch.stack(answers), variances, y_NM)
         else:
+            target = y_NM.argmax(dim=1)
             self._block_prior.grow(self.num_classes)
             counts_NK = self._block_prior.trace(target, weight_N)
             if self.has_prior:
@@ -299,5 +324,6 @@ class MemoryBank:
         self.gate.update(torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0))
 
     def _start_block(self) -> None:
-        self._pending = PendingBlock()
+        self._pending = PendingBlock(one_hot=self.task == "classification")
+        self._current = None
         self._block_prior = copy.deepcopy(self.prior)

@@ -20,8 +20,6 @@ TAIL_FREEDOM = 4
 # Draws per class at ten classes; fewer at more, so that the cost stays bounded.
 NUM_DRAWS = 256
 MIN_DRAWS = 8
-# One imagined example with this variance keeps few examples from looking certain.
-IMAGINED_VARIANCE = 0.25
 MIN_SHARPNESS, MAX_SHARPNESS = 1e-3, 1e3
 
 
@@ -36,21 +34,22 @@ class Calibration:
 def calibrate(stats: Statistics, solution: Solution) -> Calibration:
     """How to turn the scores of a solved classification memory into probabilities.
 
-    The scores of a new example of class c are modelled as m_c + e with
+    The scores of a new example of class c are modelled as m'_c + e with
 
-        m_c = (1 + a) (mean score of class c) - a onehot(c),   a = h / (1 - h),
+        m'_c = y + (1 + a)(m_c - y) - a (onehot(c) - y),   a = h / (1 - h),
         cov e = (1 + a)^2 (pooled covariance of the scores within the classes),
 
-    h being the mean leverage: this is what leaving one out does to a ridge score,
+    m_c being the mean score of the class among the examples learned, y the mean of all and h the
+    mean leverage without the intercept. This is what leaving one out does to a ridge score,
     s_-i = s_i - h_i / (1 - h_i) (y_i - s_i) [Cook & Weisberg 1982, Sec. 2.2], with the mean
-    leverage for all, as generalised cross-validation does. Then
+    leverage for all, as in generalised cross-validation. Then
 
-        p(c | s) = softmax_c( t (s . m_c - |m_c|^2 / 2 + v log prior_c) ),
+        p(c | s) = softmax_c( t ((s . m_c - |m_c|^2 / 2) / v + log prior_c) ),
 
-    the posterior of nearest class means with variance v = tr(cov e) / K, and the sharpness t
-    minimises the expected log-loss of the model, e having the tails of Student's t. The draws are
-    fixed quasi-random numbers, so all is a function of the statistics: what was seen, not in
-    which order.
+    which at t = 1 is the posterior of spherical classes with variance v = tr(cov e) / K; the
+    sharpness t minimises the model's expected log-loss, e having the tails of Student's t. The
+    draws are fixed quasi-random numbers, so all is a function of the statistics: what was seen,
+    not in which order.
 
     Args:
         stats: of one-hot targets.
@@ -66,57 +65,63 @@ def calibrate(stats: Statistics, solution: Solution) -> Calibration:
     if K < 2 or stats.weight <= 0.0:
         offset[seen] = 0.0
         return Calibration(matrix, offset)
-    means_KK, covariance_KK, prior_K = _model_scores(stats, solution, seen)
-    variance = float(covariance_KK.diagonal().mean())
-    bias_K = variance * prior_K.log() - 0.5 * means_KK.square().sum(1)
-    sharpness = _find_sharpness(means_KK, covariance_KK, bias_K, prior_K)
+    share_K = stats.target_sum[seen].clamp_min(0.0) / stats.weight
+    pull_KK, new_pull_KK, covariance_KK, prior_K = _model_scores(stats, solution, seen, share_K)
+    # Without any variance the scores say nothing: then 0 / 1 leaves the prior.
+    variance = float(covariance_KK.diagonal().mean()) or 1.0
+    map_KK = pull_KK.T / variance
+    centred_K = prior_K.log() - 0.5 * pull_KK.square().sum(1) / variance
+    sharpness = _find_sharpness(new_pull_KK @ map_KK + centred_K, map_KK, covariance_KK, prior_K)
+    # The mean score of all is the mean target: the intercept sees to that.
+    bias_K = centred_K - share_K @ map_KK
     # Scores of classes never seen are zero, so their rows of the matrix do not matter.
-    matrix[seen.nonzero(), seen.nonzero()[:, 0]] = sharpness * means_KK.T
+    matrix[seen.nonzero(), seen.nonzero()[:, 0]] = sharpness * map_KK
     offset[seen] = sharpness * bias_K
     return Calibration(matrix, offset)
 
 
 def _model_scores(
-    stats: Statistics, solution: Solution, seen: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (class, score), covariance within classes and prior of the classes seen."""
-    count_K = stats.target_sum[seen].clamp_min(0.0)
-    # (class, score): how far each class's mean score is from the mean of all.
+    stats: Statistics, solution: Solution, seen: Tensor, share_K: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean scores of classes beside the mean of all (class, score), as fitted and as of new
+    examples; covariance of new examples within classes; prior. Of the classes seen."""
+    count_K = share_K * stats.weight
     pull_KK = (stats.cross[:, seen].T @ solution.weights[:, seen]) / count_K.clamp_min(1e-300)[
         :, None
     ]
-    share_K = count_K / stats.weight
     within_KK = solution.covariance[seen][:, seen] - pull_KK.T @ (share_K[:, None] * pull_KK)
     within_KK = 0.5 * (within_KK + within_KK.T)
-    stretch = 1.0 / (1.0 - solution.leverage)
-    means_KK = stretch * (share_K + pull_KK)
-    means_KK.diagonal().sub_(stretch - 1.0)
     n = max(stats.num_effective, 1.0)
+    leverage = max(solution.leverage - 1.0 / n, 0.0)
+    stretch = 1.0 / (1.0 - leverage)
+    own_KK = torch.eye(len(share_K), dtype=torch.float64) - share_K
+    new_pull_KK = stretch * pull_KK - (stretch - 1.0) * own_KK
     covariance_KK = within_KK * (stretch**2 * n / (n + 1.0))
-    covariance_KK.diagonal().add_(IMAGINED_VARIANCE / (n + 1.0))
+    covariance_KK.diagonal().add_(float(solution.covariance.diagonal()[seen].mean()) / (n + 1.0))
     # One imagined example per class: what has faded away stays possible.
     unit = stats.weight / n
     prior_K = (count_K + unit) / (count_K + unit).sum()
-    return means_KK, covariance_KK, prior_K
+    return pull_KK, new_pull_KK, covariance_KK, prior_K
 
 
 def _find_sharpness(
-    means_KK: Tensor, covariance_KK: Tensor, bias_K: Tensor, prior_K: Tensor
+    centre_KK: Tensor, map_KK: Tensor, covariance_KK: Tensor, prior_K: Tensor
 ) -> float:
     """The t that minimises E[-log softmax_c(t u)], u the logits of modelled examples."""
-    K = means_KK.shape[0]
+    K = centre_KK.shape[0]
     num_draws = max(MIN_DRAWS, min(NUM_DRAWS, 10 * NUM_DRAWS // K))
     eigen_K, basis_KK = torch.linalg.eigh(covariance_KK)
-    root_KK = basis_KK * eigen_K.clamp_min(0.0).sqrt()
-    noise_SK = _draw_tails(num_draws, K) @ root_KK.T @ means_KK.T
-    centre_KK = means_KK @ means_KK.T + bias_K  # (class of the example, logit)
+    # The symmetric root: unlike a triangular or rotated one it does not jump where eigenvalues
+    # meet, so that rounding cannot choose other draws.
+    root_KK = (basis_KK * eigen_K.clamp_min(0.0).sqrt()) @ basis_KK.T
+    noise_SK = _draw_tails(num_draws, K) @ root_KK @ map_KK
     logits_KSK = centre_KK[:, None, :] + noise_SK[None]
     own_KS = logits_KSK.diagonal(dim1=0, dim2=2).T
     # Only differences matter; this also keeps the products small.
     logits_KSK = logits_KSK - own_KS[:, :, None]
     weight_KS1 = (prior_K / num_draws)[:, None, None]
     low, high = math.log(MIN_SHARPNESS), math.log(MAX_SHARPNESS)
-    log_t = math.log(10.0)
+    log_t = math.log(0.5)
     for _ in range(60):
         p_KSK = torch.softmax(math.exp(log_t) * logits_KSK, dim=2)
         mean_KS1 = (p_KSK * logits_KSK).sum(2, keepdim=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestling.memory.checks import encode_one_hot
 from nestling.memory.gate import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
@@ -60,9 +61,14 @@ class HeldSolution:
 
 
 class PendingBlock:
-    """Features, targets and weights of the examples that the gate has not scored yet."""
+    """Features, targets and weights of the examples that were not scored and learned yet.
 
-    def __init__(self) -> None:
+    Args:
+        one_hot: targets are labels, given back as one-hot rows.
+    """
+
+    def __init__(self, one_hot: bool) -> None:
+        self.one_hot = one_hot
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._size = 0
 
@@ -70,32 +76,42 @@ class PendingBlock:
         return self._size
 
     @property
+    def has_weight(self) -> bool:
+        """Whether any example has a weight above 0."""
+        return any(bool((weight_N > 0.0).any()) for _, _, weight_N in self._parts)
+
+    @property
     def num_bytes(self) -> int:
         """Size of what is kept."""
         return sum(t.numel() * t.element_size() for part in self._parts for t in part)
 
     def add(self, phi_ND: Tensor, target: Tensor, weight_N: Tensor) -> None:
-        """Append rows; they are copied."""
+        """Append rows, with labels (N,) or targets (N, M); they are copied."""
         self._parts.append((phi_ND.clone(), target.clone(), weight_N.clone()))
         self._size += phi_ND.shape[0]
 
-    def read(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows: features (N, D), targets (N,) or (N, M), weights (N,)."""
-        phi, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        return phi, target, weight
+    def read(self, num_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows: features (N, D), dense targets (N, num_outputs), weights (N,)."""
+        phi_ND, target, weight_N = self._join()
+        y_NM = encode_one_hot(target, num_outputs) if self.one_hot else target
+        return phi_ND, y_NM, weight_N
 
     def state_dict(self) -> dict[str, object]:
         """All rows, or nothing."""
         if not self._parts:
             return {}
-        phi, target, weight = self.read()
-        return {"phi": phi, "target": target, "weight": weight}
+        phi_ND, target, weight_N = self._join()
+        return {"phi": phi_ND, "target": target, "weight": weight_N}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._parts, self._size = [], 0
         if state:
             self.add(state["phi"], state["target"], state["weight"])
+
+    def _join(self) -> tuple[Tensor, Tensor, Tensor]:
+        phi, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        return phi, target, weight
 
 
 def renew_solution(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:

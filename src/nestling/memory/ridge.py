@@ -14,8 +14,6 @@ from torch import Tensor
 from nestling.core.errors import DataError, MergeError, NotFitted
 from nestling.memory.calibrate import Calibration, calibrate
 from nestling.memory.checks import (
-    check_clock,
-    check_half_life,
     check_inputs,
     check_ridge,
     check_saved,
@@ -23,22 +21,10 @@ from nestling.memory.checks import (
     check_task,
     check_weights,
 )
-from nestling.memory.combine import align_statistics, merge_statistics, remove_block
+from nestling.memory.clocked import ClockedStatistics
 from nestling.memory.features import RandomFeatures
 from nestling.memory.solve import Solution, solve_ridge
-from nestling.memory.statistics import (
-    SWEEP_HALF_LIVES,
-    Statistics,
-    add_block,
-    add_life,
-    decay_factor,
-    decay_weights,
-    export_statistics,
-    grow_outputs,
-    import_statistics,
-    make_statistics,
-    sweep,
-)
+from nestling.memory.statistics import Statistics, grow_outputs
 
 Task = Literal["classification", "regression"]
 
@@ -53,7 +39,6 @@ class RidgeMemory:
     examples: any order and any cutting into blocks or shards give the same up to rounding in
     float64. With a finite one it depends on the order by its definition, and on nothing else:
     scaling, strength and calibration are computed from the statistics, never from first data.
-
     Statistics live on the CPU in float64; the solution is computed when it is asked for.
 
     Args:
@@ -97,58 +82,64 @@ class RidgeMemory:
         self.task: Task = task
         self.num_outputs = num_outputs
         self.features = features
-        self.half_life = check_half_life(half_life)
         self.ridge = ridge
-        self._clock = 0
-        self._last_sweep = 0
         width = features.num_outputs if features is not None else num_inputs
-        self._stats = make_statistics(width, num_outputs or 0)
+        self._sums = ClockedStatistics(width, num_outputs or 0, half_life)
         self._held: tuple[float, float] | None = None
         self._solution: Solution | None = None
         self._calibration: Calibration | None = None
 
     @property
+    def half_life(self) -> float:
+        """h in examples."""
+        return self._sums.half_life
+
+    @property
     def clock(self) -> int:
         """Examples that arrived so far; removing one does not turn it back."""
-        return self._clock
+        return self._sums.clock
 
     @property
     def num_classes(self) -> int:
         """K, the columns of `predict`: the declared outputs, or the largest label + 1."""
-        return self._stats.num_outputs
+        return self.statistics.num_outputs
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is remembered."""
-        return self._stats.weight <= 0.0
+        return self.statistics.weight <= 0.0
 
     @property
     def num_bytes(self) -> int:
         """Size of the statistics; it does not grow with the number of examples."""
-        values = vars(self._stats).values()
-        return sum(v.numel() * v.element_size() if isinstance(v, Tensor) else 8 for v in values)
+        return self.statistics.num_bytes
 
     @property
     def statistics(self) -> Statistics:
         """The sufficient statistics; read only."""
-        return self._stats
+        return self._sums.values
 
     @property
     def solution(self) -> Solution:
         """The current solution, computed if something changed; NotFitted while empty."""
-        if self._solution is None:
-            self._require_content()
+        solution = self._solution
+        if solution is None:
+            if self.is_empty:
+                raise NotFitted("the memory is empty; add(x, y) first")
             strength, freedom = self._held or (self.ridge, None)
             relative = self.task == "regression"
-            self._solution = solve_ridge(self._stats, strength, freedom, relative)
-        return self._solution
+            solution = solve_ridge(self.statistics, strength, freedom, relative)
+            self._solution = solution
+        return solution
 
     @property
     def calibration(self) -> Calibration:
         """From scores to logits of class probabilities; see `calibrate`."""
-        if self._calibration is None:
-            self._calibration = calibrate(self._stats, self.solution)
-        return self._calibration
+        calibration = self._calibration
+        if calibration is None:
+            calibration = calibrate(self.statistics, self.solution)
+            self._calibration = calibration
+        return calibration
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples, in order; the same as one by one up to rounding.
@@ -174,35 +165,23 @@ class RidgeMemory:
 
         Args:
             phi_ND: (N, D) float64, what `compute_features` gives.
-            y_NM: (N, M) float64; one-hot for classes, M at least the classes so far.
+            y_NM: (N, M) float64, what `check_targets` gives.
             weight_N: (N,) float64.
-
-        Returns: the block's clock.
         """
-        clock, N = self._clock, phi_ND.shape[0]
-        if N == 0:
-            return clock
-        grow_outputs(self._stats, y_NM.shape[1])
-        factor = decay_factor(N, self.half_life)
-        add_block(self._stats, phi_ND, y_NM, decay_weights(weight_N, 0, self.half_life), factor)
-        add_life(self._stats, phi_ND, y_NM, weight_N)
-        self._clock = clock + N
-        if self._clock - self._last_sweep > SWEEP_HALF_LIVES * self.half_life:
-            sweep(self._stats)
-            self._last_sweep = self._clock
-        self._forget_solution()
+        clock = self.clock
+        if phi_ND.shape[0]:
+            self.grow(y_NM.shape[1])
+            self._sums.add(phi_ND, y_NM, weight_N)
+            self._forget_solution()
         return clock
 
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take examples away again, as if they had never been seen (the clock stands).
 
-        Exact up to rounding, relative to what was there; a block that was added at once must be
-        removed with the same rows in the same order, or any part of it with its own clock.
+        Exact up to rounding, relative to what was there.
 
         Args:
-            x: (N, num_inputs), as added.
-            y: as added.
-            weight: as added.
+            x, y, weight: as added.
             clock: what `add` returned, plus the rows of the block that stood before these.
 
         Raises:
@@ -211,29 +190,15 @@ class RidgeMemory:
             NonFiniteInput, ShapeMismatch, UnknownLabel: as in `add`.
         """
         x, y_NM, weight_N = self._check(x, y, weight)
-        N = x.shape[0]
-        if N == 0:
-            return
-        check_clock(clock, N, self._clock)
-        aged_N = decay_weights(weight_N, self._clock - clock - N, self.half_life)
-        self._stats = remove_block(
-            self._stats,
-            self.compute_features(x),
-            y_NM,
-            weight_N,
-            aged_N,
-            one_hot=self.task == "classification",
-        )
-        self._forget_solution()
+        if x.shape[0]:
+            phi_ND, is_classes = self.compute_features(x), self.task == "classification"
+            self._sums.remove(phi_ND, y_NM, weight_N, clock, one_hot=is_classes)
+            self._forget_solution()
 
     def merge(self, other: "RidgeMemory") -> None:
         """Learn all that another memory has learned; exact up to rounding.
 
-        Both are first brought to the later of the two clocks: each example keeps the age that it
-        has in its own memory plus what its memory lags behind.
-
-        Args:
-            other: unchanged.
+        Both are brought to the later clock: an example's age grows by what its memory lags behind.
 
         Raises:
             MergeError: other features, half-life, task, outputs or strength. Nothing changed.
@@ -244,23 +209,11 @@ class RidgeMemory:
                 raise MergeError(
                     f"cannot merge memories of {name} {mine!r} and {theirs!r}; they must be equal"
                 )
-        num_outputs = max(self.num_classes, other.num_classes)
-        if self.task == "regression" and 0 < min(self.num_classes, other.num_classes) < num_outputs:
-            raise MergeError(
-                f"cannot merge memories of {self.num_classes} and {other.num_classes} outputs"
-            )
-        clock = max(self._clock, other._clock)
-        stats, theirs = (
-            align_statistics(one._stats, clock - one._clock, self.half_life, num_outputs)
-            for one in (self, other)
-        )
-        merge_statistics(stats, theirs)
-        self._stats, self._clock = stats, clock
+        self._sums.merge(other._sums, may_grow=self.task == "classification")
         self._forget_solution()
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw linear outputs (N, M), float64; NotFitted while empty."""
-        self._require_content()
         solution = self.solution
         phi_ND = self.compute_features(check_inputs(x, self.num_inputs))
         return torch.addmm(solution.intercept, phi_ND, solution.weights)
@@ -268,14 +221,7 @@ class RidgeMemory:
     def predict(self, x: Tensor) -> Tensor:
         """Calibrated class probabilities (N, K) or means (N, M), float64.
 
-        A class never seen has probability 0.
-
-        Args:
-            x: (N, num_inputs).
-
-        Raises:
-            NotFitted: nothing was learned yet.
-            NonFiniteInput, ShapeMismatch: as in `add`.
+        A class never seen has probability 0. NotFitted while empty; else errors as in `add`.
         """
         scores_NM = self.scores(x)
         if self.task == "regression":
@@ -295,10 +241,15 @@ class RidgeMemory:
         was tuned no longer answers by the set of its examples alone. No-op for a fixed `ridge`.
         """
         if self.ridge is None:
-            self._require_content()
             self._held = None
             self._forget_solution()
             self._held = (self.solution.strength, self.solution.freedom)
+
+    def grow(self, num_outputs: int) -> None:
+        """Make room for so many classes or outputs."""
+        if num_outputs > self.statistics.num_outputs:
+            grow_outputs(self.statistics, num_outputs)
+            self._forget_solution()
 
     def compute_features(self, x: Tensor) -> Tensor:
         """phi(x), (N, D) float64, for inputs that were checked."""
@@ -308,35 +259,27 @@ class RidgeMemory:
         """y as dense float64 (N, M), as `add_features` takes it; errors as in `add`."""
         columns = self.num_outputs
         if columns is None and self.task == "regression":
-            columns = self._stats.num_outputs or None
-        return check_targets(y, num_examples, self.task, columns, self._stats.num_outputs)
+            columns = self.statistics.num_outputs or None
+        return check_targets(y, num_examples, self.task, columns, self.statistics.num_outputs)
 
     def copy(self) -> "RidgeMemory":
         """An independent memory with the same content."""
         twin = copy.copy(self)
-        twin._stats = self._stats.copy()
+        twin._sums = self._sums.copy()
         return twin
 
     def state_dict(self) -> dict[str, object]:
         """All that it knows and how it was built; solving again gives the same bits."""
         return {
             "config": self._read_config(),
-            "clock": self._clock,
-            "last_sweep": self._last_sweep,
             "held": None if self._held is None else list(self._held),
-            "statistics": export_statistics(self._stats),
+            "statistics": self._sums.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the memory that was saved.
-
-        Raises:
-            ForeignSnapshot: saved by a memory that was built otherwise. Nothing changed.
-        """
+        """Become the memory that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "memory")
-        self._stats = import_statistics(state["statistics"])
-        self._clock = state["clock"]
-        self._last_sweep = state["last_sweep"]
+        self._sums.load_state_dict(state["statistics"])
         held = state["held"]
         self._held = None if held is None else (held[0], held[1])
         self._forget_solution()
@@ -359,7 +302,3 @@ class RidgeMemory:
     def _forget_solution(self) -> None:
         self._solution = None
         self._calibration = None
-
-    def _require_content(self) -> None:
-        if self.is_empty:
-            raise NotFitted("the memory is empty; add(x, y) first")

@@ -72,6 +72,12 @@ class Statistics:
         """(sum w)^2 / sum w^2, the number of equally weighted examples that know as much."""
         return self.weight**2 / self.squared_weight if self.squared_weight > 0 else 0.0
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all sums."""
+        values = vars(self).values()
+        return sum(v.numel() * v.element_size() if isinstance(v, Tensor) else 8 for v in values)
+
     def copy(self) -> "Statistics":
         """The same values in memory of their own."""
         return import_statistics(export_statistics(self))
@@ -80,7 +86,7 @@ class Statistics:
 def make_statistics(num_features: int, num_outputs: int) -> Statistics:
     """Statistics of no examples.
 
-    >>> make_statistics(3, 2).cross_DM.shape
+    >>> make_statistics(3, 2).cross.shape
     torch.Size([3, 2])
     """
     D, M, wide = num_features, num_outputs, torch.float64

@@ -1,0 +1,83 @@
+"""Means over seeds, with the interval that so few seeds allow."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nestling.core.errors import DataError
+
+# Student's t, two-sided 95 %, for 1 to 30 degrees of freedom.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and half the width of its 95 % interval.
+
+    Attributes:
+        mean: over the seeds.
+        half_width: infinity for a single seed.
+        num_seeds: how many.
+    """
+
+    mean: float
+    half_width: float
+    num_seeds: int
+
+
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """Mean with a 95 % t-interval: m +- t s / sqrt(n).
+
+    Args:
+        values: one per seed.
+
+    >>> estimate_mean([1.0, 2.0, 3.0]).mean
+    2.0
+    """
+    n = len(values)
+    if n == 0:
+        raise DataError("no value to average; give one per seed")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, math.inf, 1)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    quantile = _T95[n - 2] if n - 2 < len(_T95) else 1.96
+    return Estimate(mean, quantile * math.sqrt(variance / n), n)
+
+
+def compare_paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
+    """Mean difference over seeds that both sides share: ours - theirs.
+
+    Args:
+        ours: one value per seed.
+        theirs: the same seeds, in the same order.
+
+    >>> compare_paired([2.0, 3.0], [1.0, 2.0])
+    Estimate(mean=1.0, half_width=0.0, num_seeds=2)
+    """
+    if len(ours) != len(theirs):
+        raise DataError(f"{len(ours)} and {len(theirs)} seeds; pairs need the same seeds")
+    return estimate_mean([a - b for a, b in zip(ours, theirs, strict=True)])
+
+
+@dataclass(frozen=True)
+class LevelCompute:
+    """What one level cost.
+
+    Attributes:
+        name: of the level.
+        num_steps: optimizer steps that it saw.
+        num_updates: times that its parameters changed.
+        share_backward_skipped: steps without a backward pass through it, in [0, 1].
+        seconds: spent in its updates.
+    """
+
+    name: str
+    num_steps: int
+    num_updates: int
+    share_backward_skipped: float
+    seconds: float

@@ -1,0 +1,100 @@
+"""Statistics with a clock: blocks arrive, fade by a half-life, are taken away and merged.
+
+Letters: N examples, D features, M outputs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nestling.core.errors import MergeError
+from nestling.memory.checks import check_clock, check_half_life
+from nestling.memory.combine import align_statistics, merge_statistics, remove_block
+from nestling.memory.statistics import (
+    SWEEP_HALF_LIVES,
+    add_block,
+    add_life,
+    decay_factor,
+    decay_weights,
+    export_statistics,
+    import_statistics,
+    make_statistics,
+    sweep,
+)
+
+
+class ClockedStatistics:
+    """Sufficient statistics, the number of examples that arrived, and how fast they fade.
+
+    Args:
+        num_features: D.
+        num_outputs: M to begin with.
+        half_life: in examples, > 0.
+
+    Raises:
+        DataError: a half-life that is not above 0.
+    """
+
+    def __init__(self, num_features: int, num_outputs: int, half_life: float = math.inf) -> None:
+        self.half_life = check_half_life(half_life)
+        self.values = make_statistics(num_features, num_outputs)
+        self.clock = 0
+        self._last_sweep = 0
+
+    def add(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
+        """Let a block of one example or more arrive; M as in the statistics."""
+        N = phi_ND.shape[0]
+        aged_N = decay_weights(weight_N, 0, self.half_life)
+        add_block(self.values, phi_ND, y_NM, aged_N, decay_factor(N, self.half_life))
+        add_life(self.values, phi_ND, y_NM, weight_N)
+        self.clock += N
+        if self.clock - self._last_sweep > SWEEP_HALF_LIVES * self.half_life:
+            sweep(self.values)
+            self._last_sweep = self.clock
+
+    def remove(
+        self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor, clock: int, one_hot: bool
+    ) -> None:
+        """Take away a block that arrived from `clock` on; errors as in `RidgeMemory.remove`."""
+        N = phi_ND.shape[0]
+        check_clock(clock, N, self.clock)
+        aged_N = decay_weights(weight_N, self.clock - clock - N, self.half_life)
+        self.values = remove_block(self.values, phi_ND, y_NM, weight_N, aged_N, one_hot)
+
+    def merge(self, other: "ClockedStatistics", may_grow: bool) -> None:
+        """Add all of `other`, of equal D and half-life, both brought to the later clock.
+
+        Raises:
+            MergeError: different M that may not grow.
+        """
+        sizes = (self.values.num_outputs, other.values.num_outputs)
+        if not may_grow and 0 < min(sizes) < max(sizes):
+            raise MergeError(f"cannot merge memories of {sizes[0]} and {sizes[1]} outputs")
+        clock = max(self.clock, other.clock)
+        mine, theirs = (
+            align_statistics(one.values, clock - one.clock, self.half_life, max(sizes))
+            for one in (self, other)
+        )
+        merge_statistics(mine, theirs)
+        self.values, self.clock = mine, clock
+
+    def copy(self) -> "ClockedStatistics":
+        """The same in memory of its own."""
+        twin = ClockedStatistics(0, 0, self.half_life)
+        twin.values, twin.clock, twin._last_sweep = self.values.copy(), self.clock, self._last_sweep
+        return twin
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything but the half-life."""
+        return {
+            "clock": self.clock,
+            "last_sweep": self._last_sweep,
+            "values": export_statistics(self.values),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.values = import_statistics(state["values"])
+        self.clock, self._last_sweep = state["clock"], state["last_sweep"]

@@ -1,0 +1,31 @@
+"""The main job at the command line, with one seed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.slow
+def test_demo_prints_a_table_and_writes_run_report_and_figures(nestling: Run, desk: Path) -> None:
+    args = ("demo", "--seeds", "1", "--threads", "1", "--out", "run", "--json", "demo.json")
+    code, out, err = nestling(*args)
+    assert (code, err) == (0, "")
+    for method in ("finetune", "replay", "frozen spine", "nestling"):
+        assert method in out
+    page = (desk / "run" / "report.html").read_text()
+    assert "nestling" in page
+    data = json.loads((desk / "demo.json").read_text())
+    assert (data["suite"], len(data["rows"])) == ("demo", 4)
+    assert data["figures"]["total_seconds"] < 90
+
+
+def test_demo_refuses_the_folder_of_another_run(nestling: Run, desk: Path) -> None:
+    (desk / "run").mkdir()
+    (desk / "run" / "config.json").write_text('{"job": {}}')
+    code, out, err = nestling("demo", "--out", "run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "another run" in err

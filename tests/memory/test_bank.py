@@ -1,0 +1,155 @@
+import math
+
+import pytest
+import torch
+from sklearn.datasets import load_diabetes
+from torch import Tensor
+
+from nestling.core.errors import DataError, NotFitted, UnknownLabel
+from nestling.memory import FixedShare, MemoryBank, RandomFeatures, RidgeMemory, mix_on_present
+
+Digits = tuple[Tensor, Tensor, Tensor, Tensor]
+HALF_LIVES = (20.0, 200.0, math.inf)
+
+
+def accuracy(answer: Tensor, y: Tensor) -> float:
+    return float((answer.argmax(dim=1) == y).double().mean())
+
+
+def stream_into(bank: MemoryBank, x: Tensor, y: Tensor) -> None:
+    for rows in torch.arange(len(x)).split(10):
+        bank.add(x[rows], y[rows])
+
+
+def test_members_are_ridge_memories_of_the_same_examples(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    features = RandomFeatures(64, 50, seed=2)
+    bank = MemoryBank(64, half_lives=HALF_LIVES, features=features, ridge=0.1)
+    stream_into(bank, x[:333], y[:333])
+    for half_life, answer in zip(HALF_LIVES, bank.predict_experts(x_test), strict=True):
+        alone = RidgeMemory(64, features=features, half_life=half_life, ridge=0.1)
+        alone.add(x[:333], y[:333])
+        torch.testing.assert_close(answer, alone.predict(x_test), rtol=0.0, atol=1e-8)
+
+
+def test_the_gate_equals_a_loop_over_events(digits: Digits) -> None:
+    """block=1: each example is answered by memories that know all before it, then learned."""
+    x, y, _, _ = digits
+    x, y = x[:120], y[:120]
+    bank = MemoryBank(64, half_lives=HALF_LIVES, ridge=0.3, share=0.01, block=1, mix="all")
+    stream_into(bank, x, y)
+    members = [RidgeMemory(64, half_life=h, ridge=0.3) for h in HALF_LIVES]
+    gate, solved_at, answers = FixedShare(3, share=0.01), [0, 0, 0], [None, None, None]
+    for i in range(len(x)):
+        if i:
+            for k, member in enumerate(members):
+                # The bank renews a solution when a twentieth of what it holds is new.
+                if i - solved_at[k] >= 0.05 * member.statistics.weight or answers[k] is None:
+                    answers[k], solved_at[k] = member.copy(), i  # type: ignore[call-overload]
+            p = torch.stack(
+                [torch.nn.functional.pad(a.predict(x[i : i + 1]), (0, 10))[:, :10] for a in answers]  # type: ignore[attr-defined]
+            )
+            gate.update(-p[:, 0, y[i]].log()[None])
+        for member in members:
+            member.add(x[i : i + 1], y[i : i + 1])
+    torch.testing.assert_close(bank.gate.weights, gate.weights, rtol=0.0, atol=1e-6)
+
+
+def test_classes_one_after_the_other_are_not_forgotten(digits: Digits) -> None:
+    x, y, x_test, y_test = digits
+    order = y.argsort(stable=True)
+    bank = MemoryBank(64, half_lives=HALF_LIVES, features=RandomFeatures(64, 200, passthrough=True))
+    stream_into(bank, x[order], y[order])
+    experts = bank.predict_experts(x_test)
+    assert accuracy(experts[0], y_test) < 0.5  # the fast one has forgotten
+    assert accuracy(bank.predict(x_test), y_test) > accuracy(experts[2], y_test) - 0.01
+    assert accuracy(bank.predict(x_test), y_test) > 0.94
+
+
+def test_when_labels_change_meaning_the_fast_memory_takes_over(digits: Digits) -> None:
+    x, y, x_test, y_test = digits
+    bank = MemoryBank(64, half_lives=HALF_LIVES, block=16)
+    stream_into(bank, x[:900], y[:900])
+    assert float(bank.gate.weights[0]) < 0.1
+    stream_into(bank, x[900:], 9 - y[900:])
+    assert float(bank.gate.weights[2]) < 0.1
+    fixed = accuracy(bank.memories[2].predict(x_test), 9 - y_test)
+    assert accuracy(bank.predict(x_test), 9 - y_test) > fixed + 0.2
+
+
+def test_the_prior_expert_wins_where_only_runs_of_labels_can_be_known() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 3, generator=generator)
+    y = (torch.arange(2000) // 50) % 3
+    bank = MemoryBank(
+        3, half_lives=(100.0, math.inf), prior_half_life=5.0, block=16, mix="all", share=0.01
+    )
+    stream_into(bank, x, y)
+    assert float(bank.gate.weights[2]) > 0.5
+    assert bank.predict_experts(x[:5]).shape == (3, 5, 3)
+
+
+def test_regression_follows_the_memory_that_fits() -> None:
+    x, y = (torch.tensor(part) for part in load_diabetes(return_X_y=True))
+    bank = MemoryBank(10, half_lives=(5.0, math.inf), task="regression", block=16)
+    stream_into(bank, x[:400], y[:400])
+    assert float(bank.gate.weights[1]) > 0.8
+    error = (bank.predict(x[400:])[:, 0] - y[400:]).square().mean()
+    assert float(error) < 0.6 * float(y.var())
+
+
+def test_removed_examples_leave_memories_and_the_unfinished_block(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    bank = MemoryBank(64, half_lives=(math.inf,), ridge=0.1)
+    never = MemoryBank(64, half_lives=(math.inf,), ridge=0.1)
+    stream_into(bank, x[:100], y[:100])
+    clock = bank.add(x[100:120], y[100:120])
+    stream_into(never, x[:100], y[:100])
+    assert clock == 100
+    bank.remove(x[100:120], y[100:120], clock=clock)
+    assert bank.clock == 120
+    torch.testing.assert_close(bank.predict(x_test), never.predict(x_test), rtol=0.0, atol=1e-8)
+    assert bank.state_dict()["pending"] == {}
+    before = bank.predict(x_test)
+    with pytest.raises(DataError, match="class"):
+        bank.remove(x[:90], torch.full((90,), 3), clock=0)
+    assert torch.equal(bank.predict(x_test), before)
+
+
+def test_a_bank_of_one_endless_memory_knows_no_order(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    one, other = (MemoryBank(64, half_lives=(math.inf,)) for _ in range(2))
+    stream_into(one, x, y)
+    order = y.argsort(stable=True)
+    stream_into(other, x[order], y[order])
+    torch.testing.assert_close(one.predict(x_test), other.predict(x_test), rtol=0.0, atol=1e-8)
+
+
+def test_the_answer_is_the_mixture_it_says(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    bank = MemoryBank(64, half_lives=HALF_LIVES, block=32)
+    stream_into(bank, x[:500], y[:500])
+    experts = bank.predict_experts(x_test)
+    wanted = mix_on_present(experts, bank.gate.weights, 2, bank.present())
+    assert torch.equal(bank.predict(x_test), wanted)
+
+
+def test_a_class_that_comes_late_is_known_at_once(digits: Digits) -> None:
+    x, y, _, _ = digits
+    bank = MemoryBank(64, half_lives=HALF_LIVES, block=64)
+    stream_into(bank, x[y < 9][:200], y[y < 9][:200])
+    assert bank.predict(x).shape == (1200, 9)
+    bank.add(x[y == 9][:3], y[y == 9][:3])
+    assert bank.predict(x[y == 9][:3]).argmax(dim=1).tolist() == [9, 9, 9]
+
+
+def test_wrong_use_is_named(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    with pytest.raises(NotFitted, match="empty"):
+        MemoryBank(64, half_lives=HALF_LIVES).predict(x_test)
+    with pytest.raises(DataError, match="half-life"):
+        MemoryBank(64, half_lives=())
+    with pytest.raises(DataError, match="half-life 0"):
+        MemoryBank(64, half_lives=(0.0,))
+    with pytest.raises(UnknownLabel, match="label 9"):
+        MemoryBank(64, half_lives=HALF_LIVES, num_outputs=9).add(x, y)

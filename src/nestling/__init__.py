@@ -23,8 +23,11 @@ from nestling.levels import (
     Plan,
     ScheduleGate,
     SurpriseGate,
+    adapters,
     assign_levels,
+    by_depth,
     mix,
+    spine_and_head,
 )
 from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
 from nestling.optim import adam, adamw, sgd
@@ -59,9 +62,12 @@ __all__ = [
     "__version__",
     "adam",
     "adamw",
+    "adapters",
     "assign_levels",
+    "by_depth",
     "mix",
     "sgd",
+    "spine_and_head",
 ]
 
 

@@ -32,7 +32,8 @@ def test_learn_writes_a_run_folder(nestling: Run, desk: Path) -> None:
     assert "run/report.html" in out
     for name in ("config.json", "metrics.jsonl", "report.html", "snapshots/after-001"):
         assert (desk / "run" / name).exists()
-    kinds = {json.loads(line)["kind"] for line in (desk / "run" / "metrics.jsonl").open()}
+    lines = (desk / "run" / "metrics.jsonl").read_text().splitlines()
+    kinds = {json.loads(line)["kind"] for line in lines}
     assert {"experience", "evaluation", "level", "summary"} <= kinds
     result = json.loads((desk / "result.json").read_text())
     assert 0.0 <= result["summary"]["acc"] <= 1.0

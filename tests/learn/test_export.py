@@ -22,7 +22,7 @@ from nestling.learn.export import (
     bake_model,
     save_onnx,
 )
-from nestling.levels.adapters import attach_low_rank
+from nestling.levels.low_rank import attach_low_rank
 
 
 def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

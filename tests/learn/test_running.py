@@ -41,7 +41,7 @@ def read_end(job: Job) -> dict[str, torch.Tensor]:
 
 
 def read_records(folder: Path) -> list[dict[str, object]]:
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
 
 

@@ -13,7 +13,7 @@ from nestling.core.errors import PlanError, UnknownLevel, suggest
 from nestling.learn.batches import read_output
 from nestling.learn.rehearsal import unpack
 from nestling.levels import Change
-from nestling.levels.adapters import merge_low_rank
+from nestling.levels.low_rank import merge_low_rank
 
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner

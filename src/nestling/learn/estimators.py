@@ -185,8 +185,8 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
         new = np.setdiff1d(found, known)
         if len(new) and (given is not None or self.is_declared_):
             raise UnknownLabel(
-                f"label {new.tolist()[0]!r} is not in classes {known.tolist()}; declare it in the first "
-                "call of partial_fit, or give no classes there"
+                f"label {new.tolist()[0]!r} is not in classes {known.tolist()}; declare it in the "
+                "first call of partial_fit, or give no classes there"
             )
         if is_first:
             self._open(X, known, is_declared=given is not None)

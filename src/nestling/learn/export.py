@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch, suggest
 from nestling.learn.batches import read_output
-from nestling.levels.adapters import strip_parametrization
+from nestling.levels.low_rank import strip_parametrization
 
 Task = Literal["classification", "regression"]
 

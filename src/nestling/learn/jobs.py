@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from nestling.core.errors import DataError, JobError, suggest
+from nestling.core.errors import DataError, JobError, NestlingError, suggest
 from nestling.data import Experience, list_classes, load, read_table, split_by_class
 from nestling.levels import Plan
 from nestling.models import build_model, import_function
@@ -132,7 +132,15 @@ class Job(BaseModel):
                 f"experiences = {self.experiences!r}: data function {name!r} returns its own; "
                 "leave the key out"
             )
-        made = import_function(name)(**self.data.options)
+        function = import_function(name)
+        try:
+            made = function(**self.data.options)
+        except NestlingError:
+            raise
+        except Exception as error:
+            raise JobError(
+                f"data function {name!r} failed: {type(error).__name__}: {error}"
+            ) from error
         found = list(made) if isinstance(made, Sequence) else []
         if not found or not all(isinstance(one, Experience) for one in found):
             raise JobError(
@@ -225,7 +233,9 @@ def load_job(path: Path) -> Job:
 
 def _describe(error: ValidationError) -> str:
     """One line: key, problem, value; the nearest key for an unknown one."""
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A misspelt key is also a missing one: say the spelling.
+    first = min(found, key=lambda one: one["type"] != "extra_forbidden")
     where = [str(part) for part in first["loc"]]
     key = ".".join(where) or "job"
     if first["type"] == "extra_forbidden":

@@ -11,6 +11,7 @@ from nestling.levels.gates import (
 )
 from nestling.levels.optimizer import NestedOptimizer
 from nestling.levels.plan import Plan
+from nestling.levels.presets import adapters, by_depth, spine_and_head
 from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
 from nestling.levels.spec import Copy, Freeze, Level, Memory, Mix, mix
 
@@ -32,6 +33,9 @@ __all__ = [
     "Plan",
     "ScheduleGate",
     "SurpriseGate",
+    "adapters",
     "assign_levels",
+    "by_depth",
     "mix",
+    "spine_and_head",
 ]

@@ -19,14 +19,7 @@ from nestling.memory.checks import (
 )
 from nestling.memory.features import RandomFeatures
 from nestling.memory.gate import FixedShare, mix_on_present
-from nestling.memory.prequential import (
-    HeldSolution,
-    PendingBlock,
-    answer,
-    renew_solution,
-    score_classes,
-    score_values,
-)
+from nestling.memory.prequential import HeldSolution, PendingBlock, renew_solution, score_block
 from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task
 
@@ -46,13 +39,12 @@ class MemoryBank:
     and are added to the statistics as one block: that is faster, and reading in between does not
     change a bit of what follows.
 
-    With `mix="present"` the experts are compared and mixed only on how they divide probability
-    among the classes seen recently; absent classes keep what the slowest memory gives them, see
-    `mix_on_present`. With `mix="all"` it is the plain linear mixture and the plain log-loss.
+    With `mix="present"` experts are compared and mixed only on how they divide probability among
+    the classes seen recently, see `mix_on_present`; `mix="all"` is the plain linear mixture.
 
-    What depends on order: the gate always; and with two memories or more their ridge strengths,
-    which are chosen anew when the clock has doubled and held in between (`RidgeMemory.tune`), to
-    save time. A bank of one memory has no gate and is that memory.
+    What depends on order: the gate, and with two memories or more their ridge strengths, which
+    are chosen anew when the clock has doubled and held in between (`RidgeMemory.tune`). A bank of
+    one memory has no gate and is that memory.
 
     Args:
         num_inputs: width of x.
@@ -63,8 +55,7 @@ class MemoryBank:
         ridge: strength for all; None for cross-validation.
         share: of the gate, see `FixedShare`.
         prior_half_life: of a class-prior memory as one more expert, about 20 where labels come in
-            runs and the next event is what matters; None for none: when classes come one after
-            the other it wins the gate by betting on the run, not by knowing the inputs.
+            runs and the next event is what matters; None for none (docs/memories.md says why).
         block: examples between two updates of the gate.
         mix: "present" or "all", for classification.
 
@@ -173,8 +164,7 @@ class MemoryBank:
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take examples away from all memories; arguments and errors of `RidgeMemory.remove`.
 
-        The weights of the gate stay: they are what the examples taught about the memories, not
-        the examples. Held solutions and the unfinished block are dropped.
+        The gate's weights stay; held solutions and the unfinished block are dropped.
         """
         x, y_NM, weight_N = self._check(x, y, weight)
         N = x.shape[0]
@@ -260,9 +250,14 @@ class MemoryBank:
     def _read_config(self) -> dict[str, object]:
         return {
             "num_inputs": self.num_inputs,
+            "task": self.task,
+            "num_outputs": self._memories[0].num_outputs,
             "half_lives": [memory.half_life for memory in self._memories],
             "features": self.features.read_config() if self.features is not None else None,
+            "ridge": self._memories[0].ridge,
+            "share": self.gate.share,
             "has_prior": self.has_prior,
+            "prior_half_life": self.prior.half_life,
             "block": self.block,
             "mix": self.mix,
         }
@@ -306,20 +301,14 @@ class MemoryBank:
         slow = self._held[self.slow]
         if slow is None:
             return
-        solutions = [held or slow for held in self._held]
         phi_ND, y_NM, weight_N = self._pending.read(self.num_classes)
-        answers = [answer(held, phi_ND, self.num_classes) for held in solutions]
-        if self.task == "regression":
-            variances = [held.variance for held in solutions]
-            losses_NE = score_values(torch.stack(answers), variances, y_NM)
-        else:
-            target = y_NM.argmax(dim=1)
+        counts_NK = None
+        if self.task == "classification":
             self._block_prior.grow(self.num_classes)
-            counts_NK = self._block_prior.trace(target, weight_N)
-            if self.has_prior:
-                answers.append(counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1e-300))
-            present_NK = counts_NK >= PRESENCE_THRESHOLD if self.mix == "present" else None
-            losses_NE = score_classes(torch.stack(answers), target, present_NK)
+            counts_NK = self._block_prior.trace(y_NM.argmax(dim=1), weight_N)
+        only_present = PRESENCE_THRESHOLD if self.mix == "present" else None
+        solutions = [held or slow for held in self._held]
+        losses_NE = score_block(solutions, phi_ND, y_NM, counts_NK, self.has_prior, only_present)
         heard_N1 = (weight_N > 0.0)[:, None]
         self.gate.update(torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0))
 

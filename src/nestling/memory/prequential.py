@@ -194,3 +194,32 @@ def score_values(means_ENM: Tensor, variances: Sequence[Tensor], y_NM: Tensor) -
     variance_E1M = torch.maximum(variance_EM, floor_M)[:, None, :]
     squared_ENM = (y_NM - means_ENM).square() / variance_E1M
     return 0.5 * (torch.log(2.0 * math.pi * variance_E1M) + squared_ENM).sum(dim=2).T
+
+
+def score_block(
+    solutions: Sequence[HeldSolution],
+    phi_ND: Tensor,
+    y_NM: Tensor,
+    counts_NK: Tensor | None,
+    has_prior: bool,
+    only_present: float | None,
+) -> Tensor:
+    """Log-losses of memories, and of the class prior, on a block that they have not learned.
+
+    Args:
+        solutions: one per memory.
+        phi_ND: (N, D).
+        y_NM: (N, M), one-hot for classes.
+        counts_NK: (N, K) decayed counts of classes before each example; None: values.
+        has_prior: the class prior is the last expert.
+        only_present: least count of a present class; None: compare on all classes.
+
+    Returns: (N, E) nats.
+    """
+    answers = [answer(held, phi_ND, y_NM.shape[1]) for held in solutions]
+    if counts_NK is None:
+        return score_values(torch.stack(answers), [held.variance for held in solutions], y_NM)
+    if has_prior:
+        answers.append(counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1e-300))
+    present_NK = None if only_present is None else counts_NK >= only_present
+    return score_classes(torch.stack(answers), y_NM.argmax(dim=1), present_NK)

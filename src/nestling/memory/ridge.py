@@ -43,10 +43,8 @@ class RidgeMemory:
 
     Args:
         num_inputs: width of x.
-        task: "classification" (y: labels (N,), any integers >= 0) or "regression" (y: (N,) or
-            (N, M) floats).
-        num_outputs: classes or outputs; None: classes grow with the largest label, and the first
-            regression targets say how many outputs there are.
+        task: "classification" (y: integers >= 0 (N,)) or "regression" (y: floats (N,), (N, M)).
+        num_outputs: classes or outputs; None: classes grow, the first targets fix the outputs.
         features: made of x before anything is learned; None for x itself.
         half_life: h in examples, > 0; an example's weight halves every h examples after it.
         ridge: lambda relative to features of unit variance; None for cross-validation.
@@ -149,8 +147,7 @@ class RidgeMemory:
             y: labels (N,), or targets (N,) or (N, M).
             weight: (N,) >= 0; None for ones.
 
-        Returns: the clock of the block: how many examples had arrived before it. Keep it to be
-        able to `remove` the block from a memory with a finite half-life.
+        Returns: the clock of the block, for `remove`: how many examples had arrived before it.
 
         Raises:
             NonFiniteInput: NaN or infinity.
@@ -185,9 +182,8 @@ class RidgeMemory:
             clock: what `add` returned, plus the rows of the block that stood before these.
 
         Raises:
-            DataError: more is removed than there is, of all or of one class; or a clock that has
-                not been yet. Nothing is changed then.
-            NonFiniteInput, ShapeMismatch, UnknownLabel: as in `add`.
+            DataError: more is removed than there is, of all or of one class, or at a clock that
+                has not been yet; and as in `add`. Nothing is changed then.
         """
         x, y_NM, weight_N = self._check(x, y, weight)
         if x.shape[0]:
@@ -235,10 +231,9 @@ class RidgeMemory:
         return self.solution.residual_variance.clone()
 
     def tune(self) -> None:
-        """Choose the strength now and hold it until the next call (opt-in).
+        """Choose the strength now and hold it until the next call; no-op for a fixed `ridge`.
 
-        Solving then costs a tenth. But what is held depends on when it was chosen: a memory that
-        was tuned no longer answers by the set of its examples alone. No-op for a fixed `ridge`.
+        Opt-in: solving then costs a tenth, but the answer depends on when this was called.
         """
         if self.ridge is None:
             self._held = None

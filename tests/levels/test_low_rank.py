@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
 from nestling.core.errors import IdlePattern, PlanError
-from nestling.levels.adapters import LowRank, attach_low_rank, detach_low_rank, merge_low_rank
+from nestling.levels.low_rank import LowRank, attach_low_rank, detach_low_rank, merge_low_rank
 
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
 

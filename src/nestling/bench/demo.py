@@ -102,7 +102,7 @@ def tune(method: str) -> tuple[float, dict[float, float]]:
 
 def run(
     *,
-    num_threads: int = 2,
+    num_threads: int = 1,
     out: Path | None = None,
     seeds: Sequence[int] = SEEDS,
     progress: Progress | None = None,

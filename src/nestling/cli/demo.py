@@ -16,7 +16,7 @@ from nestling.cli.output import json_option, show_progress, show_table
     help="The run folder; an older demo in it is replaced.",
 )
 @click.option("--seeds", type=click.IntRange(1, 50), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @json_option
 def demo(out: Path, seeds: int, threads: int, json_file: Path | None) -> None:
     """Learn digits in four experiences, with and without levels, and compare.

@@ -1,0 +1,184 @@
+"""The plots of a report, as SVG: readable in print, without colour, and on any screen."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nestling.core.errors import MissingExtra
+from nestling.ledger.digest import MethodDigest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+INK, FAINT = "#333333", "#BBBBBB"
+
+
+def plot_accuracy(
+    digests: Sequence[MethodDigest], names: Sequence[str], ends: Sequence[float]
+) -> "Figure":
+    """Accuracy of every experience over time, a panel per method; dashes mark boundaries."""
+    figure, panels = _make_panels(len(digests), height=2.7)
+    for axes, digest in zip(panels, digests, strict=True):
+        _mark_boundaries(axes, ends)
+        for index, name in enumerate(names):
+            _draw_curve(axes, digest.curves[name], index, name)
+        _finish_accuracy(axes, digest.name)
+    _add_legend(figure, panels[0])
+    return figure
+
+
+def plot_matrices(digests: Sequence[MethodDigest], names: Sequence[str]) -> "Figure":
+    """The accuracy matrix of every method as a heat map with its numbers."""
+    figure, panels = _make_panels(len(digests), height=3.1)
+    for axes, digest in zip(panels, digests, strict=True):
+        axes.imshow(digest.matrix, cmap="cividis", vmin=0.0, vmax=1.0)
+        for i, row in enumerate(digest.matrix):
+            for j, value in enumerate(row):
+                text = "" if math.isnan(value) else f"{100 * value:.0f}"
+                tint = "white" if value < 0.55 else "black"
+                axes.text(j, i, text, ha="center", va="center", color=tint)
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xlabel("accuracy on, %")
+        axes.set_ylabel("after learning")
+        axes.set_title(digest.name, loc="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def plot_adaptation(digests: Sequence[MethodDigest]) -> "Figure":
+    """Examples until 90 % of a method's own best, after each change."""
+    figure, (axes,) = _make_panels(1, height=2.6)
+    names = list(digests[0].adaptation)
+    width = 0.8 / len(digests)
+    for index, digest in enumerate(digests):
+        places = [place + (index - (len(digests) - 1) / 2) * width for place in range(len(names))]
+        values = [digest.adaptation.get(name, math.nan) for name in names]
+        heights = [0.0 if math.isnan(value) else value for value in values]
+        colour = COLOURS[index % len(COLOURS)]
+        bars = axes.bar(places, heights, width, color=colour, label=digest.name)
+        labels = ["never" if math.isnan(value) else f"{value:.0f}" for value in values]
+        axes.bar_label(bars, labels, fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("examples to 90 %")
+    axes.margins(y=0.15)
+    _add_legend(figure, axes)
+    return figure
+
+
+def plot_levels(digest: MethodDigest) -> "Figure":
+    """Updates and relative change per update of every level, on its own clock."""
+    figure, (updates, change) = _make_panels(2, height=2.6)
+    for index, (level, rows) in enumerate(digest.level_curves.items()):
+        colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
+        steps = [step for step, _, _ in rows]
+        updates.plot(steps, [count for _, count, _ in rows], dash, color=colour, label=level)
+        moved = [(step, value) for step, _, value in rows if value > 0]
+        change.plot([s for s, _ in moved], [v for _, v in moved], dash, color=colour, label=level)
+    updates.set_ylabel("updates so far")
+    change.set_ylabel("relative change per update")
+    if any(value > 0 for rows in digest.level_curves.values() for _, _, value in rows):
+        change.set_yscale("log")
+    for axes in (updates, change):
+        axes.set_xlabel("examples seen")
+    _add_legend(figure, updates)
+    return figure
+
+
+def plot_story(
+    digests: Sequence[MethodDigest], names: Sequence[str], ends: Sequence[float]
+) -> "Figure":
+    """Accuracy on the first experience and on the newest one over time, a line per method."""
+    figure, (old, new) = _make_panels(2, height=3.2)
+    for index, digest in enumerate(digests):
+        _draw_curve(old, digest.curves[names[0]], index, digest.name)
+        newest: list[tuple[float, float]] = []
+        for number, name in enumerate(names):
+            start = ends[number - 1] if number else 0.0
+            inside = [p for p in digest.curves[name] if start - 1 <= p[0] <= ends[number] + 1]
+            newest += [*inside, (inside[-1][0] if inside else start, math.nan)]
+        _draw_curve(new, newest, index, digest.name)
+    for axes, title in ((old, f"what was learned first: {names[0]}"), (new, "what is new")):
+        _mark_boundaries(axes, ends)
+        _finish_accuracy(axes, title)
+    start = 0.0
+    for name, end in zip(names, ends, strict=False):
+        for axes in (old, new):
+            axes.text(
+                (start + end) / 2, 1.04, name, ha="center", va="bottom", fontsize=7, color=INK
+            )
+        start = end
+    _add_legend(figure, old)
+    return figure
+
+
+def encode_svg(figure: "Figure") -> str:
+    """A figure as a data URI, so that a page needs no other file."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "nestling"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
+
+
+def save_png(figure: "Figure", path: Path, dpi: int = 110) -> None:
+    """A figure as a PNG file on white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+
+
+def _make_panels(num_panels: int, height: float) -> "tuple[Figure, list[Axes]]":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("reports need matplotlib: pip install 'nestling[report]'") from None
+    columns = min(2, num_panels)
+    rows = -(-num_panels // columns)
+    figure = Figure(figsize=(9.0, height * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    panels = list(grid.flat)
+    for unused in panels[num_panels:]:
+        unused.remove()
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels[:num_panels]
+
+
+def _draw_curve(axes: "Axes", curve: Sequence[tuple[float, float]], index: int, label: str) -> None:
+    axes.plot(
+        [step for step, _ in curve],
+        [value for _, value in curve],
+        DASHES[index % len(DASHES)],
+        color=COLOURS[index % len(COLOURS)],
+        label=label,
+        linewidth=1.8,
+    )
+
+
+def _mark_boundaries(axes: "Axes", ends: Sequence[float]) -> None:
+    for end in ends[:-1]:
+        axes.axvline(end, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+
+
+def _finish_accuracy(axes: "Axes", title: str) -> None:
+    axes.set_ylim(-0.02, 1.03)
+    axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100"])
+    axes.set_ylabel("accuracy, %")
+    axes.set_xlabel("examples seen")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=16)
+
+
+def _add_legend(figure: "Figure", axes: "Axes") -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = min(5, len(labels))
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )

@@ -77,40 +77,52 @@ class Experts:
         return self.task
 
     @torch.no_grad()
-    def answer(
-        self,
-        batch: Batch,
-        target: Tensor | None = None,
-        rows: Mapping[str, Tensor] | None = None,
-    ) -> tuple[list[Tensor], tuple[int, ...]]:
+    def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...]]:
         """Ask every expert.
 
         Args:
             batch: N examples.
-            target: if given, positions with label -100 are left out.
-            rows: features that memories have read of this batch already.
 
         Returns: per expert (R, K) probabilities or (R, M) values in float64, and the shape
             that the rows have: (N,), (N, T) or (N, H, W).
         """
         outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
         shape: tuple[int, ...] = (batch.size,)
+        target = None
         if self.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
             is_last = self.layout == "last"
             shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
-            if target is None:
-                target = torch.zeros(shape, dtype=torch.long, device=output.device)
+            target = torch.zeros(shape, dtype=torch.long, device=output.device)
         answers = []
         for name in self.names:
             if name in self.levels:
                 level = self.levels[name]
-                found = level.read_rows(batch, target)[0] if rows is None else rows[name]
-                answers.append(level.answer(found))
+                answers.append(level.answer(level.read_rows(batch, target)[0]))
             else:
                 answers.append(self._activate(align_features(outputs[name], target)[0]))
         return answers, shape
+
+    @torch.no_grad()
+    def answer_cheaply(self, batch: Batch, rows: Mapping[str, Tensor]) -> list[Tensor] | None:
+        """Ask every expert without solving a memory anew; None if one has no answer yet.
+
+        Args:
+            batch: N examples with their target; positions with label -100 are left out.
+            rows: features that the memories have read of it already.
+        """
+        answers = []
+        for name in self.names:
+            if name in self.levels:
+                found = self.levels[name].answer_cheaply(rows[name])
+                if found is None:
+                    return None
+                answers.append(found)
+            else:
+                output = align_features(self._run(batch, name), batch.target)[0]
+                answers.append(self._activate(output))
+        return answers
 
     def _run(self, batch: Batch, name: str) -> Tensor:
         with eval_mode(self.model):

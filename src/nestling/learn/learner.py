@@ -30,6 +30,8 @@ from nestling.levels.control import Knobs
 
 _SNAPSHOT = "learner"
 _SCHEMA = 1
+# Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
+_SCORED_EVERY = 64
 
 
 class Learner:
@@ -407,14 +409,13 @@ class Learner:
         if self.task == "classification":
             self.readout.count(labels)
         self._unscored += batch.size
-        answering = [self.levels[name] for name in self.plan.answering if name in self.levels]
-        block = min((level.spec.block for level in answering), default=64)
-        if self._unscored < block or any(level.is_empty for level in answering):
+        if self._unscored < _SCORED_EVERY:
             return
-        self._unscored = 0
-        answers, _ = self.experts.answer(batch, batch.target, rows)
-        target = labels if self.task == "classification" else labels.reshape(len(labels), -1)
-        self.readout.observe(answers, target)
+        answers = self.experts.answer_cheaply(batch, rows)
+        if answers is not None:
+            self._unscored = 0
+            target = labels if self.task == "classification" else labels.reshape(len(labels), -1)
+            self.readout.observe(answers, target)
 
     def _fit_head(self, target: Tensor) -> None:
         """Give the head as many outputs as there are classes, or refuse the labels."""

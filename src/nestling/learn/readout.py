@@ -18,6 +18,8 @@ _SMALLEST = 1e-12
 # Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.
 _PRESENT_HALF_LIFE = 20.0
 _PRESENT_COUNT = 0.1
+# Weight of every other expert at first, against 1 for the slow one: what is fast must prove itself.
+_OTHERS_PRIOR = 0.05
 
 
 class Readout:
@@ -56,7 +58,9 @@ class Readout:
                 weights = torch.tensor(plan.readout.weights, dtype=torch.float64)
                 self.fixed = weights / weights.sum()
             else:
-                self.gate = FixedShare(len(self.names), share=plan.readout.share)
+                prior = torch.full((len(self.names),), _OTHERS_PRIOR, dtype=torch.float64)
+                prior[self.slow] = 1.0
+                self.gate = FixedShare(len(self.names), share=plan.readout.share, prior=prior)
 
     @property
     def weights(self) -> dict[str, float]:

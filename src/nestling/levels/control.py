@@ -7,9 +7,9 @@ from typing import Literal, TypedDict
 
 from pydantic import TypeAdapter, ValidationError
 
+from nestling.core.checked import describe
 from nestling.core.errors import PlanError, suggest
 from nestling.levels.gates import Gate
-from nestling.levels.plan import describe
 from nestling.levels.spec import Copy, Freeze, Level
 
 _LEVEL_KNOBS = (

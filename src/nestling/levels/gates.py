@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from nestling.core.checked import checked
 from nestling.core.errors import PlanError
 
-_CONFIG = ConfigDict(extra="forbid")
+_CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 HalfLife = Annotated[float, Field(gt=0.0)]
 
@@ -90,6 +91,7 @@ def agreement_factor(gradients: list[Tensor], slow: list[Tensor]) -> float:
     return min(1.0, max(0.0, product / size)) if size > 0 else 1.0
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class ScheduleGate:
     """A ramp over optimizer steps; see `schedule_factor`."""
@@ -100,7 +102,14 @@ class ScheduleGate:
     high: Share = 1.0
     kind: Literal["schedule"] = "schedule"
 
+    @model_validator(mode="after")
+    def _check_ramp(self) -> "ScheduleGate":
+        if self.stop < self.start:
+            raise ValueError(f"ramp stops at {self.stop}, before its start {self.start}")
+        return self
 
+
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class SurpriseGate:
     """Opens when the loss leaves its running spread; see `surprise_factor`.
@@ -114,6 +123,7 @@ class SurpriseGate:
     kind: Literal["surprise"] = "surprise"
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class ImportanceGate:
     """Holds weights that matter; see `importance_factor`.
@@ -130,6 +140,7 @@ class ImportanceGate:
     kind: Literal["importance"] = "importance"
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class AgreementGate:
     """Closes when the gradient disagrees with its slow mean; see `agreement_factor`.
@@ -142,6 +153,7 @@ class AgreementGate:
     kind: Literal["agreement"] = "agreement"
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class ParentGate:
     """The factor of another level: a hierarchy of gates."""
@@ -182,10 +194,10 @@ class GateState:
         """Take one step's loss into the running mean and spread.
 
         Args:
-            loss: a finite number.
+            loss: if it is not finite, the gate stays as it is.
         """
         gate = next((g for g in self.gates if isinstance(g, SurpriseGate)), None)
-        if gate is None:
+        if gate is None or not math.isfinite(loss):
             return
         opening = surprise_factor(loss, self.mean, math.sqrt(self.variance), gate.threshold)
         # Too few losses say nothing about the ordinary: the gate starts open.
@@ -258,6 +270,7 @@ class GateState:
         """Take over what `state_dict` gave; raises PlanError if an entry is missing."""
         if missing := self.state_dict().keys() - state.keys():
             raise PlanError(f"gate state lacks {sorted(missing)}")
-        for name, value in state.items():
+        for name in self.state_dict():
+            value = state[name]
             copied = [v.clone() for v in value] if isinstance(value, list) else value
             setattr(self, name, copied)

@@ -6,18 +6,23 @@ gradient averaged (or summed) over the period, so moments move only there.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nestling.core.errors import PlanError
 from nestling.levels.gates import GateState
-from nestling.levels.readings import Alarm, LevelReading
+from nestling.levels.readings import (
+    PERIODS_UNTIL_DEAD,
+    UPDATES_PER_MEASUREMENT,
+    Alarm,
+    ChangeMeter,
+    LevelReading,
+    norm,
+)
+from nestling.levels.saving import export_inner, import_inner
 from nestling.levels.spec import Level
-
-_PERIODS_UNTIL_DEAD = 20
-_UPDATES_PER_MEASUREMENT = 100
+from nestling.optim import SGD
 
 
 class GradientLevel:
@@ -47,9 +52,7 @@ class GradientLevel:
         self.factor = 1.0
         self.seconds = 0.0
         self.is_enabled = True
-        self.anchor = [p.detach().clone() for p in self.params]
-        self.anchored_at = 0
-        self.mean_change = 0.0
+        self.meter = ChangeMeter(self.params)
         self.alarms: list[Alarm] = []
 
     # --- the clock
@@ -67,6 +70,33 @@ class GradientLevel:
                 param.requires_grad_(wanted)
             self.is_enabled = wanted
 
+    def check(self, step: int, released: set[str]) -> None:
+        """Raise PlanError, with nothing changed, if the gradients at hand cannot be used."""
+        if (
+            self.in_place
+            and self.num_gradients > 0
+            and self.is_enabled
+            and not self.is_wanted(step, released)
+        ):
+            raise PlanError(
+                f"level {self.spec.name!r} gathers in place and froze in the middle of a period; "
+                "optimizer.prepare_step() before the forward pass keeps its gradient clean"
+            )
+        if self._takes_sparse():
+            return
+        for name, param in zip(self.names, self.params, strict=True):
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise PlanError(
+                    f"parameter {name!r} of level {self.spec.name!r} has a sparse gradient; "
+                    "sparse=False works, or period=1 without gates and nl.sgd(fused=False)"
+                )
+
+    def _takes_sparse(self) -> bool:
+        rule = self.spec.optimizer
+        is_plain = isinstance(rule, SGD) and rule.fused is False and not self.spec.gate
+        return is_plain and self.spec.period == 1
+
+    @torch.no_grad()
     def advance(
         self,
         step: int,
@@ -107,14 +137,9 @@ class GradientLevel:
         for index, param in enumerate(self.params):
             grad = param.grad
             if grad is None:
-                if self.num_gradients == 1 and (old := self.gathered[index]) is not None:
-                    old.zero_()
+                if self.num_gradients == 1:
+                    self.gathered[index] = None  # what is left there is of the last period
                 continue
-            if grad.layout != torch.strided:
-                raise PlanError(
-                    f"parameter {self.names[index]!r} of level {self.spec.name!r} has a sparse "
-                    f"gradient and period {self.spec.period}; period=1 or sparse=False works"
-                )
             target = self.gathered[index]
             if target is None:
                 self.gathered[index] = grad.detach().clone()
@@ -152,9 +177,8 @@ class GradientLevel:
                 if self.spec.reduce == "mean" and self.num_gradients > 1:
                     torch._foreach_mul_(grads, 1.0 / self.num_gradients)
                 self._move(step, factors, judge)
-                self.num_idle = 0
             else:
-                self._count_idle(step)
+                self._count_idle(step, "got no gradient in {} periods; is it used in the loss?")
         finally:
             if not is_direct:
                 for param, grad in zip(self.params, own, strict=True):
@@ -167,34 +191,42 @@ class GradientLevel:
         self, step: int, factors: Mapping[str, float], judge: Callable[[str], bool] | None
     ) -> None:
         spec, per_weight = self.spec, None
+        gates_before = self.gates.state_dict() if spec.protect else {}
         if spec.gate:
             full = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
             self.factor, per_weight = self.gates.compute_factor(step, full, dict(factors))
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
-        inner_before = self.export_inner() if spec.protect else {}
+        inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
         self.inner.step()
         if is_careful:
             self._moderate(before, per_weight)
-        if spec.protect and not self._passes(judge):
-            with torch.no_grad():
-                torch._foreach_copy_(self.params, before)
-            self.import_inner(inner_before)
-            self.num_refused += 1
-            return
+        if spec.protect:
+            is_accepted = False
+            try:
+                is_accepted = self._passes(judge)
+            finally:  # also if the judge raised
+                if not is_accepted:
+                    torch._foreach_copy_(self.params, before)
+                    import_inner(self.inner, self.names, self.params, inner_before)
+                    self.gates.load_state_dict(gates_before)
+            if not is_accepted:
+                self.num_refused += 1
+                self._count_idle(step, "had {} updates in a row refused; look at its judge")
+                return
         self.num_updates += 1
-        if self.num_updates - self.anchored_at >= _UPDATES_PER_MEASUREMENT:
+        self.num_idle = 0
+        if self.num_updates - self.meter.anchored_at >= UPDATES_PER_MEASUREMENT:
             self.measure(step)
 
-    @torch.no_grad()
     def _moderate(self, before: list[Tensor], per_weight: list[Tensor] | None) -> None:
         change = torch._foreach_sub(self.params, before)
         if per_weight is not None:
             torch._foreach_mul_(change, per_weight)
         scale = self.factor
-        if self.spec.trust is not None:
-            allowed = self.spec.trust * _norm(before)
-            scale = min(scale, allowed / max(_norm(change), 1e-300))
+        size = norm(before) if self.spec.trust is not None else 0.0
+        if self.spec.trust is not None and size > 0.0:
+            scale = min(scale, self.spec.trust * size / max(norm(change), 1e-300))
         if scale < 1.0 or per_weight is not None:
             torch._foreach_mul_(change, scale)
             torch._foreach_copy_(self.params, torch._foreach_add(before, change))
@@ -205,39 +237,20 @@ class GradientLevel:
 
     # --- what it tells
 
-    @torch.no_grad()
     def measure(self, step: int) -> float:
         """Mean relative change per update since the last measurement; raises alarms."""
-        num_updates = self.num_updates - self.anchored_at
-        if num_updates == 0:
-            return self.mean_change
-        base = _norm(self.anchor)
-        # In place: a fresh tensor of this size costs more than the arithmetic.
-        torch._foreach_sub_(self.anchor, self.params)
-        moved = _norm(self.anchor)
-        self.mean_change = moved / base / num_updates if base > 0 else 0.0
-        torch._foreach_copy_(self.anchor, self.params)
-        self.anchored_at = self.num_updates
-        low, high = self.spec.band
-        if moved == 0.0 and self.factor > 0.0 and self.group["lr"] > 0:
-            self._raise("dead", step, f"did not move in {num_updates} updates; check its gradient")
-        elif self.mean_change > high:
-            self._raise("runaway", step, self._describe_change("lower its lr or set trust"))
-        elif self.mean_change < low:
-            self._raise("sluggish", step, self._describe_change("raise its lr or widen its band"))
-        return self.mean_change
+        should_move = self.factor > 0.0 and self.group["lr"] > 0
+        found = self.meter.measure(self.params, self.num_updates, self.spec.band, should_move)
+        if found is not None:
+            self._raise(step, *found)
+        return self.meter.mean_change
 
-    def _describe_change(self, remedy: str) -> str:
-        low, high = self.spec.band
-        return f"changes by {self.mean_change:.3g} per update, band {low:g} to {high:g}; {remedy}"
-
-    def _count_idle(self, step: int) -> None:
+    def _count_idle(self, step: int, text: str) -> None:
         self.num_idle += 1
-        if self.num_idle == _PERIODS_UNTIL_DEAD:
-            text = f"got no gradient in {self.num_idle} periods; is it used in the loss?"
-            self._raise("dead", step, text)
+        if self.num_idle == PERIODS_UNTIL_DEAD:
+            self._raise(step, "dead", text.format(self.num_idle))
 
-    def _raise(self, kind: str, step: int, text: str) -> None:
+    def _raise(self, step: int, kind: str, text: str) -> None:
         message = f"level {self.spec.name!r} {text}"
         self.alarms.append(Alarm(self.spec.name, kind, step, message))
 
@@ -261,65 +274,15 @@ class GradientLevel:
             seconds=self.seconds,
         )
 
-    def turn(self, spec: Level) -> None:
-        """Take over a checked specification with other values on its knobs."""
-        if spec.optimizer != self.spec.optimizer:
-            for knob in ("lr", "weight_decay"):
+    def turn(self, spec: Level, knobs: Mapping[str, object]) -> None:
+        """Take over a checked specification; `knobs` are those that were turned.
+
+        A rate that was not turned stays where a scheduler has put it.
+        """
+        for knob in ("lr", "weight_decay"):
+            if knob in knobs:
                 self.group[knob] = getattr(spec.optimizer, knob)
         if spec.gate != self.spec.gate:
             self.gates = GateState(spec.gate)
             self.factor = 1.0
         self.spec = spec
-
-    # --- what is saved
-
-    def export_inner(self) -> dict[str, dict[str, object]]:
-        """The inner optimizer's state by parameter name; tensors are copies."""
-        return {
-            name: {key: _clone(value) for key, value in self.inner.state[param].items()}
-            for name, param in zip(self.names, self.params, strict=True)
-            if param in self.inner.state
-        }
-
-    def import_inner(self, state: Mapping[str, Mapping[str, object]]) -> None:
-        """Put the inner optimizer back into a state that `export_inner` gave."""
-        self.inner.state.clear()
-        for name, param in zip(self.names, self.params, strict=True):
-            if name in state:
-                values = {key: _clone(value) for key, value in state[name].items()}
-                self.inner.state[param] = values
-
-    def swap(self, index: int, param: Tensor) -> None:
-        """Put a parameter with more rows in the place of another; its state grows with it."""
-        old = self.params[index]
-        self.params[index] = param
-        self.group["params"][index] = param
-        if old in self.inner.state:
-            values = self.inner.state.pop(old)
-            self.inner.state[param] = {key: _pad(v, old, param) for key, v in values.items()}
-        gathered = self.gathered[index]
-        self.gathered[index] = None if gathered is None else _pad(gathered, old, param)
-        fresh = param.detach().clone()
-        fresh[: old.shape[0]] = self.anchor[index]
-        self.anchor[index] = fresh
-        for values in (self.gates.slow, self.gates.importance):
-            if values:
-                values[index] = _pad(values[index], old, param)
-
-
-def _clone(value: object) -> object:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _norm(tensors: Sequence[Tensor]) -> float:
-    norms = torch._foreach_norm(list(tensors))
-    return float(torch.stack([norm.double() for norm in norms]).square().sum().sqrt())
-
-
-def _pad(value: Any, old: Tensor, new: Tensor) -> Any:
-    """`value` with rows of zeros added, if it has the shape of `old`; else as it is."""
-    if not isinstance(value, Tensor) or value.shape != old.shape:
-        return value
-    padded = value.new_zeros(new.shape)
-    padded[: old.shape[0]] = value
-    return padded

@@ -1,16 +1,20 @@
 """A plan: the ordered list of levels, fast to slow, and which of them answers."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from nestling.core.checked import describe
 from nestling.core.errors import PlanError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
 from nestling.levels.spec import AnyLevel, Copy, Level, Memory, Mix
 
-_LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(AnyLevel, config={"defer_build": True})
+_LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
+    AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
+)
 _READOUT: TypeAdapter[str | Mix] = TypeAdapter(str | Mix, config={"defer_build": True})
 
 
@@ -33,6 +37,14 @@ class Plan:
     """
 
     def __init__(self, *levels: Level | Copy | Memory, readout: str | Mix = "live") -> None:
+        for level in levels:
+            if not isinstance(level, Level | Copy | Memory):
+                raise PlanError(
+                    f"a plan is made of levels, got {type(level).__name__}; "
+                    "nl.Plan(nl.Level(...), nl.Copy(...)) works, nl.Plan(*levels) for a list"
+                )
+        if not isinstance(readout, str | Mix):
+            raise PlanError(f"readout {readout!r}; 'live', a level's name or nl.mix(...) works")
         self.levels = levels
         self.readout = readout
         self._check_names()
@@ -182,12 +194,15 @@ class Plan:
                 owner[pattern] = level.name
 
 
-def order_by_parent(levels: tuple[Level, ...]) -> list[str]:
-    """Level names with every parent before its children; raises PlanError on a circle."""
-    waiting = {
-        level.name: {gate.of for gate in level.gate if isinstance(gate, ParentGate)}
-        for level in levels
-    }
+def order_by_parent(levels: Iterable[Level]) -> list[str]:
+    """Level names with every parent before its children; raises PlanError on a circle.
+
+    A name may come several times, with other gates: the order then suits all of them.
+    """
+    waiting: dict[str, set[str]] = {}
+    for level in levels:
+        parents = {gate.of for gate in level.gate if isinstance(gate, ParentGate)}
+        waiting.setdefault(level.name, set()).update(parents)
     ordered: list[str] = []
     while waiting:
         ready = [name for name, parents in waiting.items() if not parents - set(ordered)]
@@ -197,16 +212,6 @@ def order_by_parent(levels: tuple[Level, ...]) -> list[str]:
         for name in ready:
             del waiting[name]
     return ordered
-
-
-def describe(error: ValidationError) -> str:
-    """Put a pydantic error on one line: key, problem, and the value that was given."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "value"
-    message = first["msg"].removeprefix("Value error, ")
-    value = first.get("input")
-    shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
-    return f"{where}: {message}{shown}"
 
 
 def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from nestling.core.errors import PlanError
-from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.assign import collect_aliases
+from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.plan import Plan
 from nestling.levels.spec import Level
 from nestling.optim import adamw

@@ -33,7 +33,7 @@ _COUNTERS = (
     "anchored_at",
     "mean_change",
 )
-_SPECS: TypeAdapter[Level | Copy] = TypeAdapter(Level | Copy)
+_SPECS: TypeAdapter[Level | Copy] = TypeAdapter(Level | Copy, config={"defer_build": True})
 
 
 def describe_knobs(knobs: Mapping[str, object]) -> dict[str, object]:

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from nestling.levels.gates import Gate, HalfLife
+from nestling.core.checked import checked
+from nestling.levels.gates import Gate, HalfLife, ParentGate, ScheduleGate
 from nestling.optim import AdamW, OptimizerSpec
 
-_CONFIG = ConfigDict(extra="forbid")
+_CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 Pattern = Annotated[str, Field(min_length=1)]
@@ -18,6 +19,7 @@ AsTuple = AfterValidator(tuple)
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Freeze:
     """When a level stands still: in windows of optimizer steps, or until an event.
@@ -48,6 +50,7 @@ class Freeze:
         return any(first <= step <= last for first, last in self.windows)
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Level:
     """A gradient level: parameters claimed by name that learn on their own clock.
@@ -65,6 +68,7 @@ class Level:
         gate: gates whose product multiplies every update.
         freeze: when the level stands still.
         trust: largest relative change ||update|| / ||weights|| per update; None for no bound.
+            Weights that are all zero have no relative change and are not bounded.
         protect: an update is a proposal: undone, optimizer state included, if the judge
             refuses it or if it is not finite.
         band: relative change per update (low, high) outside of which an alarm is raised.
@@ -88,6 +92,9 @@ class Level:
     def _check(self) -> "Level":
         if not self.match:
             raise ValueError(f"level {self.name!r} has no pattern; match=['*'] claims the rest")
+        kinds = [g.kind for g in self.gate if not isinstance(g, ParentGate | ScheduleGate)]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"level {self.name!r} has two {twice} gates; keep one")
         if self.window > self.period:
             raise ValueError(
                 f"level {self.name!r}: window {self.window} is longer than period {self.period}"
@@ -97,6 +104,7 @@ class Level:
         return self
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Copy:
     """A copy level: a slow average of other levels' parameters.
@@ -121,6 +129,7 @@ class Copy:
     kind: Literal["copy"] = "copy"
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Memory:
     """A memory level: closed-form memories of several half-lives on fixed features.
@@ -170,6 +179,7 @@ class Memory:
 AnyLevel = Annotated[Level | Copy | Memory, Field(discriminator="kind")]
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Mix:
     """A read-out that mixes the answers of several levels; see `mix`."""

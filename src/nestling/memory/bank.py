@@ -19,7 +19,13 @@ from nestling.memory.checks import (
 )
 from nestling.memory.features import RandomFeatures
 from nestling.memory.gate import FixedShare, mix_on_present
-from nestling.memory.prequential import HeldSolution, PendingBlock, renew_solution, score_block
+from nestling.memory.prequential import (
+    HeldSolution,
+    PendingBlock,
+    answer,
+    renew_solution,
+    score_block,
+)
 from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task
 
@@ -185,7 +191,23 @@ class MemoryBank:
 
     def predict(self, x: Tensor) -> Tensor:
         """Mixed probabilities (N, K) or means (N, M), float64; NotFitted while empty."""
-        answers = self.predict_experts(x)
+        return self._mix(self.predict_experts(x))
+
+    def predict_held(self, x: Tensor) -> Tensor | None:
+        """As `predict`, but by the solutions that the gate holds, which are up to a block old.
+
+        Nothing is solved, so this is cheap enough for every batch; None before the first block.
+        """
+        slow = self._held[self.slow]
+        if slow is None:
+            return None
+        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
+        answers = [answer(held or slow, phi_ND, self.num_classes) for held in self._held]
+        if self.has_prior:
+            answers.append(self.prior.predict(x.shape[0]))
+        return self._mix(torch.stack(answers))
+
+    def _mix(self, answers: Tensor) -> Tensor:
         if answers.shape[0] == 1:
             return answers[0]
         if self.task == "regression" or self.mix == "all":
@@ -289,11 +311,10 @@ class MemoryBank:
         block = self._pending.read(self.num_classes)
         for memory in self._memories:
             memory.add_features(*block)
-        if has_gate:
-            self._held = [
-                renew_solution(memory, held)
-                for memory, held in zip(self._memories, self._held, strict=True)
-            ]
+        self._held = [
+            renew_solution(memory, held, tunes=has_gate)
+            for memory, held in zip(self._memories, self._held, strict=True)
+        ]
         self._start_block()
 
     def _score_block(self) -> None:

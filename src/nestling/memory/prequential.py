@@ -114,12 +114,15 @@ class PendingBlock:
         return phi, target, weight
 
 
-def renew_solution(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
+def renew_solution(
+    memory: RidgeMemory, held: HeldSolution | None, *, tunes: bool
+) -> HeldSolution | None:
     """The solution to score the next block with; the same if too little is new.
 
     Args:
-        memory: its strength is tuned whenever the clock has doubled.
+        memory: solved anew.
         held: the solution so far.
+        tunes: choose the memory's strength only when the clock has doubled, and hold it.
     """
     if memory.is_empty:
         return None
@@ -127,7 +130,7 @@ def renew_solution(memory: RidgeMemory, held: HeldSolution | None) -> HeldSoluti
     if held is not None and clock - held.solved_at < RENEWAL * memory.statistics.weight:
         return held
     tuned_at = held.tuned_at if held is not None else 0
-    if clock >= RETUNING * tuned_at:
+    if tunes and clock >= RETUNING * tuned_at:
         memory.tune()
         tuned_at = clock
     solution = memory.solution

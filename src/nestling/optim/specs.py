@@ -4,15 +4,18 @@ from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-_CONFIG = ConfigDict(extra="forbid", strict=False)
+from nestling.core.checked import checked
+
+_CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class AdamW:
     """Adam with decoupled weight decay [Loshchilov and Hutter 2019, Algorithm 2]."""
@@ -37,6 +40,7 @@ class AdamW:
         )
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class Adam:
     """Adam [Kingma and Ba 2015, Algorithm 1]; weight decay is added to the gradient."""
@@ -61,6 +65,7 @@ class Adam:
         )
 
 
+@checked
 @dataclass(frozen=True, config=_CONFIG)
 class SGD:
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum."""
@@ -71,6 +76,12 @@ class SGD:
     nesterov: bool = False
     fused: bool | None = None
     name: Literal["sgd"] = "sgd"
+
+    @model_validator(mode="after")
+    def _check_nesterov(self) -> "SGD":
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("nesterov=True needs a momentum; momentum=0.9 works")
+        return self
 
     def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The torch optimizer over `params`."""

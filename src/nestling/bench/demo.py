@@ -23,7 +23,7 @@ from nestling.learn import Learner
 from nestling.learn.scoring import (
     describe_compute,
 )
-from nestling.ledger import RunWriter, write_report
+from nestling.ledger import RunWriter, write_demo_picture, write_report
 from nestling.levels import LevelReading
 from nestling.models import build_model
 
@@ -207,6 +207,7 @@ def write_run(
     finally:
         writer.close()
     write_report(out)
+    write_demo_picture(out, out / "demo.png")
 
 
 def _clear(out: Path) -> None:

@@ -10,7 +10,7 @@ from nestling.data.experiences import Experience
 OLD, NEW = (0, 1, 2, 3, 4, 5), (6, 7, 8, 9)
 SIDE = 8
 # One writer's hand: letters lean to the right, sit turned, and come from a broad pen.
-SLANT, TURN_DEGREES, PEN = 0.35, 12.0, 0.6
+SLANT, TURN_DEGREES, PEN = 0.5, 15.0, 0.6
 TEST_SHARE = 0.3
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
+SUBJECT = "nestling"  # drawn solid, bold and on top, if it is there
 INK, FAINT = "#333333", "#BBBBBB"
 
 
@@ -96,7 +97,9 @@ def plot_story(
 ) -> "Figure":
     """Accuracy on the first experience and on the newest one over time, a line per method."""
     figure, (old, new) = _make_panels(2, height=3.2)
-    for index, digest in enumerate(digests):
+    order = sorted(digests, key=lambda digest: digest.name == SUBJECT)
+    for index, digest in enumerate(order, start=1):
+        index = 0 if digest.name == SUBJECT else index
         _draw_curve(old, digest.curves[names[0]], index, digest.name)
         newest: list[tuple[float, float]] = []
         for number, name in enumerate(names):
@@ -158,7 +161,7 @@ def _draw_curve(axes: "Axes", curve: Sequence[tuple[float, float]], index: int, 
         DASHES[index % len(DASHES)],
         color=COLOURS[index % len(COLOURS)],
         label=label,
-        linewidth=1.8,
+        linewidth=2.6 if label == SUBJECT else 1.5,
     )
 
 

@@ -21,7 +21,6 @@ from nestling.ledger.digest import (
 )
 from nestling.ledger.run import Run, read_run
 
-SUBJECT = "nestling"  # the method that the words are about, if it is there
 HEADS = {
     "acc": "ACC",
     "forgetting": "forgetting",
@@ -89,7 +88,7 @@ def render_report(run: Run) -> str:
     digests = [digest_method(run, method) for method in list_methods(run)]
     names = list_experiences(run)
     is_whole = bool(digests) and bool(names)
-    subject = next((d for d in digests if d.name == SUBJECT), digests[0] if digests else None)
+    subject = next((d for d in digests if d.name == plots.SUBJECT), digests[0] if digests else None)
     used = [key for key in HEADS if any(key in digest.figures for digest in digests)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True

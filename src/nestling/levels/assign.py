@@ -1,11 +1,19 @@
 """Which level owns which parameter: by name, first match, nothing left over."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 
-from nestling.core.errors import IdlePattern, PlanError, UnclaimedParameter, suggest
+from nestling.core.errors import (
+    IdlePattern,
+    LateParameter,
+    PlanError,
+    UnclaimedParameter,
+    suggest,
+)
 from nestling.levels.plan import Plan
 
 _WRAPPERS = ("module", "_orig_mod")
@@ -28,9 +36,14 @@ def collect_aliases(model: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
         model: any module; tied weights have several names.
 
     Returns: first name -> (parameter, all its names).
+
+    Raises:
+        PlanError: a lazy module has not been run yet.
     """
     found: dict[int, tuple[str, Tensor, list[str]]] = {}
     for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise PlanError(f"parameter {name!r} has no shape yet; run one batch through the model")
         found.setdefault(id(parameter), (name, parameter, []))[2].append(name)
     return {first: (parameter, names) for first, parameter, names in found.values()}
 
@@ -76,6 +89,45 @@ def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
         pattern, level_name = next(iter(idle.items()))
         raise IdlePattern(_explain_idle(pattern, level_name, aliases, claimed))
     return claimed
+
+
+class ParameterWatch:
+    """Notices a trainable parameter that no level owns, at next to no cost per step.
+
+    Args:
+        model: unwrapped; its modules are watched.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the model as it is now for what is known."""
+        # The modules are kept alive, so that a new one cannot get the id of an old one.
+        self._modules = list(self.model.modules())
+        self._tables: list[dict[str, Any]] = [module._parameters for module in self._modules]
+        self._tables += [module._modules for module in self._modules]
+        self._identities = self._identify()
+        self._frozen = [p for p in self.model.parameters() if not p.requires_grad]
+
+    def check(self, owned: Mapping[str, Tensor]) -> None:
+        """Raise LateParameter if a parameter wants gradients that is not in `owned`."""
+        is_same = self._identify() == self._identities
+        if is_same and not any(param.requires_grad for param in self._frozen):
+            return
+        ids = {id(param) for param in owned.values()}
+        for name, param in self.model.named_parameters():
+            if id(param) not in ids and param.requires_grad:
+                raise LateParameter(
+                    f"parameter {name!r} appeared or was unfrozen after the levels were assigned; "
+                    "build a new NestedOptimizer with a plan that claims it"
+                )
+        self.refresh()
+
+    def _identify(self) -> list[int]:
+        # This runs at every step, so the walk over the tables stays in C.
+        return list(map(id, chain.from_iterable(map(dict.values, self._tables))))
 
 
 def _find_claim(names: Sequence[str], plan: Plan) -> tuple[str, str] | None:

@@ -1,15 +1,18 @@
-"""Checking new values for the knobs of a live level."""
+"""Turning the knobs of a live level: new values are checked, then wait for its boundary."""
 
-from collections.abc import Sequence
-from dataclasses import fields
-from enum import Enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Literal, TypedDict
 
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from nestling.core.checked import describe
-from nestling.core.errors import PlanError, suggest
+from nestling.core.errors import MismatchedParameters, PlanError, suggest
 from nestling.levels.gates import Gate
+from nestling.levels.gradient import GradientLevel
+from nestling.levels.plan import Plan, order_by_parent
+from nestling.levels.readings import Change
 from nestling.levels.spec import Copy, Freeze, Level
 
 _LEVEL_KNOBS = (
@@ -24,15 +27,6 @@ _LEVEL_KNOBS = (
     "trust",
 )
 _COPY_KNOBS = ("period", "decay", "probability")
-
-
-class Knob(Enum):
-    """Tells a knob that is not turned from one that is turned to None."""
-
-    UNSET = "unset"
-
-
-UNSET = Knob.UNSET
 
 
 def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
@@ -93,3 +87,109 @@ class Knobs(TypedDict, total=False):
     trust: float | None
     decay: float
     probability: float | None
+
+
+class ChangeQueue:
+    """Changes of live levels: all that were made, and those that wait for a boundary.
+
+    Args:
+        plan: says which levels there are.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.changes: list[Change] = []
+        self.waiting: list[tuple[Change, Level | Copy]] = []
+
+    def ask(
+        self,
+        live: dict[str, Level | Copy],
+        name: str,
+        reason: str,
+        step: int,
+        knobs: dict[str, object],
+    ) -> Change:
+        """Check a change and let it wait; see `NestedOptimizer.control`.
+
+        Args:
+            live: level name -> specification as it is now.
+            name: of the level.
+            reason: why.
+            step: optimizer steps so far.
+            knobs: knob -> new value.
+        """
+        if name not in live:
+            self.plan.find(name)
+            raise PlanError(f"level {name!r} is a memory; turn it through the learner")
+        pending = {change.level: spec for change, spec in self.waiting}
+        spec = pending.get(name, live[name])
+        changed = turn_copy(spec, knobs) if isinstance(spec, Copy) else turn_level(spec, knobs)
+        if not reason.strip():
+            raise PlanError(f"a change of level {name!r} needs a reason; reason='...' is kept")
+        # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
+        Plan(*(live | pending | {name: changed}).values())
+        self.sort(live, changed)
+        change = Change(name, describe_knobs(knobs), reason, asked_at=step)
+        self.changes.append(change)
+        self.waiting.append((change, changed))
+        return change
+
+    def sort(self, live: Mapping[str, Level | Copy], *changed: Level | Copy) -> list[str]:
+        """Names of gradient levels, parents first, now and after every waiting change."""
+        specs = [*live.values(), *(spec for _, spec in self.waiting), *changed]
+        return order_by_parent(spec for spec in specs if isinstance(spec, Level))
+
+    def take(self, name: str, step: int) -> Iterator[tuple[Change, Level | Copy]]:
+        """The waiting changes of a level that is at a boundary, oldest first."""
+        if not self.waiting:
+            return
+        due = [pair for pair in self.waiting if pair[0].level == name]
+        self.waiting = [pair for pair in self.waiting if pair[0].level != name]
+        for change, spec in due:
+            change.applied_at = step
+            yield change, spec
+
+
+def describe_knobs(knobs: Mapping[str, object]) -> dict[str, object]:
+    """JSON-ready values of knobs, for the record of a change."""
+
+    def plain(value: object) -> object:
+        if is_dataclass(value) and not isinstance(value, type):
+            return plain(asdict(value))
+        if isinstance(value, Mapping):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [plain(entry) for entry in value]
+        return value
+
+    return {knob: plain(value) for knob, value in knobs.items()}
+
+
+def check_importance(
+    levels: Sequence[GradientLevel], importance: Mapping[str, Tensor]
+) -> list[tuple[GradientLevel, list[Tensor]]]:
+    """The levels that an importance is about, each with a copy of its part.
+
+    Raises:
+        MismatchedParameters: an unknown name, another shape, or a part of a level is missing.
+    """
+    known = {name for level in levels for name in level.names}
+    if unknown := sorted(importance.keys() - known):
+        raise MismatchedParameters(f"importance of {unknown[0]!r}; {suggest(unknown[0], known)}")
+    found: list[tuple[GradientLevel, list[Tensor]]] = []
+    for level in levels:
+        if not importance.keys() & set(level.names):
+            continue
+        for name, param in zip(level.names, level.params, strict=True):
+            if name not in importance or importance[name].shape != param.shape:
+                raise MismatchedParameters(
+                    f"importance of {name!r} must have shape {tuple(param.shape)}, got "
+                    f"{tuple(importance[name].shape) if name in importance else 'none'}"
+                )
+        values = [importance[name].detach().clone() for name in level.names]
+        if not all(bool((value >= 0).all()) for value in values):
+            raise MismatchedParameters(
+                f"importance of level {level.spec.name!r} must be 0 or more and not NaN"
+            )
+        found.append((level, values))
+    return found

@@ -1,24 +1,22 @@
 """`NestedOptimizer`: a torch optimizer over the gradient and copy levels of a plan."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
-from typing import Any, Literal, overload
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
-from nestling.core.errors import LateParameter, MismatchedParameters, PlanError, suggest
+from nestling.core.errors import LateParameter, PlanError, suggest
 from nestling.core.seeds import make_generator
 from nestling.levels import saving
-from nestling.levels.assign import assign_levels, collect_aliases, unwrap
-from nestling.levels.control import UNSET, Knob, turn_copy, turn_level
+from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
+from nestling.levels.control import ChangeQueue, Knobs, check_importance
 from nestling.levels.copies import CopyLevel
-from nestling.levels.gates import Gate
 from nestling.levels.gradient import GradientLevel
-from nestling.levels.plan import Plan, order_by_parent
+from nestling.levels.plan import Plan
 from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
-from nestling.levels.spec import Copy, Freeze, Level
+from nestling.levels.spec import Level
 
 
 class NestedOptimizer(torch.optim.Optimizer):
@@ -83,15 +81,12 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.plan = plan
         self.judge = judge
         aliases = collect_aliases(model)
-        _check_initialised(aliases)
-        self._by_name = {name: param for name, (param, _) in aliases.items()}
-        self._watch_parameters()
         claims = assign_levels(model, plan)
         self.levels = {
             spec.name: GradientLevel(
                 spec,
                 claims[spec.name],
-                [self._by_name[name] for name in claims[spec.name]],
+                [aliases[name][0] for name in claims[spec.name]],
                 accumulate == "in_place",
             )
             for spec in plan.gradient_levels
@@ -99,23 +94,29 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.copies = {
             spec.name: CopyLevel(
                 spec,
-                {name: self._by_name[name] for level in spec.of for name in claims[level]},
+                {name: aliases[name][0] for level in spec.of for name in claims[level]},
                 make_generator(seed, "copy", spec.name),
             )
             for spec in plan.copies
         }
-        self._order = [self.levels[name] for name in order_by_parent(plan.gradient_levels)]
+        self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
+        self._watch = ParameterWatch(self.model)
+        self.queue = ChangeQueue(plan)
+        self._sort_levels()
         self.num_steps = 0
         self.released: set[str] = set()
-        self.changes: list[Change] = []
         self.alarms: list[Alarm] = []
-        self._waiting: list[tuple[Change, Level | Copy]] = []
         self._loss: float | None = None
         groups = [level.group for level in self.levels.values()]
         defaults = {key: value for key, value in groups[0].items() if key not in ("params", "name")}
         super().__init__([dict(group) for group in groups], defaults)
         # The groups are the inner optimizers' own, so that a scheduler turns the real knobs.
         self.param_groups = groups
+
+    @property
+    def changes(self) -> list[Change]:
+        """Every turn of a knob so far, oldest first."""
+        return self.queue.changes
 
     # --- the loop
 
@@ -133,7 +134,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     def observe(self, loss: float | Tensor) -> None:
         """Tell this step's loss to the surprise gates; `step(closure)` does it by itself."""
-        self._loss = float(loss)
+        self._loss = float(loss.detach() if isinstance(loss, Tensor) else loss)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -151,7 +152,8 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             LateParameter: the model has a trainable parameter that no level claimed.
-            PlanError: a surprise gate has not been told the loss.
+            PlanError: a surprise gate has not been told the loss, or a gradient is sparse.
+                Nothing is changed by either.
         """
         loss = None
         if closure is not None:
@@ -159,10 +161,12 @@ class NestedOptimizer(torch.optim.Optimizer):
                 loss = closure()
             if loss is not None:
                 self.observe(loss)
-        self._check_parameters()
+        self._watch.check(self._owned)
+        for level in self._order:
+            level.check(self.num_steps + 1, self.released)
         self._feed_gates()
         self.num_steps += 1
-        factors: dict[str, float] = {}
+        factors = {name: level.factor for name, level in self.levels.items()}
         for level in self._order:
             if level.advance(self.num_steps, self.released, factors, self.judge):
                 self._apply_waiting(level.spec.name)
@@ -187,31 +191,14 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     # --- controls
 
-    def control(
-        self,
-        name: str,
-        *,
-        reason: str,
-        period: int | Knob = UNSET,
-        lr: float | Knob = UNSET,
-        weight_decay: float | Knob = UNSET,
-        reduce: Literal["mean", "sum"] | Knob = UNSET,
-        between: Literal["accumulate", "skip"] | Knob = UNSET,
-        window: int | Knob = UNSET,
-        gate: Sequence[Gate] | Knob = UNSET,
-        freeze: Freeze | Knob | None = UNSET,
-        trust: float | Knob | None = UNSET,
-        decay: float | Knob = UNSET,
-        probability: float | Knob | None = UNSET,
-    ) -> Change:
+    def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs of a live level; it takes effect at the level's next boundary.
 
         Args:
-            name: a gradient level (all knobs but the last two) or a copy (period, decay,
-                probability).
+            name: a gradient level or a copy.
             reason: why, kept in `changes`.
-            period, lr, weight_decay, reduce, between, window, gate, freeze, trust: see `Level`.
-            decay, probability: see `Copy`.
+            knobs: period, lr, weight_decay, reduce, between, window, gate, freeze, trust of a
+                `Level`; period, decay, probability of a `Copy`.
 
         Returns: the record of the change, whose `applied_at` is filled in at the boundary.
 
@@ -220,30 +207,9 @@ class NestedOptimizer(torch.optim.Optimizer):
             PlanError: no reason, no knob, one that the level does not have, or a wrong value;
                 nothing is changed.
         """
-        knobs: dict[str, object] = {
-            "period": period,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "reduce": reduce,
-            "between": between,
-            "window": window,
-            "gate": gate,
-            "freeze": freeze,
-            "trust": trust,
-            "decay": decay,
-            "probability": probability,
-        }
-        knobs = {knob: value for knob, value in knobs.items() if value is not UNSET}
-        spec = self._find_pending(name)
-        changed = turn_copy(spec, knobs) if isinstance(spec, Copy) else turn_level(spec, knobs)
-        if not reason.strip():
-            raise PlanError(f"a change of level {name!r} needs a reason; reason='...' is kept")
-        if isinstance(changed, Level):
-            others = [level for level in self.plan.gradient_levels if level.name != name]
-            Plan(*others, changed)
-        change = Change(name, saving.describe_knobs(knobs), reason, asked_at=self.num_steps)
-        self.changes.append(change)
-        self._waiting.append((change, changed))
+        live = {key: level.spec for key, level in (self.levels | self.copies).items()}
+        change = self.queue.ask(live, name, reason, self.num_steps, dict(knobs))
+        self._sort_levels()
         return change
 
     def release(self, event: str) -> None:
@@ -271,19 +237,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             MismatchedParameters: a name, shape, or part of a level is missing; nothing is set.
         """
-        if unknown := sorted(importance.keys() - self._by_name.keys()):
-            raise MismatchedParameters(f"{unknown[0]!r}; {suggest(unknown[0], self._by_name)}")
-        found: list[tuple[GradientLevel, list[Tensor]]] = []
-        for level in self._order:
-            if not importance.keys() & set(level.names):
-                continue
-            for name, param in zip(level.names, level.params, strict=True):
-                if name not in importance or importance[name].shape != param.shape:
-                    raise MismatchedParameters(
-                        f"importance of {name!r} must have shape {tuple(param.shape)}"
-                    )
-            found.append((level, [importance[name].detach().clone() for name in level.names]))
-        for level, values in found:
+        for level, values in check_importance(self._order, importance):
             level.gates.importance = values
             level.gates.importance_is_given = True
 
@@ -336,40 +290,23 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             LateParameter: no level owns that name.
+            MismatchedParameters: another shape, but for more rows.
         """
         owner = next((level for level in self._order if name in level.names), None)
         if owner is None:
-            raise LateParameter(f"no level owns {name!r}; {suggest(name, self._by_name)}")
-        owner.swap(owner.names.index(name), param)
+            raise LateParameter(f"no level owns {name!r}; {suggest(name, self._owned)}")
+        saving.swap_parameter(owner, owner.names.index(name), param)
         for copy in self.copies.values():
             if name in copy.values:
                 copy.swap(name, param)
-        self._by_name[name] = param
-        self._watch_parameters()
+        self._owned[name] = param
+        self._watch.refresh()
 
     # --- inside a step
 
-    def _watch_parameters(self) -> None:
-        modules = list(self.model.modules())
-        self._tables: list[dict[str, Any]] = [module._parameters for module in modules]
-        self._tables += [module._modules for module in modules]
-        self._identities = self._identify()
-
-    def _identify(self) -> list[int]:
-        # This runs at every step, so the walk over the tables stays in C.
-        return list(map(id, chain.from_iterable(map(dict.values, self._tables))))
-
-    def _check_parameters(self) -> None:
-        if self._identify() == self._identities:
-            return
-        owned = {id(param) for param in self._by_name.values()}
-        for name, param in self.model.named_parameters():
-            if id(param) not in owned and param.requires_grad:
-                raise LateParameter(
-                    f"parameter {name!r} appeared after the levels were assigned; build a new "
-                    "NestedOptimizer with a plan that claims it"
-                )
-        self._watch_parameters()
+    def _sort_levels(self) -> None:
+        live = {name: level.spec for name, level in self.levels.items()}
+        self._order = [self.levels[name] for name in self.queue.sort(live)]
 
     def _feed_gates(self) -> None:
         watching = [level for level in self._order if level.gates.needs_loss]
@@ -383,36 +320,16 @@ class NestedOptimizer(torch.optim.Optimizer):
         self._loss = None
 
     def _apply_waiting(self, name: str) -> None:
-        if not self._waiting:
-            return
-        for change, spec in [pair for pair in self._waiting if pair[0].level == name]:
+        for change, spec in self.queue.take(name, self.num_steps):
             if isinstance(spec, Level):
-                self.levels[name].turn(spec)
+                self.levels[name].turn(spec, change.knobs)
             else:
                 self.copies[name].spec = spec
-            change.applied_at = self.num_steps
-            self._waiting = [pair for pair in self._waiting if pair[0] is not change]
-
-    def _find_pending(self, name: str) -> Level | Copy:
-        for change, spec in reversed(self._waiting):
-            if change.level == name:
-                return spec
-        if name in self.levels:
-            return self.levels[name].spec
-        if name in self.copies:
-            return self.copies[name].spec
-        self.plan.find(name)
-        raise PlanError(f"level {name!r} is a memory; turn it through the learner")
 
     def _sound_alarms(self) -> None:
+        raised = [alarm for level in self._order for alarm in level.alarms]
+        self.alarms += raised
         for level in self._order:
-            for alarm in level.alarms:
-                self.alarms.append(alarm)
-                warnings.warn(alarm.message, LevelAlarm, stacklevel=3)
             level.alarms.clear()
-
-
-def _check_initialised(aliases: dict[str, tuple[Tensor, list[str]]]) -> None:
-    for name, (param, _) in aliases.items():
-        if isinstance(param, nn.parameter.UninitializedParameter):
-            raise PlanError(f"parameter {name!r} has no shape yet; run one batch through the model")
+        for alarm in raised:  # last: a warning may be an error
+            warnings.warn(alarm.message, LevelAlarm, stacklevel=3)

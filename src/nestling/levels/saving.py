@@ -1,13 +1,14 @@
-"""A nested optimizer's state as nested dicts of tensors and JSON values, and back."""
+"""A nested optimizer's state: out to plain data, back again, and into a parameter that grew."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters
 from nestling.core.params import check_same_names
@@ -30,23 +31,11 @@ _COUNTERS = (
     "num_skipped",
     "factor",
     "seconds",
-    "anchored_at",
-    "mean_change",
 )
-_SPECS: TypeAdapter[Level | Copy] = TypeAdapter(Level | Copy, config={"defer_build": True})
-
-
-def describe_knobs(knobs: Mapping[str, object]) -> dict[str, object]:
-    """JSON-ready values of knobs, for the record of a change."""
-
-    def plain(value: object) -> object:
-        if is_dataclass(value) and not isinstance(value, type):
-            return asdict(value)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return [plain(entry) for entry in value]
-        return value
-
-    return {knob: plain(value) for knob, value in knobs.items()}
+_METER = ("anchored_at", "mean_change", "ringing")
+_SPECS: TypeAdapter[Level | Copy] = TypeAdapter(
+    Level | Copy, config={"defer_build": True, "ser_json_inf_nan": "constants"}
+)
 
 
 def export_state(optimizer: NestedOptimizer) -> dict[str, Any]:
@@ -60,8 +49,8 @@ def export_state(optimizer: NestedOptimizer) -> dict[str, Any]:
             "copies": {name: _export_copy(copy) for name, copy in optimizer.copies.items()},
             "changes": [asdict(change) for change in changes],
             "waiting": [
-                {"change": changes.index(change), "spec": _dump(spec)}
-                for change, spec in optimizer._waiting
+                {"change": _find(changes, change), "spec": _dump(spec)}
+                for change, spec in optimizer.queue.waiting
             ],
             "alarms": [asdict(alarm) for alarm in optimizer.alarms],
         },
@@ -78,13 +67,18 @@ def import_state(optimizer: NestedOptimizer, saved: Mapping[str, Any]) -> None:
     Raises:
         MismatchedParameters: it belongs to another plan or model; nothing is changed.
     """
-    state = saved["state"]
+    state = saved.get("state")
+    if not isinstance(state, Mapping) or "levels" not in state or "param_groups" not in saved:
+        raise MismatchedParameters(
+            "the state is not of a nested optimizer (it has no levels); "
+            "NestedOptimizer.state_dict() gives one"
+        )
     _check_fit(optimizer, state, saved["param_groups"])
     optimizer.num_steps = state["num_steps"]
     optimizer.released = set(state["released"])
-    optimizer.changes = [Change(**entry) for entry in state["changes"]]
-    optimizer._waiting = [
-        (optimizer.changes[entry["change"]], _SPECS.validate_python(entry["spec"]))
+    optimizer.queue.changes = [Change(**entry) for entry in state["changes"]]
+    optimizer.queue.waiting = [
+        (optimizer.queue.changes[entry["change"]], _SPECS.validate_python(entry["spec"]))
         for entry in state["waiting"]
     ]
     optimizer.alarms = [Alarm(**entry) for entry in state["alarms"]]
@@ -92,6 +86,7 @@ def import_state(optimizer: NestedOptimizer, saved: Mapping[str, Any]) -> None:
         _import_level(level, state["levels"][name])
     for name, copy in optimizer.copies.items():
         _import_copy(copy, state["copies"][name])
+    optimizer._sort_levels()
     for group, values in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         group.update({key: _restore(value, group.get(key)) for key, value in values.items()})
 
@@ -110,6 +105,12 @@ def _check_fit(
     for name, level in optimizer.levels.items():
         now = dict(zip(level.names, level.params, strict=True))
         check_same_names(state["levels"][name]["anchor"], now)
+        rule = state["levels"][name]["spec"].get("optimizer", {}).get("name")
+        if rule != level.spec.optimizer.name:
+            raise MismatchedParameters(
+                f"level {name!r} was saved with optimizer {rule!r}, this plan has "
+                f"{level.spec.optimizer.name!r}; restore it with the plan it was saved with"
+            )
     for name, copy in optimizer.copies.items():
         check_same_names(state["copies"][name]["values"], copy.values)
 
@@ -120,36 +121,45 @@ def _export_level(level: GradientLevel) -> dict[str, Any]:
     return {
         "spec": _dump(level.spec),
         **{counter: getattr(level, counter) for counter in _COUNTERS},
+        **{entry: getattr(level.meter, entry) for entry in _METER},
         "gathered": {
             name: value.detach().clone()
             for name, value in zip(level.names, gathered, strict=True)
             if is_gathering and value is not None
         },
-        "anchor": {n: v.clone() for n, v in zip(level.names, level.anchor, strict=True)},
+        "anchor": {n: v.clone() for n, v in zip(level.names, level.meter.anchor, strict=True)},
         "gates": level.gates.state_dict(),
-        "inner": level.export_inner(),
+        "inner": export_inner(level.inner, level.names, level.params),
     }
 
 
 def _import_level(level: GradientLevel, saved: Mapping[str, Any]) -> None:
     spec = _SPECS.validate_python(saved["spec"])
     if isinstance(spec, Level):
-        level.turn(spec)
+        level.turn(spec, {})  # the rates come with the parameter groups
     for counter in _COUNTERS:
         setattr(level, counter, saved[counter])
-    gathered = [saved["gathered"].get(name) for name in level.names]
-    copies = [None if value is None else value.detach().clone() for value in gathered]
-    if not level.in_place:
-        level.gathered = copies
-    elif level.num_gradients > 0:
+    for entry in _METER:
+        setattr(level.meter, entry, saved[entry])
+    copies = [
+        value.to(param.device, copy=True)
+        if (value := saved["gathered"].get(name)) is not None
+        else None
+        for name, param in zip(level.names, level.params, strict=True)
+    ]
+    if level.in_place:
         for param, value in zip(level.params, copies, strict=True):
             param.grad = value
-    level.anchor = [
+    else:
+        level.gathered = copies
+    level.meter.anchor = [
         saved["anchor"][name].to(param.device, copy=True)
         for name, param in zip(level.names, level.params, strict=True)
     ]
     level.gates.load_state_dict(saved["gates"])
-    level.import_inner(saved["inner"])
+    for values in (level.gates.slow, level.gates.importance):
+        values[:] = [v.to(p.device) for v, p in zip(values, level.params, strict=False)]
+    import_inner(level.inner, level.names, level.params, saved["inner"])
 
 
 def _export_copy(copy: CopyLevel) -> dict[str, Any]:
@@ -172,6 +182,79 @@ def _import_copy(copy: CopyLevel, saved: Mapping[str, Any]) -> None:
     for name, value in copy.values.items():
         value.copy_(saved["values"][name])
     import_generator(copy.generator, saved["generator"])
+
+
+def export_inner(
+    inner: torch.optim.Optimizer, names: Sequence[str], params: Sequence[Tensor]
+) -> dict[str, dict[str, object]]:
+    """A torch optimizer's state by parameter name; tensors are copies."""
+    return {
+        name: {key: _clone(value) for key, value in inner.state[param].items()}
+        for name, param in zip(names, params, strict=True)
+        if param in inner.state
+    }
+
+
+def import_inner(
+    inner: torch.optim.Optimizer,
+    names: Sequence[str],
+    params: Sequence[Tensor],
+    state: Mapping[str, Mapping[str, object]],
+) -> None:
+    """Put a torch optimizer back into a state that `export_inner` gave."""
+    inner.state.clear()
+    for name, param in zip(names, params, strict=True):
+        if name in state:
+            inner.state[param] = {
+                # A step counter may live on another device than its parameter: not ours to move.
+                key: value.to(param.device, copy=True)
+                if isinstance(value, Tensor) and value.shape == param.shape
+                else _clone(value)
+                for key, value in state[name].items()
+            }
+
+
+def swap_parameter(level: GradientLevel, index: int, param: Tensor) -> None:
+    """Put a parameter with more rows in the place of another; its state grows with it."""
+    old = level.params[index]
+    if param.dim() == 0 or param.shape[1:] != old.shape[1:] or len(param) < len(old):
+        raise MismatchedParameters(
+            f"{level.names[index]!r} has shape {tuple(old.shape)}, its successor "
+            f"{tuple(param.shape)}; only more rows of the same shape work"
+        )
+    level.params[index] = param
+    level.group["params"][index] = param
+    if old in level.inner.state:
+        values = level.inner.state.pop(old)
+        level.inner.state[param] = {key: _pad(v, old, param) for key, v in values.items()}
+    if level.in_place and level.num_gradients > 0 and old.grad is not None:
+        param.grad = _pad(old.grad, old, param)
+    if (gathered := level.gathered[index]) is not None:
+        level.gathered[index] = _pad(gathered, old, param)
+    fresh = param.detach().clone()
+    fresh[: old.shape[0]] = level.meter.anchor[index]
+    level.meter.anchor[index] = fresh
+    for values in (level.gates.slow, level.gates.importance):
+        if values:
+            values[index] = _pad(values[index], old, param)
+
+
+def _find(changes: Sequence[Change], change: Change) -> int:
+    # By identity: the same knob may be turned twice at one step, for the same reason.
+    return next(index for index, other in enumerate(changes) if other is change)
+
+
+def _clone(value: object) -> object:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _pad(value: Any, old: Tensor, new: Tensor) -> Any:
+    """`value` with rows of zeros added, if it has the shape of `old`; else as it is."""
+    if not isinstance(value, Tensor) or value.shape != old.shape:
+        return value
+    padded = value.new_zeros(new.shape)
+    padded[: old.shape[0]] = value
+    return padded
 
 
 def _dump(spec: Level | Copy) -> dict[str, Any]:

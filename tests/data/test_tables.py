@@ -1,0 +1,99 @@
+"""The user's own files, right and wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nestling.core.errors import DataError, NestlingError, NonFiniteInput, ShapeMismatch
+from nestling.data import from_arrays, read_table
+
+FRAME = pd.DataFrame({"a": [0.5, 1.0, 2.0], "b": [1.0, 0.0, 3.0], "target": [0, 1, 2]})
+
+
+def write(path, frame=FRAME):
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        x = frame.drop(columns="target").to_numpy()
+        np.savez(path, x=x, target=frame["target"].to_numpy())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_all_forms_hold_the_same(tmp_path, suffix):
+    x, y, _ = read_table(write(tmp_path / f"rows{suffix}"))
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+    assert x.tolist() == [[0.5, 1.0], [1.0, 0.0], [2.0, 3.0]]
+    assert y.tolist() == [0, 1, 2]
+
+
+def test_columns_are_named_and_the_target_chosen(tmp_path):
+    x, y, names = read_table(write(tmp_path / "rows.csv"), target="a")
+    assert names == ["b", "target"]
+    assert y.dtype == torch.float32
+    assert x.shape == (3, 2)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8))
+def test_numbers_survive_csv(tmp_path, values):
+    frame = pd.DataFrame({"a": values, "target": 0})
+    x, _, _ = read_table(write(tmp_path / "rows.csv", frame))
+    assert x.flatten().tolist() == pytest.approx(values, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("rows.csv", "", "is empty"),
+        ("rows.csv", "a,target\n", "no rows"),
+        ("rows.csv", "a,target\n1,0\n2\n", "line 3 has 1 cells"),
+        ("rows.csv", "a,a,target\n1,1,0\n", "names a column twice"),
+        ("rows.csv", "a,b\n1,0\n", "no column 'target'"),
+        ("rows.csv", "target\n1\n", "only its target"),
+        ("rows.csv", "a,target\nred,0\n", "column 'a' holds text ('red' in line 2)"),
+        ("rows.csv", "a,target\nnan,0\n", "row 0, column 'a'"),
+        ("rows.csv", "a,target\n1,inf\n", "target is NaN or infinite"),
+        ("rows.csv", "a,target\n,0\n", "column 'a'"),
+        ("rows.csv", b"\xff\xfe\x00", "cannot read"),
+        ("rows.npz", "no zip", "cannot read"),
+        ("rows.parquet", "no parquet", "cannot read"),
+        ("rows.txt", "a", "is no table"),
+    ],
+)
+def test_wrong_files_say_what_and_where(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(NestlingError) as caught:
+        read_table(path)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    write(tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"did you mean 'train.csv'"):
+        read_table(tmp_path / "trian.csv")
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.savez(tmp_path / "rows.npz", x=np.array([object()]), y=np.array([0]))
+    with pytest.raises(DataError, match="cannot read"):
+        read_table(tmp_path / "rows.npz")
+
+
+def test_wrong_arrays():
+    with pytest.raises(ShapeMismatch, match="differ in length"):
+        from_arrays(np.ones((2, 1)), np.ones(3))
+    with pytest.raises(DataError, match="not numbers"):
+        from_arrays(np.array([["a"]]), np.ones(1))
+    with pytest.raises(DataError, match="no rows"):
+        from_arrays(np.ones((0, 1)), np.ones(0))
+    with pytest.raises(NonFiniteInput, match=r"nan in row 1, column \[0\]"):
+        from_arrays(np.array([[1.0], [np.nan]]), np.ones(2))

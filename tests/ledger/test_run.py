@@ -1,0 +1,85 @@
+"""The run folder: appended, durable, tolerant of a crash."""
+
+import json
+import math
+import resource
+
+import pytest
+
+from nestling.core.errors import DataError, NestlingError
+from nestling.ledger import RunWriter, read_run
+
+
+def test_records_come_back_in_order(tmp_path):
+    writer = RunWriter(tmp_path / "run", {"seed": 1, "out": tmp_path})
+    for number in range(3):
+        writer.write("evaluation", {"step": number, "loss": math.nan})
+    writer.close()
+    run = read_run(tmp_path / "run")
+    assert run.config == {"seed": 1, "out": str(tmp_path)}
+    assert [record["step"] for record in run.select("evaluation")] == [0, 1, 2]
+    assert run.records[0]["loss"] is None
+    assert run.note == ""
+
+
+def test_a_second_writer_appends_and_keeps_the_configuration(tmp_path):
+    for number in range(2):
+        writer = RunWriter(tmp_path, {"number": number})
+        writer.write("summary", {"number": number})
+        writer.close()
+    run = read_run(tmp_path)
+    assert run.config == {"number": 0}
+    assert [record["number"] for record in run.records] == [0, 1]
+
+
+def test_a_torn_line_is_left_out_and_said(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"number": 0})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "summ')
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"number": 1})
+    writer.close()
+    run = read_run(tmp_path)
+    assert [record["number"] for record in run.records] == [0, 1]
+    assert "1 damaged lines" in run.note
+
+
+def test_a_full_disk_keeps_earlier_records(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"number": 0})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))
+    try:
+        with pytest.raises(NestlingError, match="earlier records are kept") as caught:
+            writer.write("summary", {"text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.write("summary", {"number": 1})
+    writer.close()
+    assert "\n" not in str(caught.value)
+    assert [record["number"] for record in read_run(tmp_path).records] == [0, 1]
+
+
+def test_no_run_and_a_damaged_one(tmp_path):
+    with pytest.raises(DataError, match=r"no run in"):
+        read_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        read_run(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NestlingError, match="cannot write run folder"):
+        RunWriter(tmp_path / "file" / "run", {})
+
+
+def test_lines_are_json(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"levels": ("a", "b")})
+    writer.close()
+    line = (tmp_path / "metrics.jsonl").read_text().strip()
+    assert json.loads(line) == {"kind": "summary", "levels": ["a", "b"]}

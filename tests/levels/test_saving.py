@@ -1,0 +1,175 @@
+"""A saved optimizer goes on bit for bit, wherever it was cut, and refuses foreign states."""
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nestling as nl
+from nestling.core.errors import MismatchedParameters
+from nestling.levels import (
+    AgreementGate,
+    Copy,
+    Freeze,
+    ImportanceGate,
+    Level,
+    NestedOptimizer,
+    ParentGate,
+    Plan,
+    ScheduleGate,
+    SurpriseGate,
+)
+
+NUM_STEPS = 40
+
+
+def make_plan() -> Plan:
+    return Plan(
+        Level("head", match=["4.*"], gate=[SurpriseGate(half_life=5)], trust=0.05),
+        Level(
+            "middle",
+            match=["2.*"],
+            period=3,
+            optimizer=nl.adam(lr=0.01),
+            gate=[ImportanceGate(half_life=3), ScheduleGate(start=5, stop=30, low=0.2)],
+            protect=True,
+        ),
+        Level(
+            "spine",
+            period=4,
+            window=2,
+            optimizer=nl.sgd(lr=0.05, momentum=0.9),
+            gate=[AgreementGate(half_life=2, floor=0.1), ParentGate(of="head")],
+            freeze=Freeze(windows=((9, 12),), until="go"),
+        ),
+        Copy("slow", of=["head", "spine"], probability=0.5, decay=0.9),
+        Copy("slower", of=["middle"], period=3, warmup=False),
+    )
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def make_nested(model: nn.Module, accumulate: str) -> NestedOptimizer:
+    plan = make_plan()
+    return NestedOptimizer(model, plan, accumulate=accumulate, seed=3)  # type: ignore[arg-type]
+
+
+def take_step(model: nn.Module, nested: NestedOptimizer, step: int) -> None:
+    if step == 4:
+        nested.release("go")
+    if step in (13, 21):
+        nested.control("spine", period=5, lr=0.02, reason="calm")
+        nested.control("spine", gate=[AgreementGate(half_life=3)], reason="calm")
+        nested.control("slow", decay=0.8, reason="calm")
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(step))
+    nested.zero_grad()
+    nested.prepare_step()
+    loss = (model(x) - x[:, :2].square()).square().mean()
+    loss.backward()
+    nested.observe(loss)
+    nested.step()
+
+
+def flatten(state: object, path: str = "") -> dict[str, object]:
+    """Every leaf of a state but the wall clock, so that a difference names its place."""
+    if isinstance(state, dict):
+        parts = [flatten(value, f"{path}/{key}") for key, value in state.items()]
+    elif isinstance(state, list | tuple):
+        parts = [flatten(value, f"{path}/{index}") for index, value in enumerate(state)]
+    else:
+        leaf = state.tolist() if isinstance(state, Tensor) else state
+        return {} if path.endswith("/seconds") else {path: leaf}
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def freeze_dry(model: nn.Module, nested: NestedOptimizer) -> tuple[Any, Any]:
+    buffer = io.BytesIO()
+    torch.save((model.state_dict(), nested.state_dict()), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("accumulate", ["separate", "in_place"])
+def test_goes_on_bit_for_bit_from_every_step(accumulate: str) -> None:
+    model = make_model()
+    nested = make_nested(model, accumulate)
+    saved, states = [], []
+    for step in range(NUM_STEPS):
+        saved.append(freeze_dry(model, nested))
+        states.append(flatten(nested.state_dict()))
+        take_step(model, nested, step)
+    final = (flatten(model.state_dict()), flatten(nested.state_dict()))
+    assert len(nested.changes) == 6
+    assert nested.changes[0].applied_at is not None
+    readings = nested.read_levels()
+    assert all(reading.num_updates > 0 for reading in readings)
+    for start, (weights, state) in enumerate(saved):
+        other = make_model()
+        other.load_state_dict(weights)
+        again = make_nested(other, accumulate)
+        again.load_state_dict(state)
+        assert flatten(again.state_dict()) == states[start], start
+        for step in range(start, NUM_STEPS):
+            take_step(other, again, step)
+        assert (flatten(other.state_dict()), flatten(again.state_dict())) == final, start
+        assert again.read_levels() == readings
+
+
+def test_state_is_a_copy() -> None:
+    model = make_model()
+    nested = make_nested(model, "separate")
+    take_step(model, nested, 0)
+    state = nested.state_dict()
+    before = flatten(copy.deepcopy(state))
+    fresh = make_nested(make_model(), "separate")
+    fresh.load_state_dict(state)
+    take_step(model, nested, 1)
+    take_step(fresh.model, fresh, 1)
+    assert flatten(state) == before
+
+
+FOREIGN: dict[str, tuple[Plan, str]] = {
+    "level": (Plan(Level("other")), "levels"),
+    "copy": (Plan(*make_plan().levels[:-1]), "copies"),
+    "claims": (
+        Plan(*[Level("head", match=["3.*", "4.*", "2.bias"]), *make_plan().levels[1:]]),
+        r"2\.bias",
+    ),
+    "optimizer": (
+        Plan(Level("head", match=["4.*"], optimizer=nl.sgd()), *make_plan().levels[1:]),
+        "adamw",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*FOREIGN, "shape", "torch"])
+def test_foreign_state_is_refused_and_nothing_is_changed(kind: str) -> None:
+    model = make_model()
+    nested = make_nested(model, "separate")
+    for step in range(6):
+        take_step(model, nested, step)
+    before = flatten(nested.state_dict())
+    words = "shape"
+    other: torch.optim.Optimizer
+    if kind == "shape":
+        wide = make_model()
+        wide[4] = nn.Linear(4, 3)
+        other = NestedOptimizer(wide, make_plan())
+    elif kind == "torch":
+        other = torch.optim.SGD(make_model().parameters(), lr=0.1)
+        words = "not of a nested optimizer"
+    else:
+        plan, words = FOREIGN[kind]
+        if kind == "claims":
+            plan = Plan(Level("head", match=["4.*", "2.bias"]), *plan.levels[1:])
+        other = NestedOptimizer(make_model(), plan)
+    with pytest.raises(MismatchedParameters, match=words) as caught:
+        nested.load_state_dict(other.state_dict())
+    assert "\n" not in str(caught.value)
+    assert flatten(nested.state_dict()) == before

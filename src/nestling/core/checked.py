@@ -50,6 +50,9 @@ def checked(cls: type[T]) -> type[T]:
                 known = [field.name for field in fields(cast(Any, cls))]
                 hint = f"; {suggest(str(first['loc'][-1]), known)}"
             raise PlanError(f"{cls.__name__} {describe(error)}{hint}") from None
+        finally:
+            # Pydantic puts its own constructor back when it builds a deferred schema.
+            cls.__init__ = init  # type: ignore[assignment]
 
     cls.__init__ = init  # type: ignore[assignment]
     return cls

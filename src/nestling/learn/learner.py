@@ -172,6 +172,7 @@ class Learner:
         *,
         task: int | None = None,
         weight: Tensor | None = None,
+        again: bool = False,
     ) -> StepReport:
         """Learn one batch, at once.
 
@@ -182,13 +183,16 @@ class Learner:
                 `x` holds it.
             task: task label, where the scenario has one.
             weight: (N,) >= 0, how much each example counts for the memories.
+            again: the batch was learned before, in an earlier epoch: memories, which need it
+                only once, and the read-out's gate do not take it in again.
 
         Returns: the loss before the update, and why the step was refused if it was.
 
         Raises:
             DataError: the batch cannot be learned from; nothing is changed then.
         """
-        return self._learn(read_batch(x if y is None else (x, y)), task, weight, is_new=True)
+        batch = read_batch(x if y is None else (x, y))
+        return self._learn(batch, task, weight, is_new=not again)
 
     def _learn(
         self, batch: Batch, task: int | None, weight: Tensor | None, *, is_new: bool

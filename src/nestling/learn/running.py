@@ -11,7 +11,6 @@ from pathlib import Path
 from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience
-from nestling.learn.batches import read_batch
 from nestling.learn.jobs import Job
 from nestling.learn.learner import Learner
 from nestling.learn.scoring import (
@@ -133,9 +132,8 @@ class _Run:
                 continue
             is_new = number <= num_batches // job.epochs
             started = time.perf_counter()
-            batch = read_batch((x[rows], y[rows]))
             # As `Learner.fit` does: memories see an example once, in the first epoch.
-            self.learner._learn(batch, experience.task, None, is_new=is_new)
+            self.learner.learn(x[rows], y[rows], task=experience.task, again=not is_new)
             self.position = replace(
                 self.position,
                 batch=number,

@@ -1,10 +1,11 @@
 """Copy levels: slow averages of other levels' parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from nestling.core.seeds import make_generator
 from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Copy
 
@@ -84,3 +85,27 @@ class CopyLevel:
             num_steps=self.num_steps,
             num_updates=self.num_updates,
         )
+
+
+def make_copies(
+    specs: Iterable[Copy],
+    claims: Mapping[str, Sequence[str]],
+    params: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, CopyLevel]:
+    """The copy levels of a plan, each with a generator of its own.
+
+    Args:
+        specs: what the plan says.
+        claims: gradient level -> names of its parameters.
+        params: name -> parameter.
+        seed: of the run.
+    """
+    return {
+        spec.name: CopyLevel(
+            spec,
+            {name: params[name] for level in spec.of for name in claims[level]},
+            make_generator(seed, "copy", spec.name),
+        )
+        for spec in specs
+    }

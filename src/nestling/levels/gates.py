@@ -6,7 +6,7 @@ Several gates on one level multiply.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -274,3 +274,23 @@ class GateState:
             value = state[name]
             copied = [v.clone() for v in value] if isinstance(value, list) else value
             setattr(self, name, copied)
+
+
+def feed_gates(gates: Mapping[str, GateState], loss: float | None) -> None:
+    """Show one step's loss to the gates that want it.
+
+    Args:
+        gates: level name -> its gates.
+        loss: of this step; None if nobody told.
+
+    Raises:
+        PlanError: a gate wants the loss and there is none.
+    """
+    watching = {name: state for name, state in gates.items() if state.needs_loss}
+    for name, state in watching.items():
+        if loss is None:
+            raise PlanError(
+                f"the surprise gate of level {name!r} needs the loss; call "
+                "optimizer.observe(loss) before step(), or pass a closure"
+            )
+        state.observe_loss(loss)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import LateParameter, PlanError, suggest
-from nestling.core.seeds import make_generator
 from nestling.levels import saving
 from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
 from nestling.levels.control import ChangeQueue, Knobs, check_importance
-from nestling.levels.copies import CopyLevel
+from nestling.levels.copies import make_copies
+from nestling.levels.gates import feed_gates
 from nestling.levels.gradient import GradientLevel
 from nestling.levels.plan import Plan
 from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
@@ -91,15 +91,8 @@ class NestedOptimizer(torch.optim.Optimizer):
             )
             for spec in plan.gradient_levels
         }
-        self.copies = {
-            spec.name: CopyLevel(
-                spec,
-                {name: aliases[name][0] for level in spec.of for name in claims[level]},
-                make_generator(seed, "copy", spec.name),
-            )
-            for spec in plan.copies
-        }
         self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
+        self.copies = make_copies(plan.copies, claims, self._owned, seed)
         self._watch = ParameterWatch(self.model)
         self.queue = ChangeQueue(plan)
         self._sort_levels()
@@ -117,8 +110,6 @@ class NestedOptimizer(torch.optim.Optimizer):
     def changes(self) -> list[Change]:
         """Every turn of a knob so far, oldest first."""
         return self.queue.changes
-
-    # --- the loop
 
     def prepare_step(self) -> None:
         """Before a forward pass: stop backward before levels whose gradient will not count.
@@ -164,7 +155,8 @@ class NestedOptimizer(torch.optim.Optimizer):
         self._watch.check(self._owned)
         for level in self._order:
             level.check(self.num_steps + 1, self.released)
-        self._feed_gates()
+        feed_gates({level.spec.name: level.gates for level in self._order}, self._loss)
+        self._loss = None
         self.num_steps += 1
         factors = {name: level.factor for name, level in self.levels.items()}
         for level in self._order:
@@ -188,8 +180,6 @@ class NestedOptimizer(torch.optim.Optimizer):
                     param.grad = None
                 else:
                     param.grad.zero_()
-
-    # --- controls
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs of a live level; it takes effect at the level's next boundary.
@@ -218,11 +208,8 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             PlanError: no level waits for that event.
         """
-        awaited = {
-            level.spec.freeze.until
-            for level in self._order
-            if level.spec.freeze is not None and level.spec.freeze.until is not None
-        }
+        freezes = [level.spec.freeze for level in self._order if level.spec.freeze is not None]
+        awaited = {freeze.until for freeze in freezes if freeze.until is not None}
         if event not in awaited:
             raise PlanError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
         self.released.add(event)
@@ -241,8 +228,6 @@ class NestedOptimizer(torch.optim.Optimizer):
             level.gates.importance = values
             level.gates.importance_is_given = True
 
-    # --- readings
-
     def read_levels(self) -> list[LevelReading]:
         """How every gradient and copy level stands, in the plan's order."""
         num_all = sum(param.numel() for level in self._order for param in level.params)
@@ -257,8 +242,6 @@ class NestedOptimizer(torch.optim.Optimizer):
             self.plan.find(name)
             raise PlanError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
         return {key: value.clone() for key, value in self.copies[name].values.items()}
-
-    # --- saving, growing
 
     def state_dict(self) -> dict[str, Any]:
         """Clocks, gathered gradients, moments, gates, copies: all that the next step needs."""
@@ -302,22 +285,9 @@ class NestedOptimizer(torch.optim.Optimizer):
         self._owned[name] = param
         self._watch.refresh()
 
-    # --- inside a step
-
     def _sort_levels(self) -> None:
         live = {name: level.spec for name, level in self.levels.items()}
         self._order = [self.levels[name] for name in self.queue.sort(live)]
-
-    def _feed_gates(self) -> None:
-        watching = [level for level in self._order if level.gates.needs_loss]
-        if watching and self._loss is None:
-            raise PlanError(
-                f"the surprise gate of level {watching[0].spec.name!r} needs the loss; call "
-                "optimizer.observe(loss) before step(), or pass a closure"
-            )
-        for level in watching:
-            level.gates.observe_loss(self._loss if self._loss is not None else 0.0)
-        self._loss = None
 
     def _apply_waiting(self, name: str) -> None:
         for change, spec in self.queue.take(name, self.num_steps):

@@ -71,7 +71,7 @@ def plans(draw: st.DrawFn) -> Plan:
                 freeze=draw(st.one_of(st.none(), freezes)),
                 trust=draw(st.one_of(st.none(), st.floats(1e-6, 10.0))),
                 protect=draw(st.booleans()),
-                band=(low, draw(st.one_of(st.just(math.inf), st.floats(low + 0.1, 9.0)))),
+                band=(low, draw(st.floats(low + 0.1, 9.0))),
             )
         )
     answers = ["live"]

@@ -30,7 +30,13 @@ def list_command(json_file: Path | None) -> None:
     from nestling.data import list_datasets
 
     rows: list[dict[str, object]] = [
-        {"name": one.name, "about": one.about, "licence": one.licence} for one in list_datasets()
+        {
+            "name": one.name,
+            "about": one.about,
+            "licence": one.licence,
+            "megabytes": round(one.num_bytes / 1e6, 1),
+        }
+        for one in list_datasets()
     ]
     show_table(build_table(rows))
     if json_file is not None:

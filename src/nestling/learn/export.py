@@ -4,6 +4,8 @@ Axis letters: N examples, F features, D random features, K classes or outputs, E
 """
 
 import copy
+import os
+import tempfile
 import threading
 import warnings
 from collections.abc import Sequence
@@ -166,7 +168,7 @@ def bake_model(model: nn.Module) -> nn.Module:
 
 
 def save_onnx(module: nn.Module, example: Sequence[Tensor], path: Path) -> None:
-    """Write a read-out as an ONNX file whose batch size is free.
+    """Write a read-out as an ONNX file whose batch size is free, or leave what was there.
 
     Args:
         module: in evaluation mode.
@@ -186,6 +188,15 @@ def save_onnx(module: nn.Module, example: Sequence[Tensor], path: Path) -> None:
     num_bytes = sum(tensor.nbytes for tensor in module.state_dict().values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter warns of its own code
-        torch.onnx.export(
-            program, (), str(path), dynamo=True, verbose=False, external_data=num_bytes > 1e9
-        )
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            torch.onnx.export(
+                program,
+                (),
+                str(Path(folder) / path.name),
+                dynamo=True,
+                verbose=False,
+                external_data=num_bytes > 1e9,
+            )
+            # The data first: a model file is never there without what it points to.
+            for file in sorted(Path(folder).iterdir(), key=lambda file: -len(file.name)):
+                os.replace(file, path.parent / file.name)

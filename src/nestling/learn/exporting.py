@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from nestling.core.errors import NotFitted, PlanError
+from nestling.core.errors import NotFitted, PlanError, ShapeMismatch
 from nestling.learn.batches import read_output
 from nestling.learn.export import FeatureTap, RandomMap, RidgeHead, bake_model
 from nestling.learn.remember import MemoryLevel
-from nestling.memory import RandomFeatures, RidgeMemory
+from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
 
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner
@@ -27,30 +28,45 @@ class ExportedReadout(nn.Module):
         weights_E: how much each counts.
         present_K: classes on which the experts are mixed; None mixes all of them plainly.
         slow: expert that answers for the other classes.
+        dtype: of the answer.
+
+    Raises:
+        ShapeMismatch: not one weight per expert, or no expert.
     """
 
     def __init__(
-        self, experts: list[nn.Module], weights_E: Tensor, present_K: Tensor | None, slow: int
+        self,
+        experts: Sequence[nn.Module],
+        weights_E: Tensor,
+        present_K: Tensor | None = None,
+        slow: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if not experts or weights_E.shape != (len(experts),):
+            raise ShapeMismatch(
+                f"{len(experts)} experts need as many weights (1 or more), not a tensor of shape "
+                f"{tuple(weights_E.shape)}"
+            )
+        self.dtype = dtype
         self.experts = nn.ModuleList(experts)
         self.slow = slow
         self.mixes_present = present_K is not None
         self.weights: Tensor
         self.present: Tensor
-        self.register_buffer("weights", weights_E.clone())
+        self.register_buffer("weights", weights_E.double())
         self.register_buffer(
             "present", (torch.ones(1) if present_K is None else present_K).double()
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The model's inputs -> probabilities (N, K) or values (N, M), float32."""
+        """The model's inputs -> probabilities (N, K) or values (N, M)."""
         answers = [expert(*inputs).double() for expert in self.experts]
         width = max(answer.shape[1] for answer in answers)
         answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
         if not self.mixes_present:
-            return torch.einsum("e,enk->nk", self.weights, torch.stack(answers)).float()
-        return mix_present(answers, self.weights, self.slow, self.present).float()
+            return torch.einsum("e,enk->nk", self.weights, torch.stack(answers)).to(self.dtype)
+        return mix_present(answers, self.weights, self.slow, self.present).to(self.dtype)
 
 
 def mix_present(answers: list[Tensor], weights_E: Tensor, slow: int, present_K: Tensor) -> Tensor:
@@ -75,13 +91,18 @@ def mix_present(answers: list[Tensor], weights_E: Tensor, slow: int, present_K: 
 class _Live(nn.Module):
     """A model's probabilities, or its values."""
 
-    def __init__(self, model: nn.Module, classifies: bool) -> None:
+    def __init__(
+        self, model: nn.Module, classifies: bool, link: Callable[[Tensor], Tensor] | None
+    ) -> None:
         super().__init__()
-        self.model, self.classifies = model, classifies
+        self.model, self.classifies, self.link = model, classifies, link
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        output = read_output(self.model(*inputs)).double()
-        return output.softmax(dim=1) if self.classifies else output
+        output = read_output(self.model(*inputs))
+        if self.classifies:
+            return output.double().softmax(dim=1)
+        values = output if self.link is None else self.link(output)
+        return values.reshape(values.shape[0], -1).double()
 
 
 class _Bank(nn.Module):
@@ -116,7 +137,7 @@ def export_learner(learner: Learner) -> nn.Module:
         present = readout.find_present(_count_classes(learner))
         if not bool(present.any()):
             present = None
-            weights = nn.functional.one_hot(torch.tensor(readout.slow), len(experts)).double()
+            weights = _choose_one(readout.slow, len(experts))
     return ExportedReadout(experts, weights, present, readout.slow).eval()
 
 
@@ -140,17 +161,27 @@ def _export_expert(learner: Learner, name: str) -> nn.Module:
         with torch.no_grad():
             for key, value in values.items():
                 params[key].copy_(value)
-    return _Live(model, classifies)
+    return _Live(model, classifies, learner.experts.link)
 
 
 def _export_memory(level: MemoryLevel) -> nn.Module:
     bank = level.bank
     if bank is None or bank.is_empty:
         raise NotFitted(f"memory {level.spec.name!r} is empty; learn something before export")
-    heads: list[nn.Module] = [export_ridge(memory) for memory in bank.memories]
-    weights = bank.gate.weights[: len(heads)] / bank.gate.weights[: len(heads)].sum()
-    present = bank.find_present() if bank.task == "classification" else None
-    mixture = ExportedReadout(heads, weights, present, len(heads) - 1)
+    slow = bank.memories[bank.slow]
+    # A memory whose examples have all faded away has no answer of its own.
+    heads: list[nn.Module] = [
+        export_ridge(slow if memory.is_empty else memory) for memory in bank.memories
+    ]
+    if bank.has_prior:
+        heads.append(heads[bank.slow] if bank.prior.is_empty else _export_prior(bank))
+    weights = bank.gate.weights
+    present = None
+    if bank.task == "classification" and bank.mix == "present" and len(heads) > 1:
+        present = bank.present()
+        if not bool(present.any()):
+            present, weights = None, _choose_one(bank.slow, len(heads))
+    mixture = ExportedReadout(heads, weights, present, bank.slow, torch.float64)
     tap = None
     if level.reader.module is not None:
         module = bake_model(level.reader.module)
@@ -158,14 +189,27 @@ def _export_memory(level: MemoryLevel) -> nn.Module:
     return _Bank(tap, export_features(bank.features), mixture)
 
 
-def export_features(features: RandomFeatures) -> nn.Module:
+def _export_prior(bank: MemoryBank) -> RidgeHead:
+    """Class frequencies, which look at no feature."""
+    log_prior = bank.prior.predict(1)[0].log()
+    width = bank.memories[bank.slow].solution.weights.shape[0]
+    return RidgeHead(log_prior.new_zeros(width, len(log_prior)), log_prior)
+
+
+def _choose_one(index: int, num_experts: int) -> Tensor:
+    return nn.functional.one_hot(torch.tensor(index), num_experts).double()
+
+
+def export_features(features: RandomFeatures | None) -> nn.Module:
     """The same random map as a module with its weights as buffers, float64."""
+    if features is None:
+        return nn.Identity()
     is_fourier = features.kind == "fourier"
     return RandomMap(
         features.weights_IF,
         features.phases_F if is_fourier else None,
         kind=features.kind,
-        gain=(2.0 / features.num_features) ** 0.5 if is_fourier else 1.0,
+        gain=(2.0 / max(1, features.num_features)) ** 0.5 if is_fourier else 1.0,
         passthrough=features.passthrough,
     )
 

@@ -43,6 +43,10 @@ class GradientLevel:
         self.params = list(params)
         self.in_place = in_place
         self.inner = spec.optimizer.build(self.params)
+        # Torch wraps every `step` for its profiler and hooks; ours is wrapped already, and at
+        # small batches a second wrapper is felt.
+        step = type(self.inner).step
+        self._step_inner = getattr(step, "__wrapped__", step)
         self.group = self.inner.param_groups[0]
         self.group["name"] = spec.name
         self.gates = GateState(spec.gate)
@@ -198,7 +202,7 @@ class GradientLevel:
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
         inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
-        self.inner.step()
+        self._step_inner(self.inner)
         if is_careful:
             self._moderate(before, per_weight)
         if spec.protect:

@@ -82,16 +82,12 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.judge = judge
         aliases = collect_aliases(model)
         claims = assign_levels(model, plan)
-        self.levels = {
-            spec.name: GradientLevel(
-                spec,
-                claims[spec.name],
-                [aliases[name][0] for name in claims[spec.name]],
-                accumulate == "in_place",
-            )
-            for spec in plan.gradient_levels
-        }
         self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
+        self.levels: dict[str, GradientLevel] = {}
+        for spec in plan.gradient_levels:
+            params = [self._owned[name] for name in claims[spec.name]]
+            in_place = accumulate == "in_place"
+            self.levels[spec.name] = GradientLevel(spec, claims[spec.name], params, in_place)
         self.copies = make_copies(plan.copies, claims, self._owned, seed)
         self._watch = ParameterWatch(self.model)
         self.queue = ChangeQueue(plan)
@@ -175,11 +171,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         for level in self._order:
             if level.in_place and level.num_gradients > 0:
                 continue
-            for param in level.params:
-                if set_to_none or param.grad is None:
-                    param.grad = None
-                else:
-                    param.grad.zero_()
+            level.inner.zero_grad(set_to_none)
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs of a live level; it takes effect at the level's next boundary.

@@ -16,6 +16,7 @@ _LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
 )
 _READOUT: TypeAdapter[str | Mix] = TypeAdapter(str | Mix, config={"defer_build": True})
+_MIX: TypeAdapter[Mix] = TypeAdapter(Mix)
 
 
 class Plan:
@@ -126,7 +127,9 @@ class Plan:
             except ValidationError as error:
                 raise PlanError(f"{source}, level {name!r}: {describe(error)}") from None
         try:
-            readout = _READOUT.validate_python(data.get("readout", "live"))
+            raw = data.get("readout", "live")
+            # Not as a union: the error would be about a string that nobody meant.
+            readout = (_MIX if isinstance(raw, dict) else _READOUT).validate_python(raw)
         except ValidationError as error:
             raise PlanError(f"{source}, readout: {describe(error)}") from None
         return cls(*levels, readout=readout)

@@ -128,6 +128,12 @@ class Copy:
     warmup: bool = True
     kind: Literal["copy"] = "copy"
 
+    @model_validator(mode="after")
+    def _check(self) -> "Copy":
+        if not self.of:
+            raise ValueError(f"copy {self.name!r} copies no level; of=['spine'] copies that one")
+        return self
+
 
 @checked
 @dataclass(frozen=True, config=_CONFIG)

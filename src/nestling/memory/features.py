@@ -83,9 +83,9 @@ class RandomFeatures:
             num_inputs, num_features, generator=generator, dtype=torch.float64
         ) / math.sqrt(num_inputs)
         # The scale is folded into the weights once: per input it stands on the rows.
-        self._weights_IF = (self.scale.reshape(-1, 1) * weights_IF).contiguous()
-        self._phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
-        self._phases_F.mul_(2.0 * math.pi)
+        self.weights_IF = (self.scale.reshape(-1, 1) * weights_IF).contiguous()
+        self.phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
+        self.phases_F.mul_(2.0 * math.pi)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of a batch.
@@ -102,9 +102,9 @@ class RandomFeatures:
             raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
         wide = x.detach().to("cpu", torch.float64)
         if self.kind == "relu":
-            phi = (wide @ self._weights_IF).relu_()
+            phi = (wide @ self.weights_IF).relu_()
         else:
-            phi = torch.addmm(self._phases_F, wide, self._weights_IF).cos_()
+            phi = torch.addmm(self.phases_F, wide, self.weights_IF).cos_()
             phi.mul_(math.sqrt(2.0 / max(1, self.num_features)))
         return torch.cat((wide, phi), dim=1) if self.passthrough else phi
 

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import safetensors.torch
@@ -14,15 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch
-from nestling.learn.export import (
-    FeatureTap,
-    MixedReadout,
-    RandomMap,
-    RidgeHead,
-    bake_model,
-    save_onnx,
-)
+from nestling.learn.export import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
+from nestling.learn.exporting import BankExpert, ExportedReadout, LiveExpert
 from nestling.levels.low_rank import attach_low_rank
+from nestling.memory import mix_on_present
 
 
 def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -40,7 +36,15 @@ def make_spine() -> nn.Sequential:
     return model
 
 
-def make_readout(kind: str = "fourier", dtype: torch.dtype = torch.float64) -> MixedReadout:
+def make_live(model: nn.Module | None = None, classifies: bool = True) -> LiveExpert:
+    return LiveExpert(bake_model(make_spine() if model is None else model), classifies)
+
+
+def make_readout(
+    kind: Literal["fourier", "relu"] = "fourier",
+    dtype: torch.dtype = torch.float64,
+    present: Tensor | None = None,
+) -> ExportedReadout:
     """A live spine of 3 classes and two memories of 4 classes that share random features."""
     features = RandomMap(
         seeded(8, 50, dtype=dtype), seeded(50, dtype=dtype), kind=kind, gain=math.sqrt(2 / 50)
@@ -49,9 +53,12 @@ def make_readout(kind: str = "fourier", dtype: torch.dtype = torch.float64) -> M
         RidgeHead(seeded(50, 4, dtype=dtype) * s, seeded(4, dtype=dtype), temperature=0.7)
         for s in (1, -1)
     ]
-    live = FeatureTap(bake_model(make_spine()), "3", "input")
+    memories = [
+        BankExpert(FeatureTap(bake_model(make_spine()), "3", "input"), features, head)
+        for head in heads
+    ]
     weights = torch.tensor([0.2, 0.3, 0.5])
-    return MixedReadout(live, heads, weights, features=features).eval()
+    return ExportedReadout([make_live(), *memories], weights, present, slow=1).eval()
 
 
 def test_the_mixture_is_the_equation() -> None:
@@ -67,6 +74,15 @@ def test_the_mixture_is_the_equation() -> None:
     torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
 
 
+def test_absent_classes_are_left_to_the_slow_expert() -> None:
+    present = torch.tensor([True, False, True, False])
+    readout = make_readout(present=present)
+    answers = [nn.functional.pad(e(X), (0, 4 - e(X).shape[1])) for e in readout.experts]
+    expected = mix_on_present(torch.stack(answers), torch.tensor([0.2, 0.3, 0.5]), 1, present)
+    torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(readout(X), make_readout()(X), atol=1e-3)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 5), st.floats(0, 1))
 def test_answers_are_probabilities(num_examples: int, share: float) -> None:
@@ -79,25 +95,30 @@ def test_answers_are_probabilities(num_examples: int, share: float) -> None:
     torch.testing.assert_close(p.sum(1), torch.ones(num_examples))
 
 
-def make_cases() -> dict[str, tuple[MixedReadout, Tensor]]:
+def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     image = seeded(3, 1, 6, 6)
     conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
-    raw = RidgeHead(seeded(30, 4), seeded(4), features=RandomMap(seeded(36, 30)))
+    wide = torch.float64
+    raw = BankExpert(
+        None, RandomMap(seeded(36, 30, dtype=wide)), RidgeHead(seeded(30, 4), seeded(4))
+    )
     frozen = FeatureTap(bake_model(make_spine()), "1")
+    rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
+    values = RidgeHead(seeded(8, 3), seeded(3), task="regression")
     one, half = torch.ones(1), torch.tensor([0.5, 0.5])
-    value = RidgeHead(seeded(8, 3), seeded(3), task="regression")
+    present = torch.tensor([True, False, True, False])
     return {
         "fourier float64": (make_readout(), X),
-        "relu float32": (make_readout("relu", torch.float32), X),
-        "live only": (MixedReadout(bake_model(conv), [], one), image),
-        "raw images": (MixedReadout(bake_model(conv), [raw], half), image),
-        "memory only": (MixedReadout(None, [raw], one), image),
-        "frozen spine": (
-            MixedReadout(None, [RidgeHead(seeded(8, 4), seeded(4))], one, spine=frozen),
-            X,
-        ),
+        "relu float32": (make_readout("relu"), X),
+        "only some present": (make_readout(present=present), X),
+        "live only": (ExportedReadout([make_live(conv)], one), image),
+        "raw images": (ExportedReadout([make_live(conv), raw], half), image),
+        "memory only": (ExportedReadout([raw], one), image),
+        "frozen spine": (ExportedReadout([rows], one), X),
         "regression": (
-            MixedReadout(bake_model(make_spine()), [value], half, spine=frozen, task="regression"),
+            ExportedReadout(
+                [make_live(classifies=False), BankExpert(frozen, nn.Identity(), values)], half
+            ),
             X,
         ),
     }
@@ -125,7 +146,7 @@ def test_weights_travel_as_safetensors(tmp_path: Path) -> None:
     safetensors.torch.save_model(readout, str(tmp_path / "w.safetensors"))
     safetensors.torch.load_model(other, str(tmp_path / "w.safetensors"))
     assert torch.equal(other(X), readout(X))
-    assert list(readout.parameters()) == list(readout.live.parameters())
+    assert not any(parameter.requires_grad for parameter in readout.parameters())
 
 
 def test_an_unseen_class_has_probability_zero() -> None:
@@ -189,9 +210,9 @@ def test_wrong_parts_are_named() -> None:
     with pytest.raises(PlanError, match=r"no submodule 'haed'.*did you mean 'head'"):
         FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), "haed")
     with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
-        MixedReadout(make_spine(), [], torch.ones(2))
+        ExportedReadout([make_spine()], torch.ones(2))
     with pytest.raises(ShapeMismatch, match="0 experts"):
-        MixedReadout(None, [], torch.ones(0))
+        ExportedReadout([], torch.ones(0))
     with pytest.raises(ShapeMismatch, match=r"need an intercept of shape \(3,\), not \(2,\)"):
         RidgeHead(torch.zeros(5, 3), torch.zeros(2))
 
@@ -213,3 +234,20 @@ def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtra, match=r"nestling\[onnx\]"):
         save_onnx(make_readout(), (X,), tmp_path / "m.onnx")
+
+
+def test_a_failed_onnx_write_leaves_the_old_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"before")
+
+    def fill_disk(*args: object, **_: object) -> None:
+        Path(str(args[2])).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", fill_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_onnx(make_readout(), (X,), path)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]

@@ -57,16 +57,11 @@ def test_chance_is_reproducible_and_fair() -> None:
 
 
 def test_chance_does_not_touch_global_randomness() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
     model = nn.Linear(1, 1, bias=False)
-    after_model = torch.get_rng_state()
+    before = torch.get_rng_state()
     plan = Plan(Level("all"), Copy("slow", of=["all"], probability=0.5))
-    nested = NestedOptimizer(model, plan)
-    nested.step()
-    assert torch.equal(torch.get_rng_state(), after_model)
-    assert expected.shape == (3,)
+    NestedOptimizer(model, plan).step()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_copies_hold_only_what_they_are_of() -> None:

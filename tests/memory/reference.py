@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestling.memory.solve import FREEDOM_CHARGE
+from nestling.memory.exact.solve import FREEDOM_CHARGE
 
 
 def weigh_by_age(weight: Tensor, half_life: float) -> np.ndarray:

@@ -88,11 +88,14 @@ def mix_present(answers: list[Tensor], weights_E: Tensor, slow: int, present_K: 
     return share * mixed + (1.0 - present_K) * answers[slow]
 
 
-class _Live(nn.Module):
+class LiveExpert(nn.Module):
     """A model's probabilities, or its values."""
 
     def __init__(
-        self, model: nn.Module, classifies: bool, link: Callable[[Tensor], Tensor] | None
+        self,
+        model: nn.Module,
+        classifies: bool,
+        link: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.classifies, self.link = model, classifies, link
@@ -105,7 +108,7 @@ class _Live(nn.Module):
         return values.reshape(values.shape[0], -1).double()
 
 
-class _Bank(nn.Module):
+class BankExpert(nn.Module):
     """A bank of solved memories on shared features."""
 
     def __init__(self, tap: FeatureTap | None, features: nn.Module, mixture: nn.Module) -> None:
@@ -134,17 +137,16 @@ def export_learner(learner: Learner) -> nn.Module:
     weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
     present = None
     if readout.gate is not None and learner.task == "classification":
-        present = readout.find_present(_count_classes(learner))
+        present = readout.find_present(_count_classes(learner, readout.names))
         if not bool(present.any()):
             present = None
             weights = _choose_one(readout.slow, len(experts))
     return ExportedReadout(experts, weights, present, readout.slow).eval()
 
 
-def _count_classes(learner: Learner) -> int:
-    widths = [learner.experts.num_outputs] if learner.optimizer is not None else [1]
-    widths += [bank.num_classes for bank in learner.memories.values()]
-    return max(widths)
+def _count_classes(learner: Learner, names: Sequence[str]) -> int:
+    banks = learner.memories
+    return max(banks[n].num_classes if n in banks else learner.experts.num_outputs for n in names)
 
 
 def _export_expert(learner: Learner, name: str) -> nn.Module:
@@ -161,7 +163,7 @@ def _export_expert(learner: Learner, name: str) -> nn.Module:
         with torch.no_grad():
             for key, value in values.items():
                 params[key].copy_(value)
-    return _Live(model, classifies, learner.experts.link)
+    return LiveExpert(model, classifies, learner.experts.link)
 
 
 def _export_memory(level: MemoryLevel) -> nn.Module:
@@ -186,7 +188,7 @@ def _export_memory(level: MemoryLevel) -> nn.Module:
     if level.reader.module is not None:
         module = bake_model(level.reader.module)
         tap = FeatureTap(module, level.reader.tap, "input" if level.spec.on is None else "output")
-    return _Bank(tap, export_features(bank.features), mixture)
+    return BankExpert(tap, export_features(bank.features), mixture)
 
 
 def _export_prior(bank: MemoryBank) -> RidgeHead:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nestling.core.errors import MergeError
 from nestling.memory.checks import check_clock, check_half_life
-from nestling.memory.combine import align_statistics, merge_statistics, remove_block
-from nestling.memory.statistics import (
+from nestling.memory.exact.combine import align_statistics, merge_statistics, remove_block
+from nestling.memory.exact.statistics import (
     SWEEP_HALF_LIVES,
     add_block,
     add_life,

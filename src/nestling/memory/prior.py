@@ -18,7 +18,7 @@ from nestling.memory.checks import (
     check_weights,
     encode_one_hot,
 )
-from nestling.memory.statistics import decay_factor, decay_weights
+from nestling.memory.exact.statistics import decay_factor, decay_weights
 
 
 class ClassPrior:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, MergeError, NotFitted
-from nestling.memory.calibrate import Calibration, calibrate
 from nestling.memory.checks import (
     check_inputs,
     check_ridge,
@@ -22,9 +21,10 @@ from nestling.memory.checks import (
     check_weights,
 )
 from nestling.memory.clocked import ClockedStatistics
+from nestling.memory.exact.calibrate import Calibration, calibrate
+from nestling.memory.exact.solve import Solution, solve_ridge
+from nestling.memory.exact.statistics import Statistics, grow_outputs
 from nestling.memory.features import RandomFeatures
-from nestling.memory.solve import Solution, solve_ridge
-from nestling.memory.statistics import Statistics, grow_outputs
 
 Task = Literal["classification", "regression"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestling.memory.statistics import Statistics, mirror_scatter
+from nestling.memory.exact.statistics import Statistics, mirror_scatter
 
 # Strengths are relative to features of unit variance.
 MIN_STRENGTH = 1e-8

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nestling.memory.solve import Solution
-from nestling.memory.statistics import Statistics
+from nestling.memory.exact.solve import Solution
+from nestling.memory.exact.statistics import Statistics
 
 # Degrees of freedom of the scores' tails. Real residuals are much heavier than Gaussian: with
 # Gaussian tails the log-loss on nine real sets was up to 2.6 times that of the best temperature

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError
-from nestling.memory.statistics import (
+from nestling.memory.exact.statistics import (
     Statistics,
     add_block,
     add_life,

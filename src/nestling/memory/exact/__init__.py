@@ -1,0 +1,1 @@
+"""The algebra of ridge memories: sums, their solution, and its calibration."""

@@ -15,7 +15,7 @@ from nestling.core.seeds import make_generator
 from nestling.levels import Copy, Gate, Level, NestedOptimizer, Plan
 from nestling.optim import OptimizerSpec
 
-NUM_STEPS = 24
+NUM_STEPS = 20
 PERIOD = 2
 NUM_CUTS = 20
 
@@ -264,14 +264,15 @@ def test_in_place_equals_separate_and_leaves_separate_gradients_alone(
         for grad, before in zip(handed, kept, strict=True):
             assert grad is not None
             assert torch.equal(grad, before)
-        assert flatten(apart.state_dict()) == flatten(inside.state_dict())
+        assert all(map(torch.equal, apart.parameters(), inside.parameters()))
 
 
-@every_row
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_dtype_is_kept(rule: str, gate: str, copy: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("rule", RULES)
+def test_dtype_is_kept(rule: str, gate: str, dtype: torch.dtype) -> None:
     model = make_model(dtype)
-    nested = NestedOptimizer(model, make_plan(rule, gate, copy))
+    nested = NestedOptimizer(model, make_plan(rule, gate, "mean"))
     for step in range(5):
         take_step(model, nested, step)
     assert {param.dtype for param in model.parameters()} == {dtype}
@@ -280,6 +281,5 @@ def test_dtype_is_kept(rule: str, gate: str, copy: str, dtype: torch.dtype) -> N
         moments = [v for s in level.inner.state.values() for v in s.values()]
         found = {v.dtype for v in moments if isinstance(v, Tensor) and v.shape in shapes}
         assert found <= {dtype}, name
-    if copy != "alone":
-        assert {value.dtype for value in nested.copy_values("copy").values()} == {dtype}
+    assert {value.dtype for value in nested.copy_values("copy").values()} == {dtype}
     assert all(bool(param.isfinite().all()) for param in model.parameters())

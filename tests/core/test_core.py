@@ -65,7 +65,7 @@ def test_checked_constructor_raises_on_one_line_every_time(is_deferred: bool) ->
         x: int = 0
 
     for _ in range(3):
-        with pytest.raises(PlanError, match="Point x: .*got 'far'"):
+        with pytest.raises(PlanError, match=r"Point x: .*got 'far'"):
             Point(x="far")  # type: ignore[arg-type]
         assert Point(x=3).x == 3
         with pytest.raises(PlanError, match=r"Point xx: .*known: \['x'\]; did you mean 'x'"):
@@ -146,9 +146,11 @@ def test_eval_mode_puts_every_submodule_back() -> None:
     model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2)))
     model[1][0].eval()  # a frozen norm inside a model that trains
     before = [module.training for module in model.modules()]
-    with pytest.raises(KeyError), eval_mode(model) as same:
+    with eval_mode(model) as same:
         assert same is model
         assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(KeyError), eval_mode(model):
         raise KeyError
     assert [module.training for module in model.modules()] == before
     assert sum(before) == 4

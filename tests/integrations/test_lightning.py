@@ -86,9 +86,11 @@ def run_lightning(num_epochs: int, folder: Path, checkpoint: Path | None = None)
     return trainer, module
 
 
-# Lightning 2.6 walks over its checkpoint by a call that torch 2.13 deprecates; not ours to mend.
+# Lightning 2.6 walks over its checkpoint by a call that torch 2.13 deprecates, and on machines with
+# more cores it advises loaders with worker processes; neither is ours to mend.
 quiet = pytest.mark.filterwarnings(
-    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"
+    r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning",
+    r"ignore:The 'train_dataloader' does not have many workers:UserWarning",
 )
 
 

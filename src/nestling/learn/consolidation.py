@@ -131,6 +131,7 @@ def _refit(learner: Learner, name: str) -> None:
     rows, labels = level.read_rows(batch, batch.target)
     assert labels is not None
     assert level.bank is not None
-    fresh = level.bank.make_empty()
-    fresh.add(rows, labels)
-    level.bank = fresh
+    share = level.bank.gate.share
+    level.make_bank(level.bank.num_inputs, level.bank.task)
+    level.bank.gate.share = share
+    level.bank.add(rows, labels)

@@ -1,6 +1,7 @@
 """What each expert of a read-out answers: the live model, its copies, the memories."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,21 @@ from nestling.learn.remember import MemoryLevel, widen
 from nestling.levels import NestedOptimizer
 
 Layout = Literal["row", "last", "second"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is predicted.
+
+    Args:
+        task: "classification", "regression", or None before the first batch.
+        layout: where the classes of an output are: (N, K), (N, T, K) or (N, K, H, W).
+        num_outputs: K; 0 for values.
+    """
+
+    task: Task | None
+    layout: Layout = "row"
+    num_outputs: int = 0
 
 
 class Experts:
@@ -46,8 +62,8 @@ class Experts:
         self.layout: Layout = "row"
         self.num_outputs = 0
 
-    def inspect(self, batch: Batch) -> Task:
-        """Find out from the first batch what is predicted and how the model lays it out.
+    def inspect(self, batch: Batch) -> "Form":
+        """Find out from a batch what is predicted and how the model lays it out.
 
         Args:
             batch: with a target: (N,), (N, T) or (N, H, W) classes, or values.
@@ -58,23 +74,22 @@ class Experts:
         target = batch.target
         assert target is not None
         if target.is_floating_point():
-            self.task = "regression"
-            return self.task
+            return Form("regression")
         with torch.no_grad(), eval_mode(self.model):
             output = read_output(batch.call(self.model))
         if output.shape[:-1] == target.shape:
-            self.layout = "row" if target.ndim == 1 else "last"
-            self.num_outputs = output.shape[-1]
-        elif output.shape[:1] + output.shape[2:] == target.shape:
-            self.layout = "second"
-            self.num_outputs = output.shape[1]
-        else:
-            raise DataError(
-                f"outputs of shape {tuple(output.shape)} do not fit classes of shape "
-                f"{tuple(target.shape)}; the model must give one logit per class"
-            )
-        self.task = "classification"
-        return self.task
+            return Form("classification", "row" if target.ndim == 1 else "last", output.shape[-1])
+        if output.shape[:1] + output.shape[2:] == target.shape:
+            return Form("classification", "second", output.shape[1])
+        raise DataError(
+            f"outputs of shape {tuple(output.shape)} do not fit classes of shape "
+            f"{tuple(target.shape)}; the model must give one logit per class"
+        )
+
+    def take_form(self, form: "Form | None") -> None:
+        """Answer in that form from now on; None: as before the first batch."""
+        form = form or Form(None)
+        self.task, self.layout, self.num_outputs = form.task, form.layout, form.num_outputs
 
     @torch.no_grad()
     def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...]]:

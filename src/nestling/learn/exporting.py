@@ -101,6 +101,7 @@ class LiveExpert(nn.Module):
         self.model, self.classifies, self.link = model, classifies, link
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """The model's inputs -> (N, K) or (N, M), float64."""
         output = read_output(self.model(*inputs))
         if self.classifies:
             return output.double().softmax(dim=1)
@@ -116,6 +117,7 @@ class BankExpert(nn.Module):
         self.tap, self.features, self.mixture = tap, features, mixture
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        """The model's inputs -> (N, K) or (N, M)."""
         read = inputs[0] if self.tap is None else self.tap(*inputs)[0]
         phi: Tensor = self.mixture(self.features(read.flatten(1).double()))
         return phi

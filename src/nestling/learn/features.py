@@ -24,7 +24,9 @@ def find_last_linear(model: nn.Module) -> str:
     >>> find_last_linear(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
     '2'
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    names: list[str] = [
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]
     if not names:
         raise PlanError(
             "the model has no linear layer whose input a memory could read; "

@@ -4,12 +4,55 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from nestling.core.errors import UnknownLabel
+from nestling.core.errors import PlanError, UnknownLabel
 from nestling.learn.features import find_last_linear
 from nestling.levels import NestedOptimizer
 
 MOST_NEW_CLASSES = 10_000
+
+
+def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
+    """Raise unless the head can grow; nothing is changed.
+
+    Args:
+        model: its last linear layer must be its head.
+        num_outputs: logits that it gives now.
+        num_classes: outputs wanted.
+
+    Raises:
+        PlanError: the last linear layer is not the head, or shares or overlays its weight.
+        UnknownLabel: more new classes than can be meant.
+    """
+    remedy = f"make the model with {num_classes} outputs and declare num_classes={num_classes}"
+    label = num_classes - 1
+    linear = [n for n, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise PlanError(f"label {label} is new but the model has no linear head to grow; {remedy}")
+    name = linear[-1]
+    head = model.get_submodule(name)
+    assert isinstance(head, nn.Linear)
+    if head.out_features != num_outputs:
+        raise PlanError(
+            f"label {label} is new but the last linear layer {name!r} has {head.out_features} "
+            f"outputs and the model {num_outputs}, so it is not the head; {remedy}"
+        )
+    if parametrize.is_parametrized(head):
+        raise PlanError(f"label {label} is new but head {name!r} has an overlay; {remedy}")
+    for part in ("weight", "bias"):
+        own = f"{name}.{part}" if name else part
+        for other, param in model.named_parameters(remove_duplicate=False):
+            if param is getattr(head, part) and other != own:
+                raise PlanError(
+                    f"label {label} is new but head parameter {own!r} is tied to {other!r} and "
+                    f"cannot grow; {remedy}"
+                )
+    if num_classes - num_outputs > MOST_NEW_CLASSES:
+        raise UnknownLabel(
+            f"label {label} would add {num_classes - num_outputs} outputs to head {name!r} at "
+            f"once; number classes 0, 1, 2, ... or declare num_classes={num_classes}"
+        )
 
 
 def grow_head(
@@ -25,23 +68,15 @@ def grow_head(
     Moments, gathered gradients and copies of the head get rows as well.
 
     Args:
-        model: changed in place; its last linear layer must be its head.
+        model: changed in place; `check_growth` must have passed.
         optimizer: told of the new parameters; None if nothing learns by gradient.
         num_classes: outputs afterwards.
         generator: draws the new rows.
-
-    Raises:
-        UnknownLabel: more new classes than can be meant.
     """
     name = find_last_linear(model)
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)
     num_new = num_classes - head.out_features
-    if num_new > MOST_NEW_CLASSES:
-        raise UnknownLabel(
-            f"label {num_classes - 1} would add {num_new} outputs to head {name!r} at once; "
-            f"number classes 0, 1, 2, ... or declare num_classes={num_classes}"
-        )
     bound = 1.0 / math.sqrt(head.in_features)
     for part in ("weight", "bias"):
         old = getattr(head, part)

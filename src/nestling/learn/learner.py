@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from nestling.consolidate import Judge, Proposal
-from nestling.core.errors import DataError, NotFitted, PlanError, UnknownLabel
+from nestling.core.errors import DataError, NotFitted, PlanError
 from nestling.core.seeds import make_generator
 from nestling.learn import consolidation, saving
+from nestling.learn.admission import Admitted, admit
 from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
@@ -118,8 +119,8 @@ class Learner:
         self.task_classes: dict[int, set[int]] = {}
         self._generator = make_generator(seed, "head")
         self._unscored = 0
-        self._dtype = first.dtype if first is not None and first.is_floating_point() else None
-        self._needs_pairs = any(
+        self.dtype = first.dtype if first is not None and first.is_floating_point() else None
+        self.needs_pairs = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
         )
         self._buffers = list(model.buffers())
@@ -203,35 +204,86 @@ class Learner:
                 batch = batch.to(self.device)
             if batch.target is None:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
-            check_batch(batch, self.num_classes, dtype=self._dtype)
+            check_batch(batch, self.num_classes, dtype=self.dtype)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
-            if self.readout is None:
-                self.readout = Readout(self.plan, self.experts.inspect(batch))
-            self._fit_head(batch.target)
-            rows = {
-                name: level.read_rows(batch, batch.target)[0]
-                for name, level in self.levels.items()
-                if is_new
-            }
-            labels = self._flatten(batch.target).cpu()
-            self._count_labels(labels, task)
+            # Everything that can fail comes before anything that is changed.
+            admitted = admit(self, batch, weight, is_new=is_new)
+            answers, report = self._try_step(batch, admitted, is_new)
+            self.classes |= admitted.classes
+            if task is not None and self.task == "classification":
+                self.task_classes.setdefault(task, set()).update(admitted.classes)
             if is_new:
-                self._score(batch, rows, labels)
-                for name, level in self.levels.items():
-                    level.add(rows[name], labels, weight)
-            report = self._step(batch, is_new)
+                self._remember(answers, admitted)
             self.num_examples += batch.size
             self.seconds += time.perf_counter() - started
             if self._board is not None:
                 self._board.write("loss", report.loss, self.num_examples)
             return report
 
+    def _try_step(
+        self, batch: Batch, admitted: Admitted, is_new: bool
+    ) -> tuple[list[Tensor] | None, StepReport]:
+        """What the experts answer before the step, and the step; undone if one raises."""
+        is_first, generators = self.readout is None, self._export_generators()
+        if self.readout is None:
+            assert admitted.form.task is not None
+            self.experts.take_form(admitted.form)
+            self.readout = Readout(self.plan, admitted.form.task)
+        try:
+            answers = self._ask_experts(batch, admitted.rows) if is_new else None
+            if admitted.num_outputs > self.experts.num_outputs:
+                self._grow(admitted.num_outputs)
+            return answers, self._step(batch, is_new)
+        except Exception as error:
+            if is_first:
+                self.readout = None
+                self.experts.take_form(None)
+            if not isinstance(error, Warning):
+                self._import_generators(generators)
+            raise
+
+    def _ask_experts(self, batch: Batch, rows: dict[str, Tensor]) -> list[Tensor] | None:
+        """Every block of examples, what each expert answers before it learns them."""
+        assert self.readout is not None
+        if self.readout.gate is None or self._unscored + batch.size < _SCORED_EVERY:
+            return None
+        return self.experts.answer_cheaply(batch, rows)
+
+    def _remember(self, answers: list[Tensor] | None, admitted: Admitted) -> None:
+        """Let the gate and the memories learn a batch that they have not seen."""
+        assert self.readout is not None
+        labels = admitted.labels
+        if self.readout.gate is not None:
+            self._unscored += len(labels)
+            if self.task == "classification":
+                self.readout.count(labels)
+            if answers is not None:
+                self._unscored = 0
+                target = labels.reshape(len(labels), -1) if self.task == "regression" else labels
+                self.readout.observe(answers, target)
+        for name, level in self.levels.items():
+            level.add(admitted.rows[name], labels, admitted.weight)
+
+    def _grow(self, num_outputs: int) -> None:
+        grow_head(self.model, self.optimizer, num_outputs, generator=self._generator)
+        self._say(f"head grown from {self.experts.num_outputs} to {num_outputs} classes")
+        self.experts.num_outputs = num_outputs
+
+    def _export_generators(self) -> tuple[Tensor, Tensor | None]:
+        """States of what a step draws from."""
+        rehearsal = self.rehearsal
+        drawn = None if rehearsal is None else rehearsal.store.generator.get_state()
+        return torch.get_rng_state(), drawn
+
+    def _import_generators(self, states: tuple[Tensor, Tensor | None]) -> None:
+        torch.set_rng_state(states[0])
+        if self.rehearsal is not None and states[1] is not None:
+            self.rehearsal.store.generator.set_state(states[1])
+
     def _step(self, batch: Batch, is_new: bool) -> StepReport:
         if self.optimizer is None:
             return StepReport(float("nan"), batch.size)
-        if self._needs_pairs and batch.size == 1:
-            raise DataError("a batch of 1 cannot pass batch norm in training; give 2 or more")
         if not self.model.training:
             self.model.train()
         rehearse = None
@@ -283,7 +335,7 @@ class Learner:
                 raise NotFitted("the learner has learned nothing yet; call fit or learn first")
             batch = read_batch(x).to(self.device)
             batch = Batch(batch.inputs, batch.keywords)
-            check_batch(batch, dtype=self._dtype)
+            check_batch(batch, dtype=self.dtype)
             answers, shape = self.experts.answer(batch)
             mixed = self.readout.mix(answers)
             if self.task == "classification":
@@ -404,57 +456,6 @@ class Learner:
             saving.read_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
 
     # --- inside
-
-    def _score(self, batch: Batch, rows: dict[str, Tensor], labels: Tensor) -> None:
-        """Let the gate see, every block of examples, how well each expert would have answered."""
-        assert self.readout is not None
-        if self.readout.gate is None:
-            return
-        if self.task == "classification":
-            self.readout.count(labels)
-        self._unscored += batch.size
-        if self._unscored < _SCORED_EVERY:
-            return
-        answers = self.experts.answer_cheaply(batch, rows)
-        if answers is not None:
-            self._unscored = 0
-            target = labels if self.task == "classification" else labels.reshape(len(labels), -1)
-            self.readout.observe(answers, target)
-
-    def _fit_head(self, target: Tensor) -> None:
-        """Give the head as many outputs as there are classes, or refuse the labels."""
-        if target.is_floating_point() != (self.task == "regression"):
-            raise DataError(
-                f"targets are {target.dtype} now but began as "
-                f"{'values' if self.task == 'regression' else 'classes'}; keep one kind"
-            )
-        if self.task == "regression" or self.optimizer is None:
-            return
-        highest, num_outputs = int(target.max()), self.experts.num_outputs
-        if highest < num_outputs:
-            return
-        if self.num_classes is not None:
-            raise UnknownLabel(
-                f"label {highest} but the model has {num_outputs} outputs; "
-                f"give it {highest + 1}, or let it grow with num_classes=None"
-            )
-        grow_head(self.model, self.optimizer, highest + 1, generator=self._generator)
-        self._say(f"head grown from {num_outputs} to {highest + 1} classes")
-        self.experts.num_outputs = highest + 1
-
-    def _flatten(self, target: Tensor) -> Tensor:
-        if target.is_floating_point() or target.ndim == 1:
-            return target
-        flat = target.reshape(-1)
-        return flat[flat >= 0]
-
-    def _count_labels(self, labels: Tensor, task: int | None) -> None:
-        if self.task != "classification":
-            return
-        found = set(labels.tolist())
-        self.classes |= found
-        if task is not None:
-            self.task_classes.setdefault(task, set()).update(found)
 
     def _restrict(self, probabilities: Tensor, task: int | None) -> Tensor:
         if task is None:

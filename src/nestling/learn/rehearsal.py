@@ -1,5 +1,6 @@
 """Replay with stored outputs: a small store of examples that are learned again."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,17 +54,25 @@ class Rehearsal:
         assert batch.target is not None
         output = read_output(batch.call(model))
         loss = self.beta * self.loss(output, batch.target)
-        if outputs.shape == output.shape:  # a head that grew makes older outputs too short
-            loss = loss + self.alpha * (output - outputs).square().mean()
-        return loss
+        outputs = _widen(outputs, output.shape)
+        known = ~outputs.isnan()  # a head that grew had no output for some classes before
+        change = torch.where(known, output - outputs.nan_to_num(), 0.0)
+        return loss + self.alpha * change.square().sum() / known.sum().clamp_min(1)
 
     def draw(self, device: torch.device) -> dict[str, Tensor]:
         """Stored examples by name: inputs, target and output."""
         drawn = self.store.sample(self.num_drawn)
         return {name: value.to(device) for name, value in drawn.items()}
 
+    def check(self, batch: Batch) -> None:
+        """Raise ShapeMismatch if a batch cannot be stored beside those that are."""
+        stored = self.store.store.read_shape("output")
+        if stored is not None:
+            self.store.store.check({**pack(batch), "output": torch.zeros(batch.size, *stored)})
+
     def add(self, batch: Batch, output: Tensor) -> None:
         """Offer examples with the outputs that the model gave them."""
+        self.store.store.pad("output", output.shape[1:], math.nan)
         self.store.add({**pack(batch), "output": output.detach().float().cpu()})
 
     def state_dict(self) -> dict[str, object]:
@@ -73,6 +82,15 @@ class Rehearsal:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.store.load_state_dict(state["store"])
+
+
+def _widen(outputs: Tensor, shape: torch.Size) -> Tensor:
+    """`outputs` at the front of NaN of that shape: a head that has grown has more of them."""
+    if outputs.shape == shape:
+        return outputs
+    wider = outputs.new_full(shape, math.nan)
+    wider[tuple(slice(0, length) for length in outputs.shape)] = outputs
+    return wider
 
 
 def pack(batch: Batch) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """A memory level at work: what it reads and the bank of memories it keeps."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from nestling.learn.batches import Batch
 from nestling.learn.features import FeatureReader, align_features
 from nestling.levels import Memory
 from nestling.memory import MemoryBank, RandomFeatures
+from nestling.memory.checks import check_inputs, check_targets, check_weights
+from nestling.memory.ridge import Task
 
 
 class MemoryLevel:
@@ -29,9 +31,10 @@ class MemoryLevel:
     def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Features (R, D) and targets on the CPU, a row per answer; see `align_features`."""
         rows, labels = align_features(self.reader.read(batch), target)
+        rows = rows if rows.is_floating_point() else rows.float()  # images of bytes
         return rows.cpu(), None if labels is None else labels.cpu()
 
-    def make_bank(self, num_inputs: int, task: Literal["classification", "regression"]) -> None:
+    def make_bank(self, num_inputs: int, task: Task) -> None:
         """An empty bank for features of that width."""
         spec = self.spec
         self.bank = MemoryBank(
@@ -51,12 +54,21 @@ class MemoryLevel:
             block=spec.block,
         )
 
+    def check(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> None:
+        """Raise what `add` would raise; nothing is changed."""
+        if self.bank is not None:
+            self.bank.check(rows, target, weight)
+            return
+        task: Task = "regression" if target.is_floating_point() else "classification"
+        check_inputs(rows, rows.shape[1])
+        check_targets(target, len(rows), task, None, 0)
+        check_weights(weight, len(rows))
+
     def add(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> int:
         """Take in rows (R, D) with their targets; returns the bank's clock before them."""
         if self.bank is None:
-            self.make_bank(
-                rows.shape[1], "regression" if target.is_floating_point() else "classification"
-            )
+            task: Task = "regression" if target.is_floating_point() else "classification"
+            self.make_bank(rows.shape[1], task)
         assert self.bank is not None
         return self.bank.add(rows, target, weight)
 
@@ -92,6 +104,7 @@ class MemoryLevel:
         if state["bank"] is not None:
             self.make_bank(state["num_inputs"], state["task"])
             assert self.bank is not None
+            self.bank.gate.share = state["bank"]["gate"]["share"]  # `control` may have turned it
             self.bank.load_state_dict(state["bank"])
 
 

@@ -70,11 +70,37 @@ def take_step(
         buffers: what a forward pass changes in the model (running statistics).
 
     Returns: the loss, the model's output (detached), and why the step was refused ("" if it
-        was taken). A refused step leaves parameters, moments, gathered gradients and clocks
-        as they were.
+        was taken). A refused step, or one that raises, leaves parameters, buffers, moments,
+        gathered gradients and clocks as they were.
     """
-    assert batch.target is not None
     before = [buffer.clone() for buffer in buffers]
+
+    def undo() -> None:
+        optimizer.zero_grad()
+        for level in optimizer.levels.values():
+            level.enable(True)
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+    try:
+        return _attempt(model, optimizer, batch, loss_function, rehearse, precision, undo)
+    except Warning:  # an alarm that is an error here: the step was taken before it
+        raise
+    except BaseException:
+        undo()
+        raise
+
+
+def _attempt(
+    model: nn.Module,
+    optimizer: NestedOptimizer,
+    batch: Batch,
+    loss_function: Loss,
+    rehearse: Callable[[nn.Module], Tensor] | None,
+    precision: AbstractContextManager[object] | None,
+    undo: Callable[[], None],
+) -> tuple[float, Tensor, str]:
+    assert batch.target is not None
     optimizer.prepare_step()
     with precision or nullcontext():
         output = read_output(batch.call(model))
@@ -83,23 +109,17 @@ def take_step(
     value = loss.item()
     whole = value if rehearse is None else total.item()
     if not math.isfinite(whole):
-        _put_back(buffers, before)
+        undo()
         return value, output.detach(), f"loss is {whole}"
     optimizer.zero_grad()
     if total.requires_grad:
         total.backward()
     if not _are_finite(optimizer):
-        optimizer.zero_grad()
-        _put_back(buffers, before)
+        undo()
         return value, output.detach(), "a gradient is not finite"
     optimizer.observe(value)
     optimizer.step()
     return value, output.detach(), ""
-
-
-def _put_back(buffers: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    for buffer, value in zip(buffers, before, strict=True):
-        buffer.copy_(value)
 
 
 def _are_finite(optimizer: NestedOptimizer) -> bool:

@@ -151,6 +151,10 @@ class MemoryBank:
         """Size of all statistics and of the unfinished block."""
         return sum(memory.num_bytes for memory in self._memories) + self._pending.num_bytes
 
+    def check(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
+        """Raise what `add` would raise; nothing is changed."""
+        self._check(x, y, weight)
+
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples in all memories; arguments and errors of `RidgeMemory.add`."""
         x, y_NM, weight_N = self._check(x, y, weight)

@@ -40,7 +40,7 @@ class ReservoirReplay:
         self.store = ExampleStore(capacity)
         self.seed = seed
         self.num_seen = 0
-        self._generator = make_generator(seed, "reservoir replay")
+        self.generator = make_generator(seed, "reservoir replay")
 
     def __len__(self) -> int:
         return len(self.store)
@@ -70,7 +70,7 @@ class ReservoirReplay:
             place = self.num_seen
             self.num_seen += 1
             if place >= self.capacity:
-                place = _draw(self.num_seen, self._generator)
+                place = _draw(self.num_seen, self.generator)
             places.append(place if place < self.capacity else None)
         self.store.write(batch, places)
 
@@ -85,7 +85,7 @@ class ReservoirReplay:
         Raises:
             NotFitted: nothing is stored.
         """
-        return self.store.sample(num_examples, self._generator)
+        return self.store.sample(num_examples, self.generator)
 
     def read_all(self) -> Columns:
         """Everything that is stored, in the order of its places; copies."""
@@ -97,7 +97,7 @@ class ReservoirReplay:
             "config": {"kind": "reservoir", "capacity": self.capacity, "seed": self.seed},
             "num_seen": self.num_seen,
             "store": self.store.state_dict(),
-            "generator": export_generator(self._generator),
+            "generator": export_generator(self.generator),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ class ReservoirReplay:
         check_saved(state["config"], config, "replay memory")
         self.num_seen = state["num_seen"]
         self.store.load_state_dict(state["store"])
-        import_generator(self._generator, state["generator"])
+        import_generator(self.generator, state["generator"])
 
 
 class BalancedReplay:

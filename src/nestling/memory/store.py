@@ -39,6 +39,11 @@ class ExampleStore:
         """Size of the places in use."""
         return sum(c[: self._size].numel() * c.element_size() for c in self._columns.values())
 
+    def read_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a row of one column; None before anything is stored."""
+        column = self._columns.get(name)
+        return None if column is None else tuple(column.shape[1:])
+
     def check(self, batch: Mapping[str, Tensor]) -> int:
         """How many examples a batch has; ShapeMismatch if it does not fit what is stored."""
         if not batch:
@@ -58,6 +63,21 @@ class ExampleStore:
                     f"stores rows of shape {tuple(column.shape[1:])} and {column.dtype}"
                 )
         return next(iter(lengths.values()))
+
+    def pad(self, name: str, shape: Sequence[int], fill: float) -> None:
+        """Make the rows of one column larger; old entries stay at the front of each dimension.
+
+        Args:
+            name: of the column; one that is not stored yet is left alone.
+            shape: of a row, nowhere smaller than it is.
+            fill: what the new entries hold.
+        """
+        old = self._columns.get(name)
+        if old is None or old.shape[1:] == torch.Size(shape):
+            return
+        wider = torch.full((self.capacity, *shape), fill, dtype=old.dtype)
+        wider[tuple(slice(0, length) for length in old.shape)] = old
+        self._columns[name] = wider
 
     def write(self, batch: Mapping[str, Tensor], places: Sequence[int | None]) -> None:
         """Copy examples of a checked batch to their places; None is not kept.

@@ -1,0 +1,112 @@
+"""Every check of a batch that a learner makes, before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nestling.core.errors import DataError, UnknownLabel
+from nestling.learn.batches import Batch
+from nestling.learn.experts import Form
+from nestling.learn.growth import check_growth
+from nestling.memory.checks import check_weights
+
+if TYPE_CHECKING:
+    from nestling.learn.learner import Learner
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What was found out about a batch that can be learned from.
+
+    Args:
+        form: what is predicted.
+        num_outputs: outputs that the head needs; 0 for values.
+        labels: targets on the CPU, a row per answer.
+        classes: among the labels; empty for values.
+        rows: what each memory level reads of it, by name; empty if it was learned before.
+        weight: a row per answer, or None.
+    """
+
+    form: Form
+    num_outputs: int
+    labels: Tensor
+    classes: set[int]
+    rows: dict[str, Tensor]
+    weight: Tensor | None
+
+
+def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool) -> Admitted:
+    """Check a batch of one example or more against model, memories and replay.
+
+    Args:
+        learner: left as it is.
+        batch: passed `check_batch`.
+        weight: (N,) for the memories.
+        is_new: whether memories and replay take it in.
+
+    Raises:
+        DataError: the batch cannot be learned from.
+        PlanError: it has a new class but the head cannot grow.
+    """
+    target = batch.target
+    assert target is not None
+    if learner.needs_pairs and batch.size == 1 and learner.optimizer is not None:
+        raise DataError("a batch of 1 cannot pass batch norm in training; give 2 or more")
+    if weight is not None:
+        check_weights(weight, batch.size)
+    experts = learner.experts
+    form = Form(experts.task, experts.layout, experts.num_outputs)
+    if form.task is None:
+        form = experts.inspect(batch)
+    labels, weight = _flatten(target, weight)
+    classes = _list_classes(labels)
+    num_outputs = _count_outputs(learner, batch, form, max(classes, default=-1))
+    rows = {
+        name: level.read_rows(batch, target)[0] for name, level in learner.levels.items() if is_new
+    }
+    for name, features in rows.items():
+        learner.levels[name].check(features, labels, weight)
+    if learner.rehearsal is not None and learner.optimizer is not None and is_new:
+        learner.rehearsal.check(batch)
+    return Admitted(form, num_outputs, labels, classes, rows, weight)
+
+
+def _count_outputs(learner: Learner, batch: Batch, form: Form, highest: int) -> int:
+    """How many outputs the head needs for the batch; refuses what it cannot have."""
+    target = batch.target
+    assert target is not None
+    if target.is_floating_point() != (form.task == "regression"):
+        raise DataError(
+            f"targets are {target.dtype} now but began as "
+            f"{'values' if form.task == 'regression' else 'classes'}; keep one kind"
+        )
+    if highest < form.num_outputs or learner.optimizer is None:
+        return form.num_outputs
+    if learner.num_classes is not None:
+        raise UnknownLabel(
+            f"label {highest} but the model has {form.num_outputs} outputs; "
+            f"give it {highest + 1}, or let it grow with num_classes=None"
+        )
+    check_growth(learner.model, form.num_outputs, highest + 1)
+    learner.experts.inspect(batch)  # that the model can take it, before the head changes
+    return highest + 1
+
+
+def _flatten(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Targets and weights with a row per answer, positions without a label dropped."""
+    if target.is_floating_point() or target.ndim == 1:
+        return target.cpu(), weight
+    kept = target.reshape(-1).cpu() >= 0
+    if weight is not None:
+        weight = weight.cpu().repeat_interleave(target[0].numel())[kept]
+    return target.reshape(-1).cpu()[kept], weight
+
+
+def _list_classes(labels: Tensor) -> set[int]:
+    if labels.is_floating_point():
+        return set()
+    # A list is faster than a kernel, but not for the many positions of dense targets.
+    return set((labels if len(labels) <= 1024 else labels.unique()).tolist())

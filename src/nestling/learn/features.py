@@ -1,6 +1,7 @@
 """What a memory level reads: the model's input, or what flows through a named submodule."""
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,7 +135,7 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
     torch.Size([10, 3])
     """
     if target is None or target.ndim == 1 or target.is_floating_point():
-        return features.reshape(len(features), -1), target
+        return features.reshape(len(features), math.prod(features.shape[1:])), target
     if features.shape[:-1] == target.shape:
         rows = features.reshape(-1, features.shape[-1])
     elif features.shape[:1] + features.shape[2:] == target.shape:

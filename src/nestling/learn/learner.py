@@ -411,9 +411,10 @@ class Learner:
             return consolidation.consolidate(self, judge, change, tolerance)
 
     def read_levels(self) -> list[LevelReading]:
-        """How every gradient and copy level stands."""
+        """How every level stands; a memory level counts an update per example."""
         with self._lock:
-            return [] if self.optimizer is None else self.optimizer.read_levels()
+            readings = [] if self.optimizer is None else self.optimizer.read_levels()
+            return readings + [level.read() for level in self.levels.values()]
 
     @property
     def task(self) -> Task | None:

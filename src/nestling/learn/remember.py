@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nestling.core.errors import NotFitted
 from nestling.learn.batches import Batch
 from nestling.learn.features import FeatureReader, align_features
-from nestling.levels import Memory
+from nestling.levels import LevelReading, Memory
 from nestling.memory import MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_targets, check_weights
 from nestling.memory.ridge import Task
@@ -71,6 +71,20 @@ class MemoryLevel:
             self.make_bank(rows.shape[1], task)
         assert self.bank is not None
         return self.bank.add(rows, target, weight)
+
+    def read(self) -> LevelReading:
+        """The level's reading: it learns every example at once, so its period is 1."""
+        clock = 0 if self.bank is None else self.bank.clock
+        return LevelReading(
+            level=self.spec.name,
+            kind="memory",
+            num_parameters=0 if self.bank is None else self.bank.num_bytes // 8,
+            share=0.0,
+            period=1,
+            age=0,
+            num_steps=clock,
+            num_updates=clock,
+        )
 
     @property
     def is_empty(self) -> bool:

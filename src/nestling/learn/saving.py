@@ -12,6 +12,7 @@ from nestling.core.params import check_same_names
 from nestling.core.seeds import export_generator, import_generator
 from nestling.learn.growth import grow_head
 from nestling.learn.readout import Readout
+from nestling.learn.rehearsal import Rehearsal
 from nestling.learn.snapshot import read_snapshot, write_snapshot
 from nestling.levels import Plan
 
@@ -58,7 +59,10 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
     if learner.num_classes is None and _has_grown(learner, state):
         grow_head(learner.model, learner.optimizer, num_outputs, generator=learner._generator)
     if learner.optimizer is not None:
-        learner.optimizer.load_state_dict(state["optimizer"])
+        try:
+            learner.optimizer.load_state_dict(state["optimizer"])
+        except MismatchedParameters as error:
+            raise ForeignSnapshot(f"the snapshot's levels hold other weights: {error}") from None
     learner.model.load_state_dict(state["model"])
     for name, level in learner.levels.items():
         level.load_state_dict(state["memories"][name])
@@ -98,7 +102,13 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
     if (learner.rehearsal is None) != (state["rehearsal"] is None):
         had = "with" if learner.rehearsal is None else "without"
         raise ForeignSnapshot(f"the snapshot was taken {had} replay; make the learner {had} it")
+    if learner.rehearsal is not None:
+        store = learner.rehearsal.store
+        trial = Rehearsal(store.capacity, learner.loss, seed=store.seed)
+        trial.load_state_dict(state["rehearsal"])
     try:
+        for name, level in learner.levels.items():
+            check_same_names(state["memories"][name]["reader"], level.reader.state_dict())
         check_same_names(_without_head(learner, state), _own_values(learner, state))
     except MismatchedParameters as error:
         raise ForeignSnapshot(f"the snapshot is of another model: {error}") from None

@@ -60,8 +60,8 @@ class LevelReading:
 
     Attributes:
         level: its name.
-        kind: "gradient" or "copy".
-        num_parameters: scalars that it owns or copies.
+        kind: "gradient", "copy" or "memory".
+        num_parameters: scalars that it owns, copies or keeps.
         share: of the model's trainable scalars, in [0, 1].
         period: optimizer steps between two updates.
         age: steps since its last boundary.

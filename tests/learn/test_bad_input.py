@@ -1,0 +1,274 @@
+"""Bad input: one line that says what to do, and not one bit of the learner changed."""
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from learners import differences, draw, make_batch, make_mlp, read_state
+from torch import Tensor, nn
+
+import nestling as nl
+from nestling.core.errors import (
+    CorruptSnapshot,
+    DataError,
+    ForeignSnapshot,
+    NonFiniteInput,
+    NotFitted,
+    PlanError,
+    ShapeMismatch,
+    SnapshotError,
+    UnknownLabel,
+)
+from nestling.learn import snapshot
+
+X, Y = make_batch()
+INF = torch.full((16, 4), math.inf)
+
+
+def spoil(value: float) -> Tensor:
+    x = X.clone()
+    x[3, 2] = value
+    return x
+
+
+def make_learner(**options: Any) -> nl.Learner:
+    return nl.Learner(make_mlp(), replay=10, quiet=True, **options)
+
+
+class Ruined(nn.Module):
+    """Loses a value on the way, as a diverged network does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spine, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.spine(x))
+
+
+BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
+    "NaN": (lambda m: m.learn(spoil(math.nan), Y), NonFiniteInput, r"nan at index \(3, 2\)"),
+    "infinity": (lambda m: m.learn(spoil(math.inf), Y), NonFiniteInput, "inf at index"),
+    "float64": (lambda m: m.learn(X.double(), Y), ShapeMismatch, r"\.to\(torch\.float32\)"),
+    "negative label": (lambda m: m.learn(X, Y - 1), UnknownLabel, "label -1 is negative"),
+    "huge label": (lambda m: m.learn(X, Y + 10**6), UnknownLabel, "would add .* outputs"),
+    "fewer labels": (lambda m: m.learn(X, Y[:5]), ShapeMismatch, "first dimension must be 16"),
+    "float targets": (lambda m: m.learn(X, Y.float()), DataError, "began as classes"),
+    "no target": (lambda m: m.learn(X), DataError, "no target"),
+    "text": (lambda m: m.learn(["a", "b"]), DataError, "target of a batch is a str"),
+    "a number": (lambda m: m.learn(3.0), DataError, "is a float"),
+    "nothing": (lambda m: m.learn(()), DataError, "empty sequence"),
+    "narrow inputs": (lambda m: m.learn(X[:, :3], Y), ShapeMismatch, "inputs of shape"),
+    "negative weight": (lambda m: m.learn(X, Y, weight=-Y), DataError, "weights of 0 or more"),
+    "short weight": (lambda m: m.learn(X, Y, weight=Y[:2]), ShapeMismatch, r"\(16,\) works"),
+    "empty loader": (lambda m: m.fit([]), DataError, "loader yields no example"),
+    "empty batches": (lambda m: m.fit([(X[:0], Y[:0])]), DataError, "loader yields no example"),
+    "unknown task": (lambda m: m.predict(X, task=7), DataError, r"task 7 was never .*\[0\]"),
+    "predict of NaN": (lambda m: m.predict(spoil(math.nan)), NonFiniteInput, "drop or impute"),
+    "evaluate without": (lambda m: m.evaluate(X), DataError, "needs targets"),
+    "unknown knob": (lambda m: m.control("memory", reason="r", lr=1.0), PlanError, "knob 'lr'"),
+    "share of 2": (lambda m: m.control("memory", reason="r", share=2.0), PlanError, r"\[0, 1\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_and_changes_nothing(case: str) -> None:
+    act, error, message = BAD[case]
+    learner = make_learner()
+    for seed in range(6):
+        learner.learn(*make_batch(seed), task=0)
+    before = read_state(learner)
+    with pytest.raises(error, match=message) as caught:
+        act(learner)
+    assert "\n" not in str(caught.value)
+    assert differences(before, read_state(learner)) == []
+
+
+@pytest.mark.parametrize("case", [c for c in BAD if c not in ("float targets", "narrow inputs")])
+def test_bad_input_at_the_very_start(case: str) -> None:
+    if "knob" in case or "share" in case or "predict" in case or "unknown" in case:
+        pytest.skip("needs a learner that has learned")
+    act, error, message = BAD[case]
+    learner = make_learner()
+    before = read_state(learner)
+    with pytest.raises(error, match=message):
+        act(learner)
+    assert differences(before, read_state(learner)) == []
+    assert learner.task is None
+    with pytest.raises(NotFitted, match="call fit or learn first"):
+        learner.predict(X)
+
+
+def test_labels_outside_the_declared_classes() -> None:
+    learner = make_learner(num_classes=2)
+    before = read_state(learner)
+    with pytest.raises(UnknownLabel, match=r"label 2 is outside the declared classes 0\.\.1"):
+        learner.learn(X, Y + 1)
+    wide = nl.Learner(make_mlp(), num_classes=5, quiet=True)
+    with pytest.raises(UnknownLabel, match="label 3 but the model has 2 outputs"):
+        wide.learn(X, Y + 2)
+    assert differences(before, read_state(learner)) == []
+    assert wide.readout is None
+
+
+def test_values_then_classes() -> None:
+    learner = nl.Learner(make_mlp(), quiet=True)
+    learner.learn(X, X[:, :2])
+    before = read_state(learner)
+    with pytest.raises(DataError, match="began as values"):
+        learner.learn(X, Y)
+    with pytest.raises(DataError, match=r"values, not classes; use predict"):
+        learner.classify(X)
+    with pytest.raises(ShapeMismatch, match=r"targets of shape \(16, 3\)"):
+        learner.learn(X, X[:, :3])
+    assert differences(before, read_state(learner)) == []
+
+
+def test_a_batch_of_nothing_and_of_one() -> None:
+    learner = make_learner()
+    learner.learn(X, Y)
+    before = read_state(learner)
+    report = learner.learn(X[:0], Y[:0])
+    assert report.num_examples == 0
+    assert math.isnan(report.loss)
+    assert differences(before, read_state(learner)) == []
+    assert learner.predict(X[:0]).shape == (0, 2)
+    assert learner.learn(X[:1], Y[:1]).num_examples == 1
+
+
+def test_batch_norm_needs_pairs_and_says_so_before_anything_moves() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    learner = nl.Learner(model, replay=5, quiet=True)
+    for _ in range(2):  # at the very start, and later with a class that is new
+        before = read_state(learner)
+        with pytest.raises(DataError, match="a batch of 1 cannot pass batch norm"):
+            learner.learn(X[:1], torch.tensor([4]))
+        assert differences(before, read_state(learner)) == []
+        learner.learn(X, Y)
+
+
+def test_a_head_that_cannot_grow_says_so_before_anything_moves() -> None:
+    tied = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    other = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 2, 1))
+    other.append(nn.Flatten())
+    overlay = make_mlp()
+    plan = nl.adapters(overlay, ["2.weight"], 1, generator=torch.Generator())
+    cases = [
+        (nl.Learner(tied, quiet=True), "tied to"),
+        (nl.Learner(other, quiet=True), "so it is not the head"),
+        (nl.Learner(overlay, plan, quiet=True), "has an overlay"),
+    ]
+    for learner, message in cases:
+        learner.learn(X, Y)
+        before = read_state(learner)
+        with pytest.raises(PlanError, match=message):
+            learner.learn(X, Y + 5)
+        assert differences(before, read_state(learner)) == []
+
+
+def test_features_that_are_not_finite() -> None:
+    learner = nl.Learner(Ruined(), nl.Plan(nl.Memory("m", frozen=False), nl.Level("l")), quiet=True)
+    learner.learn(X, Y)
+    with torch.no_grad():
+        learner.model.spine.bias[0] = math.nan  # type: ignore[union-attr, operator]
+    before = read_state(learner)
+    with pytest.raises(NonFiniteInput, match="NaN or infinity in row 0"):
+        learner.learn(X, Y)
+    assert differences(before, read_state(learner)) == []
+
+
+def test_a_loss_that_raises_undoes_the_step() -> None:
+    def refuse(output: Tensor, target: Tensor) -> Tensor:
+        if int(target[0]) == 1 and len(target) == 3:
+            raise RuntimeError("no")
+        return nn.functional.cross_entropy(output, target)
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))
+    learner = nl.Learner(model, loss=refuse, replay=5, quiet=True)
+    wrong = draw(3, 4), torch.ones(3, dtype=torch.long)
+    for _ in range(2):
+        before = read_state(learner)
+        with pytest.raises(RuntimeError, match="no"):
+            learner.learn(*wrong)
+        assert differences(before, read_state(learner)) == []
+        learner.learn(X, Y)
+
+
+# --- snapshots
+
+
+def save(tmp_path: Path) -> tuple[nl.Learner, Path]:
+    learner = make_learner()
+    learner.learn(X, Y)
+    learner.snapshot(tmp_path / "s")
+    learner.learn(*make_batch(1))
+    return learner, tmp_path / "s"
+
+
+@pytest.mark.parametrize("spoiled", ["truncated", "byte", "gone"])
+@pytest.mark.parametrize("pattern", ["state.json", "tensors-*"])
+def test_a_damaged_snapshot(spoiled: str, pattern: str, tmp_path: Path) -> None:
+    learner, path = save(tmp_path)
+    (file,) = path.glob(pattern)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if spoiled == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content if spoiled == "byte" else content[: len(content) // 2])
+    before = read_state(learner)
+    with pytest.raises(SnapshotError) as caught:
+        learner.restore(path)
+    assert "\n" not in str(caught.value)
+    if spoiled != "gone":
+        assert caught.type is CorruptSnapshot
+    assert differences(before, read_state(learner)) == []
+
+
+def make_foreign() -> dict[str, nl.Learner]:
+    small = nl.Memory("memory", num_features=3, on="input")
+    return {
+        "another width": nl.Learner(make_mlp(4, 2, width=9), replay=10, quiet=True),
+        "another depth": nl.Learner(nn.Sequential(make_mlp()), replay=10, quiet=True),
+        "another plan": nl.Learner(make_mlp(), nl.Plan(small), replay=10, quiet=True),
+        "no replay": nl.Learner(make_mlp(), make_learner().plan, quiet=True),
+        "smaller replay": nl.Learner(make_mlp(), replay=9, quiet=True),
+        "another seed": nl.Learner(make_mlp(), replay=10, seed=3, quiet=True),
+        "other inputs": nl.Learner(make_mlp(5, 2), replay=10, quiet=True),
+        "fewer declared": nl.Learner(make_mlp(4, 1), replay=10, num_classes=1, quiet=True),
+    }
+
+
+@pytest.mark.parametrize("case", make_foreign())
+def test_a_snapshot_of_another_learner(case: str, tmp_path: Path) -> None:
+    _, path = save(tmp_path)
+    learner = make_foreign()[case]
+    before = read_state(learner)
+    with pytest.raises(ForeignSnapshot) as caught:
+        learner.restore(path)
+    assert "\n" not in str(caught.value)
+    assert differences(before, read_state(learner)) == []
+
+
+def test_a_full_disk_keeps_the_older_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, path = save(tmp_path)
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+
+    def fill(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot.os, "fsync", fill)
+        with pytest.raises(SnapshotError, match=r"No space left .* free .* MB"):
+            learner.snapshot(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == files
+    learner.restore(path)
+    assert learner.num_examples == 16

@@ -1,0 +1,329 @@
+"""The learner on its first page, on many kinds of batch and target, and while it answers."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from learners import differences, draw, make_batch, make_mlp, read_state
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import nestling as nl
+from nestling.core.errors import DataError
+
+
+def test_three_lines() -> None:
+    loaders = []
+    for shift in (0, 2):  # classes 0 and 1, then 2 and 3
+        x, y = make_batch(seed=shift, num=200)
+        x[:, 3] += 4 * shift
+        loaders.append(DataLoader(TensorDataset(x, y + shift), batch_size=20))
+    learner = nl.Learner(make_mlp(), quiet=True)
+    learner.fit(loaders[0])
+    report = learner.fit(loaders[1])
+    assert learner.classes == {0, 1, 2, 3}
+    for loader in loaders:
+        assert learner.evaluate(*loader.dataset.tensors) > 0.9  # type: ignore[attr-defined]
+    assert (report.num_examples, report.num_steps, report.num_refused) == (200, 10, 0)
+    assert report.seconds > 0
+    assert 0 < report.loss < 20
+    assert learner.num_experiences == 2
+    p = learner.predict(loaders[0].dataset.tensors[0])  # type: ignore[attr-defined]
+    assert p.shape == (200, 4)
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p.sum(1), torch.ones(200))
+
+
+def test_memories_take_an_example_once_and_the_model_every_epoch() -> None:
+    x, y = make_batch(num=64)
+    learner = nl.Learner(make_mlp(), quiet=True)
+    report = learner.fit([(x, y)], epochs=3)
+    assert (report.num_examples, report.num_steps) == (192, 3)
+    assert learner.memories["memory"].clock == 64
+    learner.learn(x, y, again=True)
+    assert learner.memories["memory"].clock == 64
+    losses = [learner.learn(x, y, again=True).loss for _ in range(20)]
+    assert losses[-1] < losses[0]
+
+
+class Two(nn.Module):
+    """Takes two inputs, by position or by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(torch.relu(self.left(a) + b))}
+
+
+@pytest.mark.parametrize("form", ["tuple", "nested", "dict", "nested dict", "arguments"])
+def test_forms_of_a_batch_give_the_same(form: str) -> None:
+    torch.manual_seed(0)
+    learner = nl.Learner(Two(), quiet=True)
+    reference = nl.Learner(Two(), quiet=True)
+    reference.model.load_state_dict(learner.model.state_dict())
+    a, y = make_batch(num=16)
+    b = draw(16, 8, seed=5)
+    for _ in range(6):
+        reference.learn((a, b), y)
+        if form == "arguments":
+            learner.learn({"a": a, "b": b}, y)
+        else:
+            named = {"a": a, "b": b}
+            raw = {
+                "tuple": (a, b, y),
+                "nested": ((a, b), y),
+                "dict": {**named, "labels": y},
+                "nested dict": (named, y),
+            }[form]
+            learner.learn(raw)
+    inputs = (a, b) if form in ("tuple", "nested") else {"a": a, "b": b}
+    assert torch.equal(learner.predict((inputs, y)), reference.predict(((a, b), y)))
+    assert learner.predict((inputs, y)).shape == (16, 2)
+
+
+def test_a_hugging_face_model() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=8, num_labels=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config)
+    learner = nl.Learner(model, quiet=True)
+    ids = torch.randint(0, 20, (64, 6), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    y = (ids[:, 0] > 9).long()
+    for _ in range(4):
+        learner.learn({**batch, "labels": y})
+    learner.learn({**batch, "labels": y + 1})  # a third class
+    assert learner.predict(batch).shape == (64, 3)
+    assert learner.evaluate({**batch, "labels": y}) > 0.6
+
+
+class Tagger(nn.Module):
+    """A class per position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spine, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.spine(x)))
+
+
+def test_sequence_targets() -> None:
+    plan = nl.Plan(nl.Memory("m"), nl.Level("all"), readout=nl.mix("m", "live"))
+    learner = nl.Learner(Tagger(), plan, replay=10, quiet=True)
+    x = draw(16, 5, 3)
+    y = (x[..., 0] > 0).long()
+    y[:, 4] = -100
+    weight = torch.ones(16)
+    for _ in range(12):
+        learner.learn(x, y, weight=weight)
+    assert learner.predict(x).shape == (16, 5, 2)
+    assert learner.memories["m"].clock == 12 * 16 * 4
+    assert learner.evaluate(x, y) > 0.9
+    y[:, 3] = 2  # a head that grows, and replay across it
+    learner.learn(x, y)
+    learner.learn(x, y)
+    assert learner.predict(x).shape == (16, 5, 3)
+
+
+def test_dense_targets() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    plan = nl.Plan(nl.Memory("m", on="1"), nl.Level("all"), readout=nl.mix("m", "live"))
+    learner = nl.Learner(model, plan, replay=10, quiet=True)
+    x = draw(8, 1, 5, 4)
+    y = (x[:, 0] > 0).long()
+    for _ in range(8):
+        learner.learn(x, y)
+    assert learner.predict(x).shape == (8, 5, 4, 2)
+    assert learner.evaluate(x, y) > 0.9
+
+
+def test_any_loss_and_a_link() -> None:
+    model = make_mlp(4, 1)
+    learner = nl.Learner(
+        model, loss=nn.functional.binary_cross_entropy_with_logits, link=torch.sigmoid, quiet=True
+    )
+    x, y = make_batch(num=64)
+    for _ in range(30):
+        learner.learn(x, y[:, None].float())
+    answer = learner.predict(x)
+    assert answer.shape == (64, 1)
+    assert float(((answer[:, 0] > 0.5).long() == y).float().mean()) > 0.9
+    live = nl.Learner(make_mlp(4, 1), nl.Plan(nl.Level("all")), link=torch.sigmoid, quiet=True)
+    live.learn(x, y[:, None].float())
+    torch.testing.assert_close(live.predict(x), live.model.eval()(x).sigmoid().detach())
+
+
+@pytest.mark.parametrize("shape", [(64,), (64, 1), (64, 2)])
+def test_regression(shape: tuple[int, ...]) -> None:
+    learner = nl.Learner(make_mlp(4, shape[1] if len(shape) > 1 else 1), replay=8, quiet=True)
+    x = draw(64, 4)
+    y = (x[:, :1] + 2 * x[:, 1:2]).repeat(1, 2)[:, : shape[-1] if len(shape) > 1 else 1]
+    y = y.reshape(shape)
+    for _ in range(5):
+        learner.learn(x, y)
+    assert learner.task == "regression"
+    assert learner.predict(x).shape == (64, shape[1] if len(shape) > 1 else 1)
+    assert learner.evaluate(x, y) > 0.99
+
+
+@pytest.mark.parametrize("replay", [0, 10])
+def test_a_head_that_grows(replay: int) -> None:
+    learner = nl.Learner(make_mlp(4, 2, width=8), replay=replay, quiet=True)
+    for seed in range(4):
+        x, y = make_batch(seed, num_classes=3)
+        learner.learn(x[y < 2], y[y < 2])
+    before = learner.model[2].weight.detach().clone()  # type: ignore[index]
+    for seed in range(4, 12):
+        learner.learn(*make_batch(seed, num_classes=3))
+    head = learner.model[2]  # type: ignore[index]
+    assert head.out_features == 3
+    assert head.weight.shape == (3, 8)
+    assert not torch.equal(head.weight[:2], before)
+    x, y = make_batch(99, 64, num_classes=3)
+    assert learner.evaluate(x, y) > 0.8
+    if learner.rehearsal is not None:
+        outputs = learner.rehearsal.store.read_all()["output"]
+        assert outputs.shape == (10, 3)
+        assert outputs[:, 2].isnan().any()
+        assert not outputs[:, :2].isnan().any()
+
+
+def test_growing_leaves_old_answers() -> None:
+    learner = nl.Learner(make_mlp(), nl.Plan(nl.Level("l", optimizer=nl.sgd(lr=0.0))), quiet=True)
+    x, y = make_batch()
+    learner.learn(x, y)
+    before = learner.model(x)
+    learner.learn(x, y + 1)
+    torch.testing.assert_close(learner.model(x)[:, :2], before)
+
+
+def test_declared_classes_need_no_growth() -> None:
+    learner = nl.Learner(make_mlp(4, 5), num_classes=5, quiet=True)
+    x, y = make_batch()
+    learner.learn(x, y)
+    learner.learn(x, y + 3)
+    assert learner.predict(x).shape == (16, 5)
+
+
+def test_task_labels_restrict_the_answer() -> None:
+    learner = nl.Learner(make_mlp(4, 4), quiet=True)
+    x, y = make_batch(num=64)
+    learner.fit([(x, y)], task=0)
+    learner.fit([(x, y + 2)], task=1)
+    assert learner.task_classes == {0: {0, 1}, 1: {2, 3}}
+    p = learner.predict(x, task=0)
+    assert not p[:, 2:].any()
+    torch.testing.assert_close(p.sum(1), torch.ones(64))
+    assert set(learner.classify(x, task=1).tolist()) == {2, 3}
+    assert learner.evaluate(x, y, task=0) > 0.8
+    with pytest.raises(DataError, match=r"known: \[0, 1\]"):
+        learner.classify(x, task=2)
+
+
+def test_pretrained_features_are_kept() -> None:
+    learner = nl.Learner(make_mlp(), pretrained=True, quiet=True)
+    assert [level.name for level in learner.plan.gradient_levels] == ["head", "spine"]
+    spine = learner.model[0].weight.detach().clone()  # type: ignore[index]
+    for seed in range(8):
+        learner.learn(*make_batch(seed))
+    assert torch.equal(learner.model[0].weight, spine)  # type: ignore[index]
+    assert learner.levels["memory"].reader.tap == "2"
+
+
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ("input", "memory 'm' reads the model's input"),
+        ("1", "memory 'm' reads the output of '1' of a frozen copy of the model"),
+        (None, "memory 'm' reads the input of '2' of a frozen copy of the model"),
+    ],
+)
+def test_what_a_memory_reads_is_said(
+    on: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = nl.Plan(nl.Memory("m", on=on, num_features=5), nl.Level("all"), readout="m")
+    learner = nl.Learner(make_mlp(), plan)
+    captured = capsys.readouterr()
+    assert captured.err == f"nestling: {said}\n"
+    assert captured.out == ""
+    learner.learn(*make_batch())
+    assert learner.memories["m"].num_inputs == (4 if on == "input" else 16)
+    nl.Learner(make_mlp(), plan, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_bytes_and_images_can_be_remembered() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    learner = nl.Learner(model, nl.Plan(nl.Memory("m", on="input"), readout="m"), quiet=True)
+    x = torch.randint(0, 255, (32, 1, 4, 4), generator=torch.Generator()).to(torch.uint8)
+    assert nl.Plan(nl.Memory("m"), readout="m").gradient_levels == ()
+    model.forward = lambda x: nn.Sequential.forward(model, x.float())  # type: ignore[method-assign]
+    learner.learn(x, (x[:, 0, 0, 0] > 127).long())
+    assert learner.predict(x).shape == (32, 2)
+
+
+def test_bfloat16() -> None:
+    learner = nl.Learner(make_mlp(), precision="bf16", replay=8, quiet=True)
+    x, y = make_batch(num=64)
+    losses = [learner.learn(x, y).loss for _ in range(20)]
+    assert losses[-1] < losses[0]
+    assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+    assert learner.evaluate(x, y) > 0.9
+
+
+def test_threads_may_ask_while_it_learns() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+    quiet = nl.Learner(model, quiet=True)
+    torch.manual_seed(0)
+    x, _ = make_batch(99)
+    wrong: list[object] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            p = quiet.predict(x)
+            if not torch.allclose(p.sum(1), torch.ones(16), atol=1e-5):
+                wrong.append(p)
+
+    quiet.learn(*make_batch())
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for seed in range(30):
+        quiet.learn(*make_batch(seed))
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert quiet.num_examples == 31 * 16
+
+
+def test_asking_changes_nothing() -> None:
+    learner = nl.Learner(make_mlp(), replay=8, quiet=True)
+    learner.learn(*make_batch())
+    before = read_state(learner)
+    learner.predict(make_batch()[0])
+    learner.evaluate(*make_batch())
+    learner.export()
+    assert differences(before, read_state(learner)) == []
+
+
+def test_metrics_go_to_tensorboard(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    learner = nl.Learner(make_mlp(), quiet=True, board=tmp_path)
+    learner.fit([make_batch(0), make_batch(1)])
+    events = EventAccumulator(str(tmp_path))  # type: ignore[no-untyped-call]
+    events.Reload()  # type: ignore[no-untyped-call]
+    steps = [event.step for event in events.Scalars("loss")]  # type: ignore[no-untyped-call]
+    assert steps == [16, 32]
+    assert "network/num_updates" in events.Tags()["scalars"]  # type: ignore[no-untyped-call]

@@ -1,0 +1,236 @@
+"""Steps refused, levels protected, slow weights changed by proposal, knobs turned."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from learners import differences, draw, make_batch, make_mlp, read_state
+from torch import Tensor, nn
+
+import nestling as nl
+from nestling.core.errors import PlanError, UnknownLevel
+
+X, Y = make_batch()
+
+
+class Wild(nn.Module):
+    """Batch norm, dropout, and an output or a gradient that is not finite on demand."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.mode, self.is_wild = mode, False
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.head(self.net(x))
+        if not (self.is_wild and self.training):
+            return out
+        # The square root's gradient is infinite at 0, and 0 * inf is NaN; its value is finite.
+        return out / 0.0 if self.mode == "loss" else out + (out * 0.0).abs().sqrt()
+
+
+def make_wild(mode: str) -> tuple[Wild, nl.Learner]:
+    model = Wild(mode)
+    levels = (
+        nl.Level("head", match=("head.*",), optimizer=nl.sgd(lr=0.1, momentum=0.9)),
+        nl.Level("slow", period=4, optimizer=nl.adamw()),
+        nl.Copy("average", of=("slow", "head")),
+    )
+    plan = nl.Plan(nl.Memory("m", on="input"), *levels, readout=nl.mix("m", "live", "average"))
+    return model, nl.Learner(model, plan, replay=8, quiet=True)
+
+
+@pytest.mark.parametrize("mode", ["loss", "gradient"])
+@pytest.mark.parametrize("num_steps", [0, 6])
+def test_a_step_that_is_not_finite_changes_no_weight(mode: str, num_steps: int) -> None:
+    model, learner = make_wild(mode)
+    for seed in range(num_steps):
+        learner.learn(*make_batch(seed))
+    before, clock = read_state(learner), learner.num_examples
+    model.is_wild = True
+    report = learner.learn(X, Y)
+    after = read_state(learner)
+    assert mode in report.refused
+    assert math.isfinite(report.loss) == (mode == "gradient")
+    assert learner.num_refused == 1
+    for part in ("model", "optimizer"):
+        assert differences(before[part], after[part]) == []
+    if num_steps:
+        assert differences(before["rehearsal"]["store"]["store"],
+                           after["rehearsal"]["store"]["store"]) == []  # fmt: skip
+    assert learner.memories["m"].clock == clock + 16  # memories are right whatever the spine does
+    assert all(p.requires_grad for p in model.parameters())
+    model.is_wild = False
+    assert learner.learn(X, Y).refused == ""
+    assert differences(after["model"], read_state(learner)["model"]) != []
+
+
+def test_refusals_are_said_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = make_wild("loss")
+    learner = nl.Learner(model, nl.Plan(nl.Level("all")))
+    learner.learn(X, Y)
+    model.is_wild = True
+    report = learner.fit([(X, Y), (X, Y)])
+    assert (report.num_refused, report.num_steps, report.num_examples) == (2, 0, 32)
+    err = capsys.readouterr().err
+    assert err.count("nestling: step refused: loss is") == 2
+    assert "(2 so far)" in err
+
+
+def test_a_protected_level_asks_the_judge() -> None:
+    asked: list[nn.Module] = []
+
+    def judge(model: nn.Module) -> bool:
+        asked.append(model)
+        return len(asked) % 2 == 0
+
+    model = make_mlp()
+    learner = nl.Learner(model, nl.Plan(nl.Level("all", protect=True)), judge=judge, quiet=True)
+    moved = []
+    for seed in range(4):
+        before = [p.detach().clone() for p in model.parameters()]
+        learner.learn(*make_batch(seed))
+        pairs = zip(before, model.parameters(), strict=True)
+        moved.append(not all(torch.equal(a, b) for a, b in pairs))
+    assert moved == [False, True, False, True]
+    assert asked == [model] * 4
+    assert learner.read_levels()[0].num_refused == 2
+
+
+# --- consolidation
+
+
+def make_overlaid() -> nl.Learner:
+    model = make_mlp()
+    plan = nl.adapters(model, ["0.weight"], 2, generator=torch.Generator().manual_seed(0))
+    copy = nl.Copy("average", of=("spine",), decay=0.5)
+    memory = nl.Memory("m", frozen=False)
+    plan = nl.Plan(memory, *plan.levels, copy, readout=nl.mix("m", "live"))
+    learner = nl.Learner(model, plan, replay=50, quiet=True)
+    for seed in range(10):
+        learner.learn(*make_batch(seed))
+    return learner
+
+
+def halve(model: nn.Module) -> None:
+    with torch.no_grad():
+        for param in model.parameters():
+            param.mul_(0.5)
+
+
+CHANGES: dict[str, str | Callable[[nn.Module], object]] = {
+    "merge": "merge", "average": "average", "custom": halve,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_refused_change_leaves_every_bit(name: str) -> None:
+    learner = make_overlaid()
+    before = read_state(learner)
+    proposal = learner.consolidate(lambda _: False, change=CHANGES[name])
+    assert proposal.status == "refused"
+    assert differences(before, read_state(learner)) == []
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_kept_change_refits_memories_of_the_live_model(name: str) -> None:
+    learner = make_overlaid()
+    x = draw(9, 4, seed=77)
+    outputs = learner.model.eval()(x)
+    rows = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))
+    proposal = learner.consolidate(lambda _: True, change=CHANGES[name])
+    assert proposal.status == "committed"
+    assert learner.memories["m"].clock == 50  # from replay alone
+    is_same = torch.allclose(learner.model.eval()(x), outputs, atol=1e-5)
+    assert is_same == (name == "merge")
+    new = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))
+    assert torch.allclose(rows, new, atol=1e-5) == (name == "merge")
+    assert learner.evaluate(*make_batch(33)) > 0.7
+    learner.learn(X, Y)
+
+
+def test_replay_judges_by_default() -> None:
+    learner = make_overlaid()
+    assert learner.consolidate().status == "committed"
+
+    def ruin(model: nn.Module) -> None:
+        with torch.no_grad():
+            for param in model.parameters():
+                param.normal_(0, 30, generator=torch.Generator().manual_seed(0))
+
+    assert learner.consolidate(change=ruin).status == "refused"
+    assert learner.consolidate(change=ruin, tolerance=1e9).status == "committed"
+
+
+def test_consolidation_says_what_it_needs() -> None:
+    learner = make_overlaid()
+    with pytest.raises(UnknownLevel, match="did you mean 'average'"):
+        learner.consolidate(change="averag")
+    learner.rehearsal = None
+    with pytest.raises(PlanError, match="reads the live model and would be out of date"):
+        learner.consolidate(lambda _: True)
+    other = nl.Learner(make_mlp(), quiet=True)
+    other.learn(X, Y)
+    with pytest.raises(PlanError, match="consolidate needs a judge"):
+        other.consolidate(change=halve)
+
+
+# --- knobs
+
+
+def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
+    learner = nl.Learner(make_mlp(), quiet=True)
+    with pytest.raises(PlanError, match="turn its knobs once it has learned"):
+        learner.control("memory", reason="drift", share=0.1)
+    learner.learn(X, Y)
+    rate = learner.control("network", reason="slower now", lr=1e-5)
+    share = learner.control("memory", reason="drift", share=0.1)
+    assert (rate.reason, share.reason) == ("slower now", "drift")
+    assert share.applied_at == 16
+    learner.learn(X, Y)
+    assert learner.optimizer is not None
+    assert learner.optimizer.param_groups[0]["lr"] == 1e-5
+    assert learner.memories["memory"].gate.share == 0.1
+    learner.snapshot(tmp_path / "s")
+    twin = nl.Learner(make_mlp(), quiet=True)
+    twin.restore(tmp_path / "s")
+    assert twin.memories["memory"].gate.share == 0.1
+    assert differences(read_state(learner), read_state(twin)) == []
+
+
+def test_knobs_that_are_not_there() -> None:
+    learner = nl.Learner(make_mlp(), quiet=True)
+    learner.learn(X, Y)
+    with pytest.raises(UnknownLevel, match="did you mean 'memory'"):
+        learner.control("memori", reason="r", lr=1.0)
+    with pytest.raises(PlanError, match="no memory and has no knob 'share'"):
+        learner.control("network", reason="r", share=0.1)
+    with pytest.raises(PlanError, match="needs a reason"):
+        learner.control("memory", reason=" ", share=0.1)
+    alone = nl.Learner(make_mlp(), nl.Plan(nl.Memory("m"), readout="m"), quiet=True)
+    with pytest.raises(PlanError, match="no gradient level whose knobs"):
+        alone.control("live", reason="r", lr=1.0)
+
+
+def test_a_level_waits_for_its_event() -> None:
+    plan = nl.Plan(nl.Level("all", freeze=nl.Freeze(until="ready")))
+    learner = nl.Learner(make_mlp(), plan, quiet=True)
+    before = learner.model[0].weight.detach().clone()  # type: ignore[index]
+    learner.learn(X, Y)
+    assert torch.equal(learner.model[0].weight, before)  # type: ignore[index]
+    learner.release("ready")
+    learner.learn(X, Y)
+    assert not torch.equal(learner.model[0].weight, before)  # type: ignore[index]
+
+
+def test_wrong_options() -> None:
+    with pytest.raises(PlanError, match="precision 'fp8'; known: 'bf16'"):
+        nl.Learner(make_mlp(), precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="replay=-1"):
+        nl.Learner(make_mlp(), replay=-1)
+    with pytest.raises(PlanError, match="submodule 'nope', which the model does not have"):
+        nl.Learner(make_mlp(), nl.Plan(nl.Memory("m", on="nope"), readout="m"))

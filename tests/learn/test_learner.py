@@ -80,8 +80,8 @@ def test_forms_of_a_batch_give_the_same(form: str) -> None:
             }[form]
             learner.learn(raw)
     inputs = (a, b) if form in ("tuple", "nested") else {"a": a, "b": b}
-    assert torch.equal(learner.predict((inputs, y)), reference.predict(((a, b), y)))
-    assert learner.predict((inputs, y)).shape == (16, 2)
+    assert torch.equal(learner.predict(inputs), reference.predict((a, b)))
+    assert learner.predict(inputs).shape == (16, 2)
 
 
 def test_a_hugging_face_model() -> None:

@@ -320,7 +320,8 @@ class Learner:
         """What the read-out answers.
 
         Args:
-            x: inputs, in any form that `learn` takes (a target in it is ignored).
+            x: inputs (N, ...): a tensor, a tuple of several, or a dict of keyword inputs (a
+                target in it is ignored).
             task: restrict the answer to the classes seen under this task label.
 
         Returns: class probabilities (N, K), or (N, T, K) / (N, H, W, K) where targets are
@@ -333,7 +334,8 @@ class Learner:
         with self._lock:
             if self.readout is None:
                 raise NotFitted("the learner has learned nothing yet; call fit or learn first")
-            batch = read_batch(x).to(self.device)
+            # A tuple is several inputs here, never inputs and a target.
+            batch = read_batch(x if isinstance(x, Batch) else (x,)).to(self.device)
             batch = Batch(batch.inputs, batch.keywords)
             check_batch(batch, dtype=self.dtype)
             answers, shape = self.experts.answer(batch)

@@ -1,0 +1,189 @@
+"""Every learner can be killed at any batch and goes on, bit for bit, from its snapshot."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nestling as nl
+from learners import differences, make_batch, read_state
+from nestling.core.errors import SnapshotError
+from nestling.levels import Copy, Freeze, Gate, Level, Memory, Plan
+from nestling.optim import OptimizerSpec, adam, adamw, sgd
+
+NUM_BATCHES = 40
+NUM_KILLS = {True: 20, False: 6}  # of a special plan; of the table, where each is in four or more
+NUM_AFTER = 4  # batches after each restart: more than the longest period
+
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "adamw": adamw(lr=1e-2),
+    "adam": adam(lr=1e-2),
+    "sgd": sgd(lr=0.05),
+    "momentum": sgd(lr=0.05, momentum=0.9, nesterov=True),
+}
+GATES: dict[str, tuple[Gate, ...]] = {
+    "none": (),
+    "schedule": (nl.ScheduleGate(start=2, stop=20, low=0.1),),
+    "surprise": (nl.SurpriseGate(half_life=5.0),),
+    "importance": (nl.ImportanceGate(half_life=5.0),),
+    "agreement": (nl.AgreementGate(half_life=3.0),),
+    "parent": (nl.ParentGate(of="head"),),
+    "several": (nl.SurpriseGate(), nl.AgreementGate(), nl.ScheduleGate(start=0, stop=9)),
+}
+MEMORIES: dict[str, Memory] = {
+    "slow": Memory("m", on="input", half_lives=(float("inf"),), num_features=6),
+    "fast and slow": Memory("m", on="input", half_lives=(9.0, float("inf")), num_features=6),
+    "prior": Memory("m", on="input", half_lives=(30.0,), num_features=4, prior_half_life=5.0),
+    "fourier on a frozen layer": Memory("m", on="0", features="fourier", num_features=5, block=7),
+    "live head input": Memory("m", frozen=False, half_lives=(20.0, 90.0), num_features=0),
+    "fixed ridge": Memory("m", on="input", half_lives=(5.0, 50.0), num_features=4, ridge=0.1),
+}
+
+
+class Net(nn.Sequential):
+    """With all that keeps a state or draws: batch norm, dropout."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 2)
+        )
+
+
+def make_plan(optimizer: str, gate: str, memory: str) -> Plan:
+    rule = OPTIMIZERS[optimizer]
+    return Plan(
+        MEMORIES[memory],
+        Level("head", match=("4.*",), optimizer=rule, gate=(nl.SurpriseGate(half_life=20.0),)),
+        Level("spine", period=3, optimizer=rule, gate=GATES[gate], trust=0.5),
+        Copy("average", of=("head", "spine"), decay=0.9, probability=0.6),
+        readout=nl.mix("m", "live", "average"),
+    )
+
+
+# Every optimizer with every gate; memories take turns, so that each meets all of both.
+PLANS = {
+    f"{optimizer}, {gate}, {memory}": (optimizer, gate, memory)
+    for i, optimizer in enumerate(OPTIMIZERS)
+    for j, gate in enumerate(GATES)
+    for memory in [list(MEMORIES)[(i + j) % len(MEMORIES)]]
+}
+SPECIAL = {
+    "default": lambda: nl.Learner(Net(), quiet=True),
+    "default with replay": lambda: nl.Learner(Net(), replay=12, quiet=True),
+    "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3, quiet=True),
+    "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m"), readout="m"), quiet=True),
+    "skip, freeze and protect": lambda: nl.Learner(
+        Net(),
+        Plan(
+            Level("head", match=("4.*",), freeze=Freeze(windows=((5, 9),)), protect=True),
+            Level("spine", period=4, between="skip", window=2, reduce="sum"),
+            readout="live",
+        ),
+        judge=lambda model: int(model[4].bias.sum() * 1e6) % 3 != 0,  # type: ignore[index]
+        quiet=True,
+    ),
+}
+
+
+def make_learner(case: str) -> nl.Learner:
+    torch.manual_seed(0)
+    if case in SPECIAL:
+        return SPECIAL[case]()
+    return nl.Learner(Net(), make_plan(*PLANS[case]), replay=10, quiet=True)
+
+
+def give(learner: nl.Learner, index: int) -> None:
+    """Batch `index` of the stream: sizes differ, and a third class comes half way."""
+    x, y = make_batch(index, 6 + index % 5, num_classes=2 if index < 20 else 3)
+    learner.learn(x, y, task=index // 20)
+
+
+@pytest.mark.parametrize("case", [*SPECIAL, *PLANS])
+def test_killed_and_restored_at_any_batch(case: str, tmp_path: Path) -> None:
+    kills = sorted(random.Random(case).sample(range(1, NUM_BATCHES), NUM_KILLS[case in SPECIAL]))
+    learner = make_learner(case)
+    states: dict[int, dict[str, Any]] = {}
+    answers: dict[int, Tensor] = {}
+    x, _ = make_batch(999)
+    wanted = {min(kill + NUM_AFTER, NUM_BATCHES) for kill in kills}
+    for index in range(NUM_BATCHES):
+        if index in kills:
+            learner.snapshot(tmp_path / str(index))
+        give(learner, index)
+        if index + 1 in wanted:
+            states[index + 1] = read_state(learner)
+            answers[index + 1] = learner.predict(x)
+    for kill in kills:
+        torch.manual_seed(kill)  # what else the process has drawn does not matter
+        again = make_learner(case)
+        again.restore(tmp_path / str(kill))
+        end = min(kill + NUM_AFTER, NUM_BATCHES)
+        for index in range(kill, end):
+            give(again, index)
+        assert differences(states[end], read_state(again)) == []
+        assert torch.equal(answers[end], again.predict(x))
+
+
+def test_every_pair_is_in_the_table() -> None:
+    assert {(o, g) for o, g, _ in PLANS.values()} == {(o, g) for o in OPTIMIZERS for g in GATES}
+    assert {m for *_, m in PLANS.values()} == set(MEMORIES)
+    assert {(o, m) for o, _, m in PLANS.values()} == {(o, m) for o in OPTIMIZERS for m in MEMORIES}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from test_learners import NUM_BATCHES, give, make_learner, torch
+torch.set_num_threads(1)
+learner, folder = make_learner("default with replay"), Path(sys.argv[1])
+for index in range(100 * NUM_BATCHES):
+    learner.snapshot(folder)
+    print(index, flush=True)
+    give(learner, index % NUM_BATCHES)
+"""
+
+
+def test_a_real_kill(tmp_path: Path) -> None:
+    folder = tmp_path / "last"
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        for line in child.stdout:
+            if int(line) >= 25:
+                time.sleep(0.0013)  # somewhere in learn, or in the next snapshot
+                break
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    assert child.returncode == -signal.SIGKILL
+    restored = make_learner("default with replay")
+    restored.restore(folder)
+    sizes = [6 + index % 5 for index in range(NUM_BATCHES)]
+    done = next(n for n in range(NUM_BATCHES) if sum(sizes[:n]) == restored.num_examples)
+    assert done >= 25
+    unkilled = make_learner("default with replay")
+    for index in range(NUM_BATCHES):
+        give(unkilled, index)
+    restored.restore(folder)  # its generator's state too, which the other has moved
+    for index in range(done, NUM_BATCHES):
+        give(restored, index)
+    assert differences(read_state(unkilled), read_state(restored)) == []
+
+
+def test_nothing_to_restore(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match="no snapshot"):
+        make_learner("default").restore(tmp_path / "none")

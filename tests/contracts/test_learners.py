@@ -76,7 +76,6 @@ PLANS = {
     for memory in [list(MEMORIES)[(i + j) % len(MEMORIES)]]
 }
 SPECIAL = {
-    "default": lambda: nl.Learner(Net(), quiet=True),
     "default with replay": lambda: nl.Learner(Net(), replay=12, quiet=True),
     "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3, quiet=True),
     "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m"), readout="m"), quiet=True),
@@ -186,4 +185,4 @@ def test_a_real_kill(tmp_path: Path) -> None:
 
 def test_nothing_to_restore(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="no snapshot"):
-        make_learner("default").restore(tmp_path / "none")
+        make_learner("default with replay").restore(tmp_path / "none")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nestling.core.errors import JobError
-from nestling.learn.jobs import load_job, read_job
+from nestling.learn.runs.jobs import load_job, read_job
 
 MINIMAL: dict[str, object] = {"model": "mlp", "data": "digits"}
 

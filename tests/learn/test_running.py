@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from nestling.core.errors import JobError
 from nestling.learn import Learner
-from nestling.learn.jobs import Job, read_job
-from nestling.learn.running import Position, run_job
+from nestling.learn.runs.jobs import Job, read_job
+from nestling.learn.runs.running import Position, run_job
 
 BASE: dict[str, object] = {
     "model": {"name": "mlp", "options": {"sizes": [64, 16, 4]}},

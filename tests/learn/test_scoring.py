@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.learn.scoring import accuracy_among, list_batches, summarize
+from nestling.learn.runs.scoring import accuracy_among, list_batches, summarize
 
 
 @given(

@@ -84,6 +84,16 @@ def test_parent_gates_turned_into_a_circle_are_refused() -> None:
     take_steps(model, nested, 2)
 
 
+def test_changes_that_pass_through_a_circle_are_refused() -> None:
+    """The levels' boundaries come in any order, so every order of changes must work."""
+    _, nested = make(period=2)
+    nested.control("head", gate=[ParentGate(of="spine")], reason="follow")
+    nested.control("head", gate=[], reason="lead")
+    with pytest.raises(PlanError, match="circle"):
+        nested.control("spine", gate=[ParentGate(of="head")], reason="follow")
+    assert len(nested.changes) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "knobs", "error", "words"),
     [

@@ -99,6 +99,8 @@ def test_surprise_gate_follows_the_running_mean_and_spread() -> None:
         state.observe_loss(loss)
         if index < 10:
             assert state.surprise == 1.0
+        else:
+            assert state.surprise < 1.0
     past = torch.tensor(losses, dtype=torch.float64)
     expected = surprise_factor(3.0, float(past.mean()), float(past.std(correction=0)), 1.0)
     assert state.surprise == pytest.approx(0.25 + 0.75 * expected, abs=1e-6)

@@ -272,6 +272,21 @@ def test_trust_leaves_small_updates_alone_and_zero_weights_free() -> None:
     assert zero.weight.abs().sum() > 0
 
 
+def test_parameter_without_gradient_in_a_period_stands_still() -> None:
+    """As in torch, None is not zero: no weight decay, no momentum."""
+    model = make_model()
+    nested = NestedOptimizer(model, Plan(spine(period=2, optimizer=nl.adamw(weight_decay=0.5))))
+    for step in range(2):
+        take_step(model, nested, step)
+    before = values(model)
+    for _ in range(2):
+        nested.zero_grad()
+        model[2](torch.ones(1, 4)).sum().backward()
+        nested.step()
+    assert torch.equal(model[0].weight, before["0.weight"])
+    assert not torch.equal(model[2].weight, before["2.weight"])
+
+
 @pytest.mark.parametrize("rule", TORCH)
 @pytest.mark.parametrize("cause", ["judge", "infinite"])
 def test_refused_update_leaves_no_trace(rule: str, cause: str) -> None:

@@ -133,6 +133,35 @@ def test_state_is_a_copy() -> None:
     assert flatten(state) == before
 
 
+def test_saved_copies_and_factors_stand_alone() -> None:
+    """A child of period 1 reads its parent's last factor, also right after a restore."""
+    shut = ScheduleGate(start=3, stop=3, low=0.25)
+    plan = Plan(
+        Level("head", match=["4.*"], gate=[ParentGate(of="spine")]),
+        Level("spine", period=2, gate=[shut]),
+        Copy("slow", of=["head"]),
+    )
+    model, other = make_model(), make_model()
+    nested, again = (NestedOptimizer(m, plan) for m in (model, other))
+    for step in range(2):
+        take_plain_step(model, nested, step)
+    weights, state = copy.deepcopy(model.state_dict()), nested.state_dict()
+    before = flatten(state)
+    take_plain_step(model, nested, 2)
+    assert flatten(state) == before
+    other.load_state_dict(weights)
+    again.load_state_dict(state)
+    take_plain_step(other, again, 2)
+    assert [level.factor for level in again.levels.values()] == [0.25, 0.25]
+    assert flatten(again.state_dict()) == flatten(nested.state_dict())
+
+
+def take_plain_step(model: nn.Module, nested: NestedOptimizer, step: int) -> None:
+    nested.zero_grad()
+    model(torch.full((2, 3), 1.0 + step)).square().mean().backward()
+    nested.step()
+
+
 FOREIGN: dict[str, tuple[Plan, str]] = {
     "level": (Plan(Level("other")), "levels"),
     "copy": (Plan(*make_plan().levels[:-1]), "copies"),

@@ -20,7 +20,7 @@ from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience, demo_experiences
 from nestling.learn import Learner
-from nestling.learn.scoring import (
+from nestling.learn.runs.scoring import (
     describe_compute,
 )
 from nestling.ledger import RunWriter, write_demo_picture, write_report

@@ -8,7 +8,7 @@ import click
 from nestling.cli.output import json_option, show_progress, show_table, write_json
 
 if TYPE_CHECKING:
-    from nestling.learn.running import Position
+    from nestling.learn.runs.running import Position
 
 
 @click.command()
@@ -32,8 +32,8 @@ def learn(job_file: Path, out: Path | None, resume: bool, json_file: Path | None
       epochs = 2
     """
     from nestling.bench.table import build_table
-    from nestling.learn.jobs import load_job
-    from nestling.learn.running import run_job
+    from nestling.learn.runs.jobs import load_job
+    from nestling.learn.runs.running import run_job
     from nestling.ledger import read_run
 
     job = load_job(job_file)

@@ -107,7 +107,7 @@ class FeatureReader:
             raise DataError(f"submodule {self.tap!r} was not run in a forward pass; read another")
         return found[-1]
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty where none is kept."""
         if self.module is None or not self.is_frozen:
             return {}

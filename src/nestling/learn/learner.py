@@ -20,7 +20,7 @@ from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
 from nestling.learn.experts import Experts
-from nestling.learn.exporting import export_learner
+from nestling.learn.exports.baking import export_learner
 from nestling.learn.growth import grow_head
 from nestling.learn.readout import Readout, Task
 from nestling.learn.rehearsal import Rehearsal

@@ -11,9 +11,9 @@ from pathlib import Path
 from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience
-from nestling.learn.jobs import Job
+from nestling.learn.runs.jobs import Job
 from nestling.learn.learner import Learner
-from nestling.learn.scoring import (
+from nestling.learn.runs.scoring import (
     describe_compute,
     describe_level,
     list_batches,

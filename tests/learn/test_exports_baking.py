@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import nestling as nl
 from nestling.core.errors import NotFitted, PlanError
-from nestling.learn.export import save_onnx
+from nestling.learn.exports.modules import save_onnx
 
 
 def draw(num: int, width: int = 4, seed: int = 0) -> Tensor:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch
-from nestling.learn.export import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
-from nestling.learn.exporting import BankExpert, ExportedReadout, LiveExpert
+from nestling.learn.exports.baking import BankExpert, ExportedReadout, LiveExpert
+from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
 from nestling.levels.low_rank import attach_low_rank
 from nestling.memory import mix_on_present
 

@@ -78,7 +78,9 @@ PLANS = {
 SPECIAL = {
     "default with replay": lambda: nl.Learner(Net(), replay=12, quiet=True),
     "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3, quiet=True),
-    "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m"), readout="m"), quiet=True),
+    "memory alone": lambda: nl.Learner(
+        Net(), Plan(Memory("m", num_features=8), readout="m"), quiet=True
+    ),
     "skip, freeze and protect": lambda: nl.Learner(
         Net(),
         Plan(

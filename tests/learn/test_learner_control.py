@@ -37,7 +37,7 @@ def make_wild(mode: str) -> tuple[Wild, nl.Learner]:
     model = Wild(mode)
     levels = (
         nl.Level("head", match=("head.*",), optimizer=nl.sgd(lr=0.1, momentum=0.9)),
-        nl.Level("slow", period=4, optimizer=nl.adamw()),
+        nl.Level("slow", period=4, between="skip", window=2, optimizer=nl.adamw()),
         nl.Copy("average", of=("slow", "head")),
     )
     plan = nl.Plan(nl.Memory("m", on="input"), *levels, readout=nl.mix("m", "live", "average"))

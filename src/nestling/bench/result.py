@@ -106,7 +106,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "import_over_torch": Limit(high=1.10),
     },
     "ridge": {
-        "mnist_accuracy": Limit(low=0.95),
+        "mnist_accuracy": Limit(low=95.0),
         "order_max_diff": Limit(high=1e-5),
         "remove_max_diff": Limit(high=1e-5),
         "merge_max_diff": Limit(high=1e-5),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 # Rows of the scatter that are updated at once; fewer would be slower, more would save less.
-TRIANGLE_ROWS = 128
+TRIANGLE_ROWS = 256
 # After this many half-lives entries below TINY are set to zero: numbers on their way to
 # underflow ("denormal") make every later product many times slower.
 SWEEP_HALF_LIVES = 64.0

@@ -12,7 +12,7 @@ from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor
 
 from nestling.core.errors import DataError
-from nestling.learn.statetree import decode_tree, encode_tree
+from nestling.learn.snapshots.statetree import decode_tree, encode_tree
 from nestling.memory import (
     BalancedReplay,
     ClassPrior,

@@ -24,7 +24,7 @@ from nestling.core.errors import (
     SnapshotError,
     UnknownLabel,
 )
-from nestling.learn import snapshot
+from nestling.learn.snapshots import snapshot
 
 X, Y = make_batch()
 INF = torch.full((16, 4), math.inf)

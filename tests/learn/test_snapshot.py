@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError
-from nestling.learn import snapshot as module
-from nestling.learn.snapshot import read_snapshot, write_snapshot
+from nestling.learn.snapshots import snapshot as module
+from nestling.learn.snapshots.snapshot import read_snapshot, write_snapshot
 
 BASE = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 STATE: dict[str, object] = {
@@ -239,7 +239,7 @@ def test_failure_of_any_call_leaves_old_or_new(
 WRITER = """
 import sys, torch
 from pathlib import Path
-from nestling.learn.snapshot import write_snapshot
+from nestling.learn.snapshots.snapshot import write_snapshot
 step = int(sys.argv[2])
 while True:
     step += 1

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from nestling.core.errors import DataError, UnknownLabel
+from nestling.learn.answering.experts import Form
 from nestling.learn.batches import Batch
-from nestling.learn.experts import Form
 from nestling.learn.growth import check_growth
 from nestling.memory.checks import check_weights
 

@@ -5,7 +5,7 @@ import math
 from torch import nn
 
 from nestling.core.errors import PlanError
-from nestling.learn.features import find_last_linear
+from nestling.learn.answering.features import find_last_linear
 from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.optim import adamw
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nestling.core.errors import DataError, MissingExtra, ModelError, PlanError, UnknownLabel
 from nestling.core.seeds import make_generator
 from nestling.learn.learner import Learner
-from nestling.learn.saving import export_learner_state, import_learner_state
+from nestling.learn.snapshots.saving import export_learner_state, import_learner_state
 from nestling.levels import Plan
 from nestling.models import mlp
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nestling.core.errors import PlanError, UnknownLabel
-from nestling.learn.features import find_last_linear
+from nestling.learn.answering.features import find_last_linear
 from nestling.levels import NestedOptimizer
 
 MOST_NEW_CLASSES = 10_000

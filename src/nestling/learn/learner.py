@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from nestling.consolidate import Judge, Proposal
 from nestling.core.errors import DataError, NotFitted, PlanError
 from nestling.core.seeds import make_generator
-from nestling.learn import consolidation, saving
+from nestling.learn import consolidation
 from nestling.learn.admission import Admitted, admit
+from nestling.learn.answering.experts import Experts
+from nestling.learn.answering.readout import Readout, Task
+from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
-from nestling.learn.experts import Experts
 from nestling.learn.exports.baking import export_learner
 from nestling.learn.growth import grow_head
-from nestling.learn.readout import Readout, Task
 from nestling.learn.rehearsal import Rehearsal
-from nestling.learn.remember import MemoryLevel
+from nestling.learn.snapshots import saving
 from nestling.learn.step import FitReport, Loss, StepReport, take_step
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs

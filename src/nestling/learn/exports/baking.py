@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted, PlanError, ShapeMismatch
+from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.batches import read_output
 from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model
-from nestling.learn.remember import MemoryLevel
 from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
 
 if TYPE_CHECKING:

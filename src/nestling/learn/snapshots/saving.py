@@ -10,10 +10,10 @@ import torch
 from nestling.core.errors import ForeignSnapshot, MismatchedParameters, NestlingError
 from nestling.core.params import check_same_names
 from nestling.core.seeds import export_generator, import_generator
+from nestling.learn.answering.readout import Readout
 from nestling.learn.growth import grow_head
-from nestling.learn.readout import Readout
 from nestling.learn.rehearsal import Rehearsal
-from nestling.learn.snapshot import read_snapshot, write_snapshot
+from nestling.learn.snapshots.snapshot import read_snapshot, write_snapshot
 from nestling.levels import Plan
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _without_head(learner: Learner, state: dict[str, Any]) -> dict[str, torch.Te
 
 def _grown_names(learner: Learner, state: dict[str, Any]) -> set[str]:
     """Head parameters that have more rows in the snapshot: the learner can grow to them."""
-    from nestling.learn.features import find_last_linear
+    from nestling.learn.answering.features import find_last_linear
 
     if learner.num_classes is not None:
         return set()

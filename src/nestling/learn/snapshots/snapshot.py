@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError, suggest
 from nestling.core.machine import fingerprint
-from nestling.learn.statetree import decode_tree, encode_tree
+from nestling.learn.snapshots.statetree import decode_tree, encode_tree
 
 FORMAT = 1  # of the two files; `schema` is the caller's own version of the state inside
 # state.json is PREFIX + sha256 of body + MIDDLE + body + SUFFIX, so no byte of it is unchecked.

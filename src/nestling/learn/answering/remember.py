@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted
+from nestling.learn.answering.features import FeatureReader, align_features
 from nestling.learn.batches import Batch
-from nestling.learn.features import FeatureReader, align_features
 from nestling.levels import LevelReading, Memory
 from nestling.memory import MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_targets, check_weights

@@ -10,10 +10,10 @@ from torch.func import functional_call
 
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_mode
+from nestling.learn.answering.features import align_features
+from nestling.learn.answering.readout import Task
+from nestling.learn.answering.remember import MemoryLevel, widen
 from nestling.learn.batches import Batch, read_output
-from nestling.learn.features import align_features
-from nestling.learn.readout import Task
-from nestling.learn.remember import MemoryLevel, widen
 from nestling.levels import NestedOptimizer
 
 Layout = Literal["row", "last", "second"]

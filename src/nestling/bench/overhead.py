@@ -105,8 +105,9 @@ def _measure_learner(name: str, batch_size: int, num_rounds: int) -> tuple[Figur
 
 _IMPORTS = {
     "torch": "import torch",
-    # The name makes sure that what the first page needs is there, should imports be put off.
-    "nestling": "import nestling; nestling.Learner; nestling.Plan",
+    "nestling": "import nestling",
+    # Names are looked up when first used, so this is what the first page really waits for.
+    "nestling and its learner": "import nestling; nestling.Learner; nestling.Plan",
 }
 
 
@@ -122,5 +123,9 @@ def _measure_import(num_rounds: int) -> tuple[Figures, Rows]:
         name: functools.partial(time_import, statement) for name, statement in _IMPORTS.items()
     }
     seconds = time_rounds(sides, max(num_rounds, 7))
-    ratio = statistics.median(seconds["nestling"]) / statistics.median(seconds["torch"])
-    return {"import_over_torch": ratio}, list_sides("import", seconds, 1)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    figures = {
+        "import_over_torch": medians["nestling"] / medians["torch"],
+        "learner_import_over_torch": medians["nestling and its learner"] / medians["torch"],
+    }
+    return figures, list_sides("import", seconds, 1)

@@ -18,6 +18,9 @@ _SMALLEST = 1e-12
 # Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.
 _PRESENT_HALF_LIFE = 20.0
 _PRESENT_COUNT = 0.1
+# Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
+# and a single mistake of it must not outweigh many right answers.
+_DOUBT = 0.1
 # Weight of every other expert at first, against 1 for the slow one: what is fast must prove itself.
 _OTHERS_PRIOR = 0.05
 
@@ -114,7 +117,8 @@ class Readout:
         present[target] = True
         restricted = restrict_to_present(stacked, present)
         own = restricted[:, torch.arange(len(target)), target]
-        self.gate.update(-torch.log(own.clamp_min(_SMALLEST)).T)
+        chance = 1.0 / float(present.sum())
+        self.gate.update(-torch.log((1.0 - _DOUBT) * own + _DOUBT * chance).T)
 
     def count(self, target: Tensor) -> None:
         """Take labels into what is present now: (N,) classes."""

@@ -11,7 +11,7 @@ from scipy import stats
 from nestling.core.errors import DataError
 from nestling.judge import compare_paired, estimate_mean
 
-values = st.lists(st.floats(-100, 100), min_size=2, max_size=31)
+values = st.lists(st.floats(-100, 100), min_size=2, max_size=60)
 
 
 @given(values)

@@ -105,3 +105,5 @@ def _check_lengths(num_examples: Sequence[int], accuracies: Sequence[float]) -> 
             f"{len(num_examples)} positions and {len(accuracies)} accuracies; give one of each "
             "per evaluation"
         )
+    if any(math.isnan(accuracy) for accuracy in accuracies):
+        raise DataError("an accuracy is NaN; leave out what was not measured")

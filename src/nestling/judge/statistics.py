@@ -45,7 +45,8 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, math.inf, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    quantile = _T95[n - 2] if n - 2 < len(_T95) else 1.96
+    # Beyond the table, the first term of the expansion in 1/df is right to 0.1 %.
+    quantile = _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.38 / (n - 1)
     return Estimate(mean, quantile * math.sqrt(variance / n), n)
 
 

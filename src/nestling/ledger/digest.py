@@ -66,8 +66,9 @@ def digest_method(run: Run, method: str) -> MethodDigest:
     summaries = [r for r in run.select("summary") if r["method"] == method]
     figures = {}
     for figure in FIGURES:
-        values = [read_float(r[figure]) for r in summaries if r.get(figure) is not None]
-        if values:
+        values = [read_float(r.get(figure)) for r in summaries]
+        # A seed without the figure (it never adapted) must not flatter the mean of the others.
+        if values and not any(math.isnan(value) for value in values):
             figures[figure] = estimate_mean(values)
     return MethodDigest(
         name=method,
@@ -75,7 +76,7 @@ def digest_method(run: Run, method: str) -> MethodDigest:
         curves={name: average_curve([follow(one, name) for one in runs]) for name in names},
         matrix=_average_matrices([read_matrix(one, names) for one in runs]),
         adaptation={
-            name: mean([_measure_adaptation(one, index, name) for one in runs])
+            name: _average_adaptation([_measure_adaptation(one, index, name) for one in runs])
             for index, name in enumerate(names)
             if index
         },
@@ -179,6 +180,11 @@ def mean(values: Sequence[float]) -> float:
 def _average_matrices(matrices: Sequence[list[list[float]]]) -> list[list[float]]:
     size = len(matrices[0]) if matrices else 0
     return [[mean([matrix[i][j] for matrix in matrices]) for j in range(size)] for i in range(size)]
+
+
+def _average_adaptation(values: Sequence[float]) -> float:
+    """NaN, for never, if any seed never got there."""
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _measure_adaptation(records: Sequence[Record], index: int, name: str) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestling.core.errors import MissingExtra, NestlingError
+from nestling.core.errors import DataError, MissingExtra, NestlingError
 from nestling.judge import Estimate, formula
 from nestling.ledger import plots
 from nestling.ledger.digest import (
@@ -74,8 +74,11 @@ def write_report(folder: Path | str) -> Path:
 def write_demo_picture(folder: Path | str, path: Path) -> None:
     """The picture of the first page: old and new experiences over time, a line per method."""
     run = read_run(folder)
+    names, ends = list_experiences(run), list_boundaries(run)
     digests = [digest_method(run, method) for method in list_methods(run)]
-    figure = plots.plot_story(digests, list_experiences(run), list_boundaries(run))
+    if not digests or len(ends) < len(names):
+        raise DataError(f"the run in '{run.folder}' is not finished; draw it when it is")
+    figure = plots.plot_story(digests, names, ends)
     plots.save_png(figure, path)
 
 

@@ -34,7 +34,7 @@ class Run:
 
 
 class RunWriter:
-    """Writes a run folder; every record is on disk when `write` returns.
+    """Writes a run folder; a record survives the end of the process once `write` returns.
 
     Args:
         folder: made if missing; records are added to those that are there.
@@ -64,7 +64,8 @@ class RunWriter:
             NestlingError: the disk is full, say; earlier records stay.
         """
         line = json.dumps(_to_json({"kind": kind} | dict(record)), allow_nan=False) + "\n"
-        start = self._file.tell()
+        # Not `tell`: after a failed write it stands beyond the end of the file.
+        start = os.fstat(self._file.fileno()).st_size
         try:
             data = line.encode()
             while data:
@@ -108,6 +109,8 @@ def read_run(folder: Path | str) -> Run:
         data = json.loads(config.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"'{config}' is damaged: {error}") from None
+    if not isinstance(data, dict):
+        raise DataError(f"'{config}' is damaged: it must hold a JSON object")
     records, torn = [], []
     path = folder / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []

@@ -152,9 +152,9 @@ def test_unfrozen_parameter_is_late() -> None:
         nested.step()
 
 
-def test_swap_needs_more_rows_and_nothing_else() -> None:
+def test_swap_changes_rows_and_nothing_else() -> None:
     model, nested = make()
-    for shape in ((1, 4), (3, 5), (3,)):
+    for shape in ((3, 5), (3,), ()):
         with pytest.raises(MismatchedParameters, match=r"2\.weight"):
             nested.swap_parameter("2.weight", nn.Parameter(torch.zeros(shape)))
     take_steps(model, nested, 1)

@@ -93,7 +93,8 @@ def _measure_learner(name: str, batch_size: int, num_rounds: int) -> tuple[Figur
     def step_learner() -> None:
         learner.learn(x, y)
 
-    num_steps = 64 if batch_size >= 64 else 256
+    # Short turns and many of them: the machine changes its speed from one second to the next.
+    num_steps, num_rounds = 32, 10 * num_rounds
     sides: dict[str, Side] = {
         "hand-written loop": functools.partial(time_calls, step_by_hand, num_steps),
         "Learner.learn": functools.partial(time_calls, step_learner, num_steps),

@@ -129,6 +129,24 @@ def relative_change(before: Params, after: Params) -> float:
     return change / base
 
 
+def keep_rows(values: Tensor, fresh: Tensor) -> Tensor:
+    """A copy of `fresh` whose rows are those of `values`, as far as both have them.
+
+    Args:
+        values: (R, ...).
+        fresh: (S, ...), same shape but for its rows.
+
+    Returns: (S, ...), detached.
+
+    >>> keep_rows(torch.ones(1), torch.zeros(3))
+    tensor([1., 0., 0.])
+    """
+    kept = fresh.detach().clone()
+    num_rows = min(len(values), len(kept))
+    kept[:num_rows] = values[:num_rows]
+    return kept
+
+
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The widest float that the device can compute with: float64, but float32 on MPS."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -1,5 +1,7 @@
 """Random numbers come from generators that are passed as arguments, never from global state."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,28 @@ def export_generator(generator: torch.Generator) -> Tensor:
 def import_generator(generator: torch.Generator, state: Tensor) -> None:
     """Put a generator back into a state that `export_generator` gave."""
     generator.set_state(state.to(device="cpu", dtype=torch.uint8))
+
+
+def export_torch_generators(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's own generators, from which dropout draws.
+
+    Args:
+        device: whose generator is wanted beside the CPU's.
+
+    Returns: "cpu", and "cuda" or "mps" for such a device -> uint8 tensor.
+    """
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def import_torch_generators(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Put back what `export_torch_generators` gave, as far as this device has it."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,11 +60,9 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
     if weight is not None:
         check_weights(weight, batch.size)
     experts = learner.experts
-    form = Form(experts.task, experts.layout, experts.num_outputs)
-    if form.task is None:
-        form = experts.inspect(batch)
+    form = experts.form if experts.form.task is not None else experts.inspect(batch)
     labels, weight = _flatten(target, weight)
-    classes = _list_classes(labels)
+    classes = {label for label in batch.labels if label >= 0}
     num_outputs = _count_outputs(learner, batch, form, max(classes, default=-1))
     rows = {
         name: level.read_rows(batch, target)[0] for name, level in learner.levels.items() if is_new
@@ -72,6 +72,32 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
     if learner.rehearsal is not None and learner.optimizer is not None and is_new:
         learner.rehearsal.check(batch)
     return Admitted(form, num_outputs, labels, classes, rows, weight)
+
+
+def check_loader(loader: object, epochs: int) -> None:
+    """Raise DataError unless a loader can be read `epochs` times."""
+    if epochs < 1:
+        raise DataError(f"epochs={epochs}; 1 or more works")
+    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise DataError(
+            f"the loader is a {type(loader).__name__}; give a DataLoader or a list of batches"
+        )
+    if epochs > 1 and isinstance(loader, Iterator):
+        raise DataError(
+            f"epochs={epochs} but the loader can be read only once; give a DataLoader or a list"
+        )
+
+
+def check_task(task: object) -> int | None:
+    """A task label as an integer; DataError if it is none."""
+    if task is None:
+        return None
+    try:
+        return operator.index(task)  # type: ignore[arg-type]
+    except TypeError:
+        raise DataError(
+            f"task {task!r} is a {type(task).__name__}; number tasks 0, 1, 2, ..."
+        ) from None
 
 
 def _count_outputs(learner: Learner, batch: Batch, form: Form, highest: int) -> int:
@@ -103,10 +129,3 @@ def _flatten(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | No
     if weight is not None:
         weight = weight.cpu().repeat_interleave(target[0].numel())[kept]
     return target.reshape(-1).cpu()[kept], weight
-
-
-def _list_classes(labels: Tensor) -> set[int]:
-    if labels.is_floating_point():
-        return set()
-    # A list is faster than a kernel, but not for the many positions of dense targets.
-    return set((labels if len(labels) <= 1024 else labels.unique()).tolist())

@@ -6,6 +6,7 @@ Axis letters: N examples, T tokens, K classes, H x W pixels, M outputs.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,15 @@ class Batch:
         first = self.inputs[0] if self.inputs else next(iter(self.keywords.values()))
         return first.shape[0] if first.ndim else 1
 
+    @cached_property
+    def labels(self) -> set[int]:
+        """Distinct integer targets, the mark of ignored positions among them; empty for values."""
+        if self.target is None or self.target.is_floating_point() or self.target.is_complex():
+            return set()
+        # A list is faster than a kernel, but not for the many positions of dense targets.
+        few = self.target if self.target.numel() <= 1024 else self.target.unique()
+        return set(few.reshape(-1).tolist())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on a device."""
         return Batch(
@@ -56,8 +66,22 @@ class Batch:
         )
 
     def call(self, model: nn.Module) -> Any:
-        """The model's raw output; `read_output` finds the tensor in it."""
-        return model(*self.inputs, **self.keywords)
+        """The model's raw output; `read_output` finds the tensor in it.
+
+        Raises:
+            DataError: the model cannot take such inputs; says which and what it said.
+        """
+        try:
+            return model(*self.inputs, **self.keywords)
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            shown = [
+                f"{name} {tuple(tensor.shape)} {_show(tensor.dtype)}"
+                for name, tensor in self.features.items()
+            ]
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"the model cannot take {', '.join(shown)}: {said}") from error
 
 
 def read_batch(raw: object) -> Batch:
@@ -80,6 +104,8 @@ def read_batch(raw: object) -> Batch:
     """
     if isinstance(raw, Batch):
         return raw
+    if type(raw) is tuple and len(raw) == 2 and all(isinstance(part, Tensor) for part in raw):
+        return Batch((raw[0],), {}, raw[1])  # most batches; abstract classes are slow to ask
     if isinstance(raw, Mapping):
         key = next((key for key in TARGET_KEYS if key in raw), None)
         target = None if key is None else _read_tensor(raw[key], key)
@@ -142,25 +168,24 @@ def check_batch(
         UnknownLabel: a label outside the declared classes.
         DataError: a sequence or dense target of which every position is ignored.
     """
-    named = batch.features
-    if batch.target is not None:
-        named["target"] = batch.target
     size = batch.size
+    named = batch.features
     for name, tensor in named.items():
-        if tensor.ndim == 0 or tensor.shape[0] != size:
-            raise ShapeMismatch(
-                f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
-            )
+        _check_length(name, tensor, size)
         if not tensor.dtype.is_floating_point:
             continue
-        if dtype is not None and tensor.dtype != dtype and name != "target":
+        if dtype is not None and tensor.dtype != dtype:
             raise ShapeMismatch(
                 f"{name} is {_show(tensor.dtype)} but the model is {_show(dtype)}; convert it "
                 f"with .to(torch.{_show(dtype)})"
             )
         _check_finite(name, tensor)
-    if batch.target is not None and size > 0:
-        _check_labels(batch.target, num_classes)
+    if batch.target is not None:
+        _check_length("target", batch.target, size)
+        if batch.target.dtype.is_floating_point:
+            _check_finite("target", batch.target)
+        if size > 0:
+            _check_labels(batch.target, batch.labels, num_classes)
 
 
 def default_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -223,6 +248,13 @@ def _read_tensor(value: object, name: str) -> Tensor:
     )
 
 
+def _check_length(name: str, tensor: Tensor, size: int) -> None:
+    if tensor.ndim == 0 or tensor.shape[0] != size:
+        raise ShapeMismatch(
+            f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
+        )
+
+
 def _check_finite(name: str, tensor: Tensor) -> None:
     # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
     if math.isfinite(float(tensor.sum())):
@@ -236,7 +268,7 @@ def _check_finite(name: str, tensor: Tensor) -> None:
         )
 
 
-def _check_labels(target: Tensor, num_classes: int | None) -> None:
+def _check_labels(target: Tensor, labels: set[int], num_classes: int | None) -> None:
     if target.dtype.is_floating_point or target.dtype.is_complex:
         if num_classes is not None:
             raise ShapeMismatch(
@@ -244,19 +276,18 @@ def _check_labels(target: Tensor, num_classes: int | None) -> None:
                 "expected; convert it with .long()"
             )
         return
-    if target.dtype == torch.bool or target.numel() == 0:
-        return
-    low, high = (int(bound) for bound in target.aminmax())
-    if low < 0:
-        labels = target[target != IGNORE_INDEX] if target.ndim > 1 else target
-        if labels.numel() == 0:
+    if target.ndim > 1 and IGNORE_INDEX in labels:
+        labels = labels - {IGNORE_INDEX}
+        if not labels:
             raise DataError(f"every position of the target is ignored ({IGNORE_INDEX}); skip it")
-        if (low := int(labels.min())) < 0:
-            raise UnknownLabel(
-                f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
-                "only in targets of two or more dimensions"
-            )
-    if num_classes is not None and high >= num_classes:
+    if not labels:
+        return
+    if (low := min(labels)) < 0:
+        raise UnknownLabel(
+            f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
+            "only in targets of two or more dimensions"
+        )
+    if num_classes is not None and (high := max(labels)) >= num_classes:
         raise UnknownLabel(
             f"label {high} is outside the declared classes 0..{num_classes - 1}; "
             f"declare num_classes={high + 1} or more"

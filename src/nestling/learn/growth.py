@@ -1,4 +1,4 @@
-"""A head that grows when labels appear that it has no output for."""
+"""A head that grows when labels appear that it has no output for, and shrinks back."""
 
 import math
 
@@ -55,20 +55,27 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
         )
 
 
-def grow_head(
+def count_head_rows(model: nn.Module) -> int:
+    """Outputs of the last linear layer; 0 if there is none."""
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1].out_features if linear else 0
+
+
+def resize_head(
     model: nn.Module,
     optimizer: NestedOptimizer | None,
     num_classes: int,
     *,
     generator: torch.Generator,
 ) -> None:
-    """Give the last linear layer more outputs; what it answered for the others stays.
+    """Give the last linear layer more outputs, or take the last ones away again.
 
-    New rows are drawn as torch draws a fresh linear layer (uniform in +-1/sqrt(in)).
-    Moments, gathered gradients and copies of the head get rows as well.
+    What it answers for the others stays. New rows are drawn as torch draws a fresh linear
+    layer (uniform in +-1/sqrt(in)). Moments, gathered gradients and copies of the head get as
+    many rows.
 
     Args:
-        model: changed in place; `check_growth` must have passed.
+        model: changed in place; to grow, `check_growth` must have passed.
         optimizer: told of the new parameters; None if nothing learns by gradient.
         num_classes: outputs afterwards.
         generator: draws the new rows.
@@ -76,15 +83,16 @@ def grow_head(
     name = find_last_linear(model)
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)
-    num_new = num_classes - head.out_features
+    num_new = max(0, num_classes - head.out_features)
     bound = 1.0 / math.sqrt(head.in_features)
     for part in ("weight", "bias"):
         old = getattr(head, part)
         if old is None:
             continue
         rows = torch.empty((num_new, *old.shape[1:])).uniform_(-bound, bound, generator=generator)
-        grown = torch.cat([old.detach(), rows.to(old.device, old.dtype)])
-        param = nn.Parameter(grown, requires_grad=old.requires_grad)
+        kept = old.detach()[:num_classes]
+        sized = torch.cat([kept, rows.to(old.device, old.dtype)])
+        param = nn.Parameter(sized, requires_grad=old.requires_grad)
         setattr(head, part, param)
         full = f"{name}.{part}" if name else part
         if optimizer is not None and old.requires_grad:

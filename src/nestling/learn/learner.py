@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -13,17 +14,23 @@ from torch import Tensor, nn
 
 from nestling.consolidate import Judge, Proposal
 from nestling.core.errors import DataError, NotFitted, PlanError
-from nestling.core.seeds import make_generator
+from nestling.core.seeds import (
+    export_generator,
+    export_torch_generators,
+    import_generator,
+    import_torch_generators,
+    make_generator,
+)
 from nestling.learn import consolidation
-from nestling.learn.admission import Admitted, admit
-from nestling.learn.answering.experts import Experts
+from nestling.learn.admission import Admitted, admit, check_loader, check_task
+from nestling.learn.answering.experts import Experts, Form
 from nestling.learn.answering.readout import Readout, Task
 from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
 from nestling.learn.exports.baking import export_learner
-from nestling.learn.growth import grow_head
+from nestling.learn.growth import count_head_rows, resize_head
 from nestling.learn.rehearsal import Rehearsal
 from nestling.learn.snapshots import saving
 from nestling.learn.step import FitReport, Loss, StepReport, take_step
@@ -116,6 +123,7 @@ class Learner:
         self.readout: Readout | None = None
         self.num_examples = self.num_refused = self.num_experiences = 0
         self.seconds = 0.0
+        self.num_built = count_head_rows(model)  # a restored head is never smaller
         self.classes: set[int] = set()
         self.task_classes: dict[int, set[int]] = {}
         self._generator = make_generator(seed, "head")
@@ -143,8 +151,10 @@ class Learner:
             task: the experience's task label, where the scenario has one.
 
         Raises:
-            DataError: the loader yields nothing, or a batch cannot be learned from.
+            DataError: the loader yields nothing or can be read only once though `epochs` is
+                more, or a batch cannot be learned from.
         """
+        check_loader(loader, epochs)
         started, refused_before = time.perf_counter(), self.num_refused
         num_examples = num_steps = 0
         losses: list[float] = []
@@ -206,6 +216,7 @@ class Learner:
             if batch.target is None:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
             check_batch(batch, self.num_classes, dtype=self.dtype)
+            task = check_task(task)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
             # Everything that can fail comes before anything that is changed.
@@ -226,22 +237,31 @@ class Learner:
         self, batch: Batch, admitted: Admitted, is_new: bool
     ) -> tuple[list[Tensor] | None, StepReport]:
         """What the experts answer before the step, and the step; undone if one raises."""
-        is_first, generators = self.readout is None, self._export_generators()
+        is_first, width = self.readout is None, admitted.form.num_outputs
+        grows = admitted.num_outputs > width
+        drawn = self._list_generators(grows)
+        states = [export_generator(generator) for generator in drawn]
+        torch_states = export_torch_generators(self.device)
         if self.readout is None:
             assert admitted.form.task is not None
-            self.experts.take_form(admitted.form)
+            self.experts.form = admitted.form
             self.readout = Readout(self.plan, admitted.form.task)
         try:
             answers = self._ask_experts(batch, admitted.rows) if is_new else None
-            if admitted.num_outputs > self.experts.num_outputs:
-                self._grow(admitted.num_outputs)
+            if grows:
+                self._say(f"head grown from {width} to {admitted.num_outputs} classes")
+                self._resize(admitted.num_outputs)
             return answers, self._step(batch, is_new)
         except Exception as error:
+            if not isinstance(error, Warning):  # an alarm comes after the step
+                if self.experts.form.num_outputs > width:
+                    self._resize(width)
+                for generator, state in zip(drawn, states, strict=True):
+                    import_generator(generator, state)
+                import_torch_generators(self.device, torch_states)
             if is_first:
                 self.readout = None
-                self.experts.take_form(None)
-            if not isinstance(error, Warning):
-                self._import_generators(generators)
+                self.experts.form = Form(None)
             raise
 
     def _ask_experts(self, batch: Batch, rows: dict[str, Tensor]) -> list[Tensor] | None:
@@ -266,21 +286,14 @@ class Learner:
         for name, level in self.levels.items():
             level.add(admitted.rows[name], labels, admitted.weight)
 
-    def _grow(self, num_outputs: int) -> None:
-        grow_head(self.model, self.optimizer, num_outputs, generator=self._generator)
-        self._say(f"head grown from {self.experts.num_outputs} to {num_outputs} classes")
-        self.experts.num_outputs = num_outputs
+    def _resize(self, num_outputs: int) -> None:
+        resize_head(self.model, self.optimizer, num_outputs, generator=self._generator)
+        self.experts.form = replace(self.experts.form, num_outputs=num_outputs)
 
-    def _export_generators(self) -> tuple[Tensor, Tensor | None]:
-        """States of what a step draws from."""
-        rehearsal = self.rehearsal
-        drawn = None if rehearsal is None else rehearsal.store.generator.get_state()
-        return torch.get_rng_state(), drawn
-
-    def _import_generators(self, states: tuple[Tensor, Tensor | None]) -> None:
-        torch.set_rng_state(states[0])
-        if self.rehearsal is not None and states[1] is not None:
-            self.rehearsal.store.generator.set_state(states[1])
+    def _list_generators(self, grows: bool) -> list[torch.Generator]:
+        """Which of its own a step draws from."""
+        stored = [] if self.rehearsal is None else [self.rehearsal.store.generator]
+        return [self._generator, *stored] if grows else stored
 
     def _step(self, batch: Batch, is_new: bool) -> StepReport:
         if self.optimizer is None:
@@ -422,7 +435,7 @@ class Learner:
     @property
     def task(self) -> Task | None:
         """What is predicted: "classification", "regression", or None before the first batch."""
-        return self.experts.task
+        return self.experts.form.task
 
     @property
     def memories(self) -> dict[str, Any]:

@@ -73,53 +73,52 @@ def take_step(
         was taken). A refused step, or one that raises, leaves parameters, buffers, moments,
         gathered gradients and clocks as they were.
     """
+    assert batch.target is not None
     before = [buffer.clone() for buffer in buffers]
-
-    def undo() -> None:
-        optimizer.zero_grad()
-        for level in optimizer.levels.values():
-            level.enable(True)
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
-
+    optimizer.prepare_step()
     try:
-        return _attempt(model, optimizer, batch, loss_function, rehearse, precision, undo)
+        with precision or nullcontext():
+            output = read_output(batch.call(model))
+            loss = total = loss_function(output, batch.target)
+            if rehearse is not None:
+                total = loss + rehearse(model)
+        value = loss.item()
+        whole = value if rehearse is None else total.item()
+        refused = "" if math.isfinite(whole) else f"loss is {whole}"
+        if not refused:
+            optimizer.zero_grad()
+            if total.requires_grad:
+                total.backward()
+            if not _are_finite(optimizer):
+                refused = "a gradient is not finite"
+        if refused:
+            _undo(optimizer, buffers, before)
+        else:
+            optimizer.observe(value)
+            if _is_watched(optimizer):
+                optimizer.step()
+            else:
+                optimizer.advance()
     except Warning:  # an alarm that is an error here: the step was taken before it
         raise
     except BaseException:
-        undo()
+        _undo(optimizer, buffers, before)
         raise
+    return value, output.detach(), refused
 
 
-def _attempt(
-    model: nn.Module,
-    optimizer: NestedOptimizer,
-    batch: Batch,
-    loss_function: Loss,
-    rehearse: Callable[[nn.Module], Tensor] | None,
-    precision: AbstractContextManager[object] | None,
-    undo: Callable[[], None],
-) -> tuple[float, Tensor, str]:
-    assert batch.target is not None
-    optimizer.prepare_step()
-    with precision or nullcontext():
-        output = read_output(batch.call(model))
-        loss = loss_function(output, batch.target)
-        total = loss if rehearse is None else loss + rehearse(model)
-    value = loss.item()
-    whole = value if rehearse is None else total.item()
-    if not math.isfinite(whole):
-        undo()
-        return value, output.detach(), f"loss is {whole}"
+def _is_watched(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an LR scheduler or a hook wants to know of every step."""
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(hooks) or "step" in vars(optimizer)
+
+
+def _undo(optimizer: NestedOptimizer, buffers: Sequence[Tensor], before: Sequence[Tensor]) -> None:
     optimizer.zero_grad()
-    if total.requires_grad:
-        total.backward()
-    if not _are_finite(optimizer):
-        undo()
-        return value, output.detach(), "a gradient is not finite"
-    optimizer.observe(value)
-    optimizer.step()
-    return value, output.detach(), ""
+    for level in optimizer.levels.values():
+        level.enable(True)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def _are_finite(optimizer: NestedOptimizer) -> bool:

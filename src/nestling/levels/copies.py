@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nestling.core.params import keep_rows
 from nestling.core.seeds import make_generator
 from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Copy
@@ -65,12 +66,9 @@ class CopyLevel:
         average_into(list(self.values.values()), list(self.params.values()), decay)
 
     def swap(self, name: str, param: Tensor) -> None:
-        """Follow a parameter that got more rows; the new rows start at their live values."""
-        old = self.values[name]
+        """Follow a parameter that got other rows; new ones start at their live values."""
         self.params[name] = param
-        fresh = param.detach().clone()
-        fresh[: old.shape[0]] = old
-        self.values[name] = fresh
+        self.values[name] = keep_rows(self.values[name], param)
 
     def read(self, num_all: int) -> LevelReading:
         """The level's reading; `num_all` is the model's number of trainable scalars."""

@@ -23,6 +23,7 @@ from nestling.levels.readings import (
 from nestling.levels.saving import export_inner, import_inner
 from nestling.levels.spec import Level
 from nestling.optim import SGD
+from nestling.optim.fused import step_fused
 
 
 class GradientLevel:
@@ -43,10 +44,6 @@ class GradientLevel:
         self.params = list(params)
         self.in_place = in_place
         self.inner = spec.optimizer.build(self.params)
-        # Torch wraps every `step` for its profiler and hooks; ours is wrapped already, and at
-        # small batches a second wrapper is felt.
-        step = type(self.inner).step
-        self._step_inner = getattr(step, "__wrapped__", step)
         self.group = self.inner.param_groups[0]
         self.group["name"] = spec.name
         self.gates = GateState(spec.gate)
@@ -86,10 +83,11 @@ class GradientLevel:
                 f"level {self.spec.name!r} gathers in place and froze in the middle of a period; "
                 "optimizer.prepare_step() before the forward pass keeps its gradient clean"
             )
-        if self._takes_sparse():
+        grads = [param.grad for param in self.params]
+        if all(g is None or g.layout == torch.strided for g in grads) or self._takes_sparse():
             return
-        for name, param in zip(self.names, self.params, strict=True):
-            if param.grad is not None and param.grad.layout != torch.strided:
+        for name, grad in zip(self.names, grads, strict=True):
+            if grad is not None and grad.layout != torch.strided:
                 raise PlanError(
                     f"parameter {name!r} of level {self.spec.name!r} has a sparse gradient; "
                     "sparse=False works, or period=1 without gates and nl.sgd(fused=False)"
@@ -178,9 +176,7 @@ class GradientLevel:
         grads = [param.grad for param in self.params if param.grad is not None]
         try:
             if grads:
-                if self.spec.reduce == "mean" and self.num_gradients > 1:
-                    torch._foreach_mul_(grads, 1.0 / self.num_gradients)
-                self._move(step, factors, judge)
+                self._move(step, grads, factors, judge)
             else:
                 self._count_idle(step, "got no gradient in {} periods; is it used in the loss?")
         finally:
@@ -192,17 +188,29 @@ class GradientLevel:
     # --- the update
 
     def _move(
-        self, step: int, factors: Mapping[str, float], judge: Callable[[str], bool] | None
+        self,
+        step: int,
+        grads: list[Tensor],
+        factors: Mapping[str, float],
+        judge: Callable[[str], bool] | None,
     ) -> None:
         spec, per_weight = self.spec, None
+        divisor = self.num_gradients if spec.reduce == "mean" else 1
         gates_before = self.gates.state_dict() if spec.protect else {}
         if spec.gate:
+            if divisor > 1:  # gates look at the mean
+                torch._foreach_div_(grads, divisor)
+                divisor = 1
             full = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.params]
             self.factor, per_weight = self.gates.compute_factor(step, full, dict(factors))
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
         inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
-        self._step_inner(self.inner)
+        params = [param for param in self.params if param.grad is not None]
+        if not step_fused(self.inner, params, grads, divisor):
+            if divisor > 1:
+                torch._foreach_div_(grads, divisor)
+            self.inner.step()
         if is_careful:
             self._moderate(before, per_weight)
         if spec.protect:

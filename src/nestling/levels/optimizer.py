@@ -114,10 +114,13 @@ class NestedOptimizer(torch.optim.Optimizer):
         back by `step`. Under torch.distributed nothing is stopped (data-parallel hooks need
         every gradient); gradients that do not count are then ignored.
         """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return
         for level in self._order:
-            level.enable(level.is_wanted(self.num_steps + 1, self.released))
+            wanted = level.is_wanted(self.num_steps + 1, self.released)
+            if wanted == level.is_enabled:
+                continue
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                return
+            level.enable(wanted)
 
     def observe(self, loss: float | Tensor) -> None:
         """Tell this step's loss to the surprise gates; `step(closure)` does it by itself."""
@@ -148,10 +151,20 @@ class NestedOptimizer(torch.optim.Optimizer):
                 loss = closure()
             if loss is not None:
                 self.observe(loss)
+        self.advance()
+        return loss
+
+    def advance(self) -> None:
+        """`step` without a closure, and without the wrapper that torch puts around it.
+
+        The wrapper serves profilers, step hooks and LR schedulers; at small batches it costs
+        as much as all that nestling adds. Raises as `step` does.
+        """
         self._watch.check(self._owned)
         for level in self._order:
             level.check(self.num_steps + 1, self.released)
-        feed_gates({level.spec.name: level.gates for level in self._order}, self._loss)
+        gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
+        feed_gates(gated, self._loss)
         self._loss = None
         self.num_steps += 1
         factors = {name: level.factor for name, level in self.levels.items()}
@@ -164,14 +177,17 @@ class NestedOptimizer(torch.optim.Optimizer):
             if copy.advance():
                 self._apply_waiting(copy.spec.name)
         self._sound_alarms()
-        return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, but for those that a level gathers in place."""
         for level in self._order:
             if level.in_place and level.num_gradients > 0:
                 continue
-            level.inner.zero_grad(set_to_none)
+            if set_to_none:  # without the wrapper that torch has for its profiler
+                for param in level.params:
+                    param.grad = None
+            else:
+                level.inner.zero_grad(set_to_none=False)
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs of a live level; it takes effect at the level's next boundary.
@@ -257,15 +273,15 @@ class NestedOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def swap_parameter(self, name: str, param: Tensor) -> None:
-        """Take a parameter with more rows in the place of a claimed one (a head that grows).
+        """Take a parameter with other rows in the place of a claimed one (a head that grows).
 
         Args:
             name: the parameter's name.
-            param: same shape but for more rows; the first rows hold the old values.
+            param: same shape but for its rows; those that both have hold the old values.
 
         Raises:
             LateParameter: no level owns that name.
-            MismatchedParameters: another shape, but for more rows.
+            MismatchedParameters: another shape, but for its rows.
         """
         owner = next((level for level in self._order if name in level.names), None)
         if owner is None:
@@ -290,6 +306,8 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     def _sound_alarms(self) -> None:
         raised = [alarm for level in self._order for alarm in level.alarms]
+        if not raised:
+            return
         self.alarms += raised
         for level in self._order:
             level.alarms.clear()

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters
-from nestling.core.params import check_same_names
+from nestling.core.params import check_same_names, keep_rows
 from nestling.core.seeds import export_generator, import_generator
 from nestling.levels.readings import Alarm, Change
 from nestling.levels.spec import Copy, Level
@@ -215,28 +215,26 @@ def import_inner(
 
 
 def swap_parameter(level: GradientLevel, index: int, param: Tensor) -> None:
-    """Put a parameter with more rows in the place of another; its state grows with it."""
+    """Put a parameter with other rows in the place of another; its state gets as many."""
     old = level.params[index]
-    if param.dim() == 0 or param.shape[1:] != old.shape[1:] or len(param) < len(old):
+    if param.dim() == 0 or param.shape[1:] != old.shape[1:]:
         raise MismatchedParameters(
             f"{level.names[index]!r} has shape {tuple(old.shape)}, its successor "
-            f"{tuple(param.shape)}; only more rows of the same shape work"
+            f"{tuple(param.shape)}; only more or fewer rows of the same shape work"
         )
     level.params[index] = param
     level.group["params"][index] = param
     if old in level.inner.state:
         values = level.inner.state.pop(old)
-        level.inner.state[param] = {key: _pad(v, old, param) for key, v in values.items()}
+        level.inner.state[param] = {key: _fit(v, old, param) for key, v in values.items()}
     if level.in_place and level.num_gradients > 0 and old.grad is not None:
-        param.grad = _pad(old.grad, old, param)
+        param.grad = _fit(old.grad, old, param)
     if (gathered := level.gathered[index]) is not None:
-        level.gathered[index] = _pad(gathered, old, param)
-    fresh = param.detach().clone()
-    fresh[: old.shape[0]] = level.meter.anchor[index]
-    level.meter.anchor[index] = fresh
+        level.gathered[index] = _fit(gathered, old, param)
+    level.meter.anchor[index] = keep_rows(level.meter.anchor[index], param)
     for values in (level.gates.slow, level.gates.importance):
         if values:
-            values[index] = _pad(values[index], old, param)
+            values[index] = _fit(values[index], old, param)
 
 
 def _find(changes: Sequence[Change], change: Change) -> int:
@@ -248,13 +246,11 @@ def _clone(value: object) -> object:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _pad(value: Any, old: Tensor, new: Tensor) -> Any:
-    """`value` with rows of zeros added, if it has the shape of `old`; else as it is."""
+def _fit(value: Any, old: Tensor, new: Tensor) -> Any:
+    """`value` with the rows of `new`, zeros in further ones, if it is shaped as `old`."""
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value
-    padded = value.new_zeros(new.shape)
-    padded[: old.shape[0]] = value
-    return padded
+    return keep_rows(value, value.new_zeros(new.shape))
 
 
 def _dump(spec: Level | Copy) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.modes import eval_mode
 from nestling.learn.answering.features import align_features
 from nestling.learn.answering.readout import Task
@@ -58,9 +58,7 @@ class Experts:
         self.levels = levels
         self.names = names
         self.link = link
-        self.task: Task | None = None
-        self.layout: Layout = "row"
-        self.num_outputs = 0
+        self.form = Form(None)
 
     def inspect(self, batch: Batch) -> "Form":
         """Find out from a batch what is predicted and how the model lays it out.
@@ -73,10 +71,13 @@ class Experts:
         """
         target = batch.target
         assert target is not None
-        if target.is_floating_point():
+        if target.is_floating_point() and len(self.names) == 1:
             return Form("regression")
         with torch.no_grad(), eval_mode(self.model):
             output = read_output(batch.call(self.model))
+        if target.is_floating_point():
+            self._check_values(output, target)
+            return Form("regression")
         if output.shape[:-1] == target.shape:
             return Form("classification", "row" if target.ndim == 1 else "last", output.shape[-1])
         if output.shape[:1] + output.shape[2:] == target.shape:
@@ -86,10 +87,15 @@ class Experts:
             f"{tuple(target.shape)}; the model must give one logit per class"
         )
 
-    def take_form(self, form: "Form | None") -> None:
-        """Answer in that form from now on; None: as before the first batch."""
-        form = form or Form(None)
-        self.task, self.layout, self.num_outputs = form.task, form.layout, form.num_outputs
+    def _check_values(self, output: Tensor, target: Tensor) -> None:
+        """Raise unless the model's values can be mixed with those of others."""
+        values = output if self.link is None else self.link(output)
+        if len(values) != len(target) or values.numel() != target.numel():
+            raise ShapeMismatch(
+                f"outputs of shape {tuple(values.shape)} do not fit targets of shape "
+                f"{tuple(target.shape)} and cannot be mixed with {', '.join(self.names)}; bring "
+                "them to the targets' shape with link=..., or choose one read-out"
+            )
 
     @torch.no_grad()
     def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...]]:
@@ -104,10 +110,10 @@ class Experts:
         outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
         shape: tuple[int, ...] = (batch.size,)
         target = None
-        if self.layout != "row":
+        if self.form.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
-            is_last = self.layout == "last"
+            is_last = self.form.layout == "last"
             shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
             target = torch.zeros(shape, dtype=torch.long, device=output.device)
         answers = []
@@ -149,6 +155,6 @@ class Experts:
             return read_output(output)
 
     def _activate(self, output: Tensor) -> Tensor:
-        if self.task == "classification":
+        if self.form.task == "classification":
             return widen(output).softmax(dim=-1)
         return widen(output if self.link is None else self.link(output))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted
@@ -124,4 +123,4 @@ class MemoryLevel:
 
 def widen(values: Tensor) -> Tensor:
     """Float64 on the CPU, detached: the form in which experts' answers are mixed."""
-    return values.detach().to("cpu", torch.float64)
+    return values.detach().cpu().double()  # in this order: not every device has float64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,7 @@ def export_learner(learner: Learner) -> nn.Module:
     readout = learner.readout
     if readout is None:
         raise NotFitted("the learner has learned nothing yet; call fit or learn before export")
-    if learner.experts.layout != "row":
+    if learner.experts.form.layout != "row":
         raise PlanError("export needs one target per example; export learner.model instead")
     experts = [_export_expert(learner, name) for name in readout.names]
     weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
@@ -148,24 +149,24 @@ def export_learner(learner: Learner) -> nn.Module:
 
 def _count_classes(learner: Learner, names: Sequence[str]) -> int:
     banks = learner.memories
-    return max(banks[n].num_classes if n in banks else learner.experts.num_outputs for n in names)
+    return max(
+        banks[n].num_classes if n in banks else learner.experts.form.num_outputs for n in names
+    )
 
 
 def _export_expert(learner: Learner, name: str) -> nn.Module:
     classifies = learner.task == "classification"
     if name in learner.levels:
         return _export_memory(learner.levels[name])
-    model = bake_model(learner.model)
+    model = learner.model
     if name != "live":
         assert learner.optimizer is not None
-        values = learner.optimizer.copy_values(name)
+        model = copy.deepcopy(model)
         params = dict(model.named_parameters())
-        if not values.keys() <= params.keys():
-            raise PlanError(f"copy {name!r} holds adapters; merge them before export")
         with torch.no_grad():
-            for key, value in values.items():
+            for key, value in learner.optimizer.copy_values(name).items():
                 params[key].copy_(value)
-    return LiveExpert(model, classifies, learner.experts.link)
+    return LiveExpert(bake_model(model), classifies, learner.experts.link)
 
 
 def _export_memory(level: MemoryLevel) -> nn.Module:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nestling.core.errors import ForeignSnapshot, MismatchedParameters, NestlingError
-from nestling.core.params import check_same_names
-from nestling.core.seeds import export_generator, import_generator
+from nestling.core.params import Params, check_same_names
+from nestling.core.seeds import (
+    export_generator,
+    export_torch_generators,
+    import_generator,
+    import_torch_generators,
+)
+from nestling.learn.answering.experts import Form
+from nestling.learn.answering.features import find_last_linear
 from nestling.learn.answering.readout import Readout
-from nestling.learn.growth import grow_head
+from nestling.learn.growth import resize_head
 from nestling.learn.rehearsal import Rehearsal
 from nestling.learn.snapshots.snapshot import read_snapshot, write_snapshot
 from nestling.levels import Plan
@@ -19,7 +27,6 @@ from nestling.levels import Plan
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner
 
-_FORMS = ("task", "layout", "num_outputs")
 _COUNTERS = (
     "num_examples",
     "num_refused",
@@ -35,7 +42,7 @@ def export_learner_state(learner: Learner) -> dict[str, Any]:
     return {
         "plan": learner.plan.to_data(),
         "counters": {name: getattr(learner, name) for name in _COUNTERS},
-        "experts": {name: getattr(learner.experts, name) for name in _FORMS},
+        "experts": asdict(learner.experts.form),
         "classes": sorted(learner.classes),
         "task_classes": {str(task): sorted(c) for task, c in learner.task_classes.items()},
         "model": {name: value.clone() for name, value in learner.model.state_dict().items()},
@@ -44,7 +51,7 @@ def export_learner_state(learner: Learner) -> dict[str, Any]:
         "readout": None if readout is None else readout.state_dict(),
         "rehearsal": None if rehearsal is None else rehearsal.state_dict(),
         "generator": export_generator(learner._generator),
-        "torch_generator": torch.get_rng_state(),
+        "torch_generators": export_torch_generators(learner.device),
     }
 
 
@@ -55,9 +62,9 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
         ForeignSnapshot: another model, plan or replay; nothing is changed.
     """
     _check_origin(learner, state)
-    num_outputs = state["experts"]["num_outputs"]
-    if learner.num_classes is None and _has_grown(learner, state):
-        grow_head(learner.model, learner.optimizer, num_outputs, generator=learner._generator)
+    if resized := _find_resized(learner, state):
+        rows = len(state["model"][min(resized)])
+        resize_head(learner.model, learner.optimizer, rows, generator=learner._generator)
     if learner.optimizer is not None:
         try:
             learner.optimizer.load_state_dict(state["optimizer"])
@@ -68,8 +75,7 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
         level.load_state_dict(state["memories"][name])
     for name in _COUNTERS:
         setattr(learner, name, state["counters"][name])
-    for name in _FORMS:
-        setattr(learner.experts, name, state["experts"][name])
+    learner.experts.form = Form(**state["experts"])
     learner.classes = set(state["classes"])
     learner.task_classes = {int(task): set(c) for task, c in state["task_classes"].items()}
     learner.readout = None
@@ -79,7 +85,7 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
     if learner.rehearsal is not None:
         learner.rehearsal.load_state_dict(state["rehearsal"])
     import_generator(learner._generator, state["generator"])
-    torch.set_rng_state(state["torch_generator"])
+    import_torch_generators(learner.device, state["torch_generators"])
 
 
 def write_learner(learner: Learner, path: Path, *, kind: str, schema: int) -> None:
@@ -109,43 +115,38 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
     try:
         for name, level in learner.levels.items():
             check_same_names(state["memories"][name]["reader"], level.reader.state_dict())
-        check_same_names(_without_head(learner, state), _own_values(learner, state))
+        own, resized = learner.model.state_dict(), _find_resized(learner, state)
+        check_same_names(_without(state["model"], resized), _without(own, resized))
     except MismatchedParameters as error:
         raise ForeignSnapshot(f"the snapshot is of another model: {error}") from None
+    for name, value in state["model"].items():
+        if value.dtype != own[name].dtype:
+            raise ForeignSnapshot(
+                f"the snapshot is of another model: {name!r} is {value.dtype} there and "
+                f"{own[name].dtype} here; convert the model first"
+            )
 
 
-def _has_grown(learner: Learner, state: dict[str, Any]) -> bool:
-    own = learner.model.state_dict()
-    return any(own[name].shape != value.shape for name, value in state["model"].items())
+def _without(values: Params, names: set[str]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
-def _own_values(learner: Learner, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    own = learner.model.state_dict()
-    grown = _grown_names(learner, state)
-    return {name: value for name, value in own.items() if name not in grown}
-
-
-def _without_head(learner: Learner, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    grown = _grown_names(learner, state)
-    return {name: value for name, value in state["model"].items() if name not in grown}
-
-
-def _grown_names(learner: Learner, state: dict[str, Any]) -> set[str]:
-    """Head parameters that have more rows in the snapshot: the learner can grow to them."""
-    from nestling.learn.answering.features import find_last_linear
-
+def _find_resized(learner: Learner, state: dict[str, Any]) -> set[str]:
+    """Head parameters that have other rows in the snapshot: the head can get as many."""
     if learner.num_classes is not None:
         return set()
     try:
         head = find_last_linear(learner.model)
     except NestlingError:
         return set()
-    own, grown = learner.model.state_dict(), set()
-    for part in ("weight", "bias"):
-        name = f"{head}.{part}" if head else part
-        if name in own and name in state["model"]:
-            saved = state["model"][name]
-            is_longer = saved.shape[0] > own[name].shape[0]
-            if is_longer and saved.shape[1:] == own[name].shape[1:]:
-                grown.add(name)
-    return grown
+    own, saved = learner.model.state_dict(), state["model"]
+    names = [f"{head}.{part}" if head else part for part in ("weight", "bias")]
+    return {
+        name
+        for name in names
+        if name in own
+        and name in saved
+        and own[name].shape != saved[name].shape
+        and own[name].shape[1:] == saved[name].shape[1:]
+        and len(saved[name]) >= learner.num_built
+    }

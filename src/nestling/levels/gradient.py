@@ -163,8 +163,8 @@ class GradientLevel:
         judge: Callable[[str], bool] | None,
     ) -> None:
         started = time.perf_counter()
-        own = [param.grad for param in self.params]
         is_direct = self.in_place or self.num_gradients == 0
+        own = [] if is_direct else [param.grad for param in self.params]
         if wanted:
             if is_direct:
                 self.num_gradients += 1

@@ -47,9 +47,8 @@ def _step_adam(
     states = _find_states(inner, params)
     if states is None or group["amsgrad"]:
         return False
-    steps = [state["step"] for state in states]
+    steps = _count_step(states)
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-    torch._foreach_add_(steps, 1)
     kernel(
         list(params),
         grads,
@@ -98,6 +97,19 @@ def _step_sgd(
         found_inf=None,
     )
     return True
+
+
+def _count_step(states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Add 1 to every parameter's count of steps, in one addition where they lie together."""
+    steps: list[Tensor] = [state["step"] for state in states]
+    base = steps[0]._base
+    if base is None or len(base) != len(steps) or any(step._base is not base for step in steps):
+        base = torch.stack(steps)
+        steps = list(base.unbind())
+        for state, step in zip(states, steps, strict=True):
+            state["step"] = step
+    base.add_(1)
+    return steps
 
 
 def _find_states(

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
+from nestling.learn.batch_checks import check_batch
 from nestling.learn.batches import (
     Batch,
-    check_batch,
     default_loss,
     per_sample_loss,
     read_batch,

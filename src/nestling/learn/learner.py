@@ -26,7 +26,8 @@ from nestling.learn.admission import Admitted, admit, check_loader, check_task
 from nestling.learn.answering.experts import Experts, Form
 from nestling.learn.answering.readout import Readout, Task
 from nestling.learn.answering.remember import MemoryLevel
-from nestling.learn.batches import Batch, check_batch, default_loss, read_batch
+from nestling.learn.batch_checks import check_batch
+from nestling.learn.batches import Batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
 from nestling.learn.exports.baking import export_learner

@@ -68,6 +68,14 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     "short weight": (lambda m: m.learn(X, Y, weight=Y[:2]), ShapeMismatch, r"\(16,\) works"),
     "empty loader": (lambda m: m.fit([]), DataError, "loader yields no example"),
     "empty batches": (lambda m: m.fit([(X[:0], Y[:0])]), DataError, "loader yields no example"),
+    "read-once loader": (
+        lambda m: m.fit(iter([(X, Y)]), epochs=2),
+        DataError,
+        "can be read only once",
+    ),
+    "no loader": (lambda m: m.fit(3), DataError, "the loader is a int"),
+    "no epoch": (lambda m: m.fit([(X, Y)], epochs=0), DataError, "epochs=0; 1 or more"),
+    "task by name": (lambda m: m.learn(X, Y, task="first"), DataError, "number tasks 0, 1"),
     "unknown task": (lambda m: m.predict(X, task=7), DataError, r"task 7 was never .*\[0\]"),
     "predict of NaN": (lambda m: m.predict(spoil(math.nan)), NonFiniteInput, "drop or impute"),
     "evaluate without": (lambda m: m.evaluate(X), DataError, "needs targets"),
@@ -213,6 +221,28 @@ def test_a_loss_that_raises_undoes_the_step() -> None:
             learner.learn(*wrong)
         assert differences(before, read_state(learner)) == []
         learner.learn(X, Y)
+
+
+def test_a_loss_that_raises_on_a_new_class_takes_the_head_back() -> None:
+    def refuse(output: Tensor, target: Tensor) -> Tensor:
+        if output.shape[1] > 2:
+            raise RuntimeError("two classes are enough")
+        return nn.functional.cross_entropy(output, target)
+
+    learner = nl.Learner(make_mlp(), loss=refuse, replay=5, quiet=True)
+    learner.learn(X, Y)
+    before, width = read_state(learner), learner.model[-1].weight.shape
+    with pytest.raises(RuntimeError, match="two classes"):
+        learner.learn(X, Y + 3)
+    assert learner.model[-1].weight.shape == width
+    assert differences(before, read_state(learner)) == []
+    learner.learn(X, Y)
+
+
+def test_a_model_that_raises_is_named_in_one_line() -> None:
+    learner = nl.Learner(make_mlp(), nl.Plan(nl.Level("all")), quiet=True)
+    with pytest.raises(DataError, match=r"cannot take input 0 \(16, 3\) torch.float32: mat1"):
+        learner.learn(X[:, :3], Y)
 
 
 # --- snapshots

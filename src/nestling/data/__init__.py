@@ -2,6 +2,7 @@
 
 from nestling.data.archives import Dataset, fetch, find_folder, list_datasets, load
 from nestling.data.digits import demo_experiences, load_digits, restyle_digits
+from nestling.data.drifts import drifting, iterate_stream, relabelled, task_free
 from nestling.data.experiences import (
     Experience,
     domain_incremental,
@@ -9,22 +10,36 @@ from nestling.data.experiences import (
     split_by_class,
     task_incremental,
 )
+from nestling.data.scenarios import (
+    blurred,
+    class_incremental,
+    multi_task,
+    repeating,
+)
 from nestling.data.tables import from_arrays, read_table
 
 __all__ = [
     "Dataset",
     "Experience",
+    "blurred",
+    "class_incremental",
     "demo_experiences",
     "domain_incremental",
+    "drifting",
     "fetch",
     "find_folder",
     "from_arrays",
+    "iterate_stream",
     "list_classes",
     "list_datasets",
     "load",
     "load_digits",
+    "multi_task",
     "read_table",
+    "relabelled",
+    "repeating",
     "restyle_digits",
     "split_by_class",
+    "task_free",
     "task_incremental",
 ]

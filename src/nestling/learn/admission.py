@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nestling.core.errors import DataError, UnknownLabel
 from nestling.learn.answering.experts import Form
+from nestling.learn.answering.remember import Checked
 from nestling.learn.batches import Batch
 from nestling.learn.growth import check_growth
 from nestling.memory.checks import check_weights
@@ -29,7 +30,7 @@ class Admitted:
         labels: targets on the CPU, a row per answer.
         classes: among the labels; empty for values.
         rows: what each memory level reads of it, by name; empty if it was learned before.
-        weight: a row per answer, or None.
+        checked: the same rows as each memory takes them in, with targets and weights.
     """
 
     form: Form
@@ -37,7 +38,7 @@ class Admitted:
     labels: Tensor
     classes: set[int]
     rows: dict[str, Tensor]
-    weight: Tensor | None
+    checked: dict[str, Checked]
 
 
 def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool) -> Admitted:
@@ -67,11 +68,13 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
     rows = {
         name: level.read_rows(batch, target)[0] for name, level in learner.levels.items() if is_new
     }
-    for name, features in rows.items():
-        learner.levels[name].check(features, labels, weight)
+    checked = {
+        name: learner.levels[name].check(features, labels, weight)
+        for name, features in rows.items()
+    }
     if learner.rehearsal is not None and learner.optimizer is not None and is_new:
         learner.rehearsal.check(batch)
-    return Admitted(form, num_outputs, labels, classes, rows, weight)
+    return Admitted(form, num_outputs, labels, classes, rows, checked)
 
 
 def check_loader(loader: object, epochs: int) -> None:

@@ -9,7 +9,7 @@ from nestling.learn.answering.features import find_last_linear
 from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.optim import adamw
 
-HALF_LIVES = (300.0, math.inf)
+HALF_LIVES = (math.inf,)
 NUM_FEATURES = 500
 
 

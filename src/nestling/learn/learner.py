@@ -278,14 +278,13 @@ class Learner:
         labels = admitted.labels
         if self.readout.gate is not None:
             self._unscored += len(labels)
-            if self.task == "classification":
-                self.readout.count(labels)
+            self.readout.count(labels, admitted.rows.get(self.readout.compares or ""))
             if answers is not None:
                 self._unscored = 0
                 target = labels.reshape(len(labels), -1) if self.task == "regression" else labels
                 self.readout.observe(answers, target)
         for name, level in self.levels.items():
-            level.add(admitted.rows[name], labels, admitted.weight)
+            level.add(admitted.checked[name], admitted.form.task or "classification")
 
     def _resize(self, num_outputs: int) -> None:
         resize_head(self.model, self.optimizer, num_outputs, generator=self._generator)
@@ -353,8 +352,8 @@ class Learner:
             batch = read_batch(x if isinstance(x, Batch) else (x,)).to(self.device)
             batch = Batch(batch.inputs, batch.keywords)
             check_batch(batch, dtype=self.dtype)
-            answers, shape = self.experts.answer(batch)
-            mixed = self.readout.mix(answers)
+            answers, shape, rows = self.experts.answer(batch)
+            mixed = self.readout.mix(answers, rows.get(self.readout.compares or ""))
             if self.task == "classification":
                 mixed = self._restrict(mixed, task)
             return mixed.reshape(*shape, mixed.shape[-1]).float()

@@ -1,6 +1,7 @@
 """What is remembered: ridge memories and banks of them, the class prior, and replay."""
 
 from nestling.memory.bank import MemoryBank
+from nestling.memory.context import RecentContext
 from nestling.memory.features import RandomFeatures
 from nestling.memory.gate import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
 from nestling.memory.prior import ClassPrior
@@ -13,6 +14,7 @@ __all__ = [
     "FixedShare",
     "MemoryBank",
     "RandomFeatures",
+    "RecentContext",
     "ReservoirReplay",
     "RidgeMemory",
     "fixed_share_update",

@@ -23,6 +23,7 @@ from nestling.memory.prequential import (
     HeldSolution,
     PendingBlock,
     answer,
+    renew_roughly,
     renew_solution,
     score_block,
 )
@@ -41,7 +42,7 @@ class MemoryBank:
     not learned yet: the log-losses of a block of `block` examples under the solutions from before
     that block, taken example by example when the block is full; so the gate lags by up to one
     block. `block=1` is exact prequential scoring. See `FixedShare` for what the gate guarantees.
-    Features and targets of the unfinished block are kept until then (they are in `state_dict`),
+    Inputs and targets of the unfinished block are kept until then (they are in `state_dict`),
     and are added to the statistics as one block: that is faster, and reading in between does not
     change a bit of what follows.
 
@@ -126,8 +127,9 @@ class MemoryBank:
             return self._memories
         if self._current is None:
             current = [memory.copy() for memory in self._memories]
+            block = self._read_block()
             for memory in current:
-                memory.add_features(*self._pending.read(self.num_classes))
+                memory.add_features(*block)
             self._current = current
         return self._current
 
@@ -151,15 +153,21 @@ class MemoryBank:
         """Size of all statistics and of the unfinished block."""
         return sum(memory.num_bytes for memory in self._memories) + self._pending.num_bytes
 
-    def check(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> None:
-        """Raise what `add` would raise; nothing is changed."""
-        self._check(x, y, weight)
+    def check(
+        self, x: Tensor, y: Tensor, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Raise what `add` would raise, with nothing changed; else what `add_checked` takes."""
+        x = check_inputs(x, self.num_inputs)
+        y_NM = self._memories[0].check_targets(y, x.shape[0])
+        return x, y_NM, check_weights(weight, x.shape[0])
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples in all memories; arguments and errors of `RidgeMemory.add`."""
-        x, y_NM, weight_N = self._check(x, y, weight)
+        return self.add_checked(*self.check(x, y, weight))
+
+    def add_checked(self, x: Tensor, y_NM: Tensor, weight_N: Tensor) -> int:
+        """As `add`, for what `check` gave: (N, I), dense targets (N, M), weights (N,)."""
         clock, N = self.clock, x.shape[0]
-        phi_ND = self._compute_features(x)
         start = 0
         while start < N:
             # Never across the end of a gate's block: cutting a batch in two changes nothing.
@@ -167,7 +175,7 @@ class MemoryBank:
                 min(N, start + self.block - len(self._pending)) if self.gate.num_experts > 1 else N
             )
             rows = slice(start, stop)
-            self._add_rows(phi_ND[rows], y_NM[rows], weight_N[rows])
+            self._add_rows(x[rows], y_NM[rows], weight_N[rows])
             start = stop
         return clock
 
@@ -176,7 +184,7 @@ class MemoryBank:
 
         The gate's weights stay; held solutions and the unfinished block are dropped.
         """
-        x, y_NM, weight_N = self._check(x, y, weight)
+        x, y_NM, weight_N = self.check(x, y, weight)
         N = x.shape[0]
         if N == 0:
             return
@@ -198,10 +206,14 @@ class MemoryBank:
         return self._mix(self.predict_experts(x))
 
     def predict_held(self, x: Tensor) -> Tensor | None:
-        """As `predict`, but by the solutions that the gate holds, which are up to a block old.
+        """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
+        of one memory, made of two thirds of what it knows or more.
 
-        Nothing is solved, so this is cheap enough for every batch; None before the first block.
+        Seldom is anything solved, so this is cheap enough for every batch; None before the first
+        block.
         """
+        if len(self._memories) == 1:
+            self._held[0] = renew_roughly(self._memories[0], self._held[0])
         slow = self._held[self.slow]
         if slow is None:
             return None
@@ -288,15 +300,15 @@ class MemoryBank:
             "mix": self.mix,
         }
 
-    def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        x = check_inputs(x, self.num_inputs)
-        y_NM = self._memories[0].check_targets(y, x.shape[0])
-        return x, y_NM, check_weights(weight, x.shape[0])
-
     def _compute_features(self, x: Tensor) -> Tensor:
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
-    def _add_rows(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
+    def _read_block(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The unfinished block; its features are computed at once, which is faster."""
+        x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
+        return self._compute_features(x_NI), y_NM, weight_N
+
+    def _add_rows(self, x_NI: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         target = y_NM
         for memory in self._memories:
@@ -305,20 +317,21 @@ class MemoryBank:
             target = y_NM.argmax(dim=1)
             self.prior.add(target, weight_N)
             self.prior.grow(self.num_classes)
-        self._pending.add(phi_ND, target, weight_N)
+        self._pending.add(x_NI, target, weight_N)
         self._current = None
         if len(self._pending) < self.block:
             return
         has_gate = self.gate.num_experts > 1
         if has_gate:
             self._score_block()
-        block = self._pending.read(self.num_classes)
+        block = self._read_block()
         for memory in self._memories:
             memory.add_features(*block)
-        self._held = [
-            renew_solution(memory, held, tunes=has_gate)
-            for memory, held in zip(self._memories, self._held, strict=True)
-        ]
+        if has_gate:
+            self._held = [
+                renew_solution(memory, held, tunes=len(self._memories) > 1)
+                for memory, held in zip(self._memories, self._held, strict=True)
+            ]
         self._start_block()
 
     def _score_block(self) -> None:
@@ -326,7 +339,7 @@ class MemoryBank:
         slow = self._held[self.slow]
         if slow is None:
             return
-        phi_ND, y_NM, weight_N = self._pending.read(self.num_classes)
+        phi_ND, y_NM, weight_N = self._read_block()
         counts_NK = None
         if self.task == "classification":
             self._block_prior.grow(self.num_classes)

@@ -163,7 +163,7 @@ def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: T
 
     Args:
         probabilities: (E, N, K).
-        weights: (E,) sums to 1.
+        weights: (E,), sums to 1; or (N, E), for each example its own.
         slow: which expert remembers longest.
         present: (K,) bool, classes seen recently; none: the slow expert answers alone.
 
@@ -178,6 +178,16 @@ def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: T
     if not bool(present.any()):
         return slow_NK.clone()
     restricted_ENK = restrict_to_present(probabilities, present)
-    mixed_NK = torch.einsum("e,enk->nk", weights.to(probabilities.dtype), restricted_ENK)
+    mixed_NK = mix_rows(restricted_ENK, weights)
     share_N1 = (slow_NK * present).sum(dim=-1, keepdim=True)
     return torch.where(present, share_N1 * mixed_NK, slow_NK)
+
+
+def mix_rows(answers: Tensor, weights: Tensor) -> Tensor:
+    """sum_e w_e a_e: (E, N, K) and weights (E,), or (N, E) for each row its own -> (N, K).
+
+    >>> mix_rows(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([[0.25, 0.75]]))
+    tensor([[0.7500]])
+    """
+    letters = "e" if weights.ndim == 1 else "ne"
+    return torch.einsum(f"{letters},enk->nk", weights.to(answers.dtype), answers)

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from nestling.memory.checks import encode_one_hot
+from nestling.memory.exact.calibrate import Calibration, calibrate
+from nestling.memory.exact.solve import Solution, solve_ridge
 from nestling.memory.gate import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
 _SMALLEST_VARIANCE = 1e-12
 # A solution is renewed when this share of what the memory holds is new since it was made ...
 RENEWAL = 0.05
+# (or this one, where a rough answer will do) ...
+ROUGH_RENEWAL = 0.5
 # ... and its strength is chosen anew when the clock has grown by this factor.
 RETUNING = 2
 
@@ -61,7 +65,7 @@ class HeldSolution:
 
 
 class PendingBlock:
-    """Features, targets and weights of the examples that were not scored and learned yet.
+    """Inputs, targets and weights of the examples that were not scored and learned yet.
 
     Args:
         one_hot: targets are labels, given back as one-hot rows.
@@ -85,33 +89,33 @@ class PendingBlock:
         """Size of what is kept."""
         return sum(t.numel() * t.element_size() for part in self._parts for t in part)
 
-    def add(self, phi_ND: Tensor, target: Tensor, weight_N: Tensor) -> None:
+    def add(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Append rows, with labels (N,) or targets (N, M); they are copied."""
-        self._parts.append((phi_ND.clone(), target.clone(), weight_N.clone()))
-        self._size += phi_ND.shape[0]
+        self._parts.append((x_NI.clone(), target.clone(), weight_N.clone()))
+        self._size += x_NI.shape[0]
 
     def read(self, num_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows: features (N, D), dense targets (N, num_outputs), weights (N,)."""
-        phi_ND, target, weight_N = self._join()
+        """All rows: inputs (N, I), dense targets (N, num_outputs), weights (N,)."""
+        x_NI, target, weight_N = self._join()
         y_NM = encode_one_hot(target, num_outputs) if self.one_hot else target
-        return phi_ND, y_NM, weight_N
+        return x_NI, y_NM, weight_N
 
     def state_dict(self) -> dict[str, object]:
         """All rows, or nothing."""
         if not self._parts:
             return {}
-        phi_ND, target, weight_N = self._join()
-        return {"phi": phi_ND, "target": target, "weight": weight_N}
+        x_NI, target, weight_N = self._join()
+        return {"x": x_NI, "target": target, "weight": weight_N}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._parts, self._size = [], 0
         if state:
-            self.add(state["phi"], state["target"], state["weight"])
+            self.add(state["x"], state["target"], state["weight"])
 
     def _join(self) -> tuple[Tensor, Tensor, Tensor]:
-        phi, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        return phi, target, weight
+        x, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        return x, target, weight
 
 
 def renew_solution(
@@ -133,12 +137,36 @@ def renew_solution(
     if tunes and clock >= RETUNING * tuned_at:
         memory.tune()
         tuned_at = clock
-    solution = memory.solution
-    if memory.task == "regression":
+    calibration = memory.calibration if memory.task == "classification" else None
+    return _hold(memory.solution, calibration, clock, tuned_at)
+
+
+def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
+    """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
+
+    The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
+    tried on (docs/LOG.md); the memory itself is left as it is.
+    """
+    if memory.is_empty:
+        return None
+    stats, clock = memory.statistics, memory.clock
+    if held is not None and clock - held.solved_at < ROUGH_RENEWAL * stats.weight:
+        return held
+    strength = memory.ridge
+    if strength is None:
+        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    solution = solve_ridge(stats, strength)
+    calibration = calibrate(stats, solution) if memory.task == "classification" else None
+    return _hold(solution, calibration, clock, clock)
+
+
+def _hold(
+    solution: Solution, calibration: Calibration | None, clock: int, tuned_at: int
+) -> HeldSolution:
+    if calibration is None:
         return HeldSolution(
             solution.weights, solution.intercept, solution.residual_variance, clock, tuned_at
         )
-    calibration = memory.calibration
     return HeldSolution(
         solution.weights @ calibration.matrix,
         solution.intercept @ calibration.matrix + calibration.offset,

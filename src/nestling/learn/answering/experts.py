@@ -98,14 +98,14 @@ class Experts:
             )
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...]]:
+    def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...], dict[str, Tensor]]:
         """Ask every expert.
 
         Args:
             batch: N examples.
 
-        Returns: per expert (R, K) probabilities or (R, M) values in float64, and the shape
-            that the rows have: (N,), (N, T) or (N, H, W).
+        Returns: per expert (R, K) probabilities or (R, M) values in float64; the shape that the
+            rows have: (N,), (N, T) or (N, H, W); and what each memory read of them (R, D).
         """
         outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
         shape: tuple[int, ...] = (batch.size,)
@@ -116,14 +116,15 @@ class Experts:
             is_last = self.form.layout == "last"
             shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
             target = torch.zeros(shape, dtype=torch.long, device=output.device)
-        answers = []
+        answers, rows = [], {}
         for name in self.names:
             if name in self.levels:
                 level = self.levels[name]
-                answers.append(level.answer(level.read_rows(batch, target)[0]))
+                rows[name] = level.read_rows(batch, target)[0]
+                answers.append(level.answer(rows[name]))
             else:
                 answers.append(self._activate(align_features(outputs[name], target)[0]))
-        return answers, shape
+        return answers, shape, rows
 
     @torch.no_grad()
     def answer_cheaply(self, batch: Batch, rows: Mapping[str, Tensor]) -> list[Tensor] | None:

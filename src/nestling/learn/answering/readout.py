@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from nestling.levels import Mix, Plan
-from nestling.memory import ClassPrior, FixedShare, mix_on_present, restrict_to_present
+from nestling.memory import (
+    ClassPrior,
+    FixedShare,
+    RecentContext,
+    mix_on_present,
+    restrict_to_present,
+)
+from nestling.memory.gate import mix_rows
 
 Task = Literal["classification", "regression"]
 _SMALLEST = 1e-12
@@ -30,7 +37,9 @@ class Readout:
 
     By a gate, classes that are absent at present are left to the slow expert: a fast one
     looks good on new classes merely because it has forgotten the rest. It is compared, and
-    listened to, on the classes present only. See `nestling.memory.mix_on_present`.
+    listened to, on the classes present only (`nestling.memory.mix_on_present`), and listened to
+    only for inputs that look like recent ones (`nestling.memory.RecentContext`), where the slow
+    expert is a memory, whose features say what an input looks like.
 
     Args:
         plan: names the experts and how they are mixed.
@@ -43,6 +52,7 @@ class Readout:
         self.fixed: Tensor | None = None
         self.gate: FixedShare | None = None
         self.prior = ClassPrior(half_life=_PRESENT_HALF_LIFE)
+        self.context: RecentContext | None = None
         self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64)
         memories = {memory.name for memory in plan.memories}
         copies = {copy.name for copy in plan.copies}
@@ -56,6 +66,8 @@ class Readout:
             ),
             0,
         )
+        slow = self.names[self.slow]
+        self.compares = slow if slow in memories else None
         if isinstance(plan.readout, Mix):
             if plan.readout.weights is not None:
                 weights = torch.tensor(plan.readout.weights, dtype=torch.float64)
@@ -73,11 +85,12 @@ class Readout:
         shares = [1.0] if self.fixed is None else self.fixed.tolist()
         return dict(zip(self.names, shares, strict=True))
 
-    def mix(self, answers: Sequence[Tensor]) -> Tensor:
+    def mix(self, answers: Sequence[Tensor], features: Tensor | None = None) -> Tensor:
         """One answer from those of all experts.
 
         Args:
             answers: per expert (N, K) probabilities, or (N, M) values, float64.
+            features: (N, D) what the slow memory reads of the inputs; None if it is no memory.
 
         Returns: (N, K) or (N, M) float64.
         """
@@ -88,11 +101,21 @@ class Readout:
             return stacked[0]
         if self.gate is None:
             assert self.fixed is not None
-            return torch.einsum("e,enk->nk", self.fixed, stacked)
+            return mix_rows(stacked, self.fixed)
+        weights = self._weigh(features)
         if self.task == "regression":
-            return torch.einsum("e,enm->nm", self.gate.weights, stacked)
+            return mix_rows(stacked, weights)
         present = self.find_present(stacked.shape[-1])
-        return mix_on_present(stacked, self.gate.weights, self.slow, present)
+        return mix_on_present(stacked, weights, self.slow, present)
+
+    def _weigh(self, features: Tensor | None) -> Tensor:
+        """The gate's weights (E,); or (N, E), where the slow expert takes what is unlike now."""
+        assert self.gate is not None
+        if self.context is None or features is None:
+            return self.gate.weights
+        weights_NE = self.gate.weights * self.context.compare(features)[:, None]
+        weights_NE[:, self.slow] += 1.0 - weights_NE.sum(dim=1)
+        return weights_NE
 
     def observe(self, answers: Sequence[Tensor], target: Tensor) -> None:
         """Score the experts on examples that none of them has learned from yet.
@@ -120,9 +143,14 @@ class Readout:
         chance = 1.0 / float(present.sum())
         self.gate.update(-torch.log((1.0 - _DOUBT) * own + _DOUBT * chance).T)
 
-    def count(self, target: Tensor) -> None:
-        """Take labels into what is present now: (N,) classes."""
-        self.prior.add(target)
+    def count(self, target: Tensor, features: Tensor | None) -> None:
+        """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
+        if self.task == "classification":
+            self.prior.add(target)
+        if features is not None:
+            if self.context is None:
+                self.context = RecentContext(features.shape[1])
+            self.context.add(features)
 
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""
@@ -145,6 +173,7 @@ class Readout:
             "gate": None if self.gate is None else self.gate.state_dict(),
             "prior": self.prior.state_dict(),
             "squares": self.squares.clone(),
+            "context": None if self.context is None else self.context.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,6 +182,10 @@ class Readout:
             self.gate.load_state_dict(state["gate"])
         self.prior.load_state_dict(state["prior"])
         self.squares = state["squares"].clone()
+        self.context = None
+        if state["context"] is not None:
+            self.context = RecentContext(state["context"]["config"]["num_inputs"])
+            self.context.load_state_dict(state["context"])
 
 
 def pad_classes(answers: Sequence[Tensor]) -> Tensor:

@@ -13,6 +13,8 @@ from nestling.memory import MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_targets, check_weights
 from nestling.memory.ridge import Task
 
+Checked = tuple[Tensor, Tensor, Tensor]  # rows (R, D), dense targets (R, M), weights (R,)
+
 
 class MemoryLevel:
     """One memory level of a learner; its bank is made when the first features arrive.
@@ -53,23 +55,29 @@ class MemoryLevel:
             block=spec.block,
         )
 
-    def check(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> None:
-        """Raise what `add` would raise; nothing is changed."""
-        if self.bank is not None:
-            self.bank.check(rows, target, weight)
-            return
-        task: Task = "regression" if target.is_floating_point() else "classification"
-        check_inputs(rows, rows.shape[1])
-        check_targets(target, len(rows), task, None, 0)
-        check_weights(weight, len(rows))
+    def check(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> Checked:
+        """Raise what `add` would raise, with nothing changed; else what `add` takes.
 
-    def add(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> int:
-        """Take in rows (R, D) with their targets; returns the bank's clock before them."""
+        Args:
+            rows: (R, D) features.
+            target: (R,) classes or values, or (R, M) values.
+            weight: (R,), or None.
+        """
+        if self.bank is not None:
+            return self.bank.check(rows, target, weight)
+        task: Task = "regression" if target.is_floating_point() else "classification"
+        return (
+            check_inputs(rows, rows.shape[1]),
+            check_targets(target, len(rows), task, None, 0),
+            check_weights(weight, len(rows)),
+        )
+
+    def add(self, checked: Checked, task: Task) -> int:
+        """Take in rows with their targets; returns the bank's clock before them."""
         if self.bank is None:
-            task: Task = "regression" if target.is_floating_point() else "classification"
-            self.make_bank(rows.shape[1], task)
+            self.make_bank(checked[0].shape[1], task)
         assert self.bank is not None
-        return self.bank.add(rows, target, weight)
+        return self.bank.add_checked(*checked)
 
     def read(self) -> LevelReading:
         """The level's reading: it learns every example at once, so its period is 1."""

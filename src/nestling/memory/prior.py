@@ -44,6 +44,7 @@ class ClassPrior:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes or 0, dtype=torch.float64)
         self._clock = 0
+        self._faded = torch.zeros(0, dtype=torch.float64)
 
     @property
     def clock(self) -> int:
@@ -68,12 +69,22 @@ class ClassPrior:
             UnknownLabel, ShapeMismatch, NonFiniteInput: as in `RidgeMemory.add`.
         """
         labels_N = check_labels(y, self.num_classes)
-        weight_N = check_weights(weight, labels_N.shape[0])
+        weight_N = None if weight is None else check_weights(weight, labels_N.shape[0])
+        return self.add_checked(labels_N, weight_N)
+
+    def add_checked(self, labels_N: Tensor, weight_N: Tensor | None = None) -> int:
+        """As `add`, for (N,) int64 labels and float64 weights that were checked already."""
         clock, N = self._clock, labels_N.shape[0]
         if N:
             self.grow(int(labels_N.max()) + 1)
             self.counts.mul_(decay_factor(N, self.half_life))
-            self.counts.index_add_(0, labels_N, decay_weights(weight_N, 0, self.half_life))
+            if len(self._faded) != N:  # of weights of one; the same for every batch of a size
+                ones = torch.ones(N, dtype=torch.float64)
+                self._faded = decay_weights(ones, 0, self.half_life)
+            faded = self._faded
+            if weight_N is not None:
+                faded = decay_weights(weight_N, 0, self.half_life)
+            self.counts.index_add_(0, labels_N, faded)
             self._clock += N
         return clock
 

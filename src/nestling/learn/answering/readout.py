@@ -146,11 +146,11 @@ class Readout:
     def count(self, target: Tensor, features: Tensor | None) -> None:
         """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
         if self.task == "classification":
-            self.prior.add(target)
+            self.prior.add_checked(target.long())
         if features is not None:
             if self.context is None:
                 self.context = RecentContext(features.shape[1])
-            self.context.add(features)
+            self.context.add_checked(features)
 
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""

@@ -17,12 +17,14 @@ from nestling.data.scenarios import (
     repeating,
 )
 from nestling.data.sources import Source, fetch_source, list_sources
+from nestling.data.suites import Suite, list_suites, make_suite
 from nestling.data.tables import from_arrays, read_table
 
 __all__ = [
     "Dataset",
     "Experience",
     "Source",
+    "Suite",
     "blurred",
     "class_incremental",
     "demo_experiences",
@@ -36,8 +38,10 @@ __all__ = [
     "list_classes",
     "list_datasets",
     "list_sources",
+    "list_suites",
     "load",
     "load_digits",
+    "make_suite",
     "multi_task",
     "read_table",
     "relabelled",

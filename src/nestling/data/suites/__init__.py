@@ -4,18 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestling.core.errors import DataError, suggest
-from nestling.data.suites import digits
+from nestling.data.suites import digits, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
 
 __all__ = ["Suite", "list_suites", "make_suite"]
 
 _BUILDERS: dict[str, Callable[[Request], Suite]] = {
-    "split-mnist": digits.make_split_mnist,
-    "permuted-mnist": digits.make_permuted_mnist,
-    "rotated-mnist": digits.make_rotated_mnist,
-    "split-fashion": digits.make_split_fashion,
-    "drift": digits.make_drift,
-    "conflict": digits.make_conflict,
+    **digits.BUILDERS,
+    **places.BUILDERS,
+    **pictures.BUILDERS,
+    **words.BUILDERS,
 }
 
 

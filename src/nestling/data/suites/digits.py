@@ -231,3 +231,13 @@ def _make_domains(
         features="pixels",
         note=note + _CUT,
     )
+
+
+BUILDERS: dict[str, Callable[[Request], Suite]] = {
+    "split-mnist": make_split_mnist,
+    "permuted-mnist": make_permuted_mnist,
+    "rotated-mnist": make_rotated_mnist,
+    "split-fashion": make_split_fashion,
+    "drift": make_drift,
+    "conflict": make_conflict,
+}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, suggest
+from nestling.core.seeds import make_generator
 from nestling.data.experiences import Experience
 from nestling.data.sources import obtain
 
@@ -127,3 +128,10 @@ def cut_by_class(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
         held_out.append(rows[:num_out])
         kept.append(rows[num_out:])
     return torch.cat(kept), torch.cat(held_out)
+
+
+def shuffle_domains(count: int, request: Request, name: str) -> list[int]:
+    """An order of domains, drawn by the seed."""
+    generator = make_generator(request.stream_seed, name, "order")
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return order

@@ -1,0 +1,134 @@
+"""What every closed-form classifier is, and the checks that they share.
+
+Letters: N examples of a block, D inputs, K classes, B classes of a block.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError, NotFitted, ShapeMismatch
+from nestling.memory.checks import check_inputs, check_labels
+
+
+class ClosedForm(Protocol):
+    """A classifier that is solved from sums; it takes no gradient and needs no second look."""
+
+    @property
+    def num_classes(self) -> int:
+        """K, the largest label so far + 1."""
+        ...
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Learn a block: x (N, D) floats, y (N,) integers of 0 or more; N = 0 is a no-op."""
+        ...
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Scores (N, K), higher is likelier; -inf for a label below K that was never seen."""
+        ...
+
+    def count_bytes(self) -> int:
+        """Size of what is kept; it grows with the classes, not with the examples."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it knows and how it was built."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the classifier that was saved; ForeignSnapshot if it was built otherwise."""
+        ...
+
+
+@dataclass(frozen=True)
+class BlockMeans:
+    """A block, class by class.
+
+    Args:
+        labels_B: (B,) the labels that occur, ascending.
+        index_N: (N,) position of each example's label in `labels_B`.
+        counts_B: (B,) examples of each, float64.
+        means_BD: (B, D) float64.
+    """
+
+    labels_B: Tensor
+    index_N: Tensor
+    counts_B: Tensor
+    means_BD: Tensor
+
+
+def check_width(num_inputs: int) -> int:
+    """The number of inputs; DataError unless it is 1 or more."""
+    if num_inputs < 1:
+        raise DataError(f"{num_inputs} inputs; 1 or more works")
+    return num_inputs
+
+
+def check_block(x: Tensor, y: Tensor, num_inputs: int) -> tuple[Tensor, Tensor]:
+    """x as (N, D) float64 and y as (N,) int64 on the CPU.
+
+    Raises:
+        ShapeMismatch, NonFiniteInput, UnknownLabel: as their names say.
+    """
+    x = check_inputs(x, num_inputs).to(torch.float64)
+    y = check_labels(y, None)
+    if len(x) != len(y):
+        raise ShapeMismatch(f"{len(x)} inputs and {len(y)} labels; one label each works")
+    return x, y
+
+
+def check_query(x: Tensor, num_inputs: int, counts_K: Tensor) -> Tensor:
+    """x as (N, D) float64; NotFitted if no class was seen yet."""
+    if not len(counts_K):
+        raise NotFitted("no class was seen yet; add(x, y) first")
+    return check_inputs(x, num_inputs).to(torch.float64)
+
+
+def check_sums(sums: Iterable[Tensor]) -> None:
+    """Raise DataError if adding a block made a sum overflow; call it before keeping them."""
+    if not all(bool(values.isfinite().all()) for values in sums):
+        raise DataError("inputs so large that their squares overflow; scale them down")
+
+
+def measure_block(x_ND: Tensor, y_N: Tensor) -> BlockMeans:
+    """Count and mean of each class of a block of one or more examples."""
+    labels_B, index_N, counts_B = torch.unique(y_N, return_inverse=True, return_counts=True)
+    sums_BD = torch.zeros(len(labels_B), x_ND.shape[1], dtype=torch.float64)
+    sums_BD.index_add_(0, index_N, x_ND)
+    wide_B = counts_B.to(torch.float64)
+    return BlockMeans(labels_B, index_N, wide_B, sums_BD / wide_B[:, None])
+
+
+def grow_rows(values: Tensor, num_rows: int) -> Tensor:
+    """A copy of (K, ...) with zero rows appended up to `num_rows`.
+
+    >>> grow_rows(torch.ones(1), 2)
+    tensor([1., 0.])
+    """
+    grown = values.new_zeros(max(num_rows, len(values)), *values.shape[1:])
+    grown[: len(values)] = values
+    return grown
+
+
+def encode_block(y_N: Tensor, num_classes: int) -> Tensor:
+    """One-hot targets (N, K) float64."""
+    one_hot_NK = torch.zeros(len(y_N), num_classes, dtype=torch.float64)
+    return one_hot_NK.scatter_(1, y_N[:, None], 1.0)
+
+
+def mask_unseen(scores_NK: Tensor, counts_K: Tensor) -> Tensor:
+    """Scores with -inf in the columns of classes that were never seen."""
+    return scores_NK.masked_fill(counts_K == 0, -torch.inf)
+
+
+def count_tensors(values: Iterable[Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(value.numel() * value.element_size() for value in values)
+
+
+def copy_sums(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Tensor]:
+    """The named tensors of a saved state, in memory of their own."""
+    return {name: torch.as_tensor(state[name]).clone() for name in names}

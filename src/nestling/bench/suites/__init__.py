@@ -1,0 +1,1 @@
+"""Continual-learning suites: every method on the same footing, paired over seeds."""

@@ -1,0 +1,125 @@
+"""The methods by name. nestling's defaults have nothing to tune; all others have.
+
+What a method imports is imported when it is built.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from nestling.bench.suites.competitors import (
+    Competitor,
+    DefaultLearner,
+    JointLoop,
+    PlainLoop,
+)
+from nestling.bench.suites.method import Kind, Method, Range, Settings, Setup
+from nestling.core.errors import PlanError, suggest
+from nestling.core.seeds import make_generator
+from nestling.models import import_function
+
+CAPACITY = 200  # examples that a method with replay may store
+_LR = Range(0.01, 0.3, 0.1)
+_EWC = Range(1.0, 1e4, 100.0)
+_MAS = Range(0.01, 100.0, 1.0)
+_LWF = Range(0.1, 10.0, 1.0)
+
+
+def find_method(name: str) -> Method:
+    """A method by its name, or the `Method` that the user's "module:function" returns.
+
+    Raises:
+        PlanError: no such method; names the nearest.
+        ModelError: no such module or function.
+    """
+    if ":" in name:
+        method = import_function(name)()
+        if not isinstance(method, Method):
+            raise PlanError(f"'{name}' returned {type(method).__name__}; return a bench Method")
+        return method
+    if name not in METHODS:
+        raise PlanError(f"method {name!r}; {suggest(name, METHODS)}")
+    return METHODS[name]
+
+
+def list_methods() -> list[str]:
+    """Names of all methods that come with nestling."""
+    return list(METHODS)
+
+
+def choose_methods(names: Iterable[str], budget: str | int) -> list[str]:
+    """Which methods run.
+
+    Args:
+        names: those that were asked for, checked; none for what the budget holds.
+        budget: "small" for the named subset, anything else for all.
+
+    >>> choose_methods(["ewc", "ewc"], "small")
+    ['ewc']
+    """
+    asked = list(dict.fromkeys(names))
+    for name in asked:
+        find_method(name)
+    return asked or [name for name, one in METHODS.items() if budget != "small" or one.is_small]
+
+
+def _loop(
+    name: str,
+    kind: Kind,
+    parts: tuple[str, ...] = (),
+    space: Mapping[str, Range] | None = None,
+    is_small: bool = False,
+    is_told: bool = False,
+) -> Method:
+    """SGD, whose rate is tuned, with protecting methods by name; see `parts`."""
+
+    def build(setup: Setup, settings: Settings) -> Competitor:
+        from nestling.bench.suites.parts import PARTS
+
+        methods = [PARTS[part](setup, settings) for part in parts]
+        return PlainLoop(setup.make_model(), settings["lr"], methods)
+
+    return Method(name, kind, build, {"lr": _LR, **(space or {})}, False, is_small, is_told)
+
+
+def _build_joint(setup: Setup, settings: Settings) -> Competitor:
+    return JointLoop(
+        setup.make_model,
+        settings["lr"],
+        epochs=setup.epochs,
+        batch_size=setup.batch_size,
+        generator=make_generator(setup.seed, "joint"),
+    )
+
+
+def _build_default(setup: Setup, _: Settings) -> Competitor:
+    return DefaultLearner(setup.make_model(), seed=setup.seed)
+
+
+def _build_default_replay(setup: Setup, _: Settings) -> Competitor:
+    return DefaultLearner(setup.make_model(), replay=CAPACITY, seed=setup.seed)
+
+
+_NO_REPLAY = (
+    Method("default", "no_replay", _build_default, is_default=True, is_small=True),
+    _loop("finetune", "no_replay", is_small=True),
+    _loop("l2sp", "no_replay", ("l2sp",), {"strength": Range(1e-4, 1.0, 1e-2)}),
+    _loop("ewc", "no_replay", ("ewc",), {"strength": _EWC}, is_told=True),
+    _loop("ewc-masked", "no_replay", ("mask", "ewc"), {"strength": _EWC}, True, True),
+    _loop(
+        "online-ewc",
+        "no_replay",
+        ("online-ewc",),
+        {"strength": _EWC, "decay": Range(0.5, 1.0, 0.9)},
+        is_told=True,
+    ),
+    _loop("si", "no_replay", ("si",), {"strength": Range(0.01, 10.0, 0.5)}, is_told=True),
+    _loop("mas", "no_replay", ("mas",), {"strength": _MAS}, is_told=True),
+    _loop("mas-masked", "no_replay", ("mask", "mas"), {"strength": _MAS}, is_told=True),
+    _loop("lwf", "no_replay", ("lwf",), {"strength": _LWF}, True, True),
+    _loop("lwf-masked", "no_replay", ("mask", "lwf"), {"strength": _LWF}, is_told=True),
+)
+_REPLAY = (
+    Method("default-replay200", "replay200", _build_default_replay, is_default=True, is_small=True),
+)
+_OTHERS = (Method("joint", "reference", _build_joint, {"lr": _LR}, needs_boundary=True),)
+
+METHODS: dict[str, Method] = {one.name: one for one in (*_NO_REPLAY, *_REPLAY, *_OTHERS)}

@@ -1,0 +1,24 @@
+"""Protecting methods by the names that the benchmark combines, and closed forms by theirs.
+
+`strength`, `decay` and so on are what the search draws; what is not drawn is the paper's value.
+"""
+
+from collections.abc import Callable
+
+from nestling.bench.suites.method import Settings, Setup
+from nestling.retain import Retention
+from nestling.retain.penalties import EWC, L2SP, MAS, SI, LwF, MaskAbsent, OnlineEWC
+
+Part = Callable[[Setup, Settings], Retention]
+
+PARTS: dict[str, Part] = {
+    "mask": lambda _, __: MaskAbsent("experience"),
+    "ewc": lambda setup, drawn: EWC(drawn["strength"], seed=setup.seed),
+    "online-ewc": lambda setup, drawn: OnlineEWC(
+        drawn["strength"], drawn["decay"], seed=setup.seed
+    ),
+    "si": lambda _, drawn: SI(drawn["strength"]),
+    "mas": lambda _, drawn: MAS(drawn["strength"]),
+    "l2sp": lambda _, drawn: L2SP(drawn["strength"], 0.0, head=""),
+    "lwf": lambda _, drawn: LwF(drawn["strength"]),
+}

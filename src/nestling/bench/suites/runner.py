@@ -1,0 +1,150 @@
+"""Cells in parallel: one process per core, one thread each, each cell's file written at once."""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nestling.bench.suites.cells import Cell, Outcome, read_outcome, write_outcome
+from nestling.bench.suites.measuring import measure
+from nestling.bench.suites.method import make_setup
+from nestling.bench.suites.methods import find_method
+from nestling.core.errors import JobError, NestlingError, PlanError
+from nestling.core.machine import use_threads
+from nestling.data.suites import Suite, make_suite
+from nestling.data.suites.suite import Part
+from nestling.models import import_function
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cells read and write.
+
+    Args:
+        folder: of the run.
+        data: where data sets lie; None as for `make_suite`.
+        offline: do not fetch.
+    """
+
+    folder: Path
+    data: Path | None = None
+    offline: bool = False
+
+
+# Reading a suite takes seconds, and the cells of one stream come one after another.
+@functools.lru_cache(maxsize=2)
+def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bool) -> Suite:
+    """A suite by name, or what the user's "module:function" returns for (seed, split).
+
+    Raises:
+        DataError: no such suite, or its data are not there.
+        ModelError: no such module or function.
+    """
+    if ":" not in name:
+        return make_suite(name, seed, split=split, folder=data, offline=offline)
+    made = import_function(name)(seed, split)
+    if not isinstance(made, Suite):
+        raise PlanError(f"'{name}' returned {type(made).__name__}; return a nestling.data Suite")
+    return made
+
+
+def run_cell(cell: Cell, place: Place) -> None:
+    """Measure one cell and write its file; a method that refuses is written down as such."""
+    suite = open_suite(cell.suite, cell.seed, cell.split, place.data, place.offline)
+    method = find_method(cell.method)
+    try:
+        competitor = method.build(make_setup(suite, cell.seed), cell.settings)
+        found = measure(competitor, suite, seed=cell.seed, num_looks=cell.num_looks)
+        outcome = Outcome(cell, found)
+    except NestlingError as error:
+        outcome = Outcome(cell, None, " ".join(f"{type(error).__name__}: {error}".split()))
+    write_outcome(place.folder, outcome)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    place: Place,
+    *,
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Measure what a run folder does not hold yet.
+
+    Args:
+        cells: all that are wanted.
+        place: their files are read and written there.
+        num_workers: processes; None for one per core, 1 for this process alone.
+        progress: told the last cell and the share that is done.
+
+    Returns: outcomes in the order of `cells`.
+
+    Raises:
+        JobError: a file there is damaged or of another cell, or a process died.
+        DataError: the suite's data are not there.
+    """
+    missing = [cell for cell in cells if read_outcome(place.folder, cell) is None]
+    # By stream, so that a process reads each suite about once.
+    missing.sort(key=lambda cell: (cell.split, cell.seed))
+    if missing:
+        # Fetches what is not there, and fails, before any process starts.
+        first = missing[0]
+        open_suite(first.suite, first.seed, first.split, place.data, place.offline)
+    num_done = len(cells) - len(missing)
+    for cell in _run(missing, place, num_workers or os.cpu_count() or 1):
+        num_done += 1
+        if progress is not None:
+            progress(f"{cell.method}, seed {cell.seed}", num_done / len(cells))
+    return [_require(place.folder, cell) for cell in cells]
+
+
+def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell]:
+    if num_workers == 1 or len(cells) <= 1:
+        with use_threads(1):
+            for cell in cells:
+                run_cell(cell, place)
+                yield cell
+        return
+    # Spawned, since torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(cells)), mp_context=context, initializer=_start_worker
+    )
+    try:
+        waiting: dict[Future[None], Cell] = {
+            pool.submit(run_cell, cell, place): cell for cell in cells
+        }
+        while waiting:
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+                yield waiting.pop(future)
+    except BrokenProcessPool:
+        raise JobError(
+            "a process of the benchmark died (out of memory?); run the same command again to go on"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C is for the parent: a cell that is under way ends and is written.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _require(folder: Path, cell: Cell) -> Outcome:
+    outcome = read_outcome(folder, cell)
+    if outcome is None:
+        raise JobError(f"'{cell.find_path(folder)}' vanished while the benchmark ran; run it again")
+    return outcome

@@ -3,5 +3,14 @@
 from nestling.retain.closed.form import ClosedForm
 from nestling.retain.closed.lda import StreamingLDA
 from nestling.retain.closed.means import NearestClassMean
+from nestling.retain.closed.ranpac import RandomProjectionRidge, choose_on_held
+from nestling.retain.closed.recursive import RecursiveRidge
 
-__all__ = ["ClosedForm", "NearestClassMean", "StreamingLDA"]
+__all__ = [
+    "ClosedForm",
+    "NearestClassMean",
+    "RandomProjectionRidge",
+    "RecursiveRidge",
+    "StreamingLDA",
+    "choose_on_held",
+]

@@ -48,16 +48,16 @@ class BlockMeans:
     """A block, class by class.
 
     Args:
-        labels_B: (B,) the labels that occur, ascending.
-        index_N: (N,) position of each example's label in `labels_B`.
-        counts_B: (B,) examples of each, float64.
-        means_BD: (B, D) float64.
+        labels: (B,) the labels that occur, ascending.
+        index: (N,) position of each example's label in `labels`.
+        counts: (B,) examples of each, float64.
+        means: (B, D) float64.
     """
 
-    labels_B: Tensor
-    index_N: Tensor
-    counts_B: Tensor
-    means_BD: Tensor
+    labels: Tensor
+    index: Tensor
+    counts: Tensor
+    means: Tensor
 
 
 def check_width(num_inputs: int) -> int:

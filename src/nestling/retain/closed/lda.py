@@ -96,19 +96,19 @@ class StreamingLDA:
         if not len(y_N):
             return
         block = measure_block(x_ND, y_N)
-        labels_B = block.labels_B
+        labels_B = block.labels
         num_classes = max(self.num_classes, int(labels_B[-1]) + 1)
         counts_K = grow_rows(self._counts_K, num_classes)
         means_KD = grow_rows(self._means_KD, num_classes)
         before_B = counts_K[labels_B]
-        share_B = block.counts_B / (before_B + block.counts_B)
-        shift_BD = block.means_BD - means_KD[labels_B]
-        within_ND = x_ND - block.means_BD[block.index_N]
+        share_B = block.counts / (before_B + block.counts)
+        shift_BD = block.means - means_KD[labels_B]
+        within_ND = x_ND - block.means[block.index]
         between_BD = shift_BD * (before_B * share_B).sqrt()[:, None]
         rows_RD = torch.cat((within_ND, between_BD))
         scatter_DD = torch.addmm(self._scatter_DD, rows_RD.T, rows_RD)
         means_KD[labels_B] += shift_BD * share_B[:, None]
-        counts_K[labels_B] += block.counts_B
+        counts_K[labels_B] += block.counts
         check_sums([scatter_DD, means_KD.square()])
         self._scatter_DD, self._means_KD, self._counts_K = scatter_DD, means_KD, counts_K
         self._solution = None

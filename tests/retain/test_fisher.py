@@ -171,6 +171,17 @@ def test_chunks_are_cut_to_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fisher, "_CHUNK_SCALARS", 5 * num_scalars)
     assert_close(estimate_fisher(model, [(x, y)]), whole)
     assert sizes == [5, 5, 3]
+    sizes.clear()
+    assert_close(estimate_fisher(model, cut(x, y, 2)), whole)
+    assert sizes == [5, 5, 3]
+
+
+def test_batches_of_other_lengths_are_taken_apart() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool1d(4), make_mlp())
+    first, second = (draw(3, 8), torch.tensor([0, 1, 1])), (draw(2, 12), torch.tensor([1, 0]))
+    both = estimate_fisher(model, [first, second])
+    one, other = estimate_fisher(model, [first]), estimate_fisher(model, [second])
+    assert_close(both, {name: (3 * value + 2 * other[name]) / 5 for name, value in one.items()})
 
 
 def test_num_examples_takes_the_first_ones_and_reads_no_further() -> None:
@@ -193,6 +204,8 @@ def test_bad_input_says_what_works() -> None:
         estimate_fisher(model, [(x, y)], num_examples=0)
     with pytest.raises(ShapeMismatch, match=r"\(4, 2\) for targets of shape \(4, 1\)"):
         estimate_fisher(model, [(x, y[:, None])])
+    with pytest.raises(ShapeMismatch, match="4 inputs and 3 targets"):
+        estimate_fisher(model, [(x, y[:3])])
     assert model.training
 
 

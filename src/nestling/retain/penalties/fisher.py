@@ -121,6 +121,7 @@ def average_gradients(
 
     Raises:
         DataError: no example.
+        ShapeMismatch: a batch with other numbers of inputs and of targets.
     """
     check_num_examples(num_examples)
     params = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
@@ -254,13 +255,34 @@ def _copy_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _cut(loader: Iterable[Pair], size: int, num_examples: int | None) -> Iterator[Pair]:
-    """The loader's first examples, in chunks of at most `size`."""
+    """The loader's first examples, in chunks of `size`; small batches are put together."""
     left = num_examples
+    held: list[Pair] = []
     for x, y in loader:
+        if len(x) != len(y):
+            raise ShapeMismatch(f"{len(x)} inputs and {len(y)} targets; give one for each")
         if left is not None:
             x, y = x[:left], y[:left]
             left -= len(x)
-        if len(x):
-            yield from zip(x.split(size), y.split(size), strict=True)
+        if held and _tell_shapes(held[0]) != _tell_shapes((x, y)):  # e.g. texts of another length
+            yield from _split(held, size)
+            held = []
+        held.append((x, y))
+        if sum(len(part) for part, _ in held) >= size:
+            *whole, last = _split(held, size)
+            yield from whole
+            held = [last]
         if left == 0:
-            return
+            break
+    yield from _split(held, size)
+
+
+def _tell_shapes(pair: Pair) -> tuple[torch.Size, torch.Size]:
+    return pair[0].shape[1:], pair[1].shape[1:]
+
+
+def _split(held: list[Pair], size: int) -> list[Pair]:
+    if not held:
+        return []
+    x, y = (torch.cat(parts) for parts in zip(*held, strict=True))
+    return list(zip(x.split(size), y.split(size), strict=True)) if len(x) else []

@@ -3,6 +3,8 @@
 A cell's file is written at once and whole, so that an interrupted benchmark goes on where it was.
 """
 
+import functools
+import hashlib
 import json
 import math
 import os
@@ -42,15 +44,21 @@ class Cell:
     num_looks: int = 0
 
     def find_path(self, folder: Path) -> Path:
-        """Where it lies in a run folder.
+        """Where it lies in a run folder; other settings lie elsewhere.
 
-        >>> Cell("s", "test", "er", 3).find_path(Path("run")).as_posix()
-        'run/cells/er-seed3.json'
+        >>> Cell("s", "test", "default", 3).find_path(Path("run")).as_posix()
+        'run/cells/default-seed3.json'
+        >>> Cell("s", "validation", "er", 100, {"lr": 0.1}, 2).find_path(Path("run")).as_posix()
+        'run/search/er-trial2-seed100-c924a5f4.json'
         """
-        method = self.method.replace(":", "..")
-        if self.trial is None:
-            return folder / "cells" / f"{method}-seed{self.seed}.json"
-        return folder / "search" / f"{method}-trial{self.trial}-seed{self.seed}.json"
+        name = self.method.replace(":", "..")
+        if self.trial is not None:
+            name += f"-trial{self.trial}"
+        name += f"-seed{self.seed}"
+        if self.settings:
+            text = json.dumps(dict(self.settings), sort_keys=True)
+            name += f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return folder / ("cells" if self.trial is None else "search") / f"{name}.json"
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,28 @@ class Outcome:
         cell: what was to be measured.
         measurement: what was found; None if the method failed.
         failure: why it failed, in one line; None if it did not.
+        code: of the package that measured it, see `identify_code`.
     """
 
     cell: Cell
     measurement: Measurement | None
     failure: str | None = None
+    code: str = ""
 
     def summarize(self) -> dict[str, float | None]:
         """See `measuring.summarize`; empty for a failure."""
         return {} if self.measurement is None else summarize(self.measurement)
+
+
+@functools.lru_cache(maxsize=1)
+def identify_code() -> str:
+    """Eight hex digits over all source files of the package: another code, another name."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -78,6 +99,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "cell": _describe(outcome.cell),
+        "code": outcome.code,
         "failure": outcome.failure,
         "measurement": None if measurement is None else asdict(measurement),
     }
@@ -111,7 +133,10 @@ def read_outcome(folder: Path, cell: Cell) -> Outcome | None:
         shown = ", ".join(f"{name} {held.get(name)!r} for {expected[name]!r}" for name in other)
         raise _refuse(path, f"holds another cell ({shown or 'unknown fields'})")
     try:
-        return Outcome(cell, _read_measurement(data["measurement"]), data["failure"])
+        found, failure = _read_measurement(data["measurement"]), data["failure"]
+        if (found is None) == (failure is None):
+            raise ValueError("neither found nor failed")
+        return Outcome(cell, found, failure, str(data["code"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _refuse(path, f"is damaged ({type(error).__name__})") from None
 
@@ -148,8 +173,8 @@ def _read_measurement(data: Mapping[str, Any] | None) -> Measurement | None:
     if not all(0.0 <= value <= 1.0 for value in flat):
         raise ValueError("an accuracy outside [0, 1]")
     prequential = data["prequential"]
-    seconds = float(data["seconds"])
-    if not math.isfinite(seconds):
+    seconds, answering = float(data["seconds"]), float(data["seconds_answering"])
+    if not math.isfinite(seconds + answering):
         raise ValueError("seconds")
     return Measurement(
         matrix=matrix,
@@ -157,6 +182,7 @@ def _read_measurement(data: Mapping[str, Any] | None) -> Measurement | None:
         prequential=None if prequential is None else float(prequential),
         num_bytes=int(data["num_bytes"]),
         seconds=seconds,
+        seconds_answering=answering,
         num_seen=int(data["num_seen"]),
     )
 

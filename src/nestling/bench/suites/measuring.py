@@ -16,7 +16,7 @@ from nestling.data.suites import Suite
 from nestling.judge import AccuracyMatrix, steps_to_fraction, worst_case_accuracy
 from nestling.learn.runs.scoring import accuracy_among, list_batches
 
-NUM_LOOKS = 24  # within an experience; dense at its start, where adaptation happens
+NUM_LOOKS = 16  # within an experience; dense at its start, where adaptation happens
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Measurement:
             the suite is no ordered stream.
         num_bytes: kept at the end beside the model.
         seconds: of CPU, spent learning.
+        seconds_answering: of CPU, spent on looks; some methods do there what they put off.
         num_seen: examples learned, repeats counted.
     """
 
@@ -53,6 +54,7 @@ class Measurement:
     prequential: float | None = None
     num_bytes: int = 0
     seconds: float = 0.0
+    seconds_answering: float = 0.0
     num_seen: int = 0
 
 
@@ -92,6 +94,7 @@ def measure(
     """
     found = Measurement()
     num_right = 0
+    scorer = _Scorer(competitor, suite, found)
     for index, one in enumerate(suite.experiences):
         x, y = one.train
         batches = list(_list_rows(suite, index, seed))
@@ -99,7 +102,7 @@ def measure(
         num_fresh = math.ceil(len(x) / suite.batch_size)
         start = found.num_seen
         if index and num_looks:
-            found.looks.append(_look(competitor, suite, index, 0))
+            scorer.look(index, 0)
         for number, rows in enumerate(batches, start=1):
             if suite.is_ordered and found.num_seen:
                 classes = _list_classes(suite, index)
@@ -109,12 +112,12 @@ def measure(
             found.seconds += time.process_time() - started
             found.num_seen += len(rows)
             if number in marks:
-                found.looks.append(_look(competitor, suite, index, found.num_seen - start))
+                scorer.look(index, found.num_seen - start)
         loader = Replayable(x, y, suite.batch_size)
         started = time.process_time()
         competitor.end_experience(loader)
         found.seconds += time.process_time() - started
-        everything = _score(competitor, suite, index, len(suite.experiences))
+        everything = scorer.score(index, len(suite.experiences))
         found.matrix.append(everything)
         found.looks.append(Look(index, found.num_seen - start, everything[: index + 1]))
     found.num_bytes = competitor.count_bytes()
@@ -129,7 +132,7 @@ def summarize(found: Measurement) -> dict[str, float | None]:
     Returns: acc and bwt [Lopez-Paz 2017], forgetting [Chaudhry 2018], worst (WC-ACC, with the
         stability gap) [De Lange 2023], stability_gap: mean over experiences of the deepest
         fall of older ones within it, learning_accuracy, steps_to_90 in examples, prequential,
-        bytes, seconds.
+        bytes, seconds, seconds_per_look.
     """
     judged = AccuracyMatrix(found.matrix)
     num_experiences = judged.num_experiences
@@ -150,6 +153,7 @@ def summarize(found: Measurement) -> dict[str, float | None]:
         "prequential": found.prequential,
         "bytes": float(found.num_bytes),
         "seconds": found.seconds,
+        "seconds_per_look": found.seconds_answering / len(found.looks),
     }
 
 
@@ -192,21 +196,32 @@ def _count_right(competitor: Competitor, x: Tensor, y: Tensor, classes: Sequence
     return round(accuracy_among(competitor.compute_scores(x), y, classes) * len(y))
 
 
-def _look(competitor: Competitor, suite: Suite, index: int, num_examples: int) -> Look:
-    return Look(index, num_examples, _score(competitor, suite, index, index + 1))
+@dataclass(frozen=True)
+class _Scorer:
+    """Asks a competitor, and adds up what asking costs."""
 
+    competitor: Competitor
+    suite: Suite
+    found: Measurement
 
-def _score(competitor: Competitor, suite: Suite, index: int, num_scored: int) -> list[float]:
-    """Accuracy on the first `num_scored` experiences; asked at once, which is fast."""
-    asked = suite.experiences[:num_scored]
-    classes = _list_classes(suite, index)
-    scores = competitor.compute_scores(torch.cat([one.test[0] for one in asked])).float()
-    parts = scores.split([len(one.test[0]) for one in asked])
-    return [
-        accuracy_among(
-            part.nan_to_num(-math.inf),
-            one.test[1],
-            one.classes if suite.known_task_at_test else classes,
-        )
-        for part, one in zip(parts, asked, strict=True)
-    ]
+    def look(self, index: int, num_examples: int) -> None:
+        """Score what was met so far."""
+        self.found.looks.append(Look(index, num_examples, self.score(index, index + 1)))
+
+    def score(self, index: int, num_scored: int) -> list[float]:
+        """Accuracy on the first `num_scored` experiences; asked at once, which is fast."""
+        asked = self.suite.experiences[:num_scored]
+        classes = _list_classes(self.suite, index)
+        x = torch.cat([one.test[0] for one in asked])
+        started = time.process_time()
+        scores = self.competitor.compute_scores(x)
+        self.found.seconds_answering += time.process_time() - started
+        parts = scores.float().split([len(one.test[0]) for one in asked])
+        return [
+            accuracy_among(
+                part.nan_to_num(-math.inf),
+                one.test[1],
+                one.classes if self.suite.known_task_at_test else classes,
+            )
+            for part, one in zip(parts, asked, strict=True)
+        ]

@@ -6,6 +6,7 @@ What a method imports is imported when it is built.
 from collections.abc import Iterable, Mapping
 
 from nestling.bench.suites.competitors import (
+    ClosedForm,
     Competitor,
     DefaultLearner,
     JointLoop,
@@ -17,9 +18,9 @@ from nestling.core.seeds import make_generator
 from nestling.models import import_function
 
 CAPACITY = 200  # examples that a method with replay may store
-_LR = Range(0.01, 0.3, 0.1)
-_EWC = Range(1.0, 1e4, 100.0)
-_MAS = Range(0.01, 100.0, 1.0)
+_LR = Range(0.003, 0.3, 0.03)
+_EWC = Range(1.0, 1e3, 20.0)
+_MAS = Range(0.01, 10.0, 0.3)
 _LWF = Range(0.1, 10.0, 1.0)
 
 
@@ -27,11 +28,15 @@ def find_method(name: str) -> Method:
     """A method by its name, or the `Method` that the user's "module:function" returns.
 
     Raises:
-        PlanError: no such method; names the nearest.
+        PlanError: no such method, names the nearest; or the user's function fails.
         ModelError: no such module or function.
     """
     if ":" in name:
-        method = import_function(name)()
+        function = import_function(name)
+        try:
+            method = function()
+        except Exception as error:
+            raise PlanError(f"'{name}' failed with {type(error).__name__}: {error}") from error
         if not isinstance(method, Method):
             raise PlanError(f"'{name}' returned {type(method).__name__}; return a bench Method")
         return method
@@ -80,6 +85,17 @@ def _loop(
     return Method(name, kind, build, {"lr": _LR, **(space or {})}, False, is_small, is_told)
 
 
+def _solve(name: str, space: Mapping[str, Range] | None = None, is_small: bool = False) -> Method:
+    """A closed form by name; see `parts`."""
+
+    def build(setup: Setup, settings: Settings) -> Competitor:
+        from nestling.bench.suites.parts import SOLVERS
+
+        return ClosedForm(SOLVERS[name](setup, settings))
+
+    return Method(name, "closed_form", build, space or {}, is_small=is_small)
+
+
 def _build_joint(setup: Setup, settings: Settings) -> Competitor:
     return JointLoop(
         setup.make_model,
@@ -120,6 +136,12 @@ _NO_REPLAY = (
 _REPLAY = (
     Method("default-replay200", "replay200", _build_default_replay, is_default=True, is_small=True),
 )
+_CLOSED = (
+    _solve("ncm", is_small=True),
+    _solve("slda", {"shrinkage": Range(1e-4, 0.5, 0.01)}, is_small=True),
+    _solve("ranpac", is_small=True),
+    _solve("ridge", {"strength": Range(0.1, 1e3, 10.0)}),
+)
 _OTHERS = (Method("joint", "reference", _build_joint, {"lr": _LR}, needs_boundary=True),)
 
-METHODS: dict[str, Method] = {one.name: one for one in (*_NO_REPLAY, *_REPLAY, *_OTHERS)}
+METHODS: dict[str, Method] = {one.name: one for one in (*_NO_REPLAY, *_CLOSED, *_REPLAY, *_OTHERS)}

@@ -5,8 +5,16 @@
 
 from collections.abc import Callable
 
+from nestling.bench.suites.competitors import Solver
 from nestling.bench.suites.method import Settings, Setup
+from nestling.memory import RandomFeatures
 from nestling.retain import Retention
+from nestling.retain.closed import (
+    NearestClassMean,
+    RandomProjectionRidge,
+    RecursiveRidge,
+    StreamingLDA,
+)
 from nestling.retain.penalties import EWC, L2SP, MAS, SI, LwF, MaskAbsent, OnlineEWC
 
 Part = Callable[[Setup, Settings], Retention]
@@ -21,4 +29,19 @@ PARTS: dict[str, Part] = {
     "mas": lambda _, drawn: MAS(drawn["strength"]),
     "l2sp": lambda _, drawn: L2SP(drawn["strength"], 0.0, head=""),
     "lwf": lambda _, drawn: LwF(drawn["strength"]),
+}
+
+NUM_FEATURES = 1000  # of the closed forms that make their own
+
+SOLVERS: dict[str, Callable[[Setup, Settings], Solver]] = {
+    "ncm": lambda setup, _: NearestClassMean(setup.num_inputs),
+    "slda": lambda setup, drawn: StreamingLDA(setup.num_inputs, shrinkage=drawn["shrinkage"]),
+    "ranpac": lambda setup, _: RandomProjectionRidge(
+        setup.num_inputs, NUM_FEATURES, seed=setup.seed
+    ),
+    "ridge": lambda setup, drawn: RecursiveRidge(
+        setup.num_inputs,
+        features=RandomFeatures(setup.num_inputs, NUM_FEATURES, seed=setup.seed),
+        strength=drawn["strength"],
+    ),
 }

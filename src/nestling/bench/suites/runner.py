@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from nestling.bench.suites.cells import Cell, Outcome, read_outcome, write_outcome
+from nestling.bench.suites.cells import Cell, Outcome, identify_code, read_outcome, write_outcome
 from nestling.bench.suites.measuring import measure
 from nestling.bench.suites.method import make_setup
 from nestling.bench.suites.methods import find_method
@@ -49,10 +49,17 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
     Raises:
         DataError: no such suite, or its data are not there.
         ModelError: no such module or function.
+        PlanError: the user's function fails, or returns something else than a suite.
     """
     if ":" not in name:
         return make_suite(name, seed, split=split, folder=data, offline=offline)
-    made = import_function(name)(seed, split)
+    function = import_function(name)
+    try:
+        made = function(seed, split)
+    except NestlingError:
+        raise
+    except Exception as error:
+        raise PlanError(f"'{name}' failed with {type(error).__name__}: {error}") from error
     if not isinstance(made, Suite):
         raise PlanError(f"'{name}' returned {type(made).__name__}; return a nestling.data Suite")
     return made
@@ -65,9 +72,10 @@ def run_cell(cell: Cell, place: Place) -> None:
     try:
         competitor = method.build(make_setup(suite, cell.seed), cell.settings)
         found = measure(competitor, suite, seed=cell.seed, num_looks=cell.num_looks)
-        outcome = Outcome(cell, found)
+        outcome = Outcome(cell, found, code=identify_code())
     except NestlingError as error:
-        outcome = Outcome(cell, None, " ".join(f"{type(error).__name__}: {error}".split()))
+        failure = " ".join(f"{type(error).__name__}: {error}".split())
+        outcome = Outcome(cell, None, failure, identify_code())
     write_outcome(place.folder, outcome)
 
 

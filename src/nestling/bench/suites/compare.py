@@ -1,0 +1,116 @@
+"""Defaults against their rivals: paired over seeds, tested, corrected for many rivals."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from nestling.core.errors import DataError
+from nestling.judge import Estimate, compare_paired
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One default against one rival.
+
+    Attributes:
+        ours: the default's name.
+        theirs: the rival's.
+        difference: ours - theirs over the shared seeds, with a 95 % t-interval.
+        p: two-sided, of the paired t test, before correction.
+        p_corrected: after Holm's correction over all rivals of this default.
+    """
+
+    ours: str
+    theirs: str
+    difference: Estimate
+    p: float
+    p_corrected: float
+
+
+def measure_tail(t: float, num_degrees: int) -> float:
+    """P(|T| >= |t|) for Student's t, exact for whole degrees of freedom.
+
+    With theta = atan(t / sqrt(n)), 1 - P is a finite sum in sin and cos of theta
+    [Abramowitz and Stegun 1964, 26.7.3 and 26.7.4].
+
+    Args:
+        t: the statistic.
+        num_degrees: n, at least 1.
+
+    >>> round(measure_tail(2.262, 9), 4), measure_tail(0.0, 3)
+    (0.05, 1.0)
+    """
+    if num_degrees < 1:
+        raise DataError(f"{num_degrees} degrees of freedom; at least 1")
+    if math.isinf(t):
+        return 0.0
+    theta = math.atan(abs(t) / math.sqrt(num_degrees))
+    sine, cosine = math.sin(theta), math.cos(theta)
+    is_odd = num_degrees % 2
+    # Terms of cos^k for k = 0, 2, 4, ... (even) or 1, 3, 5, ... (odd), up to n - 2.
+    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
+    for power in range(is_odd, num_degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    inside = 2.0 / math.pi * (theta + sine * total) if is_odd else sine * total
+    return min(1.0, max(0.0, 1.0 - inside))
+
+
+def run_paired_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Two-sided p of the paired t test; 1 for a single seed, which shows nothing.
+
+    t = mean(d) / (s_d / sqrt(n)),  d = ours - theirs,  n - 1 degrees of freedom
+
+    Args:
+        ours: one value per seed.
+        theirs: the same seeds, in the same order.
+
+    >>> round(run_paired_test([2.0, 3.0, 5.0], [1.0, 1.0, 2.0]), 4)
+    0.0742
+    """
+    if len(ours) != len(theirs):
+        raise DataError(f"{len(ours)} and {len(theirs)} seeds; pairs need the same seeds")
+    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
+    if len(differences) < 2:
+        return 1.0
+    mean, spread = statistics.mean(differences), statistics.stdev(differences)
+    if mean == 0.0:
+        return 1.0
+    t = math.inf if spread == 0.0 else mean / (spread / math.sqrt(len(differences)))
+    return measure_tail(t, len(differences) - 1)
+
+
+def correct_holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p_(i) <- max_{j <= i} min(1, (m - j + 1) p_(j)) [Holm 1979].
+
+    Args:
+        p_values: of m tests, in any order.
+
+    >>> [round(p, 3) for p in correct_holm([0.04, 0.01, 0.03])]
+    [0.06, 0.03, 0.06]
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def compare_all(
+    ours: str, values: Mapping[str, Sequence[float]], rivals: Sequence[str]
+) -> list[Comparison]:
+    """A default against each rival, corrected over all of them.
+
+    Args:
+        ours: the default's name.
+        values: method -> one value per seed, the same seeds in the same order.
+        rivals: names in `values`.
+    """
+    p_values = [run_paired_test(values[ours], values[rival]) for rival in rivals]
+    return [
+        Comparison(ours, rival, compare_paired(values[ours], values[rival]), p, p_corrected)
+        for rival, p, p_corrected in zip(rivals, p_values, correct_holm(p_values), strict=True)
+    ]

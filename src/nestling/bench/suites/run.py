@@ -1,0 +1,139 @@
+"""A whole suite: search, test streams, costs, comparison, tables and pictures; resumable."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestling.bench.result import SuiteResult, write_result
+from nestling.bench.suites.cells import Cell, write_atomically
+from nestling.bench.suites.costs import BASE, time_methods
+from nestling.bench.suites.figures import Contest, Row, build_figures, build_rows
+from nestling.bench.suites.measuring import NUM_LOOKS
+from nestling.bench.suites.methods import choose_methods
+from nestling.bench.suites.plots import write_plots
+from nestling.bench.suites.runner import Place, Progress, open_suite, run_cells
+from nestling.bench.suites.search import NUM_TRIALS, search
+from nestling.bench.suites.tables import build_summary, format_report
+from nestling.core.errors import JobError
+
+NUM_SEEDS = 10
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked of the benchmark.
+
+    Args:
+        suite: name, or "module:function" for one of the user's own.
+        place: run folder, and where data lie.
+        methods: names; none for what the budget holds. Fine-tuning always runs, since costs
+            are measured against it.
+        num_seeds: test streams, from seed 0 on.
+        budget: "small" for a named subset of the methods, "full" for all, or the number of
+            trials of the search for all.
+
+    Raises:
+        JobError: no seed, or a budget that is none.
+        PlanError: an unknown method.
+    """
+
+    suite: str
+    place: Place
+    methods: Sequence[str] = ()
+    num_seeds: int = NUM_SEEDS
+    budget: str | int = "small"
+
+    def __post_init__(self) -> None:
+        if self.num_seeds < 1:
+            raise JobError(f"{self.num_seeds} seeds; give at least 1")
+        if isinstance(self.budget, str) and self.budget not in ("small", "full"):
+            raise JobError(f"budget {self.budget!r}; give small, full or a number of trials")
+        if isinstance(self.budget, int) and self.budget < 1:
+            raise JobError(f"budget {self.budget}; a search needs at least 1 trial")
+        self.list_methods()
+
+    @property
+    def num_trials(self) -> int:
+        """Of the search, for every method that has something to tune."""
+        return self.budget if isinstance(self.budget, int) else NUM_TRIALS
+
+    def list_methods(self) -> list[str]:
+        """What runs, in the order of the table."""
+        chosen = choose_methods(self.methods, self.budget)
+        return chosen if BASE in chosen else [*chosen, BASE]
+
+
+def run_suite(
+    wish: Wish, *, num_workers: int | None = None, progress: Progress | None = None
+) -> tuple[SuiteResult, list[Row]]:
+    """Measure what the run folder does not hold yet, and write what was found.
+
+    The folder gets search.json, costs.json, result.json, table.md, scatter.png, curves.png and
+    a file per cell.
+
+    Args:
+        wish: what is asked.
+        num_workers: processes; None for one per core.
+        progress: told what is done, and the share that is.
+
+    Returns: figures and one row per method and seed; and one row per method.
+
+    Raises:
+        JobError: the folder holds another suite, or damaged files.
+        DataError: an unknown suite, or its data are not there.
+        MissingExtra: matplotlib is not installed; all files but the pictures are written.
+    """
+    folder = wish.place.folder
+    suite = open_suite(wish.suite, 0, "test", wish.place.data, wish.place.offline)
+    _claim(folder, wish.suite)
+    methods = wish.list_methods()
+    chosen = search(
+        wish.suite,
+        methods,
+        wish.num_trials,
+        wish.place,
+        num_workers=num_workers,
+        progress=None if progress is None else lambda t, done: progress(f"search: {t}", 0.5 * done),
+    )
+    seeds = range(wish.num_seeds)
+    cells = [
+        Cell(wish.suite, "test", name, seed, one.settings, num_looks=NUM_LOOKS)
+        for seed in seeds
+        for name, one in chosen.items()
+    ]
+    outcomes = run_cells(
+        cells,
+        wish.place,
+        num_workers=num_workers,
+        progress=None if progress is None else lambda t, done: progress(t, 0.5 + 0.4 * done),
+    )
+    settings = {name: one.settings for name, one in chosen.items()}
+    ratios = time_methods(
+        wish.suite,
+        settings,
+        wish.place,
+        progress=None if progress is None else lambda t, done: progress(t, 0.9 + 0.1 * done),
+    )
+    contest = Contest(suite, seeds, outcomes, settings, ratios, wish.num_trials, str(wish.budget))
+    result = SuiteResult(suite.name, build_figures(contest), build_rows(contest))
+    write_result(folder / "result.json", result)
+    write_atomically(folder / "table.md", format_report(contest, dict(result.figures)))
+    write_plots(contest, folder)
+    return result, build_summary(contest)
+
+
+def _claim(folder: Path, suite: str) -> None:
+    """Refuse a folder of another suite or of something else; mark a new one."""
+    path = folder / "bench.json"
+    if path.exists():
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))["suite"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobError(f"'{path}' is damaged ({type(error).__name__}); delete it") from None
+        if held != suite:
+            raise JobError(f"'{folder}' holds suite {held!r}; give another folder with --out")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise JobError(f"'{folder}' holds something else; give an empty folder with --out")
+    write_atomically(path, json.dumps({"suite": suite}) + "\n")

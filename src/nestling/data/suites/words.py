@@ -3,11 +3,12 @@
 Axis letters: N texts, D columns.
 """
 
-import zlib
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nestling.core.errors import DataError
@@ -55,27 +56,35 @@ def hash_texts(
     """
     if num_columns < 1 or not sizes or min(sizes) < 1:
         raise DataError(f"num_columns {num_columns}, sizes {tuple(sizes)}; give 1 or more")
-    places: dict[str, tuple[int, float]] = {}
-    rows, columns, signs = [], [], []
-    for row, text in enumerate(texts):
-        padded = f" {text.lower()} "
-        for size in sizes:
-            for start in range(len(padded) - size + 1):
-                gram = padded[start : start + size]
-                if gram not in places:
-                    # Python's own hash differs between runs. The sign comes from a second sum,
-                    # since the bits of one sum that choose the column are not free.
-                    code = gram.encode()
-                    sign = 1.0 if zlib.adler32(code) % 2 else -1.0
-                    places[gram] = (zlib.crc32(code) % num_columns, sign)
-                column, sign = places[gram]
-                rows.append(row)
-                columns.append(column)
-                signs.append(sign)
-    counts = torch.zeros(len(texts), num_columns)
-    at = (torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long))
-    counts.index_put_(at, torch.tensor(signs), accumulate=True)
-    return torch.nn.functional.normalize(counts.sign() * counts.abs().sqrt(), dim=1)
+    # All texts as one row of code points, so that n-grams are summed without a loop over them.
+    padded = [f" {text.lower()} " for text in texts]
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
+    owner = np.repeat(np.arange(len(texts)), [len(text) for text in padded])
+    counts = torch.zeros(len(texts) * num_columns)
+    for size in sizes:
+        num_grams = max(len(codes) - size + 1, 0)
+        hashed = np.full(num_grams, size, np.uint64)
+        for place in range(size):
+            hashed = _mix(hashed ^ codes[place : place + num_grams])
+        # An n-gram that begins in one text and ends in the next is none.
+        is_whole = owner[:num_grams] == owner[size - 1 :]
+        columns = (hashed % np.uint64(num_columns)).astype(np.int64)
+        at = (owner[:num_grams] * num_columns + columns)[is_whole]
+        signs = np.where(hashed[is_whole] >> np.uint64(63), 1.0, -1.0).astype(np.float32)
+        counts.index_add_(0, torch.from_numpy(at), torch.from_numpy(signs))
+    roots = (counts.sign() * counts.abs().sqrt()).reshape(len(texts), num_columns)
+    return torch.nn.functional.normalize(roots, dim=1)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Every bit depends on every bit: the last steps of SplitMix64 [Steele 2014].
+
+    Python's own hash differs between runs.
+    """
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def make_clinc150(request: Request) -> Suite:

@@ -5,7 +5,7 @@ Letters: N examples, I inputs, D directions.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class RecentContext:
         self._pending: list[Tensor] = []
         self._num_pending = 0
         self._level = 0.0
-        self._densities: tuple[_Gaussian, _Gaussian] | None = None
+        self._densities: tuple[Gaussian, Gaussian] | None = None
 
     def add(self, x: Tensor) -> None:
         """Take in inputs (N, I), in order; ShapeMismatch or NonFiniteInput if they are none."""
@@ -105,15 +105,26 @@ class RecentContext:
         if self._life.clock == 0:
             return torch.ones(len(x), dtype=torch.float64)
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
-        return (ratio_N - max(self._level, 0.0)).clamp_max(0.0).exp()
+        return (ratio_N - self.level).clamp_max(0.0).exp()
+
+    @property
+    def level(self) -> float:
+        """max(0, l_h): what r forgives."""
+        return max(self._level, 0.0)
+
+    @property
+    def densities(self) -> "tuple[Gaussian, Gaussian] | None":
+        """Those of recent inputs and of all; None before the first block."""
+        if self._densities is None and self._life.clock:
+            life = _fit(self._life.values, None)
+            self._densities = _fit(self._recent.values, life), life
+        return self._densities
 
     def _compute_ratio(self, z_ND: Tensor) -> Tensor:
         """l(x): (N,); endlessly far from both is unlike what is recent, whatever it is like."""
-        if self._densities is None:
-            life = _fit(self._life.values, None)
-            self._densities = _fit(self._recent.values, life), life
-        recent, life = self._densities
-        ratio_N = _log_density(z_ND, recent) - _log_density(z_ND, life)
+        assert self.densities is not None
+        recent, life = self.densities
+        ratio_N = log_density(z_ND, recent) - log_density(z_ND, life)
         return ratio_N.nan_to_num(nan=-math.inf)
 
     def state_dict(self) -> dict[str, object]:
@@ -149,34 +160,46 @@ class RecentContext:
         return x.to(torch.float64) @ self.directions_ID
 
 
-# Mean (D,), covariance (D, D), the transpose of its inverse root (D, D), half the log-volume.
-_Gaussian = tuple[Tensor, Tensor, Tensor, float]
+class Gaussian(NamedTuple):
+    """A normal distribution, ready for its density.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D).
+        whitening: transpose of the inverse of the covariance's lower root, (D, D).
+        half_volume: half the logarithm of the covariance's determinant.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    whitening: Tensor
+    half_volume: float
 
 
-def _fit(statistics: Statistics, prior: _Gaussian | None) -> _Gaussian:
+def log_density(z_ND: Tensor, density: Gaussian) -> Tensor:
+    """(N,) log N(z; m, C), without the constant.
+
+    >>> unit = Gaussian(torch.zeros(1), torch.eye(1), torch.eye(1), 0.0)
+    >>> log_density(torch.tensor([[2.0]]), unit)
+    tensor([-2.])
+    """
+    whitened_ND = (z_ND - density.mean) @ density.whitening
+    return -0.5 * whitened_ND.square().sum(dim=1) - density.half_volume
+
+
+def _fit(statistics: Statistics, prior: Gaussian | None) -> Gaussian:
     """Mean and covariance, shrunk towards those of `prior` by D examples' worth."""
     scatter_DD, weight = mirror_scatter(statistics), statistics.weight
     D = len(scatter_DD)
     if prior is not None:
-        scatter_DD, weight = scatter_DD + D * prior[1], weight + D
+        scatter_DD, weight = scatter_DD + D * prior.covariance, weight + D
     covariance_DD = scatter_DD / weight
     if prior is None:
         variance = float(covariance_DD.diagonal().mean())
         rounding = 1e-12 * float(statistics.mean.square().mean())
         covariance_DD.diagonal().add_(max(_FLOOR * variance, rounding, 1e-100))
     root_DD = torch.linalg.cholesky(covariance_DD)
-    inverse_DD = torch.linalg.solve_triangular(
-        root_DD, torch.eye(D, dtype=torch.float64), upper=False
-    ).T
-    return (
-        statistics.mean.clone(),
-        covariance_DD,
-        inverse_DD,
-        float(root_DD.diagonal().log().sum()),
-    )
-
-
-def _log_density(z_ND: Tensor, density: _Gaussian) -> Tensor:
-    """(N,) log N(z; m, C), without the constant."""
-    mean_D, _, inverse_DD, half_volume = density
-    return -0.5 * ((z_ND - mean_D) @ inverse_DD).square().sum(dim=1) - half_volume
+    unit_DD = torch.eye(D, dtype=torch.float64)
+    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
+    half_volume = float(root_DD.diagonal().log().sum())
+    return Gaussian(statistics.mean.clone(), covariance_DD, whitening_DD, half_volume)

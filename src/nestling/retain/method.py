@@ -5,7 +5,7 @@ that step. Methods combine: give several, and their losses add.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.nn import functional
 Pair = tuple[Tensor, Tensor]
 
 
-class Retention(Protocol):
+class Retention:
     """What protects old knowledge while a model learns; every place is optional.
 
     Attributes:

@@ -13,7 +13,8 @@ from nestling.core.errors import NotFitted, PlanError, ShapeMismatch
 from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.batches import read_output
 from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model
-from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
+from nestling.memory import MemoryBank, RandomFeatures, RecentContext, RidgeMemory
+from nestling.memory.context import Gaussian, log_density
 
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner
@@ -29,6 +30,8 @@ class ExportedReadout(nn.Module):
         weights_E: how much each counts.
         present_K: classes on which the experts are mixed; None mixes all of them plainly.
         slow: expert that answers for the other classes.
+        context: how far the other experts are trusted for what the slow one reads, (N, D) -> (N,)
+            in [0, 1]; None: for every input alike.
         dtype: of the answer.
 
     Raises:
@@ -41,6 +44,7 @@ class ExportedReadout(nn.Module):
         weights_E: Tensor,
         present_K: Tensor | None = None,
         slow: int = 0,
+        context: RecentTrust | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -52,6 +56,7 @@ class ExportedReadout(nn.Module):
         self.dtype = dtype
         self.experts = nn.ModuleList(experts)
         self.slow = slow
+        self.context = context
         self.mixes_present = present_K is not None
         self.weights: Tensor
         self.present: Tensor
@@ -62,26 +67,79 @@ class ExportedReadout(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> probabilities (N, K) or values (N, M)."""
-        answers = [expert(*inputs).double() for expert in self.experts]
+        weights = self.weights[:, None]
+        if self.context is None:
+            answers = [expert(*inputs).double() for expert in self.experts]
+        else:
+            reader = self.experts[self.slow]
+            assert isinstance(reader, BankExpert)
+            read = reader.read(*inputs)  # once, for its answer and for the context
+            answers = [
+                (reader.answer(read) if i == self.slow else expert(*inputs)).double()
+                for i, expert in enumerate(self.experts)
+            ]
+            weights = give_to_slow(weights * self.context(read), self.slow)
         width = max(answer.shape[1] for answer in answers)
         answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
         if not self.mixes_present:
-            return torch.einsum("e,enk->nk", self.weights, torch.stack(answers)).to(self.dtype)
-        return mix_present(answers, self.weights, self.slow, self.present).to(self.dtype)
+            return (weights[:, :, None] * torch.stack(answers)).sum(dim=0).to(self.dtype)
+        return mix_present(answers, weights, self.slow, self.present).to(self.dtype)
 
 
-def mix_present(answers: list[Tensor], weights_E: Tensor, slow: int, present_K: Tensor) -> Tensor:
+class RecentTrust(nn.Module):
+    """`nestling.memory.RecentContext` as it stood: what is read (N, D) -> r in [0, 1], (N,).
+
+    Args:
+        context: that has taken in a block of examples already.
+    """
+
+    def __init__(self, context: RecentContext) -> None:
+        super().__init__()
+        assert context.densities is not None
+        self.level = context.level
+        self.half_volumes = [density.half_volume for density in context.densities]
+        self.directions: Tensor
+        self.means: Tensor
+        self.whitenings: Tensor
+        means = torch.stack([density.mean for density in context.densities])
+        whitenings = torch.stack([density.whitening for density in context.densities])
+        self.register_buffer("directions", context.directions_ID.clone())
+        self.register_buffer("means", means)
+        self.register_buffer("whitenings", whitenings)
+
+    def forward(self, read: Tensor) -> Tensor:
+        """(N, D) -> (N,)."""
+        z_ND = read.flatten(1).to(self.directions.dtype) @ self.directions
+        recent, life = (
+            log_density(z_ND, Gaussian(mean, whitening, whitening, half_volume))
+            for mean, whitening, half_volume in zip(
+                self.means, self.whitenings, self.half_volumes, strict=True
+            )
+        )
+        far = torch.full_like(recent, -torch.inf)
+        ratio = torch.where((recent - life).isnan(), far, recent - life)
+        return (ratio - self.level).clamp_max(0.0).exp()
+
+
+def give_to_slow(weights_EN: Tensor, slow: int) -> Tensor:
+    """What is missing of 1 in each column goes to the slow expert: (E, N) -> (E, N)."""
+    missing_N = 1.0 - weights_EN.sum(dim=0)
+    is_slow_E = nn.functional.one_hot(torch.tensor(slow), len(weights_EN)).to(weights_EN)
+    return weights_EN + is_slow_E[:, None] * missing_N
+
+
+def mix_present(answers: list[Tensor], weights: Tensor, slow: int, present_K: Tensor) -> Tensor:
     """`nestling.memory.mix_on_present` without branches on values, so that it can be traced.
 
     Args:
         answers: per expert (N, K).
-        weights_E: (E,).
+        weights: (E, N), or (E, 1) for every example alike.
         slow: which expert answers for absent classes.
         present_K: (K,) 0 or 1.
     """
     mixed = torch.zeros_like(answers[0])
     even = present_K / present_K.sum().clamp_min(1.0)
-    for weight, answer in zip(weights_E, answers, strict=True):
+    for weight, answer in zip(weights[:, :, None], answers, strict=True):
         kept = answer * present_K
         total = kept.sum(dim=1, keepdim=True)
         mixed = mixed + weight * torch.where(total > 1e-12, kept / total.clamp_min(1e-12), even)
@@ -119,9 +177,17 @@ class BankExpert(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M)."""
-        read = inputs[0] if self.tap is None else self.tap(*inputs)[0]
-        phi: Tensor = self.mixture(self.features(read.flatten(1).double()))
-        return phi
+        return self.answer(self.read(*inputs))
+
+    def read(self, *inputs: Tensor) -> Tensor:
+        """The model's inputs -> what the bank reads of them, (N, F) float64."""
+        read: Tensor = inputs[0] if self.tap is None else self.tap(*inputs)[0]
+        return read.flatten(1).double()
+
+    def answer(self, read: Tensor) -> Tensor:
+        """(N, F) -> (N, K) or (N, M)."""
+        answer: Tensor = self.mixture(self.features(read))
+        return answer
 
 
 def export_learner(learner: Learner) -> nn.Module:
@@ -144,7 +210,10 @@ def export_learner(learner: Learner) -> nn.Module:
         if not bool(present.any()):
             present = None
             weights = _choose_one(readout.slow, len(experts))
-    return ExportedReadout(experts, weights, present, readout.slow).eval()
+    context = None
+    if readout.gate is not None and readout.context is not None and readout.context.densities:
+        context = RecentTrust(readout.context)
+    return ExportedReadout(experts, weights, present, readout.slow, context).eval()
 
 
 def _count_classes(learner: Learner, names: Sequence[str]) -> int:
@@ -186,7 +255,7 @@ def _export_memory(level: MemoryLevel) -> nn.Module:
         present = bank.present()
         if not bool(present.any()):
             present, weights = None, _choose_one(bank.slow, len(heads))
-    mixture = ExportedReadout(heads, weights, present, bank.slow, torch.float64)
+    mixture = ExportedReadout(heads, weights, present, bank.slow, dtype=torch.float64)
     tap = None
     if level.reader.module is not None:
         module = bake_model(level.reader.module)

@@ -1,5 +1,6 @@
 """Figures of the accuracy matrix, against the worked example and what must hold for any matrix."""
 
+import json
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from nestling.judge import FORMULAS, AccuracyMatrix, formula
 
 WORKED = [[0.80, 0.10, 0.10], [0.90, 0.90, 0.20], [0.95, 0.70, 0.90]]
 shares = st.floats(0.0, 1.0)
+entries = st.floats(allow_infinity=False)
 matrices = st.integers(2, 5).flatmap(
     lambda n: st.lists(st.lists(shares, min_size=n, max_size=n), min_size=n, max_size=n)
 )
@@ -77,3 +79,49 @@ def test_unknown_definitions_name_the_nearest():
 
 def test_every_formula_can_be_printed():
     assert all("=" in formula(name) for name in FORMULAS)
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda n: st.tuples(
+            st.lists(st.lists(entries, min_size=n, max_size=n), min_size=n, max_size=n),
+            st.none() | st.lists(entries, min_size=n, max_size=n),
+        )
+    )
+)
+def test_json_gives_the_same_matrix_back_with_what_was_not_measured(given_matrix):
+    values, baseline = given_matrix
+    written = AccuracyMatrix(values, baseline)
+    text = written.to_json()
+    read = AccuracyMatrix.from_json(text)
+    # repr, since NaN differs from itself and -0.0 equals 0.0.
+    assert repr((read.values, read.baseline)) == repr((written.values, written.baseline))
+    assert "NaN" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[[0.5]]", '"values"'),
+        ("{}", "'values' is missing"),
+        ('{"values": 3}', "'values' is a number"),
+        ('{"values": [null]}', r"'values\[0\]' is null"),
+        ('{"values": [[0.5, 1], [0.5, "x"]]}', r"'values\[1\]\[1\]' is a text"),
+        ('{"values": [[true]]}', r"'values\[0\]\[0\]' is a truth value"),
+        ('{"values": [[NaN]]}', r"'values\[0\]\[0\]' is not a finite number"),
+        (json.dumps({"values": [[10**400]]}), r"'values\[0\]\[0\]' is not a finite number"),
+        ('{"values": [[0.5]], "baseline": [{}]}', r"'baseline\[0\]' is an object"),
+        ('{"values": [[0.5]], "base": [0.1]}', "field 'base'.*did you mean 'baseline'"),
+        ('{"values": [[0.5, 0.5]]}', "square"),
+    ],
+)
+def test_bad_json_names_the_field(text, wanted):
+    with pytest.raises(DataError, match=wanted):
+        AccuracyMatrix.from_json(text)
+
+
+def test_an_infinite_entry_is_not_written():
+    with pytest.raises(DataError, match=r"values\[0\]\[0\] is inf"):
+        AccuracyMatrix([[math.inf]]).to_json()

@@ -1,7 +1,9 @@
 """The accuracy matrix of a sequence of experiences, and the figures that are read off it."""
 
+import json
 import math
 from collections.abc import Sequence
+from typing import Self
 
 from nestling.core.errors import DataError, suggest
 
@@ -15,6 +17,7 @@ FORMULAS = {
     "forgetting peak": "F = mean_{j<T} (max_{l<=T} R[l,j] - R[T,j])",
     "forgetting final": "F = mean_{j<T} (R[j,j] - R[T,j])",
 }
+_FIELDS = ("values", "baseline")  # of a matrix in JSON
 
 
 def formula(name: str) -> str:
@@ -65,6 +68,55 @@ class AccuracyMatrix:
         self.values = [[float(value) for value in row] for row in values]
         self.baseline = None if baseline is None else [float(value) for value in baseline]
         self.num_experiences = size
+
+    def to_json(self) -> str:
+        """The matrix as JSON; null stands for what was not measured.
+
+        Raises:
+            DataError: an entry is infinite, for which JSON has no number.
+
+        >>> AccuracyMatrix([[0.5, math.nan], [0.25, 1.0]]).to_json()
+        '{"values": [[0.5, null], [0.25, 1.0]], "baseline": null}'
+        """
+        values = [_write_row(row, f"values[{i}]") for i, row in enumerate(self.values)]
+        baseline = None if self.baseline is None else _write_row(self.baseline, "baseline")
+        return json.dumps({"values": values, "baseline": baseline}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The matrix that `to_json` wrote.
+
+        Args:
+            text: a JSON object with "values" and, if there is one, "baseline".
+
+        Raises:
+            DataError: not JSON, or a field that is missing, unknown or of the wrong kind;
+                names the field.
+
+        >>> AccuracyMatrix.from_json('{"values": [[0.5, null], [0.25, 1.0]]}').acc()
+        0.625
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"an accuracy matrix that is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise DataError(
+                f"an accuracy matrix in JSON is {_name_kind(data)}; it must be an object "
+                'with the field "values"'
+            )
+        for name in data:
+            if name not in _FIELDS:
+                raise DataError(f"field {name!r} of an accuracy matrix; {suggest(name, _FIELDS)}")
+        rows = data.get("values")
+        if not isinstance(rows, list):
+            found = _name_kind(rows) if "values" in data else "missing"
+            raise DataError(f"field 'values' is {found}; it must be a list of rows")
+        baseline = data.get("baseline")
+        return cls(
+            [_read_row(row, f"values[{i}]") for i, row in enumerate(rows)],
+            None if baseline is None else _read_row(baseline, "baseline"),
+        )
 
     def acc(self) -> float:
         """Mean accuracy over all experiences at the end; see `formula("acc")`."""
@@ -129,3 +181,38 @@ def _mean(values: Sequence[float]) -> float:
 
 def _largest(values: Sequence[float]) -> float:
     return max((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def _write_row(row: Sequence[float], field: str) -> list[float | None]:
+    for place, value in enumerate(row):
+        if math.isinf(value):
+            raise DataError(f"{field}[{place}] is {value}; JSON holds finite numbers only")
+    return [None if math.isnan(value) else value for value in row]
+
+
+def _read_row(row: object, field: str) -> list[float]:
+    if not isinstance(row, list):
+        raise DataError(f"field '{field}' is {_name_kind(row)}; it must be a list of numbers")
+    return [_read_entry(value, f"{field}[{place}]") for place, value in enumerate(row)]
+
+
+def _read_entry(value: object, field: str) -> float:
+    """A number, or NaN for null; `json` itself would let NaN, Infinity and 1e999 through."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"field '{field}' is {_name_kind(value)}; it must be a number or null")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(f"field '{field}' is not a finite number; write null if not measured")
+    return number
+
+
+def _name_kind(value: object) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a truth value", str: "a text", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")

@@ -7,13 +7,18 @@ import resource
 import pytest
 
 from nestling.core.errors import DataError, NestlingError
-from nestling.ledger import RunWriter, read_run
+from nestling.ledger import RunWriter, read_run, write_report
+
+EVALUATION = {
+    **{"method": "m", "seed": 0, "during": 0, "after": 0, "step": 5},
+    "accuracies": {"base": 0.5},
+}
 
 
 def test_records_come_back_in_order(tmp_path):
     writer = RunWriter(tmp_path / "run", {"seed": 1, "out": tmp_path})
     for number in range(3):
-        writer.write("evaluation", {"step": number, "loss": math.nan})
+        writer.write("evaluation", EVALUATION | {"step": number, "loss": math.nan})
     writer.close()
     run = read_run(tmp_path / "run")
     assert run.config == {"seed": 1, "out": str(tmp_path)}
@@ -84,3 +89,50 @@ def test_lines_are_json(tmp_path):
     writer.close()
     line = (tmp_path / "metrics.jsonl").read_text().strip()
     assert json.loads(line) == {"kind": "summary", "levels": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("method", ...),
+        ("method", 3),
+        ("seed", [1]),
+        ("during", None),
+        ("after", "x"),
+        ("after", 7),
+        ("after", -1),
+        ("after", 0.5),
+        ("after", True),
+        ("step", "a"),
+        ("accuracies", [1]),
+        ("accuracies", {"base": "x"}),
+    ],
+)
+def test_a_record_with_a_missing_or_wrong_field_names_file_and_line(tmp_path, field, value):
+    bad = {**EVALUATION, field: value}
+    if value is ...:
+        del bad[field]
+    writer = RunWriter(tmp_path, {})
+    writer.write("experience", {"index": 0, "name": "base"})
+    writer.write("evaluation", EVALUATION)
+    writer.write("evaluation", bad)
+    writer.close()
+    with pytest.raises(DataError, match=rf"metrics\.jsonl', line 3: .*'{field}'"):
+        write_report(tmp_path)
+    assert len(read_run(tmp_path).records) == 3
+
+
+def test_a_run_stopped_between_an_experience_and_its_record(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    writer.write("evaluation", EVALUATION)
+    writer.close()
+    assert write_report(tmp_path).is_file()
+
+
+def test_an_experience_missing_between_others_is_told(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    for index in (0, 2):
+        writer.write("experience", {"index": index, "name": str(index)})
+    writer.close()
+    with pytest.raises(DataError, match="no record of experience 1"):
+        write_report(tmp_path)

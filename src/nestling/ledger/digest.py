@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nestling.core.errors import DataError
 from nestling.judge import AccuracyMatrix, Estimate, estimate_mean, steps_to_fraction
-from nestling.ledger.run import Run
+from nestling.ledger.run import METRICS, Run
 
 Record = dict[str, object]
 NOTABLE = 0.05  # accuracy that must be lost before it is called lost
@@ -36,8 +37,18 @@ class MethodDigest:
 
 
 def list_experiences(run: Run) -> list[str]:
-    """Names of the experiences in the order in which they came."""
+    """Names of the experiences in the order in which they came.
+
+    Raises:
+        DataError: one is missing between others, so that their indices mean nothing.
+    """
     named = {read_int(r["index"]): str(r["name"]) for r in run.select("experience")}
+    missing = next((index for index in range(len(named)) if index not in named), None)
+    if missing is not None:
+        raise DataError(
+            f"'{run.folder / METRICS}' has no record of experience {missing}, but of later ones; "
+            f"{run.note or 'the line may have been deleted'}"
+        )
     return [named[index] for index in sorted(named)]
 
 
@@ -112,9 +123,11 @@ def read_matrix(records: Sequence[Record], names: Sequence[str]) -> list[list[fl
     """The accuracy matrix of one run, NaN where nothing was measured."""
     matrix = [[math.nan] * len(names) for _ in names]
     for record in records:
-        if record["after"] is not None:
+        after = record["after"]
+        # A run stopped at the wrong moment has measured an experience that it did not record.
+        if after is not None and read_int(after) < len(names):
             found = read_accuracies(record)
-            matrix[read_int(record["after"])] = [found.get(name, math.nan) for name in names]
+            matrix[read_int(after)] = [found.get(name, math.nan) for name in names]
     return matrix
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestling.core.errors import DataError, NestlingError
+from nestling.ledger.fields import check_record
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -20,17 +21,30 @@ class Run:
         folder: where it lies.
         config: what was run, and on which machine.
         records: in the order in which they were written; each has a "kind".
+        lines: of the file, counted from 1, one per record.
         note: what is wrong with the file, in plain words; empty if nothing.
     """
 
     folder: Path
     config: Mapping[str, object]
     records: list[dict[str, object]]
+    lines: list[int]
     note: str = ""
 
     def select(self, kind: str) -> list[dict[str, object]]:
-        """The records of one kind."""
-        return [record for record in self.records if record["kind"] == kind]
+        """The records of one kind, each with all that a report reads of it.
+
+        Raises:
+            DataError: a field is missing or of the wrong kind; names file and line.
+        """
+        num_experiences = sum(record["kind"] == "experience" for record in self.records)
+        found = []
+        for record, line in zip(self.records, self.lines, strict=True):
+            if record["kind"] == kind:
+                place = f"'{self.folder / METRICS}', line {line}"
+                check_record(record, place, num_experiences)
+                found.append(record)
+        return found
 
 
 class RunWriter:
@@ -107,25 +121,26 @@ def read_run(folder: Path | str) -> Run:
         raise DataError(f"no run in '{folder}': it has no {CONFIG}; name a folder of a run")
     try:
         data = json.loads(config.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"'{config}' is damaged: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"'{config}' is damaged: it must hold a JSON object")
-    records, torn = [], []
+    records, places, torn = [], [], []
     path = folder / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):  # also an integer of too many digits
             torn.append(number)
             continue
         if isinstance(record, dict) and isinstance(record.get("kind"), str):
             records.append(record)
+            places.append(number)
         else:
             torn.append(number)
     note = f"{METRICS}: {len(torn)} damaged lines left out, first {torn[0]}" if torn else ""
-    return Run(folder, data, records, note)
+    return Run(folder, data, records, places, note)
 
 
 def _to_json(value: object) -> object:

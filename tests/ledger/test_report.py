@@ -81,7 +81,8 @@ def test_one_method_and_seed(tmp_path):
 
 def test_alarms_and_changes_are_told(tmp_path):
     extra = (
-        ("alarm", {"message": "level 'all' is dead"}),
+        # As `asdict` of an alarm gives it, with a kind of its own.
+        ("alarm", {"level": "all", "kind": "dead", "message": "level 'all' is dead"}),
         ("change", {"level": "all", "knobs": {"period": 4}, "reason": "slower"}),
     )
     page = write_report(write_run(tmp_path, extra=extra)).read_text()

@@ -74,10 +74,18 @@ class RunWriter:
     def write(self, kind: str, record: Mapping[str, object]) -> None:
         """Append one record; a number that is not finite becomes null.
 
+        Args:
+            kind: of the record.
+            record: JSON-ready; a "kind" of its own (of an alarm, say) is kept as "<kind>_kind".
+
         Raises:
             NestlingError: the disk is full, say; earlier records stay.
         """
-        line = json.dumps(_to_json({"kind": kind} | dict(record)), allow_nan=False) + "\n"
+        body = dict(record)
+        if "kind" in body:
+            # Left in place it would hide the record from whoever selects its kind.
+            body[f"{kind}_kind"] = body.pop("kind")
+        line = json.dumps(_to_json({"kind": kind} | body), allow_nan=False) + "\n"
         # Not `tell`: after a failed write it stands beyond the end of the file.
         start = os.fstat(self._file.fileno()).st_size
         try:

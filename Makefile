@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/nestling demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,9 @@
 """Suites of a second or less, named to the benchmark as "tiny_suites:make_digits"."""
 # ruff: noqa: ARG002
 
+import functools
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +17,7 @@ from nestling.memory import ReservoirReplay
 from nestling.retain import Retention
 
 
+@functools.cache
 def cut_digits(split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, y = load_digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
@@ -35,6 +39,16 @@ def make_digits(seed: int, split: str) -> Suite:
         features="pixels",
         note="scikit-learn digits in 5 pairs.",
     )
+
+
+def make_few(seed: int, split: str) -> Suite:
+    """Four classes in two pairs: no longer than a command at the command line must take."""
+    x, y, x_test, y_test = cut_digits(split)
+    few, tested = y < 4, y_test < 4
+    made = class_incremental(
+        x[few][:240], y[few][:240], x_test[tested], y_test[tested], num_experiences=2, seed=seed
+    )
+    return replace(make_digits(seed, split), name="digits-few", experiences=made, num_classes=4)
 
 
 def make_conflict(seed: int, split: str) -> Suite:

@@ -13,8 +13,8 @@ import pytest
 
 Run = Callable[..., tuple[int, str, str]]
 
-ASKED = ("bench", "tiny_suites:make_digits", "--methods", "default,ncm,tiny_suites:make_slow")
-QUICK = ("--seeds", "2", "--budget", "1", "--workers", "1")
+ASKED = ("bench", "tiny_suites:make_few", "--methods", "default,ncm,tiny_suites:make_slow")
+QUICK = ("--seeds", "2", "--budget", "1", "--workers", "1", "--looks", "3")
 
 
 def test_a_suite_is_measured_shown_and_written(nestling: Run, desk: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_suite_is_measured_shown_and_written(nestling: Run, desk: Path) -> Non
     methods = {row["method"] for row in data["rows"]}
     # Fine-tuning runs unasked, since costs are measured against it.
     assert methods == {"default", "ncm", "tiny_suites:make_slow", "finetune"}
-    folder = desk / "runs" / "bench" / "tiny_suites..make_digits"
+    folder = desk / "runs" / "bench" / "tiny_suites..make_few"
     page = (folder / "table.md").read_text()
     assert "| **default** | nothing stored |" in page
     assert "scikit-learn digits in 5 pairs." in page
@@ -57,7 +57,7 @@ def test_a_suite_is_measured_shown_and_written(nestling: Run, desk: Path) -> Non
         (("split-mnist", "--offline", "--data", "."), "run: nestling data fetch mnist-10k"),
         (("nowhere:make",), "no module 'nowhere'"),
         (("desk_net:make_list",), "make_list"),
-        (("tiny_suites:make_digits", "--out", "full", "--methods", "ncm"), "something else"),
+        (("tiny_suites:make_few", "--out", "full", "--methods", "ncm"), "something else"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(
@@ -84,7 +84,7 @@ def test_a_folder_of_another_suite_is_refused(nestling: Run, desk: Path) -> None
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run) -> None:
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-m", "nestling.cli.main", *ASKED]
-    command += ["--seeds", "20", "--budget", "1", "--workers", "2", "--out", "run"]
+    command += ["--seeds", "20", "--budget", "1", "--workers", "2", "--looks", "3", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
@@ -96,6 +96,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run
     )
     deadline = time.monotonic() + 100.0
     while time.monotonic() < deadline and not list((desk / "run" / "cells").glob("*.json")):
+        assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, err = process.communicate(timeout=100.0)

@@ -34,6 +34,13 @@ OWN = ("overhead", "ridge", "demo")  # of nestling itself; all others are suites
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
+@click.option(
+    "--looks",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Evaluations within each experience, for the curves.",
+)
 @click.option("--offline", is_flag=True, help="Fetch nothing; use what is in --data.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
@@ -51,6 +58,7 @@ def bench(
     budget: str,
     out: Path | None,
     workers: int | None,
+    looks: int,
     offline: bool,
     threads: int,
     data_folder: Path | None,
@@ -75,7 +83,7 @@ def bench(
             result = _run(suite, offline, threads, data_folder, advance)
         show_table(build_table(result.rows, title=suite))
     else:
-        wish = _make_wish(suite, methods, seeds, budget, out, data_folder, offline)
+        wish = _make_wish(suite, methods, seeds, budget, out, data_folder, offline, looks)
         result = _run_suite(wish, workers)
     limits = LIMITS.get(suite, {})
     figures = [
@@ -100,6 +108,7 @@ def _make_wish(
     out: Path | None,
     data_folder: Path | None,
     offline: bool,
+    num_looks: int,
 ) -> "Wish":
     """What was asked for, checked before anything is read or fetched."""
     from nestling.bench.suites.run import Wish
@@ -119,6 +128,7 @@ def _make_wish(
         names,
         num_seeds,
         int(budget) if budget.isdecimal() else budget,
+        num_looks,
     )
 
 

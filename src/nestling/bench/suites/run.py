@@ -32,9 +32,10 @@ class Wish:
         num_seeds: test streams, from seed 0 on.
         budget: "small" for a named subset of the methods, "full" for all, or the number of
             trials of the search for all.
+        num_looks: evaluations within an experience; the resolution of curves and of steps to 90 %.
 
     Raises:
-        JobError: no seed, or a budget that is none.
+        JobError: no seed, no look, or a budget that is none.
         PlanError: an unknown method.
     """
 
@@ -43,10 +44,13 @@ class Wish:
     methods: Sequence[str] = ()
     num_seeds: int = NUM_SEEDS
     budget: str | int = "small"
+    num_looks: int = NUM_LOOKS
 
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
             raise JobError(f"{self.num_seeds} seeds; give at least 1")
+        if self.num_looks < 1:
+            raise JobError(f"{self.num_looks} looks; give at least 1")
         if isinstance(self.budget, str) and self.budget not in ("small", "full"):
             raise JobError(f"budget {self.budget!r}; give small, full or a number of trials")
         if isinstance(self.budget, int) and self.budget < 1:
@@ -98,7 +102,7 @@ def run_suite(
     )
     seeds = range(wish.num_seeds)
     cells = [
-        Cell(wish.suite, "test", name, seed, one.settings, num_looks=NUM_LOOKS)
+        Cell(wish.suite, "test", name, seed, one.settings, num_looks=wish.num_looks)
         for seed in seeds
         for name, one in chosen.items()
     ]

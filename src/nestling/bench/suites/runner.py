@@ -5,6 +5,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -125,12 +126,16 @@ def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell
     # Spawned, since torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        min(num_workers, len(cells)), mp_context=context, initializer=_start_worker
+        min(num_workers, len(cells)),
+        mp_context=context,
+        initializer=torch.set_num_threads,
+        initargs=(1,),
     )
     try:
-        waiting: dict[Future[None], Cell] = {
-            pool.submit(run_cell, cell, place): cell for cell in cells
-        }
+        with _ignoring_interrupts():  # all processes start at the first cell
+            waiting: dict[Future[None], Cell] = {
+                pool.submit(run_cell, cell, place): cell for cell in cells
+            }
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -144,11 +149,20 @@ def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C is for the parent: a cell that is under way ends and is written.
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C for good: a cell that is under way ends, is written.
+
+    To ignore it once they run would be too late: importing torch takes seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _require(folder: Path, cell: Cell) -> Outcome:

@@ -17,7 +17,7 @@ from nestling.retain.rehearsal.buffer import Rehearsal, measure_loss
 def answer_distance(output: Tensor, kept: Tensor) -> Tensor:
     """How far answers are from those that were kept.
 
-    mean over examples and outputs of (f(x) - z)^2   [Buzzega 2020, Eq. 5]
+    mean over examples and outputs of (f(x) - z)^2   [Buzzega 2020, section 3]
 
     Args:
         output: f(x), (M, K); differentiated.
@@ -54,7 +54,7 @@ def answer_distance(output: Tensor, kept: Tensor) -> Tensor:
 class DER(Rehearsal):
     """Dark experience replay: the logits of the time of storing are held.
 
-    L = CE(f(x), y) + alpha ||f(x') - z'||^2   [Buzzega 2020, Eq. 6]
+    L = CE(f(x), y) + alpha ||f(x') - z'||^2   [Buzzega 2020, DER]
 
     z' is what the model answered to x' before the step in which x' came by. A head may grow: an
     output that a kept answer lacks is free.
@@ -114,7 +114,7 @@ class DER(Rehearsal):
 class DERpp(DER):
     """Dark experience replay with the labels too.
 
-    L = CE(f(x), y) + alpha ||f(x') - z'||^2 + beta CE(f(x''), y'')   [Buzzega 2020, Eq. 7]
+    L = CE(f(x), y) + alpha ||f(x') - z'||^2 + beta CE(f(x''), y'')   [Buzzega 2020, DER++]
 
     x' and x'' are two independent draws of M examples.
 

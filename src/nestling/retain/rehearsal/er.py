@@ -16,7 +16,7 @@ from nestling.retain.rehearsal.buffer import Rehearsal, measure_loss, require_cl
 class ER(Rehearsal):
     """Experience replay from a uniform sample of all that came by.
 
-    L = CE(f(x), y) + CE(f(x_m), y_m), each a mean   [Chaudhry 2019, Algorithm 1]
+    L = CE(f(x), y) + CE(f(x_m), y_m), each a mean   [Chaudhry 2019, "tiny episodic memories"]
 
     The buffer takes in a batch after its step, so that a batch is never replayed to itself.
     Values are replayed with the squared error.
@@ -82,7 +82,7 @@ class ER(Rehearsal):
 class ERACE(Rehearsal):
     """Replay whose new batch does not push the old classes down (asymmetric cross entropy).
 
-    L = CE(f(x), y; K \\ O) + CE(f(x_m), y_m; S)   [Caccia 2022, Eq. 4]
+    L = CE(f(x), y; K \\ O) + CE(f(x_m), y_m; S)   [Caccia 2022, ER-ACE]
 
     with S the classes seen so far, O those of them that are not in the new batch, and CE(.; A)
     the cross entropy with a softmax over A alone. New batches leave the logits of O as they are;

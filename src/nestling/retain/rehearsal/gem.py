@@ -28,7 +28,7 @@ from nestling.retain.rehearsal.gradients import (
 class AGEM(Rehearsal):
     """Averaged gradient episodic memory: the step must not oppose the past as a whole.
 
-    g <- g - (g^T r / r^T r) r  if g^T r < 0   [Chaudhry 2019, Eq. 11]
+    g <- g - (g^T r / r^T r) r  if g^T r < 0   [Chaudhry 2019, "A-GEM", Eq. 11]
 
     with r the gradient of the loss of M kept examples of past experiences. The new experience's
     examples are taken in as they come, and are the past's after `end_experience`.
@@ -110,7 +110,7 @@ class GEM(Retention):
     """Gradient episodic memory: the step must not oppose any past experience.
 
     min_z 1/2 ||z - g||^2 subject to g_k^T z >= 0 for each past experience k
-    [Lopez-Paz & Ranzato 2017, Eq. 7 and 8], through its dual: z = g + G^T v, see `solve_dual`
+    [Lopez-Paz & Ranzato 2017, section 3], through its dual: z = g + G^T v, see `solve_dual`
 
     with g_k the gradient of the loss of all that is kept of experience k: a step costs T more
     gradients.

@@ -17,7 +17,7 @@ Gradients = Sequence[Tensor]
 def solve_dual(products: Tensor, slopes: Tensor, margin: float = 0.0) -> Tensor:
     """How much of each past gradient is to be added, so that none is opposed.
 
-    argmin_v 1/2 v^T A v + b^T v subject to v >= margin   [Lopez-Paz & Ranzato 2017, Eq. 11]
+    argmin_v 1/2 v^T A v + b^T v subject to v >= margin   [Lopez-Paz & Ranzato 2017, section 3]
 
     Solved exactly with an active set [Lawson & Hanson 1974, chapter 23] in float64: a bound is
     dropped where the objective falls behind it, and put back where a free value would cross it.

@@ -1,17 +1,17 @@
 """The report: whole, self-contained, true to the records, and graceful with few of them."""
 
+import math
 import re
 
 import pytest
 
 from nestling.core.errors import DataError
-from nestling.ledger import RunWriter, read_run, write_demo_picture, write_report
-from nestling.ledger.digest import (
-    describe_outcome,
-    digest_method,
-    list_boundaries,
-    list_experiences,
-)
+from nestling.ledger import RunWriter, plots, read_run, write_demo_picture, write_report
+from nestling.ledger.digest import describe_outcome, digest_method
+from nestling.ledger.looks import COLOURS, assign_looks
+from nestling.ledger.reading import list_boundaries, list_experiences
+from nestling.ledger.retention import compare_seeds, find_half_life
+from nestling.ledger.tables import tabulate_differences
 
 NAMES = ["base", "new <classes>"]
 
@@ -67,7 +67,7 @@ def test_words_and_figures_are_those_of_the_records(tmp_path):
     assert lost[0] == "Lost: 'base' fell from 95.0% when it was learned to 20.0%."
     assert lost[-1] == "On all experiences together 55.0% are right at the end."
     digest = digest_method(run, "nestling")
-    assert digest.num_seeds == 2
+    assert digest.seeds == [0, 1]
     assert digest.adaptation == {NAMES[1]: 50.0}
     assert digest.curves[NAMES[1]][1] == (150.0, pytest.approx(0.86))
     assert digest.figures["acc"].mean == pytest.approx(0.9)
@@ -111,3 +111,92 @@ def test_no_run_no_report(tmp_path):
 def test_the_picture(tmp_path):
     write_demo_picture(write_run(tmp_path), tmp_path / "docs" / "demo.png")
     assert (tmp_path / "docs" / "demo.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_captions_say_which_seeds_and_how_often(tmp_path):
+    page = write_report(write_run(tmp_path / "two")).read_text()
+    assert page.count("Only the first seed (0) of 2") == 2
+    assert page.count("Mean of 2 seeds. A line per experience") == 1
+    assert "Measured every 50 examples" in page
+    page = write_report(write_run(tmp_path / "one", methods=("m",), seeds=(3,))).read_text()
+    assert "One seed (3), no mean. A line per experience" in page
+    assert "The only seed (3)." in page
+    assert "Differences between methods" not in page
+
+
+def test_the_worst_moment_counts_even_if_it_was_made_good_again(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    for index, name in enumerate(NAMES):
+        writer.write("experience", {"index": index, "name": name})
+    for during, step, after, old, new in (
+        (0, 100, 0, 0.8, None),
+        (1, 100, None, 0.8, 0.0),
+        (1, 150, None, 0.1, 0.5),
+        (1, 200, 1, 0.9, 0.6),
+    ):
+        place = {"method": "m", "seed": 0, "during": during, "step": step, "after": after}
+        writer.write("evaluation", place | {"accuracies": {NAMES[0]: old, NAMES[1]: new}})
+    writer.close()
+    digest = digest_method(read_run(tmp_path), "m")
+    (kept,) = digest.retention
+    assert (kept.learned, kept.worst, kept.last) == (0.8, 0.1, 0.9)
+    assert kept.half_life == pytest.approx(50 * 0.4 / 0.7)
+    assert digest.figures["stability_gap"].mean == pytest.approx(0.7)
+    assert digest.figures["worst"].mean == pytest.approx(0.6 / 2 + 0.1 / 2)
+    page = write_report(tmp_path).read_text()
+    assert ">70.0</td>" in page
+    assert ">29</td>" in page
+
+
+def test_what_never_fell_to_half_has_no_half_life():
+    assert find_half_life([(0.0, 0.8), (10.0, 0.5)]) == math.inf
+    assert find_half_life([(0.0, 0.0), (10.0, 0.0)]) == math.inf
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    ours = {0: {"acc": 0.9}, 1: {"acc": 0.8}, 2: {"acc": 0.1}}
+    theirs = {1: {"acc": 0.7}, 0: {"acc": 0.6}, 5: {"acc": 0.0}, 2: {}}
+    found = compare_seeds(ours, theirs, "acc")
+    assert found is not None
+    assert found.num_seeds == 2
+    assert found.mean == pytest.approx(0.2)
+    assert compare_seeds(ours, {9: {"acc": 1.0}}, "acc") is None
+    run = read_run(write_run(tmp_path))
+    digests = [digest_method(run, method) for method in ("finetune", "nestling")]
+    ((name, acc, *_, num_seeds),) = tabulate_differences(digests[1], digests)
+    assert (name, acc, num_seeds) == ("minus finetune", "+35.0 [35.0, 35.0]", "2")
+
+
+def test_a_method_has_one_colour_in_every_plot(tmp_path):
+    methods = ("finetune", "replay", "nestling")
+    run = read_run(write_run(tmp_path, methods=methods))
+    digests = [digest_method(run, method) for method in methods]
+    looks = assign_looks(methods)
+    wanted = {method: looks[method].colour for method in methods}
+    assert len(set(wanted.values())) == 3
+    names, ends = list_experiences(run), list_boundaries(run)
+    bars = plots.plot_adaptation(digests).axes[0].containers
+    assert {bar.get_label(): to_hex(bar[0].get_facecolor()) for bar in bars} == wanted
+    lines = plots.plot_story(digests, names, ends).axes[0].get_lines()
+    named = {line.get_label(): line.get_color() for line in lines if line.get_label() in methods}
+    assert named == wanted
+    for figure in (plots.plot_accuracy(digests, names, ends), plots.plot_matrices(digests, names)):
+        titles = {axes.get_title("left"): axes for axes in figure.axes}
+        assert set(titles) == set(methods)
+        for method, axes in titles.items():
+            assert axes._left_title.get_color() == wanted[method]
+    for digest in digests:
+        levels = plots.plot_levels(digest, looks[digest.name]).axes[0].get_lines()
+        assert {line.get_color() for line in levels} == {wanted[digest.name]}
+
+
+def test_more_methods_than_colours_still_differ():
+    looks = assign_looks([f"m{number}" for number in range(2 * len(COLOURS))])
+    assert len({(look.colour, look.dash) for look in looks.values()}) == len(looks)
+    assert len({(look.colour, look.hatch) for look in looks.values()}) == len(looks)
+
+
+def to_hex(colour):
+    from matplotlib.colors import to_hex as convert
+
+    return convert(colour).upper()

@@ -4,13 +4,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nestling.core.errors import DataError
 from nestling.judge import AccuracyMatrix, Estimate, estimate_mean, steps_to_fraction
-from nestling.ledger.run import METRICS, Run
+from nestling.ledger.reading import (
+    Record,
+    average_curve,
+    follow,
+    group_by_seed,
+    list_experiences,
+    mean,
+    read_float,
+    read_int,
+    read_matrix,
+)
+from nestling.ledger.retention import Retention, measure_along_the_way, measure_retention
+from nestling.ledger.run import Run
 
-Record = dict[str, object]
 NOTABLE = 0.05  # accuracy that must be lost before it is called lost
 FIGURES = ("acc", "forgetting", "bwt", "steps_to_adapt", "seconds_per_example")
+ALONG_THE_WAY = ("worst", "stability_gap")
 
 
 @dataclass(frozen=True)
@@ -19,71 +30,43 @@ class MethodDigest:
 
     Attributes:
         name: of the method.
-        num_seeds: how many seeds it was run with.
+        seeds: that it was run with, in order of appearance.
         curves: experience -> (examples seen, accuracy) at every evaluation since it began.
         matrix: rows of accuracies after each experience; NaN where not measured.
         adaptation: experience -> examples until 90 % of its own best; NaN if never.
         figures: figure -> mean and interval over seeds.
+        seed_figures: seed -> figure -> value; what was not measured is left out.
+        retention: of every experience that others followed.
         level_curves: level -> rows of (step, num_updates, relative_change) of the first seed.
     """
 
     name: str
-    num_seeds: int
+    seeds: list[int]
     curves: dict[str, list[tuple[float, float]]]
     matrix: list[list[float]]
     adaptation: dict[str, float]
     figures: dict[str, Estimate]
+    seed_figures: dict[int, dict[str, float]]
+    retention: list[Retention]
     level_curves: dict[str, list[tuple[float, float, float]]]
-
-
-def list_experiences(run: Run) -> list[str]:
-    """Names of the experiences in the order in which they came.
-
-    Raises:
-        DataError: one is missing between others, so that their indices mean nothing.
-    """
-    named = {read_int(r["index"]): str(r["name"]) for r in run.select("experience")}
-    missing = next((index for index in range(len(named)) if index not in named), None)
-    if missing is not None:
-        raise DataError(
-            f"'{run.folder / METRICS}' has no record of experience {missing}, but of later ones; "
-            f"{run.note or 'the line may have been deleted'}"
-        )
-    return [named[index] for index in sorted(named)]
-
-
-def list_methods(run: Run) -> list[str]:
-    """Names of the methods that were evaluated, in order of appearance."""
-    return list(dict.fromkeys(str(record["method"]) for record in run.select("evaluation")))
-
-
-def list_boundaries(run: Run) -> list[float]:
-    """Examples seen at the end of each experience, mean over methods and seeds."""
-    ends: dict[int, list[float]] = {}
-    for record in run.select("evaluation"):
-        if record["after"] is not None:
-            ends.setdefault(read_int(record["after"]), []).append(read_float(record["step"]))
-    return [mean(ends[index]) for index in sorted(ends)]
 
 
 def digest_method(run: Run, method: str) -> MethodDigest:
     """Bring together what one method did."""
     names = list_experiences(run)
-    by_seed: dict[object, list[Record]] = {}
-    for record in run.select("evaluation"):
-        if record["method"] == method:
-            by_seed.setdefault(record["seed"], []).append(record)
+    by_seed = group_by_seed(run, method)
     runs = list(by_seed.values())
-    summaries = [r for r in run.select("summary") if r["method"] == method]
-    figures = {}
-    for figure in FIGURES:
-        values = [read_float(r.get(figure)) for r in summaries]
-        # A seed without the figure (it never adapted) must not flatter the mean of the others.
-        if values and not any(math.isnan(value) for value in values):
-            figures[figure] = estimate_mean(values)
+    seed_figures = {seed: measure_along_the_way(one, names) for seed, one in by_seed.items()}
+    finished: set[int] = set()
+    for record in run.select("summary"):
+        if record["method"] == method:
+            finished.add(read_int(record["seed"]))
+            found = {figure: read_float(record.get(figure)) for figure in FIGURES}
+            known = {key: value for key, value in found.items() if not math.isnan(value)}
+            seed_figures.setdefault(read_int(record["seed"]), {}).update(known)
     return MethodDigest(
         name=method,
-        num_seeds=len(runs),
+        seeds=list(by_seed),
         curves={name: average_curve([follow(one, name) for one in runs]) for name in names},
         matrix=_average_matrices([read_matrix(one, names) for one in runs]),
         adaptation={
@@ -91,44 +74,11 @@ def digest_method(run: Run, method: str) -> MethodDigest:
             for index, name in enumerate(names)
             if index
         },
-        figures=figures,
+        figures=_average_figures([seed_figures[s] for s in finished or seed_figures]),
+        seed_figures=seed_figures,
+        retention=measure_retention(runs, names),
         level_curves=_follow_levels(run, method, next(iter(by_seed), None)),
     )
-
-
-def follow(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
-    """(examples seen, accuracy) of one experience in one run, in order."""
-    return [
-        (read_float(record["step"]), accuracies[name])
-        for record in records
-        if name in (accuracies := read_accuracies(record))
-    ]
-
-
-def average_curve(
-    curves: Sequence[Sequence[tuple[float, float]]],
-) -> list[tuple[float, float]]:
-    """Point by point over seeds; as long as the shortest.
-
-    >>> average_curve([[(0.0, 0.2), (10.0, 1.0)], [(0.0, 0.4)]])
-    [(0.0, 0.3)]
-    """
-    return [
-        (mean([step for step, _ in points]), round(mean([value for _, value in points]), 12))
-        for points in zip(*curves, strict=False)
-    ]
-
-
-def read_matrix(records: Sequence[Record], names: Sequence[str]) -> list[list[float]]:
-    """The accuracy matrix of one run, NaN where nothing was measured."""
-    matrix = [[math.nan] * len(names) for _ in names]
-    for record in records:
-        after = record["after"]
-        # A run stopped at the wrong moment has measured an experience that it did not record.
-        if after is not None and read_int(after) < len(names):
-            found = read_accuracies(record)
-            matrix[read_int(after)] = [found.get(name, math.nan) for name in names]
-    return matrix
 
 
 def describe_outcome(digest: MethodDigest, names: Sequence[str]) -> list[str]:
@@ -163,31 +113,13 @@ def describe_outcome(digest: MethodDigest, names: Sequence[str]) -> list[str]:
     return sentences
 
 
-def read_accuracies(record: Record) -> dict[str, float]:
-    """Experience -> accuracy of an evaluation."""
-    found = record["accuracies"]
-    assert isinstance(found, dict)
-    return {str(name): read_float(value) for name, value in found.items()}
-
-
-def read_float(value: object) -> float:
-    """A JSON number; NaN for null."""
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def read_int(value: object) -> int:
-    """A JSON number that counts."""
-    return int(read_float(value))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of what is not NaN; NaN if nothing is.
-
-    >>> mean([1.0, math.nan, 2.0])
-    1.5
-    """
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+def _average_figures(rows: Sequence[dict[str, float]]) -> dict[str, Estimate]:
+    """A seed without a figure (it never adapted) must not flatter the mean of the others."""
+    return {
+        figure: estimate_mean([row[figure] for row in rows])
+        for figure in (*FIGURES, *ALONG_THE_WAY)
+        if rows and all(figure in row for row in rows)
+    }
 
 
 def _average_matrices(matrices: Sequence[list[list[float]]]) -> list[list[float]]:
@@ -205,8 +137,10 @@ def _measure_adaptation(records: Sequence[Record], index: int, name: str) -> flo
     if not curve:
         return math.nan
     start = curve[0][0]
-    seen = [int(step - start) for step, _ in curve]
-    reached = steps_to_fraction(seen, [accuracy for _, accuracy in curve])
+    known = [(int(step - start), value) for step, value in curve if not math.isnan(value)]
+    if not known:
+        return math.nan
+    reached = steps_to_fraction([step for step, _ in known], [value for _, value in known])
     return math.nan if reached is None else float(reached)
 
 

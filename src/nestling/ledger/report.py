@@ -1,33 +1,26 @@
 """The report of a run: one page that needs nothing else."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nestling.core.errors import DataError, MissingExtra, NestlingError
-from nestling.judge import Estimate, formula
-from nestling.ledger import plots
-from nestling.ledger.digest import (
-    MethodDigest,
-    Record,
-    describe_outcome,
-    digest_method,
-    list_boundaries,
-    list_experiences,
-    list_methods,
-    read_float,
-)
+from nestling.judge import formula
+from nestling.ledger import plots, tables
+from nestling.ledger.captions import say_first_seed, say_granularity, say_seeds
+from nestling.ledger.digest import MethodDigest, describe_outcome, digest_method
+from nestling.ledger.looks import SUBJECT, assign_looks
+from nestling.ledger.reading import Record, list_boundaries, list_experiences, list_methods
 from nestling.ledger.run import Run, read_run
 
-HEADS = {
-    "acc": "ACC",
-    "forgetting": "forgetting",
-    "bwt": "backward transfer",
-    "steps_to_adapt": "steps to adapt",
-    "seconds_per_example": "ms per example",
-}
+FORMULAS = (
+    formula("acc"),
+    formula("forgetting chaudhry"),
+    formula("bwt lopez-paz"),
+    "WC-ACC = A_T / T + (1 - 1/T) mean_{j<T} min_n A_j(n)   [De Lange 2023]",
+    "stability gap = mean_{i>1} mean_{j<i} (R[i-1,j] - min_n A_j(n) within i)",
+)
 
 
 @dataclass(frozen=True)
@@ -91,8 +84,7 @@ def render_report(run: Run) -> str:
     digests = [digest_method(run, method) for method in list_methods(run)]
     names = list_experiences(run)
     is_whole = bool(digests) and bool(names)
-    subject = next((d for d in digests if d.name == plots.SUBJECT), digests[0] if digests else None)
-    used = [key for key in HEADS if any(key in digest.figures for digest in digests)]
+    subject = next((d for d in digests if d.name == SUBJECT), digests[0] if digests else None)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True
     )
@@ -103,12 +95,17 @@ def render_report(run: Run) -> str:
         digests=digests,
         words=describe_outcome(subject, names) if subject is not None and names else [],
         subject=subject.name if subject else "",
-        num_seeds=max((digest.num_seeds for digest in digests), default=0),
-        heads=[HEADS[key] for key in used],
-        table=[[d.name, *(_show(key, d.figures.get(key)) for key in used)] for d in digests],
-        formulas=[formula("acc"), formula("forgetting chaudhry"), formula("bwt lopez-paz")],
+        seeds=say_seeds(digests) if digests else "",
+        has_intervals=any(len(digest.seeds) > 1 for digest in digests),
+        heads=[tables.HEADS[key] for key in tables.list_used(digests)],
+        table=tables.tabulate_figures(digests),
+        formulas=FORMULAS,
+        retention=tables.tabulate_retention(digests),
+        granularity=say_granularity(run),
+        differences=tables.tabulate_differences(subject, digests) if subject else [],
+        difference_heads=tables.head_differences(digests),
         plots=_make_plots(run, digests, names) if is_whole else [],
-        compute=[_show_compute(record) for record in _first_seed(run.select("compute"))],
+        compute=tables.tabulate_compute(run.select("compute")),
         alarms=[f"Alarm: {record.get('message')}" for record in run.select("alarm")],
         changes=[_show_change(record) for record in run.select("change")],
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
@@ -116,18 +113,21 @@ def render_report(run: Run) -> str:
 
 
 def _make_plots(run: Run, digests: Sequence[MethodDigest], names: Sequence[str]) -> list[Plot]:
-    ends = list_boundaries(run)
+    ends, seeds, granularity = list_boundaries(run), say_seeds(digests), say_granularity(run)
+    looks = assign_looks([digest.name for digest in digests])
     made = [
         Plot(
             "Accuracy over time",
             plots.encode_svg(plots.plot_accuracy(digests, names, ends)),
             "Accuracy on every experience against examples seen, one panel per method.",
-            "Scored among all classes met so far. Dashed lines: an experience ends.",
+            f"{seeds} A line per experience, scored among all classes met so far; vertical "
+            f"dashes: an experience ends. {granularity}",
         ),
         Plot(
             "Accuracy after each experience",
             plots.encode_svg(plots.plot_matrices(digests, names)),
             "Heat map per method: accuracy on each experience after learning each experience.",
+            f"{seeds} Measured at the ends of experiences only, so dips in between do not show. "
             "Read down a column: what happens to one experience while others are learned.",
         ),
     ]
@@ -137,16 +137,19 @@ def _make_plots(run: Run, digests: Sequence[MethodDigest], names: Sequence[str])
                 "Adaptation after each change",
                 plots.encode_svg(plots.plot_adaptation(digests)),
                 "Bars: examples until 90 percent of a method's own best, per experience.",
-                "Lower is faster. A method that never gets good reaches 90 % of little soon: "
-                "read it beside the accuracy.",
+                f"{seeds} Lower is faster; 0: there before it learned the experience. A method "
+                "that never gets good reaches 90 % of little soon: read it beside the accuracy. "
+                f"{granularity}",
             )
         )
     made += [
         Plot(
             f"Levels of {digest.name}",
-            plots.encode_svg(plots.plot_levels(digest)),
+            plots.encode_svg(plots.plot_levels(digest, looks[digest.name])),
             "Number of updates and relative change per update of each level over time.",
-            "Each level on its own clock; first seed.",
+            f"{say_first_seed(digest)} Each level on its own clock, read at every evaluation. "
+            "Right: the size of an update over the size of what it changes; left out where a "
+            "level has none (solved in closed form, or not yet updated).",
         )
         for digest in digests
         if digest.level_curves
@@ -164,37 +167,7 @@ def _describe_run(run: Run, names: Sequence[str], digests: Sequence[MethodDigest
     return f"Experiences: {listed}. Methods: {methods}.{where}"
 
 
-def _show(figure: str, value: Estimate | None) -> str:
-    if value is None:
-        return "-"
-    scale, digits = {"steps_to_adapt": (1.0, 0), "seconds_per_example": (1e3, 2)}.get(
-        figure, (100.0, 1)
-    )
-    unit = " %" if figure in ("acc",) else ""
-    text = f"{value.mean * scale:.{digits}f}"
-    if math.isfinite(value.half_width):
-        text += f" ± {value.half_width * scale:.{digits}f}"
-    return text + unit
-
-
-def _show_compute(record: Record) -> list[str]:
-    return [
-        f"{record['method']}, {record['level']}",
-        f"{read_float(record['num_steps']):.0f}",
-        f"{read_float(record['num_updates']):.0f}",
-        f"{read_float(record['share_backward_skipped']):.0%}",
-        f"{read_float(record['seconds']):.2f}",
-    ]
-
-
 def _show_change(record: Record) -> str:
     knobs = record.get("knobs")
     what = ", ".join(f"{k} = {v}" for k, v in knobs.items()) if isinstance(knobs, dict) else ""
     return f"Changed '{record.get('level')}': {what}. Reason: {record.get('reason')}"
-
-
-def _first_seed(records: Sequence[Record]) -> list[Record]:
-    first: dict[object, object] = {}
-    for record in records:
-        first.setdefault(record["method"], record["seed"])
-    return [record for record in records if record["seed"] == first[record["method"]]]

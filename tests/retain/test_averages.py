@@ -20,6 +20,7 @@ def read_vector(model: nn.Module | None) -> Tensor:
 def test_the_mean_starts_as_the_plain_mean_and_goes_on_with_the_decay() -> None:
     model, method = make_net(), EMAReader(0.8)
     path = [read_vector(model)]
+    expected = path[0]
     for step, batch in enumerate(make_stream((0, 1), 12), start=1):
         run(method, model, [batch])
         path.append(read_vector(model))

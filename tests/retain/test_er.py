@@ -148,7 +148,7 @@ def test_a_refused_step_is_undone_with_the_generators() -> None:
 def test_settings_out_of_range_are_refused(kind: type[ER] | type[ERACE]) -> None:
     for settings in ({"buffer_size": 0}, {"buffer_size": 2.5}, {"buffer_size": 5, "batch_size": 0}):
         with pytest.raises(PlanError, match="whole number of 1 or more works"):
-            kind(**settings)  # type: ignore[arg-type]
+            kind(**settings)
 
 
 def test_what_does_not_fit_is_refused_before_the_step() -> None:

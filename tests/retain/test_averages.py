@@ -181,6 +181,11 @@ def test_a_loaded_reader_answers_when_it_has_a_model(make: type[EMAReader]) -> N
     left, right = read_vector(method.find_reader()), read_vector(loaded.find_reader())
     assert torch.equal(left, right)
     assert not torch.equal(left, read_vector(model))
+    # A deep copy of a method has a reader of its own, which moves.
+    twin = copy.deepcopy(loaded)
+    run(twin, copy.deepcopy(model), make_stream((2, 3), 20))
+    assert not torch.equal(left, read_vector(twin.find_reader()))
+    assert torch.equal(left, read_vector(loaded.find_reader()))
     # Into a method that has already a reader of its own.
     run(loaded, copy.deepcopy(model), make_stream((2, 3)))
     loaded.load_state_dict(method.state_dict())

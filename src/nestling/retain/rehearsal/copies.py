@@ -48,41 +48,16 @@ class ModelCopy:
         Raises:
             MismatchedParameters: the copy has other names than the model, or other shapes.
         """
-        live = read_tensors(model)
-        own = self._read_values()
-        if self._module is not None and _read_shapes(own) == _read_shapes(live):
-            return
-        if own and own.keys() != live.keys():
-            name = min(own.keys() ^ live.keys())
-            raise MismatchedParameters(
-                f"{name!r} is in only one of the model and the copy of it; a model whose modules "
-                "stay the same works, only a head's rows may change"
-            )
-        values = {
-            name: pad_rows(name, value.to(live[name]), live[name], live[name])
-            for name, value in own.items()
-        }
-        for name, value in values.items():
-            if value.shape != live[name].shape:
-                raise MismatchedParameters(
-                    f"{name!r} has shape {tuple(live[name].shape)} and {tuple(value.shape)} in the "
-                    "copy of it; a head may grow and not shrink"
-                )
-        module = copy.deepcopy(model).eval().requires_grad_(False)
-        _write_tensors(module, values)
-        self._module, self._waiting = module, {}
-        self.trainable = frozenset(
-            name for name, param in model.named_parameters() if param.requires_grad
-        )
+        self._follow(model, read_tensors(model))
 
     def average(self, model: nn.Module, decay: float) -> None:
         """values <- decay values + (1 - decay) model, buffers too; integers are copied."""
-        self.follow(model)
         live = read_tensors(model)
+        self._follow(model, live)
         with torch.no_grad():
             for name, value in self._read_values().items():
                 if value.is_floating_point():
-                    value.mul_(decay).add_(live[name], alpha=1.0 - decay)
+                    value.lerp_(live[name], 1.0 - decay)
                 else:
                     value.copy_(live[name])
 
@@ -115,14 +90,41 @@ class ModelCopy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over saved values, into the module if there is one that they fit."""
         values = copy_tensors(state)
-        own = self._read_values()
-        if self._module is not None and _read_shapes(own) == _read_shapes(values):
+        if self._module is not None and _read_shapes(self._read_values()) == _read_shapes(values):
             _write_tensors(self._module, values)
         else:
             self._module, self._waiting = None, values
 
     def _read_values(self) -> dict[str, Tensor]:
+        # Read anew each time: who has the module may move it to another device.
         return self._waiting if self._module is None else read_tensors(self._module)
+
+    def _follow(self, model: nn.Module, live: dict[str, Tensor]) -> None:
+        own = self._read_values()
+        if own and own.keys() != live.keys():
+            name = min(own.keys() ^ live.keys())
+            raise MismatchedParameters(
+                f"{name!r} is in only one of the model and the copy of it; a model whose modules "
+                "stay the same works, only a head's rows may change"
+            )
+        if self._module is not None and all(own[name].shape == live[name].shape for name in live):
+            return
+        values = {
+            name: pad_rows(name, value.to(live[name]), live[name], live[name])
+            for name, value in own.items()
+        }
+        for name, value in values.items():
+            if value.shape != live[name].shape:
+                raise MismatchedParameters(
+                    f"{name!r} has shape {tuple(live[name].shape)} and {tuple(value.shape)} in the "
+                    "copy of it; a head may grow and not shrink"
+                )
+        module = copy.deepcopy(model).eval().requires_grad_(False)
+        _write_tensors(module, values)
+        self._module, self._waiting = module, {}
+        self.trainable = frozenset(
+            name for name, param in model.named_parameters() if param.requires_grad
+        )
 
 
 def read_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -26,7 +26,8 @@ class ER(Rehearsal):
         batch_size: M >= 1, replayed at each step.
         balanced: as equal a number of each class as can be, instead of a uniform sample.
         joint: one mean over the N + M examples, as in the paper and in Mammoth's code, instead
-            of the sum of two means; gradients are then about half as large.
+            of the sum of two means; gradients are then about half as large. Not beside a method
+            that masks the new batch's logits, which it weighs as they are.
         seed: of what is kept and of what is replayed.
 
     Raises:

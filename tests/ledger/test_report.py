@@ -161,10 +161,13 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert found.num_seeds == 2
     assert found.mean == pytest.approx(0.2)
     assert compare_seeds(ours, {9: {"acc": 1.0}}, "acc") is None
+    # Seed 1 was finished but never adapted: seed 0 alone would flatter.
+    adapted = {0: {"acc": 0.9, "steps_to_adapt": 5.0}, 1: {"acc": 0.9}}
+    assert compare_seeds(adapted, adapted, "steps_to_adapt") is None
     run = read_run(write_run(tmp_path))
     digests = [digest_method(run, method) for method in ("finetune", "nestling")]
     ((name, acc, *_, num_seeds),) = tabulate_differences(digests[1], digests)
-    assert (name, acc, num_seeds) == ("minus finetune", "+35.0 [35.0, 35.0]", "2")
+    assert (name, acc, num_seeds) == ("minus finetune", "+35.0 [35.0,\N{NO-BREAK SPACE}35.0]", "2")
 
 
 def test_a_method_has_one_colour_in_every_plot(tmp_path):

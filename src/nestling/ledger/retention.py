@@ -117,18 +117,21 @@ def find_half_life(curve: Sequence[tuple[float, float]]) -> float:
 def compare_seeds(
     ours: Mapping[int, Mapping[str, float]], theirs: Mapping[int, Mapping[str, float]], figure: str
 ) -> Estimate | None:
-    """Mean difference of a figure over the seeds that both sides have it for; None if none.
+    """Mean difference of a figure over the seeds that both sides finished.
 
     Args:
-        ours: seed -> figure -> value.
+        ours: seed -> figure -> value; nothing but an empty mapping for an unfinished seed.
         theirs: the same of another method.
         figure: its name.
+
+    Returns: ours - theirs; None if they share no seed, or if one of these lacks the figure: to
+        leave out a seed that never adapted would flatter who failed in it.
 
     >>> compare_seeds({0: {"acc": 0.5}, 1: {"acc": 0.9}}, {0: {"acc": 0.25}}, "acc")
     Estimate(mean=0.25, half_width=inf, num_seeds=1)
     """
-    seeds = [seed for seed in ours if figure in ours[seed] and figure in theirs.get(seed, {})]
-    if not seeds:
+    seeds = [seed for seed in ours if ours[seed] and theirs.get(seed)]
+    if not seeds or any(figure not in side[seed] for side in (ours, theirs) for seed in seeds):
         return None
     return compare_paired([ours[s][figure] for s in seeds], [theirs[s][figure] for s in seeds])
 

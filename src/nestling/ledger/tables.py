@@ -20,6 +20,7 @@ HEADS = {
 }
 COMPARED = ("acc", "forgetting", "worst", "stability_gap", "steps_to_adapt")
 _SCALES = {"steps_to_adapt": (1.0, 0), "seconds_per_example": (1e3, 2)}  # others: per cent
+_TIE = "\N{NO-BREAK SPACE}"  # on a narrow page a cell may break before an interval, not in it
 
 Rows = list[list[str]]
 
@@ -100,7 +101,7 @@ def _show(figure: str, value: Estimate | None) -> str:
     scale, digits = _SCALES.get(figure, (100.0, 1))
     text = _round(value.mean * scale, digits)
     if math.isfinite(value.half_width):
-        text += f" ± {value.half_width * scale:.{digits}f}"
+        text += f"{_TIE}±{_TIE}{value.half_width * scale:.{digits}f}"
     return text
 
 
@@ -112,7 +113,7 @@ def _show_difference(figure: str, value: Estimate | None) -> str:
     text = _round(value.mean * scale, digits, sign="+")
     if math.isfinite(value.half_width):
         low, high = value.mean - value.half_width, value.mean + value.half_width
-        text += f" [{_round(low * scale, digits)}, {_round(high * scale, digits)}]"
+        text += f" [{_round(low * scale, digits)},{_TIE}{_round(high * scale, digits)}]"
     return text
 
 

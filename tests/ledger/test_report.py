@@ -193,6 +193,20 @@ def test_a_method_has_one_colour_in_every_plot(tmp_path):
         assert {line.get_color() for line in levels} == {wanted[digest.name]}
 
 
+def test_long_names_do_not_overlap_below_the_bars(tmp_path):
+    names = [f"an experience of a rather long name {number}" for number in range(6)]
+    writer = RunWriter(tmp_path, {})
+    for index, name in enumerate(names):
+        writer.write("experience", {"index": index, "name": name})
+        for after in (None, index):
+            place = {"method": "m", "seed": 0, "during": index, "step": index, "after": after}
+            writer.write("evaluation", place | {"accuracies": dict.fromkeys(names, 0.5)})
+    writer.close()
+    figure = plots.plot_adaptation([digest_method(read_run(tmp_path), "m")])
+    labels = figure.axes[0].get_xticklabels()
+    assert all(label.get_rotation() == 35 for label in labels)
+
+
 def test_more_methods_than_colours_still_differ():
     looks = assign_looks([f"m{number}" for number in range(2 * len(COLOURS))])
     assert len({(look.colour, look.dash) for look in looks.values()}) == len(looks)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 INK, FAINT = "#333333", "#BBBBBB"
 # Experiences are shades from dark to light, so that hues stay free for methods.
 SHADES = ("viridis", 0.0, 0.75)
+LINE_LENGTH = 100  # characters that fit side by side below a plot
 SPREAD_LABELS = 0.1  # least distance of names above a plot, as a share of its width
 
 
@@ -77,8 +78,14 @@ def plot_adaptation(digests: Sequence[MethodDigest]) -> "Figure":
             label=digest.name,
         )
         labels = ["never" if math.isnan(value) else f"{value:.0f}" for value in values]
-        axes.bar_label(bars, labels, fontsize=8 if len(digests) * len(names) < 20 else 6)
-    axes.set_xticks(range(len(names)), names)
+        # Side by side, numbers need about a twentieth of the width each.
+        is_crowded = len(digests) * len(names) > 20
+        rotation, size = (90, 6) if is_crowded else (0, 8)
+        axes.bar_label(bars, labels, fontsize=size, rotation=rotation, padding=2)
+    if sum(map(len, names)) > LINE_LENGTH:
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    else:
+        axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("examples to 90 %")
     axes.margins(y=0.15)
     _add_legend(figure, axes)
@@ -232,7 +239,8 @@ def _finish_accuracy(axes: "Axes", title: str, colour: str = INK) -> None:
 def _add_legend(figure: "Figure", axes: "Axes") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        columns = min(5, len(labels))
+        widest = max(map(len, labels)) + 8  # the line and the gap beside a name
+        columns = max(1, min(5, len(labels), LINE_LENGTH // widest))
         figure.legend(
             handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
         )

@@ -206,7 +206,7 @@ def test_another_number_of_targets_changes_nothing() -> None:
         ({"module": lambda *_: "net"}, ModelError, "module gave a str"),
         ({"hidden_sizes": (0,)}, ModelError, "1 or more"),
     ],
-    ids=str,
+    ids=["epochs", "batch_size", "replay", "module", "hidden_sizes"],
 )
 def test_wrong_parameters_are_said_at_fit(
     options: dict[str, Any], error: type[Exception], message: str

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +32,13 @@ from nestling.learn.board import Board
 from nestling.learn.default import make_default_plan
 from nestling.learn.exports.baking import export_learner
 from nestling.learn.growth import count_head_rows, resize_head
+from nestling.learn.protection import Protection
 from nestling.learn.rehearsal import Rehearsal
 from nestling.learn.snapshots import saving
 from nestling.learn.step import FitReport, Loss, StepReport, take_step
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs
+from nestling.retain import Retention
 
 _SNAPSHOT = "learner"
 _SCHEMA = 1
@@ -61,6 +63,7 @@ class Learner:
             mean squared error on floating ones.
         pretrained: for the default plan: whether the model's features are worth keeping.
         replay: examples that may be stored and learned again; 0 stores nothing raw.
+        retain: what protects the weights, e.g. `nestling.retain.EWC(20.0)`; several add up.
         num_classes: the declared number of classes; labels outside are errors. None lets the
             head grow.
         link: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`; None for
@@ -92,6 +95,7 @@ class Learner:
         loss: Loss | None = None,
         pretrained: bool = False,
         replay: int = 0,
+        retain: Sequence[Retention] = (),
         num_classes: int | None = None,
         link: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str | None = None,
@@ -109,6 +113,7 @@ class Learner:
         first = next(model.parameters(), None)
         self.device = torch.device(device or (first.device if first is not None else "cpu"))
         self.plan = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
+        self.protection = Protection(self.model, retain, self.plan)
         self.loss = loss or default_loss
         self.num_classes = num_classes
         self.seed = seed
@@ -120,7 +125,9 @@ class Learner:
             self.optimizer = NestedOptimizer(self.model, self.plan, judge=check, seed=seed)
         self.levels = {spec.name: MemoryLevel(spec, self.model) for spec in self.plan.memories}
         self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
-        self.experts = Experts(self.model, self.optimizer, self.levels, self.plan.answering, link)
+        self.experts = Experts(
+            self.protection.find_reader, self.optimizer, self.levels, self.plan.answering, link
+        )
         self.readout: Readout | None = None
         self.num_examples = self.num_refused = self.num_experiences = 0
         self.seconds = 0.0
@@ -156,6 +163,7 @@ class Learner:
                 more, or a batch cannot be learned from.
         """
         check_loader(loader, epochs)
+        self.protection.check_loader(loader)
         started, refused_before = time.perf_counter(), self.num_refused
         num_examples = num_steps = 0
         losses: list[float] = []
@@ -169,7 +177,7 @@ class Learner:
                     losses.append(report.loss)
         if num_examples == 0:
             raise DataError("the loader yields no example; give one with at least one batch")
-        self.end_experience()
+        self.end_experience(loader)
         return FitReport(
             num_examples=num_examples,
             num_steps=num_steps,
@@ -218,11 +226,13 @@ class Learner:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
             check_batch(batch, self.num_classes, dtype=self.dtype)
             task = check_task(task)
+            self.protection.check(batch, task)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
             # Everything that can fail comes before anything that is changed.
             admitted = admit(self, batch, weight, is_new=is_new)
             answers, report = self._try_step(batch, admitted, is_new)
+            self.protection.note(task)
             self.classes |= admitted.classes
             if task is not None and self.task == "classification":
                 self.task_classes.setdefault(task, set()).update(admitted.classes)
@@ -250,6 +260,7 @@ class Learner:
         try:
             answers = self._ask_experts(batch, admitted.rows) if is_new else None
             if grows:
+                self.protection.check_growth()
                 self._say(f"head grown from {width} to {admitted.num_outputs} classes")
                 self._resize(admitted.num_outputs)
             return answers, self._step(batch, is_new)
@@ -293,6 +304,7 @@ class Learner:
     def _list_generators(self, grows: bool) -> list[torch.Generator]:
         """Which of its own a step draws from."""
         stored = [] if self.rehearsal is None else [self.rehearsal.store.generator]
+        stored += self.protection.list_generators()
         return [self._generator, *stored] if grows else stored
 
     def _step(self, batch: Batch, is_new: bool) -> StepReport:
@@ -310,6 +322,7 @@ class Learner:
             batch,
             self.loss,
             rehearse=rehearse,
+            methods=self.protection.methods,
             precision=self._autocast(),
             buffers=self._buffers,
         )
@@ -320,9 +333,17 @@ class Learner:
             rehearsal.add(batch, output)
         return StepReport(loss, batch.size, refused)
 
-    def end_experience(self) -> None:
-        """Say that an experience is over; the default plan does not need to be told."""
+    def end_experience(self, loader: Iterable[Any] | None = None) -> None:
+        """Say that an experience is over; the default plan does not need to be told.
+
+        Args:
+            loader: its batches once more, for methods of `retain` that measure on them.
+
+        Raises:
+            DataError: a method needs the examples and there is no loader.
+        """
         with self._lock:
+            self.protection.end_experience(loader, self.device)
             self.num_experiences += 1
             if self._board is not None:
                 for reading in self.read_levels():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestling.learn.batches import Batch, read_output
 from nestling.levels import NestedOptimizer
+from nestling.retain import Retention
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,6 +56,7 @@ def take_step(
     loss_function: Loss,
     *,
     rehearse: Callable[[nn.Module], Tensor] | None = None,
+    methods: Sequence[Retention] = (),
     precision: AbstractContextManager[object] | None = None,
     buffers: Sequence[Tensor] = (),
 ) -> tuple[float, Tensor, str]:
@@ -66,6 +68,7 @@ def take_step(
         batch: N examples with a target.
         loss_function: (output, target) -> scalar ().
         rehearse: model -> scalar (), a replay loss that is added.
+        methods: what protects; they need a single input tensor.
         precision: an autocast context for the forward pass.
         buffers: what a forward pass changes in the model (running statistics).
 
@@ -78,17 +81,24 @@ def take_step(
     optimizer.prepare_step()
     try:
         with precision or nullcontext():
-            output = read_output(batch.call(model))
-            loss = total = loss_function(output, batch.target)
+            seen = output = read_output(batch.call(model))
+            for method in methods:
+                seen = method.restrict(seen, batch.target)
+            loss = total = loss_function(seen, batch.target)
             if rehearse is not None:
                 total = loss + rehearse(model)
+            for method in methods:
+                extra = method.compute_loss(model, batch.inputs[0], batch.target, output)
+                total = total if extra is None else total + extra
         value = loss.item()
-        whole = value if rehearse is None else total.item()
+        whole = value if total is loss else total.item()
         refused = "" if math.isfinite(whole) else f"loss is {whole}"
         if not refused:
             optimizer.zero_grad()
             if total.requires_grad:
                 total.backward()
+            for method in methods:
+                method.adjust_gradients(model)
             if not _are_finite(optimizer):
                 refused = "a gradient is not finite"
         if refused:
@@ -99,6 +109,8 @@ def take_step(
                 optimizer.step()
             else:
                 optimizer.advance()
+            for method in methods:
+                method.observe(model, batch.inputs[0], batch.target, output.detach())
     except Warning:  # an alarm that is an error here: the step was taken before it
         raise
     except BaseException:

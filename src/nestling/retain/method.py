@@ -59,6 +59,9 @@ class Retention:
         """The module that answers instead of the live model, in eval mode; None for the live."""
         return None
 
+    def build_reader(self, model: nn.Module) -> None:
+        """After `load_state_dict`: give loaded weights of a reader a module like the model's."""
+
     def list_generators(self) -> list[torch.Generator]:
         """What it draws from in a step, so that a refused step can be undone."""
         return []

@@ -38,7 +38,7 @@ class Experts:
     """Asks the experts of a read-out, and brings their answers into one form: rows.
 
     Args:
-        model: the live model.
+        find_live: the module that answers as "live".
         optimizer: holds the copies; None if nothing learns by gradient.
         levels: the memory levels, by name.
         names: who answers, in the read-out's order.
@@ -47,13 +47,13 @@ class Experts:
 
     def __init__(
         self,
-        model: nn.Module,
+        find_live: Callable[[], nn.Module],
         optimizer: NestedOptimizer | None,
         levels: Mapping[str, MemoryLevel],
         names: tuple[str, ...],
         link: Callable[[Tensor], Tensor] | None,
     ) -> None:
-        self.model = model
+        self.find_live = find_live
         self.optimizer = optimizer
         self.levels = levels
         self.names = names
@@ -73,8 +73,9 @@ class Experts:
         assert target is not None
         if target.is_floating_point() and len(self.names) == 1:
             return Form("regression")
-        with torch.no_grad(), eval_mode(self.model):
-            output = read_output(batch.call(self.model))
+        model = self.find_live()
+        with torch.no_grad(), eval_mode(model):
+            output = read_output(batch.call(model))
         if target.is_floating_point():
             self._check_values(output, target)
             return Form("regression")
@@ -147,12 +148,15 @@ class Experts:
         return answers
 
     def _run(self, batch: Batch, name: str) -> Tensor:
-        with eval_mode(self.model):
-            if name == "live":
-                return read_output(batch.call(self.model))
-            assert self.optimizer is not None
-            values = self.optimizer.copies[name].values
-            output = functional_call(self.model, values, batch.inputs, dict(batch.keywords))
+        model = self.find_live()
+        if name == "live":
+            with eval_mode(model):
+                return read_output(batch.call(model))
+        assert self.optimizer is not None
+        model = self.optimizer.model
+        values = self.optimizer.copies[name].values
+        with eval_mode(model):
+            output = functional_call(model, values, batch.inputs, dict(batch.keywords))
             return read_output(output)
 
     def _activate(self, output: Tensor) -> Tensor:

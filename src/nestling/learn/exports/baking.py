@@ -227,10 +227,10 @@ def _export_expert(learner: Learner, name: str) -> nn.Module:
     classifies = learner.task == "classification"
     if name in learner.levels:
         return _export_memory(learner.levels[name])
-    model = learner.model
+    model = learner.experts.find_live()
     if name != "live":
         assert learner.optimizer is not None
-        model = copy.deepcopy(model)
+        model = copy.deepcopy(learner.model)
         params = dict(model.named_parameters())
         with torch.no_grad():
             for key, value in learner.optimizer.copy_values(name).items():

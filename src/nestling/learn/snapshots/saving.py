@@ -50,6 +50,7 @@ def export_learner_state(learner: Learner) -> dict[str, Any]:
         "memories": {name: level.state_dict() for name, level in learner.levels.items()},
         "readout": None if readout is None else readout.state_dict(),
         "rehearsal": None if rehearsal is None else rehearsal.state_dict(),
+        "protection": learner.protection.state_dict(),
         "generator": export_generator(learner._generator),
         "torch_generators": export_torch_generators(learner.device),
     }
@@ -84,6 +85,7 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
         learner.readout.load_state_dict(state["readout"])
     if learner.rehearsal is not None:
         learner.rehearsal.load_state_dict(state["rehearsal"])
+    learner.protection.load_state_dict(state["protection"])
     import_generator(learner._generator, state["generator"])
     import_torch_generators(learner.device, state["torch_generators"])
 
@@ -108,6 +110,7 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
     if (learner.rehearsal is None) != (state["rehearsal"] is None):
         had = "with" if learner.rehearsal is None else "without"
         raise ForeignSnapshot(f"the snapshot was taken {had} replay; make the learner {had} it")
+    learner.protection.check_saved(state["protection"])
     if learner.rehearsal is not None:
         store = learner.rehearsal.store
         trial = Rehearsal(store.capacity, learner.loss, seed=store.seed)

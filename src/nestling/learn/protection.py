@@ -1,0 +1,149 @@
+"""The protecting methods of a learner: when they may be called, and their state."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import DataError, ForeignSnapshot, NestlingError, PlanError
+from nestling.learn.batches import Batch, read_batch
+from nestling.levels import Plan
+from nestling.retain import Retention
+
+
+class Protection:
+    """Methods of `nestling.retain` beside the levels of a learner.
+
+    Args:
+        model: the live model.
+        methods: called in this order.
+        plan: must have a gradient level if there is a method.
+
+    Raises:
+        PlanError: no gradient level, the same method twice, or something that is no method.
+    """
+
+    def __init__(self, model: nn.Module, methods: Sequence[Retention], plan: Plan) -> None:
+        for method in methods:
+            if not isinstance(method, Retention):
+                raise PlanError(f"retain={method!r}; give methods such as nestling.retain.EWC(20)")
+        if len({id(method) for method in methods}) < len(methods):
+            raise PlanError("the same method stands in retain twice; give each one once")
+        if methods and not plan.gradient_levels:
+            raise PlanError("retain protects weights, but no level of the plan learns by gradient")
+        self.model = model
+        self.methods = tuple(methods)
+        self._task: int | None = None
+        self._num_open = 0  # batches since an experience ended
+
+    def find_reader(self) -> nn.Module:
+        """The module that answers as "live": a method's own, else the live model."""
+        for method in self.methods:
+            reader = method.find_reader()
+            if reader is not None:
+                return reader
+        return self.model
+
+    def check_loader(self, loader: object) -> None:
+        """Raise DataError if a method will want the examples once more and cannot have them."""
+        needing = [type(m).__name__ for m in self.methods if m.needs_boundary]
+        if needing and isinstance(loader, Iterator):
+            raise DataError(
+                f"{needing[0]} reads an experience once more at its end, but the loader can be "
+                "read only once; give a DataLoader or a list"
+            )
+
+    def check(self, batch: Batch, task: int | None) -> None:
+        """Raise unless the methods can take a batch.
+
+        Raises:
+            DataError: several inputs, or a new task though the last experience was not ended.
+        """
+        if not self.methods:
+            return
+        if len(batch.inputs) != 1 or batch.keywords:
+            name = type(self.methods[0]).__name__
+            raise DataError(f"{name} needs one input tensor per batch; bring them together")
+        waiting = next((m for m in self.methods if m.needs_boundary), None)
+        if waiting is not None and self._num_open and task != self._task:
+            raise DataError(
+                f"task {self._task} became {task} but {type(waiting).__name__} protects only what "
+                "came before a boundary; call end_experience(loader) between, or use fit"
+            )
+
+    def note(self, task: int | None) -> None:
+        """Take in that a batch of this task was learned."""
+        self._task = task
+        self._num_open += 1
+
+    def check_growth(self) -> None:
+        """Raise PlanError if a method answers by a copy of the model, whose head cannot grow."""
+        reading = next((m for m in self.methods if m.find_reader() is not None), None)
+        if reading is not None:
+            raise PlanError(
+                f"{type(reading).__name__} answers by a copy whose head cannot grow; give the "
+                "model all outputs and declare num_classes"
+            )
+
+    def end_experience(self, loader: Iterable[Any] | None, device: torch.device) -> None:
+        """Tell the methods that an experience is over."""
+        again = None if loader is None or isinstance(loader, Iterator) else loader
+        for method in self.methods:
+            method.end_experience(self.model, None if again is None else _Pairs(again, device))
+        self._num_open = 0
+
+    def list_generators(self) -> list[torch.Generator]:
+        """What the methods draw from in a step."""
+        return [one for method in self.methods for one in method.list_generators()]
+
+    def count_bytes(self) -> int:
+        """What the methods keep."""
+        return sum(method.count_bytes() for method in self.methods)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all methods, with their names."""
+        return {
+            "task": self._task,
+            "num_open": self._num_open,
+            "methods": [
+                {"name": type(method).__name__, "state": method.state_dict()}
+                for method in self.methods
+            ],
+        }
+
+    def check_saved(self, state: Mapping[str, Any]) -> None:
+        """Raise ForeignSnapshot unless `load_state_dict` will work; nothing is changed."""
+        saved = [one["name"] for one in state["methods"]]
+        own = [type(method).__name__ for method in self.methods]
+        if saved != own:
+            raise ForeignSnapshot(f"the snapshot has retain={saved}, this learner {own}")
+        for method, one in zip(self.methods, state["methods"], strict=True):
+            try:
+                copy.deepcopy(method).load_state_dict(one["state"])
+            except (NestlingError, KeyError, TypeError, RuntimeError) as error:
+                raise ForeignSnapshot(
+                    f"{one['name']} was saved with other settings: {error}"
+                ) from None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._task, self._num_open = state["task"], state["num_open"]
+        for method, one in zip(self.methods, state["methods"], strict=True):
+            method.load_state_dict(one["state"])
+            method.build_reader(self.model)
+
+
+class _Pairs:
+    """A loader's batches as pairs (x, y) on a device; it can be read again and again."""
+
+    def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for raw in self.loader:
+            batch = read_batch(raw).to(self.device)
+            if batch.size:
+                assert batch.target is not None
+                yield batch.inputs[0], batch.target

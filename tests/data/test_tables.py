@@ -1,5 +1,7 @@
 """The user's own files, right and wrong."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError, NestlingError, NonFiniteInput, ShapeMismatch
+from nestling.core.errors import (
+    DataError,
+    MissingExtra,
+    NestlingError,
+    NonFiniteInput,
+    ShapeMismatch,
+)
 from nestling.data import from_arrays, read_table
 
 FRAME = pd.DataFrame({"a": [0.5, 1.0, 2.0], "b": [1.0, 0.0, 3.0], "target": [0, 1, 2]})
@@ -58,6 +66,11 @@ def test_numbers_survive_csv(tmp_path, values):
         ("rows.csv", "a,b\n1,0\n", "no column 'target'"),
         ("rows.csv", "target\n1\n", "only its target"),
         ("rows.csv", "a,target\nred,0\n", "column 'a' holds text ('red' in line 2)"),
+        ("rows.csv", "a,target\n\n\n1,0\nred,0\n", "('red' in line 5)"),
+        ("rows.csv", "a,target\n\n1,0\n\n2\n", "line 5 has 1 cells"),
+        ("rows.csv", 'a,target\n"\n1",0\n2\n', "line 4 has 1 cells"),
+        ("rows.csv", "a,b,target\n1,2,0\n1,1e39,0\n", "1e+39 in row 1, column 'b'"),
+        ("rows.csv", "a,target\n1,0.5\n1,-1e39\n", "-1e+39 in row 1, column 'target'"),
         ("rows.csv", "a,target\nnan,0\n", "row 0, column 'a'"),
         ("rows.csv", "a,target\n1,inf\n", "target is NaN or infinite"),
         ("rows.csv", "a,target\n,0\n", "column 'a'"),
@@ -74,6 +87,22 @@ def test_wrong_files_say_what_and_where(tmp_path, name, content, words):
         read_table(path)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_targets_that_no_label_can_hold_are_values(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,target\n1,1e20\n2,3\n")
+    _, y, _ = read_table(tmp_path / "rows.csv")
+    assert y.dtype == torch.float32
+    assert y.tolist() == pytest.approx([1e20, 3.0])
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "rows.parquet")
+    # None stands for a module that cannot be imported; pandas asks for its engines anew.
+    for name in ("pyarrow", "pyarrow.parquet", "fastparquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtra, match=r"pyarrow: pip install 'nestling\[data\]'"):
+        read_table(path)
 
 
 def test_a_missing_file_names_its_neighbour(tmp_path):

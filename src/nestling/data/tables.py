@@ -28,8 +28,8 @@ def read_table(path: Path | str, target: str = "target") -> tuple[Tensor, Tensor
 
     Raises:
         DataError: no such file, an empty one, a column that is missing or not numeric.
-        NonFiniteInput: NaN, infinity or an empty cell; names row and column.
-        MissingExtra: Parquet without pandas.
+        NonFiniteInput: NaN, an empty cell, or what is infinite as float32; names row and column.
+        MissingExtra: Parquet without pandas or pyarrow.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -48,18 +48,24 @@ def read_table(path: Path | str, target: str = "target") -> tuple[Tensor, Tensor
     if not names:
         raise DataError(f"'{path}' holds only its target {target!r}; add a column of inputs")
     x = np.stack([table[name] for name in names], axis=1)
-    return *from_arrays(x, table[target], names=names, source=str(path)), names
+    return *from_arrays(x, table[target], names=names, target=target, source=str(path)), names
 
 
 def from_arrays(
-    x: NDArray[Any], y: NDArray[Any], *, names: Sequence[str] = (), source: str = "arrays"
+    x: NDArray[Any],
+    y: NDArray[Any],
+    *,
+    names: Sequence[str] = (),
+    target: str = "target",
+    source: str = "arrays",
 ) -> tuple[Tensor, Tensor]:
     """Check arrays and make tensors of them.
 
     Args:
         x: (N, ...) numbers.
-        y: (N,) or (N, M); whole numbers >= 0 in one dimension are labels.
+        y: (N,) or (N, M); whole numbers >= 0 in one dimension are labels, if int64 holds them.
         names: of the columns of x, for errors.
+        target: name of y, for errors.
         source: what to call them in errors.
 
     Returns: inputs float32, targets int64 or float32.
@@ -67,7 +73,7 @@ def from_arrays(
     Raises:
         ShapeMismatch: different lengths.
         DataError: no row, or something that is not a number.
-        NonFiniteInput: NaN or infinity.
+        NonFiniteInput: NaN or infinity, also where only float32 has no room for it (from 3.4e38).
 
     >>> from_arrays(np.ones((2, 1)), np.array([0, 1]))[1]
     tensor([0, 1])
@@ -79,50 +85,73 @@ def from_arrays(
     for name, array in (("inputs", x), ("targets", y)):
         if array.dtype.kind not in "biuf":
             raise DataError(f"{source}: {name} are {array.dtype}, not numbers; encode them first")
-    wrong = ~np.isfinite(x.astype(np.float64))
+    inputs = _narrow(x)
+    wrong = ~np.isfinite(inputs)
     if wrong.any():
         row, *rest = (int(index) for index in np.argwhere(wrong)[0])
         column = repr(names[rest[0]]) if names else str(rest)
         raise NonFiniteInput(
-            f"{source}: {x[(row, *rest)]} in row {row}, column {column} "
-            f"({int(wrong.sum())} in all); drop or impute them"
+            f"{source}: {x[(row, *rest)]} in row {row}, column {column} is not finite as float32 "
+            f"({int(wrong.sum())} in all); drop, impute or rescale them"
         )
-    if not np.isfinite(y.astype(np.float64)).all():
-        raise NonFiniteInput(f"{source}: a target is NaN or infinite; drop those rows")
-    inputs = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    if y.ndim == 1 and bool((y == np.floor(y)).all()) and bool((y >= 0).all()):
-        return inputs, torch.from_numpy(y.astype(np.int64))
-    return inputs, torch.from_numpy(y.astype(np.float32))
+    targets = _narrow(y)
+    wrong = ~np.isfinite(targets)
+    if wrong.any():
+        row, *rest = (int(index) for index in np.argwhere(wrong)[0])
+        raise NonFiniteInput(
+            f"{source}: {y[(row, *rest)]} in row {row}, column {target!r}: "
+            "a target is NaN or infinite as float32; "
+            "drop or rescale those rows"
+        )
+    # A whole number that int64 cannot hold would turn negative, so it is a value, not a label.
+    if y.ndim == 1 and bool(((y == np.floor(y)) & (y >= 0) & (y < 2.0**63)).all()):
+        return torch.from_numpy(inputs), torch.from_numpy(y.astype(np.int64))
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[np.float32]:
+    """As float32; what is too large becomes infinite, which the caller looks for."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _read_csv(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            rows, lines, begin = [], [], 1
+            for row in reader:
+                if row:
+                    rows.append(row)
+                    lines.append(begin)
+                # A quoted cell may go over several lines: the row is where it begins.
+                begin = reader.line_num + 1
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read '{path}': {error}") from None
     if len(rows) < 2:
         raise DataError(f"'{path}' has no rows; give a header and at least one row")
-    header, body = rows[0], rows[1:]
-    for number, row in enumerate(body, start=2):
+    header, body, lines = rows[0], rows[1:], lines[1:]
+    for number, row in zip(lines, body, strict=True):
         if len(row) != len(header):
             raise DataError(f"'{path}' line {number} has {len(row)} cells, header {len(header)}")
     if len(set(header)) != len(header):
         raise DataError(f"'{path}' names a column twice; rename one of {sorted(header)}")
     table = {}
     for index, name in enumerate(header):
-        table[name] = _read_numbers(path, name, [row[index] for row in body])
+        table[name] = _read_numbers(path, name, [row[index] for row in body], lines)
     return header, table
 
 
-def _read_numbers(path: Path, name: str, cells: Sequence[str]) -> NDArray[Any]:
+def _read_numbers(
+    path: Path, name: str, cells: Sequence[str], lines: Sequence[int]
+) -> NDArray[Any]:
     values = np.empty(len(cells))
     for row, cell in enumerate(cells):
         try:
             values[row] = float(cell) if cell.strip() else np.nan
         except ValueError:
             raise DataError(
-                f"'{path}' column {name!r} holds text ({cell!r} in line {row + 2}); "
+                f"'{path}' column {name!r} holds text ({cell!r} in line {lines[row]}); "
                 "encode it as numbers or drop it"
             ) from None
     return values
@@ -135,6 +164,8 @@ def _read_parquet(path: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
         raise MissingExtra("Parquet needs pandas: pip install 'nestling[data]'") from None
     try:
         frame = pd.read_parquet(path)
+    except ImportError:
+        raise MissingExtra("Parquet needs pyarrow: pip install 'nestling[data]'") from None
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read '{path}': {str(error).splitlines()[0]}") from None
     columns = [str(name) for name in frame.columns]

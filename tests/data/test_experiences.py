@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel
-from nestling.data import Experience, domain_incremental, split_by_class, task_incremental
+from nestling.data import (
+    Experience,
+    class_incremental,
+    domain_incremental,
+    drifting,
+    multi_task,
+    relabelled,
+    repeating,
+    split_by_class,
+    task_incremental,
+)
 
 X = torch.arange(12.0).reshape(12, 1)
 Y = torch.arange(12) % 4
@@ -67,3 +77,30 @@ def test_wrong_experiences():
         Experience("wrong", (X, Y), (X[:0], Y[:0]), ())
     with pytest.raises(DataError, match="at least one domain"):
         domain_incremental(X, Y, X, Y, {}, generator=make(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((12, 11, 12, 12), r"train: inputs \(12, 1\) and targets \(11,\)"),
+        ((11, 12, 12, 12), r"train: inputs \(11, 1\) and targets \(12,\)"),
+        ((12, 12, 12, 11), r"test: inputs \(12, 1\) and targets \(11,\)"),
+        ((12, 12, 11, 12), r"test: inputs \(11, 1\) and targets \(12,\)"),
+    ],
+)
+def test_every_split_names_unequal_lengths(sizes, words):
+    split = tuple(part[:size] for part, size in zip((X, Y, X, Y), sizes, strict=True))
+    whole = (X, Y, X, Y)
+    calls = (
+        lambda: split_by_class(*split, [[0, 1], [2, 3]]),
+        lambda: task_incremental(*split, [[0, 1], [2, 3]]),
+        lambda: domain_incremental(*split, {"a": lambda x: x}, generator=torch.Generator()),
+        lambda: class_incremental(*split, num_experiences=2, seed=0),
+        lambda: repeating(*split, num_experiences=3, classes_per_experience=2, seed=0),
+        lambda: multi_task({"a": whole, "b": split}),
+        lambda: relabelled(*split, batch_size=2, seed=0),
+        lambda: drifting({"a": split}, ["a"], batch_size=2, seed=0),
+    )
+    for call in calls:
+        with pytest.raises(ShapeMismatch, match=words):
+            call()

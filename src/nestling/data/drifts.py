@@ -11,7 +11,7 @@ from torch import Tensor
 from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.archives import Split
-from nestling.data.experiences import Experience, Pair, list_classes
+from nestling.data.experiences import Experience, Pair, check_lengths, list_classes
 
 CONFLICT_ORDER = (0, 1, 0, 2, 1, 0, 2, 1, 0, 2, 1, 2)
 
@@ -95,7 +95,7 @@ def drifting(
     Raises:
         DataError: no segment, or numbers that do not make one.
         UnknownLabel: a context in the order that is not given.
-        ShapeMismatch: contexts that differ in their rows.
+        ShapeMismatch: contexts that differ in their rows, or inputs and labels in length.
 
     >>> x, y = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
     >>> both = {"dark": (x, y, x, y), "light": (x + 1, y, x + 1, y)}
@@ -157,6 +157,7 @@ def relabelled(
         seed: of labellings, lengths and rows.
 
     Raises:
+        ShapeMismatch: inputs and labels of different lengths.
         DataError: one class, or more labellings than there are permutations.
         UnknownLabel: a test label without a training example.
 
@@ -165,6 +166,7 @@ def relabelled(
     >>> [e.test[1].tolist() for e in made]
     [[0, 1, 0, 1], [1, 0, 1, 0]]
     """
+    check_lengths(x, y, x_test, y_test)
     classes = torch.tensor(list_classes(y))
     if len(classes) < 2:
         raise DataError(f"{len(classes)} classes; relabelled needs at least 2")
@@ -261,6 +263,7 @@ def _check_contexts(contexts: Mapping[str, Split], order: Sequence[str]) -> None
     shapes = {name: (split[0].shape, len(split[1])) for name, split in contexts.items()}
     if len(set(shapes.values())) > 1:
         raise ShapeMismatch(f"contexts differ in their training examples: {shapes}")
-    x, y, _, _ = contexts[order[0]]
-    if len(x) != len(y) or len(x) == 0:
-        raise ShapeMismatch(f"{len(x)} inputs and {len(y)} labels; give one per input, at least 1")
+    for name, split in contexts.items():
+        check_lengths(*split, f"context {name!r}")
+    if len(contexts[order[0]][1]) == 0:
+        raise DataError(f"context {order[0]!r} has no training example; give at least 1")

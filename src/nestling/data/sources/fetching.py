@@ -1,15 +1,27 @@
 """Finding the files of a source, or fetching them: each is checked by its sha256."""
 
+import contextlib
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
 
 from nestling.core.errors import DataError
-from nestling.data.archives import find_folder
 from nestling.data.sources.catalogue import Source, SourceFile, find_source
+
+# A client that is slower than this hangs, as far as its user can tell.
+START_S, LEAST_BYTES_PER_S = 120.0, 50_000.0
+
+
+def find_folder(folder: Path | None = None) -> Path:
+    """Where archives lie: `folder`, else $NESTLING_DATA, else ~/.cache/nestling."""
+    if folder is not None:
+        return folder
+    named = os.environ.get("NESTLING_DATA")
+    return Path(named) if named else _find_cache()
 
 
 def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> list[Path]:
@@ -18,7 +30,7 @@ def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> l
     Args:
         name: see `list_sources`.
         folder: where they lie or go; without it $NESTLING_DATA, then ~/.cache/nestling.
-        offline: do not fetch.
+        offline: do not fetch, neither what is absent nor what is damaged.
 
     Returns: a path per file, in the order of `Source.files`.
 
@@ -33,7 +45,7 @@ def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> l
     if offline or not _can_fetch(source):
         way = "" if _can_fetch(source) else " --from DIR, where DIR holds a copy"
         raise DataError(
-            f"data not fetched: no {' and no '.join(absent)} in "
+            f"data not fetched: no intact {' and no intact '.join(absent)} in "
             f"{' or '.join(str(place) for place in _list_places(folder))}; "
             f"run: nestling data fetch {name}{way}"
         )
@@ -52,19 +64,21 @@ def fetch_source(name: str, folder: Path | None = None, *, source: Path | None =
     Returns: the path of the file; the folder, if there are none or several.
 
     Raises:
-        DataError: an unknown name, a client that is missing or fails, another sha256, or a
-            folder that cannot be written.
+        DataError: an unknown name, a client that is missing, fails or hangs, another sha256, or
+            what the system refuses: a connection, a folder, more room on the disk. No half of a
+            file stays.
     """
     wanted = find_source(name)
     folder = find_folder(folder)
     for file in wanted.files:
-        if not _is_intact(folder / file.name, file):
-            try:
+        try:
+            if not _is_intact(folder / file.name, file):
                 _fetch_file(wanted, file, folder, source)
-            except OSError as error:
-                raise DataError(
-                    f"cannot write to '{folder}': {error.strerror}; give another with --folder"
-                ) from error
+        except OSError as error:
+            raise DataError(
+                f"cannot fetch {file.name} into '{folder}': {error.strerror or error}; check the "
+                "connection and the room on the disk, or give another folder"
+            ) from error
     return folder / wanted.files[0].name if len(wanted.files) == 1 else folder
 
 
@@ -111,10 +125,51 @@ def _run_client(wanted: Source, file: SourceFile, place: Path) -> None:
         listed = place / "requirements.txt"
         listed.write_text(f"{requirement} --hash=sha256:{file.sha256}\n")
         command += ["--quiet", "--require-hashes", "--requirement", str(listed)]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DataError(f"'{' '.join(file.command)}' failed: {said}")
+    code, said = _run(command, place, START_S + file.num_bytes / LEAST_BYTES_PER_S)
+    if code != 0:
+        line = (said.strip().splitlines() or ["no message"])[-1]
+        raise DataError(f"'{' '.join(file.command)}' failed: {line}")
+
+
+def _run(command: list[str], place: Path, limit_s: float) -> tuple[int, str]:
+    """Exit code and stderr of a command that may take so long; nothing of it outlives the call."""
+    with subprocess.Popen(
+        command,
+        cwd=place,
+        # Its own drafts go with the place.
+        env={**os.environ, "TMPDIR": str(place)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            _stop(process)
+            raise DataError(
+                f"'{' '.join(command)}' took more than {limit_s:.0f} s and was stopped; "
+                "check the connection and try again"
+            ) from None
+        except BaseException:
+            _stop(process)
+            raise
+    return process.returncode, said
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a client and what it started: a child that lives on would keep our pipe open."""
+    if not hasattr(os, "killpg"):
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _find_cache() -> Path:
+    return Path.home() / ".cache" / "nestling"
 
 
 def _can_fetch(source: Source) -> bool:
@@ -128,9 +183,7 @@ def _list_places(folder: Path | None) -> list[Path]:
     """
     if folder is not None:
         return [folder]
-    cache = Path.home() / ".cache" / "nestling"
-    named = os.environ.get("NESTLING_DATA")
-    return [Path(named), cache] if named else [cache]
+    return [folder] if folder is not None else list(dict.fromkeys((find_folder(), _find_cache())))
 
 
 def _find(file: SourceFile, folder: Path | None) -> Path | None:

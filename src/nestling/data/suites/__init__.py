@@ -7,7 +7,7 @@ from nestling.core.errors import DataError, suggest
 from nestling.data.suites import digits, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
 
-__all__ = ["Suite", "list_suites", "make_suite"]
+__all__ = ["Suite", "list_suite_sources", "list_suites", "make_suite"]
 
 _BUILDERS: dict[str, Callable[[Request], Suite]] = {
     **digits.BUILDERS,
@@ -15,6 +15,7 @@ _BUILDERS: dict[str, Callable[[Request], Suite]] = {
     **pictures.BUILDERS,
     **words.BUILDERS,
 }
+_SOURCES = {**digits.SOURCES, **places.SOURCES, **pictures.SOURCES, **words.SOURCES}
 
 
 def list_suites() -> list[str]:
@@ -24,6 +25,22 @@ def list_suites() -> list[str]:
     ['split-mnist', 'permuted-mnist', 'rotated-mnist']
     """
     return list(_BUILDERS)
+
+
+def list_suite_sources(name: str) -> tuple[str, ...]:
+    """Names of the sources that a suite is made from, for `fetch_source`.
+
+    Args:
+        name: see `list_suites`.
+
+    Raises:
+        DataError: an unknown suite.
+
+    >>> list_suite_sources("emoji-domains")
+    ('emoji',)
+    """
+    _require(name)
+    return _SOURCES[name]
 
 
 def make_suite(
@@ -44,13 +61,17 @@ def make_suite(
         split: "test"; or "validation" for tuning: streams drawn from seeds that no test stream
             has, tested on examples that no test stream tests on.
         folder: where archives lie or go; without it $NESTLING_DATA, then ~/.cache/nestling.
-        offline: do not fetch.
+        offline: do not fetch, neither what is absent nor what is damaged.
 
     Raises:
         DataError: an unknown suite or split, a seed outside its range, or data that cannot
             be had.
         MissingExtra: a package is absent that the data need.
     """
+    _require(name)
+    return _BUILDERS[name](Request(seed, split, folder, offline))
+
+
+def _require(name: str) -> None:
     if name not in _BUILDERS:
         raise DataError(f"suite {name!r}; {suggest(name, _BUILDERS)}")
-    return _BUILDERS[name](Request(seed, split, folder, offline))

@@ -241,3 +241,13 @@ BUILDERS: dict[str, Callable[[Request], Suite]] = {
     "drift": make_drift,
     "conflict": make_conflict,
 }
+
+# What each builder obtains.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "split-mnist": ("mnist-10k",),
+    "permuted-mnist": ("mnist-10k",),
+    "rotated-mnist": ("mnist-10k",),
+    "split-fashion": ("fashion-mnist",),
+    "drift": ("mnist-10k",),
+    "conflict": ("mnist-10k",),
+}

@@ -188,3 +188,11 @@ BUILDERS: dict[str, Callable[[Request], Suite]] = {
     "split-cifar10": make_split_cifar10,
     "multi-task": make_multi_task,
 }
+
+# What each builder obtains.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "omniglot": ("omniglot",),
+    "emoji-domains": ("emoji",),
+    "split-cifar10": ("cifar10-6k",),
+    "multi-task": ("digits", "mnist-10k", "fashion-mnist"),
+}

@@ -160,3 +160,10 @@ BUILDERS: dict[str, Callable[[Request], Suite]] = {
     "census-94-95": make_census,
     "watch-users": make_watch,
 }
+
+# What each builder obtains.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "heart-4-hospitals": ("heart",),
+    "census-94-95": ("census",),
+    "watch-users": ("watch",),
+}

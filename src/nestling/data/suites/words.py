@@ -252,3 +252,10 @@ BUILDERS: dict[str, Callable[[Request], Suite]] = {
     "banking77": make_banking77,
     "intents-65-languages": make_intents,
 }
+
+# What each builder obtains.
+SOURCES: dict[str, tuple[str, ...]] = {
+    "clinc150": ("clinc150",),
+    "banking77": ("banking77",),
+    "intents-65-languages": ("home-assistant-intents",),
+}

@@ -1,6 +1,18 @@
 """What passes from fast levels to slow ones, and proposals that change slow weights."""
 
+from nestling.consolidate.anchors import (
+    Comparison,
+    bound_share,
+    compare_on_anchors,
+    promise,
+    share_confidence,
+)
+from nestling.consolidate.beakers import Beakers, Chain, make_chain, measure_charge, step_beakers
+from nestling.consolidate.gated import AnchorGate
+from nestling.consolidate.offline import consolidate_offline, distil_divergence
+from nestling.consolidate.outer import OuterNesterov, outer_step
 from nestling.consolidate.proposal import Judge, Proposal, Verdict, propose
+from nestling.consolidate.slow_rates import split_rates
 from nestling.consolidate.transfers import (
     average,
     ema_update,
@@ -10,13 +22,29 @@ from nestling.consolidate.transfers import (
 )
 
 __all__ = [
+    "AnchorGate",
+    "Beakers",
+    "Chain",
+    "Comparison",
     "Judge",
+    "OuterNesterov",
     "Proposal",
     "Verdict",
     "average",
+    "bound_share",
+    "compare_on_anchors",
+    "consolidate_offline",
+    "distil_divergence",
     "ema_update",
     "lookahead_step",
+    "make_chain",
+    "measure_charge",
     "merge_overlay",
+    "outer_step",
+    "promise",
     "propose",
     "refit",
+    "share_confidence",
+    "split_rates",
+    "step_beakers",
 ]

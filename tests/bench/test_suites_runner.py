@@ -19,7 +19,7 @@ DIGITS, OWN = "tiny_suites:make_digits", "tiny_suites:make_own"
 
 
 def make_cell(method: str, seed: int = 0, **settings: float) -> Cell:
-    return Cell(DIGITS, "test", method, seed, settings, num_looks=6)
+    return Cell(DIGITS, "test", method, seed, settings, num_looks=2)
 
 
 def test_methods_are_measured_in_parallel_as_they_are_alone(tmp_path: Path) -> None:

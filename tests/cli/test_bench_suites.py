@@ -83,7 +83,8 @@ def test_a_folder_of_another_suite_is_refused(nestling: Run, desk: Path) -> None
 
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run) -> None:
     tests = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "nestling.cli.main", *ASKED]
+    asked = ("bench", "tiny_suites:make_few", "--methods", "ncm")
+    command = [sys.executable, "-m", "nestling.cli.main", *asked]
     command += ["--seeds", "20", "--budget", "1", "--workers", "2", "--looks", "3", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -105,5 +106,5 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run
     assert cells
     assert not (desk / "run" / "result.json").exists()
     times = {path: path.stat().st_mtime_ns for path in cells}
-    assert nestling(*ASKED, *QUICK, "--out", "run")[0] == 0
+    assert nestling(*asked, *QUICK, "--out", "run")[0] == 0
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())

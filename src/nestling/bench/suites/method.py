@@ -18,6 +18,7 @@ from nestling.models import build_model
 Kind = Literal["no_replay", "replay200", "closed_form", "reference"]
 Settings = Mapping[str, float]
 
+CAPACITY = 200  # examples that a method with replay may store
 WIDTHS = (128, 128)  # hidden units, for every method and suite
 
 
@@ -45,6 +46,7 @@ class Setup:
         num_classes: output columns.
         batch_size: examples per batch; replay draws as many.
         epochs: passes over each experience.
+        num_experiences: how many there will be, for stores that are shared out beforehand.
         seed: of weights and of what is random in the method.
     """
 
@@ -52,6 +54,7 @@ class Setup:
     num_classes: int
     batch_size: int
     epochs: int
+    num_experiences: int
     seed: int
 
     def make_model(self) -> nn.Module:
@@ -91,6 +94,7 @@ def make_setup(suite: Suite, seed: int) -> Setup:
         num_classes=suite.num_classes,
         batch_size=suite.batch_size,
         epochs=suite.epochs,
+        num_experiences=len(suite.experiences),
         seed=seed,
     )
 

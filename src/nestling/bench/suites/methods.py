@@ -12,16 +12,18 @@ from nestling.bench.suites.competitors import (
     JointLoop,
     PlainLoop,
 )
-from nestling.bench.suites.method import Kind, Method, Range, Settings, Setup
+from nestling.bench.suites.method import CAPACITY, Kind, Method, Range, Settings, Setup
 from nestling.core.errors import PlanError, suggest
 from nestling.core.seeds import make_generator
 from nestling.models import import_function
 
-CAPACITY = 200  # examples that a method with replay may store
 _LR = Range(0.003, 0.3, 0.03)
 _EWC = Range(1.0, 1e3, 20.0)
 _MAS = Range(0.01, 10.0, 0.3)
 _LWF = Range(0.1, 10.0, 1.0)
+_ALPHA = Range(0.05, 2.0, 0.3)
+_BETA = Range(0.1, 2.0, 0.5)
+_DECAY = Range(0.9, 0.999, 0.99)
 
 
 def find_method(name: str) -> Method:
@@ -132,9 +134,25 @@ _NO_REPLAY = (
     _loop("mas-masked", "no_replay", ("mask", "mas"), {"strength": _MAS}, is_told=True),
     _loop("lwf", "no_replay", ("lwf",), {"strength": _LWF}, True, True),
     _loop("lwf-masked", "no_replay", ("mask", "lwf"), {"strength": _LWF}, is_told=True),
+    _loop("ema", "no_replay", ("ema",), {"decay": _DECAY}),
 )
 _REPLAY = (
     Method("default-replay200", "replay200", _build_default_replay, is_default=True, is_small=True),
+    _loop("er", "replay200", ("er",), is_small=True),
+    _loop("er-ace", "replay200", ("er-ace",), is_small=True),
+    _loop("der", "replay200", ("der",), {"alpha": _ALPHA}),
+    _loop("derpp", "replay200", ("derpp",), {"alpha": _ALPHA, "beta": _BETA}, True),
+    _loop("a-gem", "replay200", ("a-gem",), is_told=True),
+    _loop("gem", "replay200", ("gem",), {"margin": Range(0.05, 1.0, 0.5)}, is_told=True),
+    _loop("gdumb", "replay200", ("gdumb",), {"rate": Range(0.01, 0.2, 0.05)}),
+    _loop("mean-er", "replay200", ("mean-er",), {"decay": _DECAY}),
+    _loop(
+        "cls-er",
+        "replay200",
+        ("cls-er",),
+        {"weight": Range(0.03, 3.0, 0.15), "stable_decay": _DECAY},
+        is_small=True,
+    ),
 )
 _CLOSED = (
     _solve("ncm", is_small=True),
@@ -142,6 +160,9 @@ _CLOSED = (
     _solve("ranpac", is_small=True),
     _solve("ridge", {"strength": Range(0.1, 1e3, 10.0)}),
 )
-_OTHERS = (Method("joint", "reference", _build_joint, {"lr": _LR}, needs_boundary=True),)
+_OTHERS = (
+    _loop("derpp500", "reference", ("derpp500",), {"alpha": _ALPHA, "beta": _BETA}),
+    Method("joint", "reference", _build_joint, {"lr": _LR}, needs_boundary=True),
+)
 
 METHODS: dict[str, Method] = {one.name: one for one in (*_NO_REPLAY, *_CLOSED, *_REPLAY, *_OTHERS)}

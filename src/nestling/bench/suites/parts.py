@@ -6,7 +6,7 @@
 from collections.abc import Callable
 
 from nestling.bench.suites.competitors import Solver
-from nestling.bench.suites.method import Settings, Setup
+from nestling.bench.suites.method import CAPACITY, Settings, Setup
 from nestling.memory import RandomFeatures
 from nestling.retain import Retention
 from nestling.retain.closed import (
@@ -16,6 +16,18 @@ from nestling.retain.closed import (
     StreamingLDA,
 )
 from nestling.retain.penalties import EWC, L2SP, MAS, SI, LwF, MaskAbsent, OnlineEWC
+from nestling.retain.rehearsal import (
+    AGEM,
+    CLSER,
+    DER,
+    ER,
+    ERACE,
+    GEM,
+    DERpp,
+    EMAReader,
+    GDumb,
+    MeanER,
+)
 
 Part = Callable[[Setup, Settings], Retention]
 
@@ -29,6 +41,31 @@ PARTS: dict[str, Part] = {
     "mas": lambda _, drawn: MAS(drawn["strength"]),
     "l2sp": lambda _, drawn: L2SP(drawn["strength"], 0.0, head=""),
     "lwf": lambda _, drawn: LwF(drawn["strength"]),
+    "ema": lambda _, drawn: EMAReader(drawn["decay"]),
+    "er": lambda setup, _: ER(CAPACITY, setup.batch_size, joint=True, seed=setup.seed),
+    "er-ace": lambda setup, _: ERACE(CAPACITY, setup.batch_size, seed=setup.seed),
+    "der": lambda setup, drawn: DER(CAPACITY, drawn["alpha"], setup.batch_size, seed=setup.seed),
+    "derpp": lambda setup, drawn: DERpp(
+        CAPACITY, drawn["alpha"], drawn["beta"], setup.batch_size, seed=setup.seed
+    ),
+    "derpp500": lambda setup, drawn: DERpp(
+        500, drawn["alpha"], drawn["beta"], setup.batch_size, seed=setup.seed
+    ),
+    "a-gem": lambda setup, _: AGEM(CAPACITY, seed=setup.seed),
+    "gem": lambda setup, drawn: GEM(
+        max(1, CAPACITY // setup.num_experiences), drawn["margin"], seed=setup.seed
+    ),
+    "gdumb": lambda setup, drawn: GDumb(CAPACITY, rate=drawn["rate"], seed=setup.seed),
+    "mean-er": lambda setup, drawn: MeanER(
+        CAPACITY, setup.batch_size, drawn["decay"], joint=True, seed=setup.seed
+    ),
+    "cls-er": lambda setup, drawn: CLSER(
+        CAPACITY,
+        setup.batch_size,
+        weight=drawn["weight"],
+        stable_decay=drawn["stable_decay"],
+        seed=setup.seed,
+    ),
 }
 
 NUM_FEATURES = 1000  # of the closed forms that make their own

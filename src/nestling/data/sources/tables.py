@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,19 +128,25 @@ def encode_census(lines: Sequence[str], words: Sequence[tuple[int, str]]) -> Tab
         lines: of `Census`.
         words: of `Census`; a word that is not among them stays without a column.
     """
-    rows = [line.split(", ") for line in lines]
-    places = {word: len(_CENSUS_NUMBERS) + index for index, word in enumerate(words)}
-    x = torch.zeros(len(rows), len(_CENSUS_NUMBERS) + len(places))
+    # Column by column, which is several times as fast as row by row.
+    cells: list[tuple[str, ...]] = [() for _ in range(_CENSUS_INCOME + 1)]
+    if lines:
+        cells = list(zip(*(line.split(", ") for line in lines), strict=True))
+    places: dict[int, dict[str, int]] = {}
+    for index, (column, word) in enumerate(words):
+        places.setdefault(column, {})[word] = len(_CENSUS_NUMBERS) + index
+    x = np.zeros((len(lines), len(_CENSUS_NUMBERS) + len(words)), np.float32)
     for index, (name, column) in enumerate(_CENSUS_NUMBERS.items()):
-        x[:, index] = _scale_census(name, torch.tensor([float(row[column]) for row in rows]))
-    for column in sorted({column for column, _ in words}):
-        at = torch.tensor([places.get((column, row[column]), -1) for row in rows])
-        known = (at >= 0).nonzero().flatten()
-        x[known, at[known]] = 1.0
+        numbers = np.fromiter(map(float, cells[column]), np.float32, len(lines))
+        x[:, index] = _scale_census(name, torch.from_numpy(numbers)).numpy()
+    for column, known in places.items():
+        at = np.fromiter((known.get(word, -1) for word in cells[column]), np.int64, len(lines))
+        (rows,) = (at >= 0).nonzero()
+        x[rows, at[rows]] = 1.0
     return Table(
-        x,
-        torch.tensor([row[_CENSUS_INCOME].startswith("50000") for row in rows]).long(),
-        tuple(row[_CENSUS_YEAR] for row in rows),
+        torch.from_numpy(x),
+        torch.tensor([word.startswith("50000") for word in cells[_CENSUS_INCOME]]).long(),
+        cells[_CENSUS_YEAR],
         (*_CENSUS_NUMBERS, *(f"column {column} = {word}" for column, word in words)),
     )
 

@@ -72,8 +72,9 @@ def hash_texts(
         at = (owner[:num_grams] * num_columns + columns)[is_whole]
         signs = np.where(hashed[is_whole] >> np.uint64(63), 1.0, -1.0).astype(np.float32)
         counts.index_add_(0, torch.from_numpy(at), torch.from_numpy(signs))
-    roots = (counts.sign() * counts.abs().sqrt()).reshape(len(texts), num_columns)
-    return torch.nn.functional.normalize(roots, dim=1)
+    # In place, since the time goes into passes over memory: nearly all counts are zero.
+    roots = counts.abs().sqrt_().copysign_(counts).reshape(len(texts), num_columns)
+    return roots.div_(roots.norm(dim=1, keepdim=True).clamp_min_(1e-12))
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

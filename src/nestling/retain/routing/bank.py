@@ -7,8 +7,15 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nestling.core.errors import DataError, MismatchedParameters, PlanError, ShapeMismatch
+from nestling.core.errors import (
+    DataError,
+    MismatchedParameters,
+    PlanError,
+    ShapeMismatch,
+    UnknownLabel,
+)
 
 
 class ModuleBank(nn.Module):
@@ -37,6 +44,7 @@ class ModuleBank(nn.Module):
     """
 
     active: Tensor
+    pristine: Tensor
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class ModuleBank(nn.Module):
         self.parts = nn.ModuleList(make_module(slot) for slot in range(max_modules))
         _check_alike(self.parts)
         self.register_buffer("active", torch.arange(max_modules) < num_modules)
+        self.register_buffer("pristine", torch.arange(max_modules) >= num_modules)
 
     @property
     def max_modules(self) -> int:
@@ -120,19 +129,33 @@ class ModuleBank(nn.Module):
         assert mixed is not None
         return mixed
 
-    def grow(self, like: int) -> int | None:
-        """Switch on the first free slot as a copy of another; None if all are in use.
+    def find_free(self) -> int | None:
+        """The slot that would be grown next, never used ones first; None if all are in use."""
+        for free in (~self.active & self.pristine, ~self.active):
+            if bool(free.any()):
+                return int(free.nonzero()[0])
+        return None
+
+    def grow(self, like: int | None = None) -> int | None:
+        """Switch on the next free slot; None if all are in use.
 
         Args:
-            like: slot in use that the new module starts from.
+            like: slot in use that the new module is a copy of; None for as it was made.
+
+        Raises:
+            DataError: no such slot, or none for a slot that another module used before.
         """
-        self.check_context(like)
-        free = (~self.active).nonzero()[:, 0]
-        if not len(free):
+        slot = self.find_free()
+        if like is not None:
+            self.check_context(like)
+        if slot is None:
             return None
-        slot = int(free[0])
-        self.parts[slot].load_state_dict(self.parts[like].state_dict())
+        if like is not None:
+            self.parts[slot].load_state_dict(self.parts[like].state_dict())
+        elif not bool(self.pristine[slot]):
+            raise DataError(f"module {slot} was in use before; like=SLOT to copy another works")
         self.active[slot] = True
+        self.pristine[slot] = False
         return slot
 
     def merge(self, keep: int, drop: int, share: float) -> None:
@@ -140,7 +163,7 @@ class ModuleBank(nn.Module):
 
         theta_keep <- (1 - share) theta_keep + share theta_drop; what is no floating number (a
         counter) stays as it is in `keep`. Averages are good of modules that began as copies of
-        each other, as grown ones do [Wortsman 2022, model soups].
+        each other [Wortsman 2022, model soups].
 
         Args:
             keep: slot that stays.
@@ -185,6 +208,23 @@ class ModuleBank(nn.Module):
             )
         if not bool(used.any(1).all()) or not bool(weights.isfinite().all()):
             raise DataError("weights with a row that is all zero or not finite; rows that sum to 1")
+
+
+def compute_loss(output: Tensor, y: Tensor) -> Tensor:
+    """Mean cross entropy in nats, or mean squared error where y is floating: scalar ().
+
+    Raises: UnknownLabel: a class without an output. ShapeMismatch: values of another shape.
+    """
+    if y.is_floating_point():
+        if y.shape != output.shape:
+            raise ShapeMismatch(f"targets {tuple(y.shape)} for outputs {tuple(output.shape)}")
+        return functional.mse_loss(output, y)
+    if int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
+        raise UnknownLabel(
+            f"labels from {int(y.min())} to {int(y.max())}; modules answer 0 to "
+            f"{output.shape[1] - 1}"
+        )
+    return functional.cross_entropy(output, y)
 
 
 def _check_alike(parts: nn.ModuleList) -> None:

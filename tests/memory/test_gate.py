@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
 from nestling.memory import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
+from nestling.memory.gate import follow_losses
 
 losses_of_three = st.lists(
     st.tuples(*[st.floats(0.0, 30.0) | st.just(math.inf)] * 3), min_size=1, max_size=40
@@ -119,3 +120,25 @@ def test_mixing_on_present_keeps_what_the_slow_expert_gives_to_absent_classes(
 def test_an_expert_without_opinion_on_present_classes_counts_as_even() -> None:
     found = restrict_to_present(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([False, True, True]))
     assert found.tolist() == [[0.0, 0.5, 0.5]]
+
+
+@given(
+    losses=st.lists(
+        st.lists(
+            st.one_of(st.floats(0.0, 50.0), st.sampled_from([math.inf, math.nan])),
+            min_size=3,
+            max_size=3,
+        ),
+        max_size=20,
+    ),
+    share=st.sampled_from([0.0, 1e-3, 0.3]),
+)
+def test_plain_floats_follow_as_the_tensors_do(losses: list[list[float]], share: float) -> None:
+    prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    slow = prior.log()
+    for row in losses:
+        slow = fixed_share_update(slow, torch.tensor(row, dtype=torch.float64), share, prior)
+    fast = follow_losses(prior.log().tolist(), losses, share, prior.tolist())
+    torch.testing.assert_close(
+        torch.tensor(fast, dtype=torch.float64).exp(), slow.exp(), atol=1e-12, rtol=1e-9
+    )

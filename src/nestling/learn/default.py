@@ -19,7 +19,7 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
     If the model is pre-trained, the memory reads a frozen copy of the input of its last
     linear layer plus random features of it, the head learns at every step and the spine
     slowly. If not, it reads random features of the input, and the whole network learns at
-    every step. With replay, two averaging copies join.
+    every second step. With replay it learns at every step, and two averaging copies join.
 
     Args:
         model: any module with trainable parameters.
@@ -40,7 +40,13 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
         include_read=on is None,
         block=256,
     )
-    levels = _split_spine(model) if pretrained else (Level("network", match=("*",)),)
+    if pretrained:
+        levels = _split_spine(model)
+    elif replay:
+        levels = (Level("network", match=("*",)),)
+    else:
+        # The memory keeps what is known; the network follows change, at half the cost.
+        levels = (Level("network", match=("*",), period=2, between="skip"),)
     if replay == 0:
         return Plan(memory, *levels, readout=mix("memory", "live"))
     names = tuple(level.name for level in levels)

@@ -43,7 +43,7 @@ from nestling.retain import Retention
 _SNAPSHOT = "learner"
 _SCHEMA = 1
 # Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
-_SCORED_EVERY = 64
+_SCORED_EVERY = 128
 
 
 class Learner:

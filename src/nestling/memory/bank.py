@@ -16,6 +16,7 @@ from nestling.memory.checks import (
     check_inputs,
     check_saved,
     check_weights,
+    count_classes,
 )
 from nestling.memory.features import RandomFeatures
 from nestling.memory.gate import FixedShare, mix_on_present
@@ -149,6 +150,11 @@ class MemoryBank:
         return self._memories[self.slow].is_empty and not self._pending.has_weight
 
     @property
+    def _counts_classes(self) -> bool:
+        """Whether the class prior is needed: for a gate, by which present classes are mixed."""
+        return self.task == "classification" and self.gate.num_experts > 1
+
+    @property
     def num_bytes(self) -> int:
         """Size of all statistics and of the unfinished block."""
         return sum(memory.num_bytes for memory in self._memories) + self._pending.num_bytes
@@ -158,15 +164,15 @@ class MemoryBank:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Raise what `add` would raise, with nothing changed; else what `add_checked` takes."""
         x = check_inputs(x, self.num_inputs)
-        y_NM = self._memories[0].check_targets(y, x.shape[0])
-        return x, y_NM, check_weights(weight, x.shape[0])
+        target = self._memories[0].check_rows(y, x.shape[0])
+        return x, target, check_weights(weight, x.shape[0])
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples in all memories; arguments and errors of `RidgeMemory.add`."""
         return self.add_checked(*self.check(x, y, weight))
 
-    def add_checked(self, x: Tensor, y_NM: Tensor, weight_N: Tensor) -> int:
-        """As `add`, for what `check` gave: (N, I), dense targets (N, M), weights (N,)."""
+    def add_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> int:
+        """As `add`, for what `check` gave: (N, I), labels (N,) or values (N, M), weights (N,)."""
         clock, N = self.clock, x.shape[0]
         start = 0
         while start < N:
@@ -175,7 +181,7 @@ class MemoryBank:
                 min(N, start + self.block - len(self._pending)) if self.gate.num_experts > 1 else N
             )
             rows = slice(start, stop)
-            self._add_rows(x[rows], y_NM[rows], weight_N[rows])
+            self._add_rows(x[rows], target[rows], weight_N[rows])
             start = stop
         return clock
 
@@ -184,7 +190,7 @@ class MemoryBank:
 
         The gate's weights stay; held solutions and the unfinished block are dropped.
         """
-        x, y_NM, weight_N = self.check(x, y, weight)
+        x, target, weight_N = self.check(x, y, weight)
         N = x.shape[0]
         if N == 0:
             return
@@ -192,10 +198,9 @@ class MemoryBank:
         # On copies, so that a memory that refuses leaves the others as they were.
         memories = [memory.copy() for memory in self.memories]
         phi_ND = self._compute_features(x)
-        target = y_NM.argmax(dim=1) if self.task == "classification" else y_NM
         for memory in memories:
             memory.remove(phi_ND, target, weight_N, clock=clock)
-        if self.task == "classification":
+        if self._counts_classes:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories
         self._held = [None] * len(memories)
@@ -308,13 +313,12 @@ class MemoryBank:
         x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
         return self._compute_features(x_NI), y_NM, weight_N
 
-    def _add_rows(self, x_NI: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
+    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
-        target = y_NM
+        is_classes = self.task == "classification"
         for memory in self._memories:
-            memory.grow(y_NM.shape[1])
-        if self.task == "classification":
-            target = y_NM.argmax(dim=1)
+            memory.grow(count_classes(target) if is_classes else target.shape[1])
+        if self._counts_classes:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
         self._pending.add(x_NI, target, weight_N)

@@ -56,17 +56,14 @@ def check_inputs(x: Tensor, num_inputs: int) -> Tensor:
     return x
 
 
-def check_targets(
-    y: Tensor, num_examples: int, task: str, num_outputs: int | None, num_known: int
-) -> Tensor:
-    """y as dense float64 (N, M): one-hot labels, or targets.
+def check_rows(y: Tensor, num_examples: int, task: str, num_outputs: int | None) -> Tensor:
+    """Labels as int64 (N,), or targets as float64 (N, M).
 
     Args:
         y: labels (N,), or targets (N,) or (N, M).
         num_examples: N.
         task: "classification" or "regression".
-        num_outputs: M if it is fixed.
-        num_known: classes so far; M is at least that.
+        num_outputs: classes or M, if they are fixed.
 
     Raises:
         ShapeMismatch, NonFiniteInput, UnknownLabel: as their names say.
@@ -75,8 +72,7 @@ def check_targets(
     if y.shape[:1] != (num_examples,):
         raise ShapeMismatch(f"{num_examples} inputs and targets of shape {tuple(y.shape)}")
     if task == "classification":
-        y = check_labels(y, num_outputs)
-        return encode_one_hot(y, num_outputs or max(num_known, _largest(y) + 1))
+        return check_labels(y, num_outputs)
     if y.ndim == 1:
         y = y[:, None]
     if y.ndim != 2 or (num_outputs is not None and y.shape[1] != num_outputs):
@@ -152,12 +148,14 @@ def encode_one_hot(labels_N: Tensor, num_classes: int) -> Tensor:
     return one_hot.scatter_(1, labels_N[:, None], 1.0)
 
 
-def _largest(y: Tensor) -> int:
-    return int(y.max()) if y.numel() else -1
+def count_classes(labels_N: Tensor) -> int:
+    """Classes that there must be: the largest label + 1, 0 without labels."""
+    return int(labels_N.max()) + 1 if labels_N.numel() else 0
 
 
 def _check_finite(values: Tensor, name: str) -> None:
-    if not values.numel() or bool(values.isfinite().all()):
+    # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
+    if math.isfinite(float(values.sum())) or bool(values.isfinite().all()):
         return
     row = int((~values.isfinite()).reshape(values.shape[0], -1).any(1).nonzero()[0])
     raise NonFiniteInput(f"{name} with NaN or infinity in row {row}; leave that row out or mend it")

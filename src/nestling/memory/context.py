@@ -56,7 +56,7 @@ class RecentContext:
         *,
         half_life: float = 200.0,
         num_directions: int = 32,
-        block: int = 64,
+        block: int = 128,
         seed: int = 0,
     ) -> None:
         self.num_inputs = num_inputs

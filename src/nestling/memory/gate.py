@@ -50,6 +50,39 @@ def fixed_share_update(
     return torch.logaddexp(log_weights_E + math.log1p(-share), prior_E.log() + math.log(share))
 
 
+def follow_losses(
+    log_weights_E: list[float], losses_NE: list[list[float]], share: float, prior_E: list[float]
+) -> list[float]:
+    """`fixed_share_update` example by example, in plain floats: faster for few experts.
+
+    >>> follow_losses([math.log(0.5)] * 2, [[0.0, math.inf]], 0.0, [0.5, 0.5])
+    [0.0, -inf]
+    """
+    stays = math.log1p(-share)
+    returns_E = [math.log(share * p) for p in prior_E] if share else []
+    for losses_E in losses_NE:
+        joint_E = [
+            -math.inf if math.isnan(loss) else log_weight - loss
+            for log_weight, loss in zip(log_weights_E, losses_E, strict=True)
+        ]
+        top = max(joint_E)
+        if math.isfinite(top):
+            total = top + math.log(sum(math.exp(joint - top) for joint in joint_E))
+            log_weights_E = [joint - total for joint in joint_E]
+        if share:
+            log_weights_E = [
+                _add_logs(log_weight + stays, returned)
+                for log_weight, returned in zip(log_weights_E, returns_E, strict=True)
+            ]
+    return log_weights_E
+
+
+def _add_logs(left: float, right: float) -> float:
+    """log(exp(left) + exp(right))."""
+    top = max(left, right)
+    return top + math.log1p(math.exp(min(left, right) - top))
+
+
 class FixedShare:
     """A gate that follows the best expert, also when the best one changes.
 
@@ -112,10 +145,10 @@ class FixedShare:
             raise ShapeMismatch(
                 f"losses of shape {tuple(losses.shape)}; (N, {self.num_experts}) works"
             )
-        for losses_E in losses.detach().to("cpu", torch.float64):
-            self.log_weights = fixed_share_update(
-                self.log_weights, losses_E, self.share, self.prior
-            )
+        log_weights = follow_losses(
+            self.log_weights.tolist(), losses.tolist(), self.share, self.prior.tolist()
+        )
+        self.log_weights = torch.tensor(log_weights, dtype=torch.float64)
 
     def state_dict(self) -> dict[str, object]:
         """Weights, and what they belong to."""

@@ -15,10 +15,12 @@ from nestling.core.errors import DataError, MergeError, NotFitted
 from nestling.memory.checks import (
     check_inputs,
     check_ridge,
+    check_rows,
     check_saved,
-    check_targets,
     check_task,
     check_weights,
+    count_classes,
+    encode_one_hot,
 )
 from nestling.memory.clocked import ClockedStatistics
 from nestling.memory.exact.calibrate import Calibration, calibrate
@@ -125,8 +127,7 @@ class RidgeMemory:
             if self.is_empty:
                 raise NotFitted("the memory is empty; add(x, y) first")
             strength, freedom = self._held or (self.ridge, None)
-            relative = self.task == "regression"
-            solution = solve_ridge(self.statistics, strength, freedom, relative)
+            solution = solve_ridge(self.statistics, strength, freedom, self.task == "regression")
             self._solution = solution
         return solution
 
@@ -162,7 +163,7 @@ class RidgeMemory:
 
         Args:
             phi_ND: (N, D) float64, what `compute_features` gives.
-            y_NM: (N, M) float64, what `check_targets` gives.
+            y_NM: (N, M) float64: values, or one-hot labels.
             weight_N: (N,) float64.
         """
         clock = self.clock
@@ -250,12 +251,10 @@ class RidgeMemory:
         """phi(x), (N, D) float64, for inputs that were checked."""
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
-    def check_targets(self, y: Tensor, num_examples: int) -> Tensor:
-        """y as dense float64 (N, M), as `add_features` takes it; errors as in `add`."""
-        columns = self.num_outputs
-        if columns is None and self.task == "regression":
-            columns = self.statistics.num_outputs or None
-        return check_targets(y, num_examples, self.task, columns, self.statistics.num_outputs)
+    def check_rows(self, y: Tensor, num_examples: int) -> Tensor:
+        """y as labels (N,) or targets (N, M) that this memory takes; errors as in `add`."""
+        known = self.statistics.num_outputs if self.task == "regression" else 0
+        return check_rows(y, num_examples, self.task, self.num_outputs or known or None)
 
     def copy(self) -> "RidgeMemory":
         """An independent memory with the same content."""
@@ -291,8 +290,10 @@ class RidgeMemory:
 
     def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         x = check_inputs(x, self.num_inputs)
-        y_NM = self.check_targets(y, x.shape[0])
-        return x, y_NM, check_weights(weight, x.shape[0])
+        y = self.check_rows(y, x.shape[0])
+        if self.task == "classification":
+            y = encode_one_hot(y, max(self.statistics.num_outputs, count_classes(y)))
+        return x, y, check_weights(weight, x.shape[0])
 
     def _forget_solution(self) -> None:
         self._solution = None

@@ -5,7 +5,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -132,7 +131,7 @@ def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell
         initargs=(1,),
     )
     try:
-        with _ignoring_interrupts():  # all processes start at the first cell
+        with _holding_interrupts():  # all processes start at the first cell
             waiting: dict[Future[None], Cell] = {
                 pool.submit(run_cell, cell, place): cell for cell in cells
             }
@@ -150,19 +149,20 @@ def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell
 
 
 @contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started here ignore Ctrl-C for good: a cell that is under way ends, is written.
+def _holding_interrupts() -> Iterator[None]:
+    """Processes started here never see Ctrl-C: a cell that is under way ends and is written.
 
-    To ignore it once they run would be too late: importing torch takes seconds.
+    To ignore it once they run would be too late, since importing torch takes seconds. A Ctrl-C
+    that comes meanwhile reaches this process when the block ends.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _require(folder: Path, cell: Cell) -> Outcome:

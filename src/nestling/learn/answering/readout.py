@@ -3,6 +3,7 @@
 Axis letters: E experts, N answers (rows), K classes, M outputs.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,6 +26,7 @@ _SMALLEST = 1e-12
 # Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.
 _PRESENT_HALF_LIFE = 20.0
 _PRESENT_COUNT = 0.1
+_COUNTED_AT_ONCE = 64
 # Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
 # and a single mistake of it must not outweigh many right answers.
 _DOUBT = 0.1
@@ -52,6 +54,8 @@ class Readout:
         self.fixed: Tensor | None = None
         self.gate: FixedShare | None = None
         self.prior = ClassPrior(half_life=_PRESENT_HALF_LIFE)
+        # Labels that the prior has not counted yet: counting many at once is cheaper.
+        self._uncounted: list[Tensor] = []
         self.context: RecentContext | None = None
         self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64)
         memories = {memory.name for memory in plan.memories}
@@ -146,7 +150,10 @@ class Readout:
     def count(self, target: Tensor, features: Tensor | None) -> None:
         """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
         if self.task == "classification":
-            self.prior.add_checked(target.long())
+            self._uncounted.append(target.long())
+            if sum(map(len, self._uncounted)) >= _COUNTED_AT_ONCE:
+                self.prior.add_checked(torch.cat(self._uncounted))
+                self._uncounted = []
         if features is not None:
             if self.context is None:
                 self.context = RecentContext(features.shape[1])
@@ -155,7 +162,11 @@ class Readout:
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""
         present = torch.zeros(num_classes, dtype=torch.bool)
-        found = self.prior.present(_PRESENT_COUNT)[:num_classes]
+        prior = self.prior
+        if self._uncounted:  # on a copy: asking must not change how labels are put together
+            prior = copy.deepcopy(prior)
+            prior.add_checked(torch.cat(self._uncounted))
+        found = prior.present(_PRESENT_COUNT)[:num_classes]
         present[: len(found)] = found
         return present
 
@@ -172,6 +183,7 @@ class Readout:
         return {
             "gate": None if self.gate is None else self.gate.state_dict(),
             "prior": self.prior.state_dict(),
+            "uncounted": [labels.clone() for labels in self._uncounted],
             "squares": self.squares.clone(),
             "context": None if self.context is None else self.context.state_dict(),
         }
@@ -181,6 +193,7 @@ class Readout:
         if self.gate is not None:
             self.gate.load_state_dict(state["gate"])
         self.prior.load_state_dict(state["prior"])
+        self._uncounted = [labels.clone() for labels in state["uncounted"]]
         self.squares = state["squares"].clone()
         self.context = None
         if state["context"] is not None:

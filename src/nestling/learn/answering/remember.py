@@ -10,10 +10,10 @@ from nestling.learn.answering.features import FeatureReader, align_features
 from nestling.learn.batches import Batch
 from nestling.levels import LevelReading, Memory
 from nestling.memory import MemoryBank, RandomFeatures
-from nestling.memory.checks import check_inputs, check_targets, check_weights
+from nestling.memory.checks import check_inputs, check_rows, check_weights
 from nestling.memory.ridge import Task
 
-Checked = tuple[Tensor, Tensor, Tensor]  # rows (R, D), dense targets (R, M), weights (R,)
+Checked = tuple[Tensor, Tensor, Tensor]  # rows (R, D), labels (R,) or values (R, M), weights (R,)
 
 
 class MemoryLevel:
@@ -68,7 +68,7 @@ class MemoryLevel:
         task: Task = "regression" if target.is_floating_point() else "classification"
         return (
             check_inputs(rows, rows.shape[1]),
-            check_targets(target, len(rows), task, None, 0),
+            check_rows(target, len(rows), task, None),
             check_weights(weight, len(rows)),
         )
 

@@ -2,6 +2,7 @@
 
 from nestling.consolidate.anchors import (
     Comparison,
+    bound_fall,
     bound_share,
     compare_on_anchors,
     promise,
@@ -31,6 +32,7 @@ __all__ = [
     "Proposal",
     "Verdict",
     "average",
+    "bound_fall",
     "bound_share",
     "compare_on_anchors",
     "consolidate_offline",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nestling.consolidate.anchors import compare_on_anchors, share_confidence
 from nestling.consolidate.proposal import Proposal, Verdict, propose
 from nestling.core.errors import DataError, PlanError, ShapeMismatch
+from nestling.memory.checks import check_saved
 
 BLOCK = 512  # anchors answered at once
 
@@ -21,13 +22,14 @@ class AnchorGate:
 
     Every comparison that was seen is a use of the anchors: choosing by them again and again
     would in time let a bad change through by luck. So each use is judged at a confidence that
-    keeps the stated one over all, and the record says which use it was.
+    keeps the stated one over all, and the record says which use it was. That covers changes made
+    without the anchors; one that was fitted to the figures of earlier uses needs new anchors.
 
     Args:
         x: (N, ...) anchors: held out, never trained on.
         y: (N,) their labels.
-        tolerance: the fall that is allowed, a share of accuracy in [0, 1). What `promise` gives
-            for N is the least that can usually be met.
+        tolerance: the fall that is allowed, a share of accuracy in [0, 1). With less than what
+            `promise` gives for N even harmless changes are mostly refused.
         confidence: one-sided, over all uses, in [0.5, 1).
         num_uses: how often the anchors will be used, then they are spent; None for endlessly,
             at ever higher confidence.
@@ -125,13 +127,27 @@ class AnchorGate:
 
     def state_dict(self) -> dict[str, Any]:
         """The anchors and how often they were used: the count must outlive the process."""
-        return {"x": self.x.clone(), "y": self.y.clone(), "num_used": self.num_used}
+        return {
+            "config": self._describe(),
+            "x": self.x.clone(),
+            "y": self.y.clone(),
+            "num_used": self.num_used,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the anchors and their count."""
+        """Go on with the anchors and their count.
+
+        Raises:
+            ForeignSnapshot: of a gate that shares its confidence out otherwise, since the two
+                would add up to more risk than either states; nothing changed.
+        """
+        check_saved(state["config"], self._describe(), "anchor gate")
         num_used = int(state["num_used"])
         self.renew(state["x"], state["y"])
         self.num_used = num_used
+
+    def _describe(self) -> dict[str, object]:
+        return {"confidence": self.confidence, "num_uses": self.num_uses}
 
     def _compare(self, before: Tensor, after: Tensor) -> Verdict:
         self.num_used += 1

@@ -40,7 +40,6 @@ ROOT = _BELOW_LEARN | {"learn"}
 LONG_FILES: dict[str, str] = {
     "learn/learner.py": "the public class: half of it is what its methods promise",
     "levels/optimizer.py": "the public class: half of it is what its methods promise",
-    "memory/bank.py": "one class; what depends on order must be said beside it",
 }
 # Rooms with more than MAX_FILES files beside `__init__`, each with the reason.
 FULL_ROOMS: dict[str, str] = {}

@@ -5,35 +5,18 @@ Letters: E experts, N examples, D features, K classes, M outputs.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, NotFitted
-from nestling.memory.checks import (
-    check_clock,
-    check_inputs,
-    check_saved,
-    check_weights,
-    count_classes,
-)
+from nestling.core.errors import NotFitted
+from nestling.memory import experts
+from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
 from nestling.memory.features import RandomFeatures
-from nestling.memory.gate import FixedShare, mix_on_present
-from nestling.memory.prequential import (
-    HeldSolution,
-    PendingBlock,
-    answer,
-    renew_roughly,
-    renew_solution,
-    score_block,
-)
-from nestling.memory.prior import ClassPrior
+from nestling.memory.gate import FixedShare
+from nestling.memory.prequential import HeldSolution, PendingBlock, renew_roughly
 from nestling.memory.ridge import RidgeMemory, Task
-
-MixKind = Literal["present", "all"]
-PRESENCE_HALF_LIFE = 20.0
-PRESENCE_THRESHOLD = 2.0**-5
 
 
 class MemoryBank:
@@ -90,33 +73,23 @@ class MemoryBank:
         share: float = 1e-3,
         prior_half_life: float | None = None,
         block: int = 64,
-        mix: MixKind = "present",
+        mix: experts.MixKind = "present",
     ) -> None:
-        if not half_lives or block < 1 or mix not in ("present", "all"):
-            raise DataError(
-                f"a bank of half-lives {list(half_lives)}, block {block}, mix {mix!r}; one half-"
-                "life or more, a block of 1 or more and 'present' or 'all' work"
-            )
-        if features is not None and features.num_inputs != num_inputs:
-            raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+        experts.check_settings(num_inputs, half_lives, features, block, mix)
         self.num_inputs = num_inputs
         self.task: Task = task
         self.features = features
         self.block = block
-        self.mix: MixKind = mix
+        self.mix: experts.MixKind = mix
         width = features.num_outputs if features is not None else num_inputs
         self._memories = [
             RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
             for h in half_lives
         ]
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
-        has_prior = prior_half_life is not None and task == "classification"
-        self.has_prior = has_prior
-        declared = num_outputs if task == "classification" else None
-        self.prior = ClassPrior(
-            PRESENCE_HALF_LIFE if prior_half_life is None else prior_half_life, declared
-        )
-        self.gate = FixedShare(len(half_lives) + has_prior, share=share)
+        self.has_prior = prior_half_life is not None and task == "classification"
+        self.prior = experts.make_prior(task, prior_half_life, num_outputs)
+        self.gate = FixedShare(len(half_lives) + self.has_prior, share=share)
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         self._start_block()
@@ -127,11 +100,7 @@ class MemoryBank:
         if not len(self._pending):
             return self._memories
         if self._current is None:
-            current = [memory.copy() for memory in self._memories]
-            block = self._read_block()
-            for memory in current:
-                memory.add_features(*block)
-            self._current = current
+            self._current = experts.learn_in_copies(self._memories, self._read_block())
         return self._current
 
     @property
@@ -173,16 +142,10 @@ class MemoryBank:
 
     def add_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> int:
         """As `add`, for what `check` gave: (N, I), labels (N,) or values (N, M), weights (N,)."""
-        clock, N = self.clock, x.shape[0]
-        start = 0
-        while start < N:
-            # Never across the end of a gate's block: cutting a batch in two changes nothing.
-            stop = (
-                min(N, start + self.block - len(self._pending)) if self.gate.num_experts > 1 else N
-            )
-            rows = slice(start, stop)
+        clock = self.clock
+        block = self.block if self.gate.num_experts > 1 else None
+        for rows in experts.cut_at_blocks(x.shape[0], len(self._pending), block):
             self._add_rows(x[rows], target[rows], weight_N[rows])
-            start = stop
         return clock
 
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
@@ -191,15 +154,11 @@ class MemoryBank:
         The gate's weights stay; held solutions and the unfinished block are dropped.
         """
         x, target, weight_N = self.check(x, y, weight)
-        N = x.shape[0]
-        if N == 0:
+        if not len(x):
             return
-        check_clock(clock, N, self.clock)
-        # On copies, so that a memory that refuses leaves the others as they were.
-        memories = [memory.copy() for memory in self.memories]
+        check_clock(clock, len(x), self.clock)
         phi_ND = self._compute_features(x)
-        for memory in memories:
-            memory.remove(phi_ND, target, weight_N, clock=clock)
+        memories = experts.remove_in_copies(self.memories, phi_ND, target, weight_N, clock)
         if self._counts_classes:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories
@@ -223,42 +182,23 @@ class MemoryBank:
         if slow is None:
             return None
         phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
-        answers = [answer(held or slow, phi_ND, self.num_classes) for held in self._held]
-        if self.has_prior:
-            answers.append(self.prior.predict(x.shape[0]))
-        return self._mix(torch.stack(answers))
-
-    def _mix(self, answers: Tensor) -> Tensor:
-        if answers.shape[0] == 1:
-            return answers[0]
-        if self.task == "regression" or self.mix == "all":
-            return torch.einsum("e,enk->nk", self.gate.weights, answers)
-        return mix_on_present(answers, self.gate.weights, self.slow, self.present())
+        prior = self.prior if self.has_prior else None
+        solutions = [held or slow for held in self._held]
+        return self._mix(experts.answer_held(solutions, phi_ND, prior, self.num_classes))
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
         if self.is_empty:
             raise NotFitted("the memory bank is empty; add(x, y) first")
-        x = check_inputs(x, self.num_inputs)
-        phi_ND = self._compute_features(x)
-        slow = self.memories[self.slow]
-        answers = [
-            # A memory whose examples have all faded away has no answer of its own.
-            (slow if memory.is_empty else memory).predict(phi_ND)
-            for memory in self.memories
-        ]
+        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
         if self.has_prior:
             self.prior.grow(self.num_classes)
-            empty = self.prior.is_empty
-            answers.append(answers[self.slow] if empty else self.prior.predict(x.shape[0]))
-        return torch.stack(answers)
+        prior = self.prior if self.has_prior else None
+        return experts.answer_now(self.memories, self.slow, phi_ND, prior)
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""
-        present = torch.zeros(self.num_classes, dtype=torch.bool)
-        recent = self.prior.present(PRESENCE_THRESHOLD)
-        present[: recent.shape[0]] = recent
-        return present
+        return experts.find_present(self.prior, self.num_classes)
 
     def copy(self) -> "MemoryBank":
         """An independent bank with the same content."""
@@ -308,16 +248,21 @@ class MemoryBank:
     def _compute_features(self, x: Tensor) -> Tensor:
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
-    def _read_block(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _mix(self, answers: Tensor) -> Tensor:
+        is_mixed_on_present = self.mix == "present" and self._counts_classes
+        present = self.present() if is_mixed_on_present else None
+        return experts.mix_answers(answers, self.gate.weights, self.slow, present)
+
+    def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""
         x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
         return self._compute_features(x_NI), y_NM, weight_N
 
     def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
-        is_classes = self.task == "classification"
+        num_outputs = experts.count_outputs(target)
         for memory in self._memories:
-            memory.grow(count_classes(target) if is_classes else target.shape[1])
+            memory.grow(num_outputs)
         if self._counts_classes:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
@@ -332,10 +277,7 @@ class MemoryBank:
         for memory in self._memories:
             memory.add_features(*block)
         if has_gate:
-            self._held = [
-                renew_solution(memory, held, tunes=len(self._memories) > 1)
-                for memory, held in zip(self._memories, self._held, strict=True)
-            ]
+            self._held = experts.renew_held(self._memories, self._held)
         self._start_block()
 
     def _score_block(self) -> None:
@@ -343,16 +285,11 @@ class MemoryBank:
         slow = self._held[self.slow]
         if slow is None:
             return
-        phi_ND, y_NM, weight_N = self._read_block()
-        counts_NK = None
-        if self.task == "classification":
-            self._block_prior.grow(self.num_classes)
-            counts_NK = self._block_prior.trace(y_NM.argmax(dim=1), weight_N)
-        only_present = PRESENCE_THRESHOLD if self.mix == "present" else None
-        solutions = [held or slow for held in self._held]
-        losses_NE = score_block(solutions, phi_ND, y_NM, counts_NK, self.has_prior, only_present)
-        heard_N1 = (weight_N > 0.0)[:, None]
-        self.gate.update(torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0))
+        prior = self._block_prior if self.task == "classification" else None
+        if prior is not None:
+            prior.grow(self.num_classes)
+        solutions, block = [held or slow for held in self._held], self._read_block()
+        self.gate.update(experts.score_held(solutions, block, prior, self.has_prior, self.mix))
 
     def _start_block(self) -> None:
         self._pending = PendingBlock(one_hot=self.task == "classification")

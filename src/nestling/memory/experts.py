@@ -1,0 +1,196 @@
+"""What the experts of a bank do together: answer, are mixed, scored, renewed, learn on copies.
+
+Functions without a state of their own; `MemoryBank` keeps what they return.
+Letters: E experts, N examples, D features, K classes, M outputs.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError
+from nestling.memory.checks import count_classes
+from nestling.memory.features import RandomFeatures
+from nestling.memory.gate import mix_on_present
+from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
+from nestling.memory.prior import ClassPrior
+from nestling.memory.ridge import RidgeMemory, Task
+
+MixKind = Literal["present", "all"]
+PRESENCE_HALF_LIFE = 20.0
+PRESENCE_THRESHOLD = 2.0**-5
+
+Block = tuple[Tensor, Tensor, Tensor]  # features (N, D), dense targets (N, M), weights (N,)
+
+
+def check_settings(
+    num_inputs: int,
+    half_lives: Sequence[float],
+    features: RandomFeatures | None,
+    block: int,
+    mix: str,
+) -> None:
+    """Raise DataError unless a bank can be built so."""
+    if not half_lives or block < 1 or mix not in ("present", "all"):
+        raise DataError(
+            f"a bank of half-lives {list(half_lives)}, block {block}, mix {mix!r}; one half-"
+            "life or more, a block of 1 or more and 'present' or 'all' work"
+        )
+    if features is not None and features.num_inputs != num_inputs:
+        raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+
+
+def make_prior(task: Task, half_life: float | None, num_outputs: int | None) -> ClassPrior:
+    """The class prior of a bank: an expert of that half-life; None: it only knows what is present.
+
+    Args:
+        task: without classes it stays empty.
+        half_life: in examples.
+        num_outputs: classes if they were declared.
+    """
+    declared = num_outputs if task == "classification" else None
+    return ClassPrior(PRESENCE_HALF_LIFE if half_life is None else half_life, declared)
+
+
+def cut_at_blocks(num_examples: int, num_pending: int, block: int | None) -> Iterator[slice]:
+    """Slices of a batch that never reach across the end of a gate's block.
+
+    Cutting a batch in two there changes nothing of what is learned.
+
+    Args:
+        num_examples: N of the batch.
+        num_pending: examples that the unfinished block holds already.
+        block: size of a block; None: no gate, the whole batch.
+
+    >>> [(rows.start, rows.stop) for rows in cut_at_blocks(10, 2, 5)]
+    [(0, 3), (3, 8), (8, 10)]
+    """
+    start = 0
+    while start < num_examples:
+        space = num_examples if block is None else block - num_pending
+        stop = min(num_examples, start + space)
+        yield slice(start, stop)
+        start, num_pending = stop, 0
+
+
+def count_outputs(target: Tensor) -> int:
+    """Outputs that targets need: the largest of labels (N,) plus 1, or M of values (N, M)."""
+    return count_classes(target) if target.ndim == 1 else target.shape[1]
+
+
+def learn_in_copies(memories: Sequence[RidgeMemory], block: Block) -> list[RidgeMemory]:
+    """The memories as they would stand after a block."""
+    copies = [memory.copy() for memory in memories]
+    for memory in copies:
+        memory.add_features(*block)
+    return copies
+
+
+def remove_in_copies(
+    memories: Sequence[RidgeMemory], phi_ND: Tensor, target: Tensor, weight_N: Tensor, clock: int
+) -> list[RidgeMemory]:
+    """The memories without some examples; if one refuses, all are as they were.
+
+    Args:
+        memories: all of one clock.
+        phi_ND: (N, D).
+        target: labels (N,) or values (N, M).
+        weight_N: (N,).
+        clock: when the examples were added.
+    """
+    copies = [memory.copy() for memory in memories]
+    for memory in copies:
+        memory.remove(phi_ND, target, weight_N, clock=clock)
+    return copies
+
+
+def find_present(prior: ClassPrior, num_classes: int) -> Tensor:
+    """Which classes a prior has counted recently: (K,) bool."""
+    present = torch.zeros(num_classes, dtype=torch.bool)
+    recent = prior.present(PRESENCE_THRESHOLD)
+    present[: recent.shape[0]] = recent
+    return present
+
+
+def answer_now(
+    memories: Sequence[RidgeMemory], slow: int, phi_ND: Tensor, prior: ClassPrior | None
+) -> Tensor:
+    """Answers of memories, then of the class prior: (E, N, K) or (E, N, M), float64.
+
+    Args:
+        memories: of which the slow one is not empty.
+        slow: its index; it stands in for those whose examples have all faded away.
+        phi_ND: (N, D).
+        prior: grown to K; None if it is no expert.
+    """
+    answers = [
+        (memories[slow] if memory.is_empty else memory).predict(phi_ND) for memory in memories
+    ]
+    if prior is not None:
+        answers.append(answers[slow] if prior.is_empty else prior.predict(phi_ND.shape[0]))
+    return torch.stack(answers)
+
+
+def answer_held(
+    solutions: Sequence[HeldSolution], phi_ND: Tensor, prior: ClassPrior | None, num_outputs: int
+) -> Tensor:
+    """As `answer_now`, by solutions that are held, one per memory; `num_outputs` is K or M."""
+    answers = [answer(held, phi_ND, num_outputs) for held in solutions]
+    if prior is not None:
+        answers.append(prior.predict(phi_ND.shape[0]))
+    return torch.stack(answers)
+
+
+def mix_answers(answers: Tensor, weights_E: Tensor, slow: int, present_K: Tensor | None) -> Tensor:
+    """One answer of all experts: (N, K) or (N, M).
+
+    Args:
+        answers: (E, N, K) or (E, N, M).
+        weights_E: (E,) of the gate.
+        slow: the expert that is followed on classes that are not present.
+        present_K: (K,) bool, see `mix_on_present`; None: mix linearly.
+    """
+    if answers.shape[0] == 1:
+        return answers[0]
+    if present_K is None:
+        return torch.einsum("e,enk->nk", weights_E, answers)
+    return mix_on_present(answers, weights_E, slow, present_K)
+
+
+def renew_held(
+    memories: Sequence[RidgeMemory], held: Sequence[HeldSolution | None]
+) -> list[HeldSolution | None]:
+    """The solutions to score the next block with, see `renew_solution`.
+
+    Two memories or more choose their strengths here and hold them.
+    """
+    return [
+        renew_solution(memory, old, tunes=len(memories) > 1)
+        for memory, old in zip(memories, held, strict=True)
+    ]
+
+
+def score_held(
+    solutions: Sequence[HeldSolution],
+    block: Block,
+    prior: ClassPrior | None,
+    has_prior: bool,
+    mix: MixKind,
+) -> Tensor:
+    """Weighted log-losses of experts on a block that they have not learned: (N, E) nats.
+
+    Args:
+        solutions: one per memory.
+        block: see `Block`; one-hot targets for classes.
+        prior: the class prior as it stood before the block, grown to K; None: values.
+        has_prior: it is the last expert.
+        mix: "present" compares on the classes that are present.
+    """
+    phi_ND, y_NM, weight_N = block
+    counts_NK = None if prior is None else prior.trace(y_NM.argmax(dim=1), weight_N)
+    only_present = PRESENCE_THRESHOLD if mix == "present" else None
+    losses_NE = score_block(solutions, phi_ND, y_NM, counts_NK, has_prior, only_present)
+    heard_N1 = (weight_N > 0.0)[:, None]  # an infinite loss times 0 would be NaN
+    return torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0)

@@ -1,14 +1,16 @@
 """A slow network learns from replay alone, and nothing else changes."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nestling.consolidate import consolidate_offline
-from nestling.core.errors import DataError, PlanError, ShapeMismatch
+from nestling.consolidate import consolidate_offline, distil_divergence
+from nestling.core.errors import DataError, PlanError, ShapeMismatch, UnknownLabel
 from nestling.data import load_digits
+from nestling.retain.penalties import distillation_loss
 
 
 def make_net(seed: int) -> nn.Sequential:
@@ -16,7 +18,7 @@ def make_net(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 10))
 
 
-def make_sampler(seed: int = 0) -> object:
+def make_sampler(seed: int = 0) -> Callable[[], tuple[Tensor, Tensor]]:
     x, y = load_digits()
     generator = torch.Generator().manual_seed(seed)
 
@@ -36,20 +38,82 @@ def score(model: nn.Module) -> float:
 
 def test_it_learns_and_touches_nothing() -> None:
     slow, teacher = make_net(0), make_net(1)
-    before = [copy.deepcopy(net.state_dict()) for net in (slow, teacher)]
     slow.train()
+    slow[2].eval()  # modes differ within a network, and come back one by one
     teacher.train()
+    for net in (slow, teacher):
+        net(torch.ones(1, 64)).sum().backward()
+    nets = (slow, teacher)
+    before = [copy.deepcopy(net.state_dict()) for net in nets]
+    grads = [[param.grad.clone() for param in net.parameters()] for net in nets]
+    modes = [[module.training for module in net.modules()] for net in nets]
     state = torch.get_rng_state()
     weights = consolidate_offline(slow, make_sampler(), num_steps=300, teacher=teacher)
     assert torch.equal(torch.get_rng_state(), state)
-    assert slow.training
-    assert teacher.training
-    for net, old in zip((slow, teacher), before, strict=True):
-        assert all(param.grad is None for param in net.parameters())
+    for net, old, old_grads, old_modes in zip(nets, before, grads, modes, strict=True):
+        assert [module.training for module in net.modules()] == old_modes
+        assert all(
+            torch.equal(param.grad, grad)
+            for param, grad in zip(net.parameters(), old_grads, strict=True)
+        )
         assert all(torch.equal(value, old[name]) for name, value in net.state_dict().items())
     assert score(copy.deepcopy(slow)) < 0.3
     slow.load_state_dict(weights)
     assert score(slow) > 0.7
+    with torch.no_grad():  # what was returned is not the network's own memory
+        slow[0].weight.zero_()
+    assert bool(weights["0.weight"].any())
+
+
+def test_a_good_teacher_alone_teaches() -> None:
+    teacher, slow = make_net(1), make_net(0)
+    teacher.load_state_dict(consolidate_offline(teacher, make_sampler(), num_steps=400))
+
+    def sample_wrong() -> tuple[Tensor, Tensor]:
+        x, y = sampler()
+        return x, (y + 1) % 10  # a share of 1 reads no label
+
+    sampler = make_sampler(1)
+    weights = consolidate_offline(
+        slow, sample_wrong, num_steps=400, teacher=teacher, distil_share=1.0
+    )
+    slow.load_state_dict(weights)
+    assert score(slow) > 0.7
+
+
+def test_values_are_learned_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    slow, wanted = nn.Linear(3, 1), torch.tensor([[1.0], [-2.0], [0.5]])
+
+    def sample() -> tuple[Tensor, Tensor]:
+        x = torch.randn(16, 3, generator=generator)
+        return x, x @ wanted
+
+    weights = consolidate_offline(
+        slow, sample, num_steps=200, make_optimizer=lambda p: torch.optim.SGD(p, 0.1)
+    )
+    torch.testing.assert_close(weights["weight"], wanted.T, atol=1e-3, rtol=0.0)
+    with pytest.raises(ShapeMismatch, match="targets"):  # broadcast, it would learn the mean
+        consolidate_offline(slow, lambda: (torch.ones(4, 3), torch.ones(4)), num_steps=1)
+
+
+def test_a_frozen_spine_keeps_its_buffers() -> None:
+    spine = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16)).requires_grad_(False)
+    slow = nn.Sequential(spine, nn.Linear(16, 10), nn.BatchNorm1d(10))
+    before = copy.deepcopy(slow.state_dict())
+    weights = consolidate_offline(slow, make_sampler(), num_steps=3)
+    for name, value in weights.items():
+        assert torch.equal(value, before[name]) == name.startswith("0."), name
+
+
+def test_both_rooms_mean_the_same_divergence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    new, old = (torch.randn(5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    for temperature in (0.5, 1.0, 3.0):
+        ours = distil_divergence(new, old, temperature)
+        torch.testing.assert_close(ours, distillation_loss(new, old, temperature))
+    with pytest.raises(ShapeMismatch):
+        distil_divergence(new, old[:, :3], 1.0)
 
 
 def test_a_teacher_without_a_share_is_none() -> None:
@@ -88,10 +152,20 @@ def test_what_goes_wrong_changes_nothing() -> None:
     cases = [
         (DataError, "became nan at step 0", lambda: (x[:4] * torch.nan, y[:4])),
         (DataError, "no example at step 0", lambda: (x[:0], y[:0])),
+        (UnknownLabel, "label 10 and 10 logits", lambda: (x[:4], torch.tensor([0, 1, 10, 3]))),
+        (UnknownLabel, "label -1 ", lambda: (x[:2], torch.tensor([0, -1]))),
+        (ShapeMismatch, "labels", lambda: (x[:4], y[:3])),
     ]
     for error, said, sampler in cases:
         with pytest.raises(error, match=said):
             consolidate_offline(slow, sampler, num_steps=3)
+    with pytest.raises(DataError, match="by step 0 of 1"):  # its loss was finite still
+        consolidate_offline(
+            slow,
+            make_sampler(),
+            num_steps=1,
+            make_optimizer=lambda p: torch.optim.SGD(p, float("inf")),
+        )
     with pytest.raises(ShapeMismatch, match="teacher answers"):
         consolidate_offline(slow, make_sampler(), num_steps=1, teacher=nn.Linear(64, 3))
     with pytest.raises(PlanError, match="-1 steps"):

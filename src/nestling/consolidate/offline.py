@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestling.core.errors import DataError, PlanError, ShapeMismatch
+from nestling.core.errors import DataError, PlanError, ShapeMismatch, UnknownLabel
 from nestling.core.modes import eval_mode
 from nestling.core.seeds import export_torch_generators, import_torch_generators
 
 Sampler = Callable[[], tuple[Tensor, Tensor]]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+_IGNORED = -100  # torch's own mark of a target that the loss passes over
 
 
 def consolidate_offline(
@@ -39,7 +40,9 @@ def consolidate_offline(
     last weighs most; so there is no teacher unless one is given.
 
     Args:
-        slow: the network to consolidate; parameters that need no gradient stay as they are.
+        slow: the network to consolidate. Parameters that need no gradient stay as they are, and
+            so do the buffers beside them: modules that are frozen altogether are read in
+            evaluation mode, all others are trained.
         sampler: gives a block x (N, ...), y: labels (N,), or floats of the output's shape; it is
             called once per step and should draw from replay, balanced over what is to be kept.
         num_steps: n >= 0.
@@ -52,8 +55,10 @@ def consolidate_offline(
 
     Raises:
         PlanError: an argument outside its range.
-        DataError: an empty block, or a loss that is not finite; says at which step.
-        ShapeMismatch: teacher and slow network answer in different shapes.
+        DataError: an empty block, or a loss or new weights that are not finite; says at which
+            step.
+        ShapeMismatch: targets do not fit the answers, or the teacher's answers do not.
+        UnknownLabel: a label without a logit.
 
     >>> model, x = nn.Linear(1, 2), torch.tensor([[-1.0], [1.0]])
     >>> weights = consolidate_offline(model, lambda: (x, torch.tensor([0, 1])), num_steps=300)
@@ -65,7 +70,7 @@ def consolidate_offline(
             f"{num_steps} steps, distillation share {distil_share}, temperature {temperature}; "
             "0 or more steps, a share in [0, 1] and a temperature above 0 work"
         )
-    trial = copy.deepcopy(slow).train()
+    trial = _copy_to_train(slow)
     params = [param for param in trial.parameters() if param.requires_grad]
     if not params:
         raise PlanError("no parameter of the slow network needs a gradient; thaw some first")
@@ -93,6 +98,13 @@ def consolidate_offline(
             optimizer.step()
     finally:
         import_torch_generators(device, generators)
+    for name, param in trial.named_parameters():
+        # The loss of the last step was that before it; nothing has looked at its result yet.
+        if not bool(torch.isfinite(param).all()):
+            raise DataError(
+                f"{name!r} became NaN or infinite by step {num_steps - 1} of {num_steps}; the live "
+                "network is as it was: take a smaller step size or mend the examples"
+            )
     return {name: value.detach().clone() for name, value in trial.state_dict().items()}
 
 
@@ -101,6 +113,9 @@ def distil_divergence(output: Tensor, target: Tensor, temperature: float) -> Ten
 
     T^2 KL(softmax(target/T) || softmax(output/T)), mean over examples   [Hinton 2015, Eq. 1]
 
+    `nestling.retain.distillation_loss` is the same for heads that have grown since; neither room
+    may import the other, and a test holds the two together.
+
     Args:
         output: (N, K) logits; differentiated.
         target: (N, K) the teacher's logits.
@@ -108,19 +123,51 @@ def distil_divergence(output: Tensor, target: Tensor, temperature: float) -> Ten
 
     Returns: scalar ().
 
+    Raises:
+        ShapeMismatch: not two (N, K).
+
     >>> distil_divergence(torch.ones(1, 3), torch.zeros(1, 3), 2.0)
     tensor(0.)
     """
+    if output.ndim != 2 or output.shape != target.shape:
+        raise ShapeMismatch(
+            f"answers {tuple(output.shape)} and a teacher's {tuple(target.shape)}; two (N, K) work"
+        )
     log_student = functional.log_softmax(output / temperature, dim=-1)
     log_teacher = functional.log_softmax(target / temperature, dim=-1)
     divergence = functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
 
 
+def _copy_to_train(slow: nn.Module) -> nn.Module:
+    trial = copy.deepcopy(slow).train()
+    for module in trial.modules():
+        params = list(module.parameters())
+        if params and not any(param.requires_grad for param in params):
+            module.eval()
+    return trial
+
+
 def _supervise(output: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
+        if y.shape != output.shape:  # broadcast, it would be the loss of other targets
+            raise ShapeMismatch(
+                f"targets {tuple(y.shape)} for answers {tuple(output.shape)}; floats of the same "
+                "shape or labels (N,) work"
+            )
         return functional.mse_loss(output, y)
-    return functional.cross_entropy(output, y)
+    if output.ndim != 2 or y.shape != output.shape[:1]:
+        raise ShapeMismatch(
+            f"labels {tuple(y.shape)} for answers {tuple(output.shape)}; (N,) and (N, K) work"
+        )
+    y = y.long()
+    is_unknown = (y >= output.shape[1]) | ((y < 0) & (y != _IGNORED))
+    if bool(is_unknown.any()):
+        raise UnknownLabel(
+            f"label {int(y[is_unknown][0])} and {output.shape[1]} logits; 0 to "
+            f"{output.shape[1] - 1} work, {_IGNORED} is passed over, or widen the head first"
+        )
+    return functional.cross_entropy(output, y, ignore_index=_IGNORED)
 
 
 def _distil(output: Tensor, target: Tensor, y: Tensor, temperature: float) -> Tensor:

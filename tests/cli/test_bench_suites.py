@@ -15,6 +15,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 ASKED = ("bench", "tiny_suites:make_few", "--methods", "default,ncm,tiny_suites:make_slow")
 QUICK = ("--seeds", "2", "--budget", "1", "--workers", "1", "--looks", "3")
+# What a shell starts in the background ignores Ctrl-C, and all that it starts: tests run there too.
+AS_AT_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from nestling.cli.main import main
+main()
+"""
 
 
 def test_a_suite_is_measured_shown_and_written(nestling: Run, desk: Path) -> None:
@@ -84,7 +91,7 @@ def test_a_folder_of_another_suite_is_refused(nestling: Run, desk: Path) -> None
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run) -> None:
     tests = Path(__file__).parents[1]
     asked = ("bench", "tiny_suites:make_few", "--methods", "ncm")
-    command = [sys.executable, "-m", "nestling.cli.main", *asked]
+    command = [sys.executable, "-c", AS_AT_A_TERMINAL, *asked]
     command += ["--seeds", "20", "--budget", "1", "--workers", "2", "--looks", "3", "--out", "run"]
     environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

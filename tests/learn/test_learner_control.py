@@ -235,3 +235,26 @@ def test_wrong_options() -> None:
         nl.Learner(make_mlp(), replay=-1)
     with pytest.raises(PlanError, match="submodule 'nope', which the model does not have"):
         nl.Learner(make_mlp(), nl.Plan(nl.Memory("m", on="nope"), readout="m"))
+
+
+class Steep(nn.Module):
+    """One weight vector whose gradient is as large as float32 can say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight * 3e38).sum() + 0.0 * x.sum(dim=1)
+
+
+def test_finite_gradients_whose_sum_overflows_are_taken() -> None:
+    learner = nl.Learner(
+        Steep(),
+        nl.Plan(nl.Level("all", optimizer=nl.sgd(lr=1e-38))),
+        loss=lambda output, target: (output - target).sum() / len(target),
+        quiet=True,
+    )
+    report = learner.learn(torch.ones(2, 3), torch.zeros(2))
+    assert report.refused == ""
+    assert learner.model.weight.tolist() == pytest.approx([-3.0] * 4)

@@ -140,5 +140,10 @@ def _are_finite(optimizer: NestedOptimizer) -> bool:
         for param in level.params
         if param.grad is not None
     ]
-    # A sum of norms is finite only if every entry is.
-    return not grads or math.isfinite(sum(torch.stack(torch._foreach_norm(grads)).tolist()))
+    if all(grad.is_cpu for grad in grads):
+        # A sum is the cheapest kernel that every entry reaches: half the time of a norm.
+        total = sum([grad.sum().item() for grad in grads])
+    else:  # one wait for the device
+        total = sum(torch.stack(torch._foreach_norm(grads)).tolist())
+    # Finite entries can overflow together, so what is not finite is looked into.
+    return math.isfinite(total) or all(bool(grad.isfinite().all()) for grad in grads)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from nestling.bench.result import SuiteResult
     from nestling.bench.suites.run import Wish
 
-OWN = ("overhead", "ridge", "demo")  # of nestling itself; all others are suites of learning
+# Of nestling itself, or of papers; all others are suites of learning.
+OWN = ("overhead", "ridge", "demo", "reproduce")
 
 
 @click.command()
@@ -64,7 +65,7 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, demo, or one of continual learning such as split-mnist.
+    """Run a suite: overhead, ridge, demo, reproduce, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -74,11 +75,14 @@ def bench(
     Example:
       nestling bench overhead --json benchmarks/results/overhead.json
       nestling bench split-mnist --methods default,er,derpp --seeds 5
+      nestling bench reproduce --methods smnist,hsu_class
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
 
-    if suite in OWN:
+    if suite == "reproduce":
+        result = _reproduce(methods, seeds, out, workers, data_folder, offline)
+    elif suite in OWN:
         with show_progress(suite) as advance:
             result = _run(suite, offline, threads, data_folder, advance)
         show_table(build_table(result.rows, title=suite))
@@ -130,6 +134,28 @@ def _make_wish(
         int(budget) if budget.isdecimal() else budget,
         num_looks,
     )
+
+
+def _reproduce(
+    names: str | None,
+    num_seeds: int,
+    out: Path | None,
+    num_workers: int | None,
+    data_folder: Path | None,
+    offline: bool,
+) -> "SuiteResult":
+    from nestling.bench import build_table
+    from nestling.bench.reproduction.run import choose_targets, reproduce
+    from nestling.bench.suites.runner import Place
+
+    targets = choose_targets([] if names is None else [one.strip() for one in names.split(",")])
+    place = Place(out or Path("runs") / "bench" / "reproduce", data_folder, offline)
+    with show_progress("reproduce") as advance:
+        result = reproduce(
+            targets, place, num_seeds=num_seeds, num_workers=num_workers, progress=advance
+        )
+    show_table(build_table(result.rows, title="published figures again"))
+    return result
 
 
 def _run_suite(wish: "Wish", num_workers: int | None) -> "SuiteResult":

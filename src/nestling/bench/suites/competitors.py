@@ -45,12 +45,19 @@ class PlainLoop:
         model: learns in place.
         lr: of SGD, without momentum.
         methods: called in this order, see `nestling.retain.take_step`.
+        optimizer: over the model's parameters, instead of SGD.
     """
 
-    def __init__(self, model: nn.Module, lr: float, methods: Sequence[Retention] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        methods: Sequence[Retention] = (),
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         self.model = model.train()
         self.methods = list(methods)
-        self.optimizer = torch.optim.SGD(model.parameters(), lr)
+        self.optimizer = optimizer or torch.optim.SGD(model.parameters(), lr)
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:  # noqa: ARG002
         """One step on the batch."""

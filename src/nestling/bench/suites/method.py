@@ -47,6 +47,7 @@ class Setup:
         batch_size: examples per batch; replay draws as many.
         epochs: passes over each experience.
         num_experiences: how many there will be, for stores that are shared out beforehand.
+        knows_task: whether the task label may be used to learn.
         seed: of weights and of what is random in the method.
     """
 
@@ -55,6 +56,7 @@ class Setup:
     batch_size: int
     epochs: int
     num_experiences: int
+    knows_task: bool
     seed: int
 
     def make_model(self) -> nn.Module:
@@ -95,6 +97,7 @@ def make_setup(suite: Suite, seed: int) -> Setup:
         batch_size=suite.batch_size,
         epochs=suite.epochs,
         num_experiences=len(suite.experiences),
+        knows_task=suite.known_task_at_training,
         seed=seed,
     )
 

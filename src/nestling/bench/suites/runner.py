@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from nestling.bench.reproduction.protocols import PROTOCOLS, make_protocol
 from nestling.bench.suites.cells import Cell, Outcome, identify_code, read_outcome, write_outcome
 from nestling.bench.suites.measuring import measure
 from nestling.bench.suites.method import make_setup
@@ -44,13 +45,15 @@ class Place:
 # Reading a suite takes seconds, and the cells of one stream come one after another.
 @functools.lru_cache(maxsize=2)
 def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bool) -> Suite:
-    """A suite by name, or what the user's "module:function" returns for (seed, split).
+    """A suite or a paper's protocol by name, or the user's "module:function" for (seed, split).
 
     Raises:
         DataError: no such suite, or its data are not there.
         ModelError: no such module or function.
         PlanError: the user's function fails, or returns something else than a suite.
     """
+    if name in PROTOCOLS:
+        return make_protocol(name, split, data, offline)
     if ":" not in name:
         return make_suite(name, seed, split=split, folder=data, offline=offline)
     function = import_function(name)

@@ -1,0 +1,145 @@
+"""How far a closed-form memory gets on the inputs and on the model's features.
+
+Letters: N examples, D features, K classes, M outputs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import DataError, NonFiniteInput, PlanError
+from nestling.core.seeds import make_generator
+from nestling.learn.answering.features import FeatureReader
+from nestling.learn.batches import Batch
+from nestling.memory import RandomFeatures, RidgeMemory
+
+HELD_OUT = 0.3
+# A memory keeps D^2 sums of 8 bytes: 128 MB here. Wider inputs are read by random features only.
+MAX_WIDTH = 4096
+MIN_RANDOM, MAX_RANDOM = 200, 1600
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Linearity:
+    """Held-out scores of ridge memories: accuracy for classes, R squared for values.
+
+    Attributes:
+        input: on the inputs themselves; None where they are too wide or not numbers.
+        input_random: on random features of the inputs; None where they are not numbers.
+        features: on the input of the model's last linear layer; None where it has none.
+        features_random: on that with random features of it beside.
+        num_random: random features in each case.
+        num_held_out: examples that the scores are taken on.
+    """
+
+    input: float | None
+    input_random: float | None
+    features: float | None
+    features_random: float | None
+    num_random: int
+    num_held_out: int
+
+
+def count_random_features(num_examples: int, num_outputs: int) -> int:
+    """How many random features a memory of so many examples can use.
+
+    F = max(N / 2, 50 K), between 200 and 1600. With more features than examples the ridge
+    decides the fit; each class needs some features that tell it from the others; and cost grows
+    with the square of F.
+
+    Args:
+        num_examples: N.
+        num_outputs: K classes or outputs.
+
+    >>> count_random_features(1400, 10), count_random_features(300, 2)
+    (700, 200)
+    """
+    wanted = max(num_examples // 2, 50 * num_outputs)
+    return max(MIN_RANDOM, min(MAX_RANDOM, wanted))
+
+
+def measure_linearity(
+    model: nn.Module, x: Tensor, y: Tensor, num_random: int, *, seed: int
+) -> Linearity:
+    """Fit memories on 70 % of the examples and ask them about the other 30 %.
+
+    Args:
+        model: is read, not changed.
+        x: (N, ...) inputs.
+        y: (N,) classes or (N, M) values.
+        num_random: random features, see `count_random_features`.
+        seed: of the split.
+
+    Raises:
+        NonFiniteInput: the model's features are not finite.
+    """
+    order = torch.randperm(len(y), generator=make_generator(seed, "suggest", "held out"))
+    num_held_out = max(1, round(HELD_OUT * len(y)))
+    held, kept = order[:num_held_out], order[num_held_out:]
+    targets = y.cpu()
+
+    def score(rows: Tensor | None, num_random: int, *, keep_read: bool) -> float | None:
+        if rows is None or (keep_read and rows.shape[1] > MAX_WIDTH):
+            return None
+        width = rows.shape[1]
+        features = RandomFeatures(width, num_random, passthrough=True) if keep_read else None
+        if not keep_read:
+            features = RandomFeatures(width, num_random)
+        return fit_and_score((rows[kept], targets[kept]), (rows[held], targets[held]), features)
+
+    inputs, features = _read(model, "input", x), _read(model, None, x)
+    if features is not None and not bool(features.isfinite().all()):
+        raise NonFiniteInput("the features of the model hold NaN or infinity; check its weights")
+    return Linearity(
+        input=score(inputs, 0, keep_read=True),
+        input_random=score(inputs, num_random, keep_read=False),
+        features=score(features, 0, keep_read=True),
+        features_random=score(features, num_random, keep_read=True),
+        num_random=num_random,
+        num_held_out=num_held_out,
+    )
+
+
+def fit_and_score(
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], features: RandomFeatures | None
+) -> float:
+    """Accuracy, or R^2 = 1 - sum (y - f)^2 / sum (y - mean)^2, of a ridge memory.
+
+    Args:
+        train: inputs (N, D) and classes (N,) or values (N, M).
+        test: the same, held out.
+        features: made of the inputs; None for the inputs themselves.
+
+    >>> x = torch.arange(12.0).reshape(-1, 1)
+    >>> round(fit_and_score((x[:8], 2 * x[:8]), (x[8:], 2 * x[8:]), None), 3)
+    1.0
+    """
+    x, y = train
+    x_test, y_test = test
+    is_value = y.is_floating_point()
+    memory = RidgeMemory(
+        x.shape[1],
+        task="regression" if is_value else "classification",
+        num_outputs=None if is_value else int(max(y.max(), y_test.max())) + 1,
+        features=features,
+    )
+    memory.add(x, y)
+    answer = memory.predict(x_test)
+    if not is_value:
+        return float((answer.argmax(dim=1) == y_test).double().mean())
+    wide = y_test.double().reshape(answer.shape)
+    spread = float((wide - wide.mean(dim=0)).square().sum())
+    return 1.0 - float((wide - answer).square().sum()) / spread if spread > 0.0 else 0.0
+
+
+def _read(model: nn.Module, on: str | None, x: Tensor) -> Tensor | None:
+    """(N, D) as a memory level would read them, or None where it could not."""
+    try:
+        reader = FeatureReader(model, on, frozen=False)
+        rows = [reader.read(Batch((part,))) for part in x.split(_CHUNK)]
+    except (DataError, PlanError):
+        return None
+    whole = torch.cat([part.reshape(len(part), -1).cpu() for part in rows])
+    return whole if whole.is_floating_point() else whole.float()

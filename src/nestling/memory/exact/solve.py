@@ -9,11 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nestling.core.seeds import make_generator
 from nestling.memory.exact.statistics import Statistics, mirror_scatter
 
 # Strengths are relative to features of unit variance.
 MIN_STRENGTH = 1e-8
 STRENGTHS_PER_DECADE = 4
+# Eigenvalues of so many features choose the strength for all: the time of the decomposition is that
+# of 14 solutions, and on digits, Fashion-MNIST and MNIST (1,600 random features; 100 to 8,000
+# examples) the strength from a quarter of the features cost at most 0.4 points, mostly none.
+MAX_DECOMPOSED = 400
+# Random vectors that measure a trace: degrees of freedom to 0.1 %, or 2 % where examples are few.
+NUM_PROBES = 64
 # A degree of freedom is charged this much more than it costs [Kim & Gu 2004, Sec. 3]: plain
 # cross-validation (1.0) now and then picks far too little ridge when examples are few.
 FREEDOM_CHARGE = 1.4
@@ -79,7 +86,8 @@ def solve_ridge(
 
     Args:
         stats: of one or more examples.
-        strength: lambda; None to choose it by `choose_strength`.
+        strength: lambda; None to choose it by `choose_strength`, from MAX_DECOMPOSED of the
+            features if there are more.
         freedom: degrees of freedom if they are known for this strength from before; saves the
             inverse that counts them.
         relative_outputs: choose the strength for outputs scaled to unit variance.
@@ -91,11 +99,14 @@ def solve_ridge(
     R_DD = mirror_scatter(stats).mul_(inverse_D[:, None] / n).mul_(inverse_D)
     r_DM = stats.cross * (inverse_D[:, None] / n)
     total_M = (stats.target_scatter / n).clamp_min(0.0)
+    unit_M = total_M.clamp_min(1e-300) if relative_outputs else torch.ones_like(total_M)
+    if strength is None and stats.num_features > MAX_DECOMPOSED:
+        strength = _extrapolate_strength(R_DD, r_DM / unit_M.sqrt(), total_M / unit_M, stats)
+        freedom = None
     if strength is None:
         eigen_D, basis_DD = torch.linalg.eigh(R_DD)
         eigen_D = eigen_D.clamp_min(0.0)
         projected_DM = basis_DD.T @ r_DM
-        unit_M = total_M.clamp_min(1e-300) if relative_outputs else torch.ones_like(total_M)
         strength = choose_strength(
             eigen_D, projected_DM / unit_M.sqrt(), (total_M / unit_M).sum(), stats.num_effective
         )
@@ -105,8 +116,7 @@ def solve_ridge(
         L_DD = _factorise(R_DD, strength)
         scaled_DM = torch.cholesky_solve(r_DM, L_DD)
         if freedom is None:
-            trace = float(torch.cholesky_inverse(L_DD).diagonal().sum())
-            freedom = 1.0 + stats.num_features - strength * trace
+            freedom = 1.0 + stats.num_features - strength * _trace_inverse(L_DD)
     covariance_MM = scaled_DM.T @ (R_DD @ scaled_DM)
     explained_M = 2.0 * (r_DM * scaled_DM).sum(0) - covariance_MM.diagonal()
     leverage = min(max(freedom / max(stats.num_effective, 1.0), 0.0), MAX_LEVERAGE)
@@ -114,6 +124,34 @@ def solve_ridge(
     weights_DM = scaled_DM * inverse_D[:, None]
     intercept_M = stats.target_sum / n - stats.mean @ weights_DM
     return Solution(weights_DM, intercept_M, strength, freedom, leverage, residual_M, covariance_MM)
+
+
+def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: Statistics) -> float:
+    """The strength for all D features from evenly spaced d of them: lambda_D = lambda_d D / d.
+
+    Random features are draws from one distribution, and their products estimate a kernel
+    [Rahimi & Recht 2007]: Z Z^T / D is the same for any number of them up to noise, and so is
+    the best lambda / D.
+    """
+    D = stats.num_features
+    chosen = torch.linspace(0, D - 1, MAX_DECOMPOSED, dtype=torch.float64).round().long()
+    eigen_d, basis_dd = torch.linalg.eigh(R_DD[chosen][:, chosen])
+    projected_dM = basis_dd.T @ r_DM[chosen]
+    found = choose_strength(
+        eigen_d.clamp_min(0.0), projected_dM, total_M.sum(), stats.num_effective
+    )
+    return found * D / MAX_DECOMPOSED
+
+
+def _trace_inverse(L_DD: Tensor) -> float:
+    """tr (L L^T)^-1; where D is large by v^T (L L^T)^-1 v with fixed signs v [Hutchinson 1989]."""
+    D = L_DD.shape[0]
+    if D <= MAX_DECOMPOSED:
+        return float(torch.cholesky_inverse(L_DD).diagonal().sum())
+    generator = make_generator(0, "trace", D)
+    signs_DP = torch.randint(0, 2, (D, NUM_PROBES), generator=generator).to(torch.float64) * 2 - 1
+    half_DP = torch.linalg.solve_triangular(L_DD, signs_DP, upper=False)
+    return float(half_DP.square().sum()) / NUM_PROBES
 
 
 def choose_strength(

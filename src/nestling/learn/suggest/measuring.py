@@ -5,7 +5,6 @@ Letters: N examples, B batches, D features, K classes or outputs.
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +12,21 @@ from torch import Tensor, nn
 
 from nestling.core.errors import DataError, NonFiniteInput, PlanError, ShapeMismatch
 from nestling.core.modes import eval_mode
-from nestling.core.params import Params, cosine, squared_norm
+from nestling.core.params import Params, cosine
 from nestling.core.seeds import make_generator
 from nestling.learn.answering.features import find_last_linear
 from nestling.learn.batches import Batch, default_loss, read_output
 from nestling.learn.growth import check_growth, count_head_rows, resize_head
+from nestling.learn.suggest.examples import MIN_EXAMPLES, check_examples
+from nestling.learn.suggest.gradients import (
+    GradientStatistics,
+    average_batches,
+    compute_signal,
+)
 from nestling.learn.suggest.grouping import Group, list_groups
 from nestling.learn.suggest.linearity import Linearity, count_random_features, measure_linearity
 from nestling.retain import estimate_fisher
 
-# With fewer, a third held out says nothing.
-MIN_EXAMPLES = 20
 # The diagonal's mean over a block settles long before its single entries do.
 FISHER_EXAMPLES = 256
 
@@ -111,7 +114,7 @@ def measure_model(
         ShapeMismatch: targets that do not fit.
         PlanError: no trainable parameter, or classes that the model has no outputs for.
     """
-    _check_data(x, y)
+    check_examples(x, y)
     if batch_size < 1 or num_batches < 4 or max_examples < MIN_EXAMPLES:
         raise DataError(
             f"batch_size={batch_size}, num_batches={num_batches}, max_examples={max_examples}; "
@@ -149,91 +152,6 @@ def measure_model(
             twin, x, y, count_random_features(num_examples, _count_outputs(y)), seed=seed
         ),
     )
-
-
-@dataclass(frozen=True)
-class GradientStatistics:
-    """Gradients of the batches of one half.
-
-    Attributes:
-        mean: name -> mean over the batches.
-        variance: name -> trace of the covariance of one batch's gradient, unbiased, for batches
-            of the planned size.
-        mean_variance: name -> that of the mean itself.
-    """
-
-    mean: Params
-    variance: dict[str, float]
-    mean_variance: dict[str, float]
-
-
-def average_batches(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    batch_size: int,
-    num_batches: int,
-    generator: torch.Generator,
-) -> GradientStatistics:
-    """Mean and variance of the gradients of random batches without a common example.
-
-    g = 1/B sum_b g_b,    v = 1/(B - 1) (sum_b |g_b|^2 - B |g|^2)
-
-    Where examples are too few for four batches, smaller ones are taken; the variance of a batch
-    of independent examples is inversely proportional to its size, and is stated for `batch_size`.
-
-    Args:
-        model: in the mode in which it is to be measured.
-        x: (N, ...), N >= 4.
-        y: (N,) classes or (N, K) values.
-        batch_size: that the variance is stated for.
-        num_batches: B, at most.
-        generator: draws the batches.
-    """
-    params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    size = max(1, min(batch_size, len(x) // 4))
-    order = torch.randperm(len(x), generator=generator).to(x.device)
-    batches = [rows for rows in order.split(size) if len(rows) == size][: max(2, num_batches)]
-    total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in params.items()}
-    squares = dict.fromkeys(params, 0.0)
-    for rows in batches:
-        loss = default_loss(read_output(model(x[rows])), y[rows])
-        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        for name, gradient in zip(params, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient
-                squares[name] += float(gradient.double().square().sum())
-    num = len(batches)
-    mean = {name: value / num for name, value in total.items()}
-    variance = {
-        name: max(0.0, squares[name] - num * float(mean[name].square().sum())) / (num - 1)
-        for name in params
-    }
-    return GradientStatistics(
-        mean=mean,
-        variance={name: value * size / batch_size for name, value in variance.items()},
-        mean_variance={name: value / num for name, value in variance.items()},
-    )
-
-
-def compute_signal(means: Sequence[Params], mean_variances: Sequence[float]) -> float:
-    """Root mean square over the halves of the norm of the true mean gradient.
-
-    s^2 = 1/H sum_h max(0, |g_h|^2 - v_h / B_h): noise lengthens a mean of B batches by v/B.
-    Halves are not averaged first: where they conflict, each still has a signal of its own.
-
-    Args:
-        means: of each half, name -> mean gradient of one block.
-        mean_variances: v_h / B_h of each half.
-
-    >>> compute_signal([{"w": torch.tensor([3.0, 4.0])}], [9.0])
-    4.0
-    """
-    squares = [
-        max(0.0, float(squared_norm(mean)) - variance)
-        for mean, variance in zip(means, mean_variances, strict=True)
-    ]
-    return math.sqrt(sum(squares) / len(squares))
 
 
 def _describe(group: Group, stream: list[GradientStatistics], fisher: Params) -> GroupMeasurement:
@@ -312,30 +230,3 @@ def _fit_head(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> None:
         if count_head_rows(model) < num_classes:
             generator = make_generator(seed, "suggest", "head")
             resize_head(model, None, num_classes, generator=generator)
-
-
-def _check_data(x: Tensor, y: Tensor) -> None:
-    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
-        raise ShapeMismatch(
-            f"inputs {tuple(x.shape)} and targets {tuple(y.shape)} differ in length"
-        )
-    if len(x) < MIN_EXAMPLES:
-        raise DataError(f"{len(x)} examples; measuring needs {MIN_EXAMPLES} or more")
-    for name, values in (("inputs", x), ("targets", y)):
-        if values.is_floating_point() and not bool(values.isfinite().all()):
-            raise NonFiniteInput(f"{name} hold NaN or infinity; drop or impute those rows")
-    if y.is_floating_point():
-        if y.ndim > 2:
-            raise ShapeMismatch(f"values of shape {tuple(y.shape)}; (N,) or (N, M) works")
-        if bool((y == y[0]).all()):
-            raise DataError(f"every target is {y[0].tolist()}; there is nothing to learn")
-        return
-    if y.ndim != 1:
-        raise ShapeMismatch(f"classes of shape {tuple(y.shape)}; one per example, (N,), works")
-    labels = y.unique()
-    if int(labels[0]) < 0:
-        raise DataError(f"label {int(labels[0])} is negative; number classes 0, 1, 2, ...")
-    if len(labels) < 2:
-        raise DataError(
-            f"every example is of class {int(labels[0])}; measuring needs two classes or more"
-        )

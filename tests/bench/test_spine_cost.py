@@ -41,12 +41,13 @@ def test_both_sides_learn_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(result.figures) == {"default_seconds_over_full_finetune"}
     assert result.figures["default_seconds_over_full_finetune"] > 0.0
     assert {row["side"] for row in result.rows} == {spine_cost.FULL, spine_cost.DEFAULT}
-    # A round to warm up and one that counts: the memory has seen each example of both, the
-    # spine has learned once in each, the head at every step.
+    # A round and a step to warm up, and a round that counts: the memory has seen each example,
+    # the head has learned at every step, the spine once in each round.
     (learner,) = learners
-    steps = {reading.level: reading.num_updates for reading in learner.read_levels()}
-    num_examples = 2 * ROUND * spine_cost.BATCH_SIZE
-    assert steps == {"memory": num_examples, "head": 2 * ROUND, "spine": 2}
+    updates = {reading.level: reading.num_updates for reading in learner.read_levels()}
+    num_steps = 2 * ROUND + 1
+    num_examples = num_steps * spine_cost.BATCH_SIZE
+    assert updates == {"memory": num_examples, "head": num_steps, "spine": 2}
     first = make_small().state_dict()
     assert len(made) == 2
     for model in made:

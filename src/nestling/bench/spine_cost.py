@@ -1,7 +1,8 @@
 """Suite `spine-cost`: what the default costs on a pre-trained model, against full fine-tuning."""
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -76,8 +77,10 @@ def run(
 def measure(make_model: Callable[[], nn.Module], batches: Batches, num_rounds: int) -> SuiteResult:
     """Time whole training steps of both sides, in turns.
 
-    A side's round goes once through the batches. Full fine-tuning is the plain loop of all
-    weights with torch's fused AdamW; nestling's is `Learner(model, pretrained=True)` as it comes.
+    Full fine-tuning is the plain loop of all weights with torch's fused AdamW; nestling's is
+    `Learner(model, pretrained=True)` as it comes. They take turns step by step, since a busy
+    machine changes its speed within seconds; a round is as many steps of each as there are
+    batches, so that what falls due once in a period is in every round.
 
     Args:
         make_model: gives the same pre-trained model each time; its last layer fits the labels.
@@ -99,13 +102,21 @@ def measure(make_model: Callable[[], nn.Module], batches: Batches, num_rounds: i
     def step_default(x: Tensor, y: Tensor) -> None:
         learner.learn(x, y)
 
+    for x, y in batches:
+        step_full(x, y)
+        step_default(x, y)
     sides: dict[str, Side] = {
-        FULL: functools.partial(_time_round, step_full, batches),
-        DEFAULT: functools.partial(_time_round, step_default, batches),
+        FULL: functools.partial(_time_step, step_full, itertools.cycle(batches)),
+        DEFAULT: functools.partial(_time_step, step_default, itertools.cycle(batches)),
     }
-    seconds = time_rounds(sides, num_rounds)
+    num_steps = len(batches)
+    by_step = time_rounds(sides, num_rounds * num_steps)
+    seconds = {
+        name: [sum(taken[i : i + num_steps]) for i in range(0, len(taken), num_steps)]
+        for name, taken in by_step.items()
+    }
     ratio = median_ratio(seconds, DEFAULT, FULL)
-    rows: Rows = list_sides("training step", seconds, len(batches))
+    rows: Rows = list_sides("training step", seconds, num_steps)
     return SuiteResult("spine-cost", {"default_seconds_over_full_finetune": ratio}, rows)
 
 
@@ -122,6 +133,8 @@ def make_batches(num_batches: int) -> Batches:
     ]
 
 
-def _time_round(step: Callable[[Tensor, Tensor], None], batches: Batches) -> float:
-    upcoming = iter(batches)
-    return time_calls(lambda: step(*next(upcoming)), len(batches))
+def _time_step(
+    step: Callable[[Tensor, Tensor], None], batches: Iterator[tuple[Tensor, Tensor]]
+) -> float:
+    x, y = next(batches)
+    return time_calls(lambda: step(x, y), 1)

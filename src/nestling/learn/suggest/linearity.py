@@ -22,6 +22,8 @@ MIN_RANDOM, MAX_RANDOM = 800, 1600
 NUM_SPLITS = 5
 _CHUNK = 256
 
+Score = float | None
+
 
 @dataclass(frozen=True)
 class Linearity:
@@ -32,6 +34,8 @@ class Linearity:
         input_random: on random features of the inputs; None where they are not numbers.
         features: on the input of the model's last linear layer; None where it has none.
         features_random: on that with random features of it beside.
+        input_trend: of `input_random`, its gain from the last doubling of the examples.
+        features_trend: the same of `features`.
         num_random: random features in each case.
         num_held_out: different examples that the five splits hold out, of all of them together.
     """
@@ -40,8 +44,41 @@ class Linearity:
     input_random: float | None
     features: float | None
     features_random: float | None
+    input_trend: float
+    features_trend: float
     num_random: int
     num_held_out: int
+
+    @property
+    def input_expected(self) -> float | None:
+        """`input_random` as it is to be expected of all examples; see `extrapolate`."""
+        return (
+            None if self.input_random is None else extrapolate(self.input_random, self.input_trend)
+        )
+
+    @property
+    def features_expected(self) -> float | None:
+        """`features` as it is to be expected of all examples; see `extrapolate`."""
+        return None if self.features is None else extrapolate(self.features, self.features_trend)
+
+
+def extrapolate(score: float, trend: float, share: float = 1.0 - HELD_OUT) -> float:
+    """The score of a memory of all N examples, from those of one of `share` N and of half of it.
+
+    With s(n) = a - b / n:  s(N) = s(share N) + (1 - share) (s(share N) - s(share N / 2)).
+
+    Memories on few features have learned all that they can when those on many still gain, so
+    that a part of the examples says too little of the second.
+
+    Args:
+        score: of the memory of share N examples.
+        trend: its score minus that of the memory of share N / 2 examples.
+        share: of the examples that the memory was fitted on, in (0, 1].
+
+    >>> extrapolate(0.9, 0.1)
+    0.93
+    """
+    return round(min(1.0, score + (1.0 - share) * trend), 12)
 
 
 def count_random_features(num_examples: int, num_outputs: int) -> int:
@@ -83,26 +120,31 @@ def measure_linearity(
     num_held_out = max(1, round(HELD_OUT * len(y)))
     targets = y.cpu()
 
-    def score(rows: Tensor | None, num_random: int, *, keep_read: bool) -> float | None:
+    def score(rows: Tensor | None, num_random: int, *, keep_read: bool) -> tuple[Score, float]:
         if rows is None or (keep_read and rows.shape[1] > MAX_WIDTH):
-            return None
-        features = RandomFeatures(rows.shape[1], num_random, passthrough=keep_read)
-        # Made once for all splits: for wide inputs this is what costs.
-        phi = features(rows)
-        scores = []
+            return None, 0.0
+        # Features are made once for all splits: for wide inputs this is what costs.
+        phi = RandomFeatures(rows.shape[1], num_random, passthrough=keep_read)(rows)
+        whole = half = 0.0
         for order in orders:
             held, kept = order[:num_held_out], order[num_held_out:]
-            scores.append(fit_and_score((phi[kept], targets[kept]), (phi[held], targets[held])))
-        return sum(scores) / len(scores)
+            few, test = kept[: len(kept) // 2], (phi[held], targets[held])
+            whole += fit_and_score((phi[kept], targets[kept]), test) / NUM_SPLITS
+            half += fit_and_score((phi[few], targets[few]), test) / NUM_SPLITS
+        return whole, whole - half
 
     inputs, features = _read(model, "input", x), _read(model, None, x)
     if features is not None and not bool(features.isfinite().all()):
         raise NonFiniteInput("the features of the model hold NaN or infinity; check its weights")
+    input_random, input_trend = score(inputs, num_random, keep_read=False)
+    plain, features_trend = score(features, 0, keep_read=True)
     return Linearity(
-        input=score(inputs, 0, keep_read=True),
-        input_random=score(inputs, num_random, keep_read=False),
-        features=score(features, 0, keep_read=True),
-        features_random=score(features, num_random, keep_read=True),
+        input=score(inputs, 0, keep_read=True)[0],
+        input_random=input_random,
+        features=plain,
+        features_random=score(features, num_random, keep_read=True)[0],
+        input_trend=input_trend,
+        features_trend=features_trend,
         num_random=num_random,
         num_held_out=len(torch.cat([order[:num_held_out] for order in orders]).unique()),
     )

@@ -191,7 +191,7 @@ def _measure_fisher(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Params
     measured = estimate_fisher(
         _Answering(model), [(x[rows], y[rows])], labels="sampled", generator=generator
     )
-    return {name.removeprefix("model."): value for name, value in measured.items()}
+    return {name.removeprefix("model."): value.detach() for name, value in measured.items()}
 
 
 def _cut_halves(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

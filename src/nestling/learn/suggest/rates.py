@@ -31,7 +31,7 @@ def choose_period(snr: float) -> int:
     """
     if snr <= 0.0:
         return MAX_PERIOD
-    power = 2.0 * math.log2(TARGET_SNR / snr) if math.isfinite(snr) else 0.0
+    power = 2.0 * (math.log2(TARGET_SNR) - math.log2(snr)) if math.isfinite(snr) else 0.0
     period: int = 2 ** max(0, min(round(power), round(math.log2(MAX_PERIOD))))
     return period
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from nestling.learn.suggest.measuring import GroupMeasurement
 
-# An update from a mean gradient with as much signal as noise points the right way more often
-# than not; averaging on costs updates.
+# A mean gradient with as much signal as noise has cosine 0.7 with the true one; averaging on
+# would cost more updates than the better direction is worth.
 TARGET_SNR = 1.0
 MAX_PERIOD = 64
 # Rates of the default plan: a part that is to learn, and features that are to stay.

@@ -108,9 +108,9 @@ def make_split_cifar10(request: Request) -> Suite:
         note=(
             "A tenth of CIFAR-10 (Krizhevsky 2009), kept as JPEG: the classes in 5 pairs drawn by "
             "the seed, single head; 450 images of each to train, 50 to validate, 100 to test; "
-            "raw pixels 3 x 32 x 32 in [0, 1]; batch 10, one pass. Figures of the literature "
-            "come from 50,000 images and other networks: do not set them beside these. No "
-            "licence is stated: measure with it, do not pass it on."
+            "32 x 32 pixels, RGB; batch 10, one pass. Figures of the literature come from 50,000 "
+            "images and other networks: do not set them beside these. No licence is stated: "
+            "measure with it, do not pass it on."
         ),
     )
 

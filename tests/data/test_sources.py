@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from nestling.core.errors import DataError
 from nestling.data import find_folder
 from nestling.data.sources import fetch_source, fetching, list_sources, obtain
-from nestling.data.sources.catalogue import Source, SourceFile
 from nestling.data.sources.images import (
     read_cifar10,
     read_emoji,
@@ -26,6 +25,7 @@ from nestling.data.sources.images import (
     read_omniglot,
 )
 from nestling.data.sources.recordings import read_object_array, read_watch
+from nestling.data.sources.source import Source, SourceFile
 from nestling.data.sources.tables import encode_census, read_census, read_heart
 from nestling.data.sources.templates import Grammar, expand
 from nestling.data.sources.texts import read_banking77, read_clinc150, read_intents

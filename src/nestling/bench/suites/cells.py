@@ -141,13 +141,13 @@ def read_outcome(folder: Path, cell: Cell) -> Outcome | None:
         raise _refuse(path, f"is damaged ({type(error).__name__})") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is there whole or not at all, also after a power cut."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)

@@ -15,6 +15,7 @@ import torch
 
 from nestling.bench.reproduction.protocols import PROTOCOLS, make_protocol
 from nestling.bench.suites.cells import Cell, Outcome, identify_code, read_outcome, write_outcome
+from nestling.bench.suites.encoding import encode_suite
 from nestling.bench.suites.measuring import measure
 from nestling.bench.suites.method import make_setup
 from nestling.bench.suites.methods import find_method
@@ -55,7 +56,8 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
     if name in PROTOCOLS:
         return make_protocol(name, split, data, offline)
     if ":" not in name:
-        return make_suite(name, seed, split=split, folder=data, offline=offline)
+        raw = make_suite(name, seed, split=split, folder=data, offline=offline)
+        return encode_suite(raw, data, offline)
     function = import_function(name)
     try:
         made = function(seed, split)
@@ -107,9 +109,12 @@ def run_cells(
     # By stream, so that a process reads each suite about once.
     missing.sort(key=lambda cell: (cell.split, cell.seed))
     if missing:
-        # Fetches what is not there, and fails, before any process starts.
-        first = missing[0]
-        open_suite(first.suite, first.seed, first.split, place.data, place.offline)
+        # Fetches and encodes what is not there, and fails, before any process starts.
+        for first in {cell.split: cell for cell in missing}.values():
+            if progress is not None:
+                # The first encoding of a suite takes minutes, in which no cell ends.
+                progress(f"reading {first.suite}", 1.0 - len(missing) / len(cells))
+            open_suite(first.suite, first.seed, first.split, place.data, place.offline)
     num_done = len(cells) - len(missing)
     for cell in _run(missing, place, num_workers or os.cpu_count() or 1):
         num_done += 1

@@ -40,7 +40,8 @@ def format_report(contest: Contest, figures: dict[str, float]) -> str:
     ]
     sections = [
         f"# {suite.name}",
-        f"{suite.note} Kind: {suite.kind}. Batches of {suite.batch_size}, {suite.epochs} pass"
+        f"{suite.note} {suite.about_features} Kind: {suite.kind}. Batches of "
+        f"{suite.batch_size}, {suite.epochs} pass"
         f"{'' if suite.epochs == 1 else 'es'}; seeds {_list_seeds(contest.seeds)}.",
         format_markdown([_embolden(row) for row in build_summary(contest)]),
         _explain(contest),

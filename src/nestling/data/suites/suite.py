@@ -34,8 +34,9 @@ class Suite:
         epochs: passes over each experience.
         known_task_at_training: may a method use the task label, or the boundary, to learn?
         known_task_at_test: may it use the task label to answer?
-        features: "pixels", "text" or "vectors".
+        features: "pixels", "text", "vectors", or "encoded" by a pre-trained network.
         note: reference and protocol in words.
+        about_features: what the inputs are, in words, where the note does not say it.
         is_ordered: training rows stand in the order of a stream; read them with
             `iterate_stream`, never shuffled.
         texts: for "text", (training, test) strings of each experience, row by row.
@@ -53,6 +54,7 @@ class Suite:
     note: str
     is_ordered: bool = False
     texts: Texts = field(default_factory=list)
+    about_features: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ GRAM_SIZES = (2, 3, 4)
 INTENTS_TRAIN, INTENTS_TEST = 200, 60
 _HASHED = (
     "Features are 4,096 hashed character 2-4-grams, no encoder trained elsewhere: figures with "
-    "a sentence encoder, which `texts` allows, are another matter. Batch 10, one pass."
+    "a sentence encoder, which `texts` allows, are another matter."
 )
 
 
@@ -100,7 +100,7 @@ def make_clinc150(request: Request) -> Suite:
         note=(
             "CLINC150 (Larson 2019), 150 intents in 10 groups of 15 drawn by the seed, single "
             "head; 100 requests of each to train, 20 to validate, 30 to test, its own parts; "
-            "none out of scope. "
+            "none out of scope; batch 10, one pass."
         ),
         request=request,
     )
@@ -119,7 +119,7 @@ def make_banking77(request: Request) -> Suite:
         note=(
             "Banking77 (Casanueva 2020), 77 intents in 7 groups of 11 drawn by the seed, single "
             "head; of the training file a tenth of each intent to validate and the rest to "
-            "train, the test file to test. "
+            "train, the test file to test; batch 10, one pass."
         ),
         request=request,
     )
@@ -166,9 +166,10 @@ def make_intents(request: Request) -> Suite:
             "train, validate and test; from each part up to 200 or 60 different sentences are "
             "drawn, none of which is in both. Names of things and places are English; some "
             "languages have few templates and two intents, and a test may hold an intent that "
-            "its training lacks. " + _HASHED
+            "its training lacks. Batch 10, one pass."
         ),
         texts=texts,
+        about_features=(f"{_HASHED} The encoder of the other suites of texts knows English only."),
     )
 
 
@@ -243,8 +244,9 @@ def _make_split(
         known_task_at_training=False,
         known_task_at_test=False,
         features="text",
-        note=note + _HASHED,
+        note=note,
         texts=texts,
+        about_features=_HASHED,
     )
 
 

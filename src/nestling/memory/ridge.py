@@ -37,11 +37,11 @@ class RidgeMemory:
     min_W sum_i w_i 2^(-age_i / h) |y_i - phi(x_i) W - b|^2 + n lambda |W|^2,
 
     features scaled to unit variance over the memory's life, classes as one-hot targets, lambda by
-    generalised cross-validation. With an infinite half-life the answer is a function of the set of
-    examples: any order and any cutting into blocks or shards give the same up to rounding in
-    float64. With a finite one it depends on the order by its definition, and on nothing else:
-    scaling, strength and calibration are computed from the statistics, never from first data.
-    Statistics live on the CPU in float64; the solution is computed when it is asked for.
+    generalised cross-validation, a quarter of it for classes. With an infinite half-life the answer
+    is a function of the set of examples: any order and any cutting into blocks or shards give the
+    same up to rounding in float64. With a finite one it depends on the order by its definition, and
+    on nothing else: scaling, strength and calibration come from the statistics, never from first
+    data. Statistics live on the CPU in float64; the solution is computed when it is asked for.
 
     Args:
         num_inputs: width of x.

@@ -11,6 +11,8 @@ from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
 NUM_FEATURES = 800
+# Where a pre-trained spine runs at every step, twice as many cost a few hundredths more.
+NUM_FEATURES_PRETRAINED = 1600
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
@@ -35,7 +37,7 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
         "memory",
         on=on,
         half_lives=HALF_LIVES,
-        num_features=NUM_FEATURES,
+        num_features=NUM_FEATURES_PRETRAINED if pretrained else NUM_FEATURES,
         # Raw inputs cost as much as features of them and tell less; learned features tell more.
         include_read=on is None,
         block=256,

@@ -121,12 +121,15 @@ class DefaultLearner:
 
     Args:
         model: learns in place.
+        pretrained: whether the model's features are worth keeping.
         replay: examples that it may store; 0 for none.
         seed: of the learner.
     """
 
-    def __init__(self, model: nn.Module, *, replay: int = 0, seed: int = 0) -> None:
-        self.learner = Learner(model, replay=replay, seed=seed, quiet=True)
+    def __init__(
+        self, model: nn.Module, *, pretrained: bool = False, replay: int = 0, seed: int = 0
+    ) -> None:
+        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed, quiet=True)
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         """`learner.learn`."""

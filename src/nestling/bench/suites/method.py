@@ -48,6 +48,7 @@ class Setup:
         epochs: passes over each experience.
         num_experiences: how many there will be, for stores that are shared out beforehand.
         knows_task: whether the task label may be used to learn.
+        is_encoded: whether inputs are features of a pre-trained network.
         seed: of weights and of what is random in the method.
     """
 
@@ -57,12 +58,18 @@ class Setup:
     epochs: int
     num_experiences: int
     knows_task: bool
+    is_encoded: bool
     seed: int
 
     def make_model(self) -> nn.Module:
         """The network with its first weights, which depend on the seed alone."""
         sizes = (self.num_inputs, *WIDTHS, self.num_classes)
         return build_model("mlp", {"sizes": sizes}, seed=self.seed)
+
+    def make_pretrained(self) -> nn.Module:
+        """The pre-trained network, whose features the inputs are already, with a linear head."""
+        sizes = (self.num_inputs, self.num_classes)
+        return nn.Sequential(nn.Identity(), build_model("mlp", {"sizes": sizes}, seed=self.seed))
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ def make_setup(suite: Suite, seed: int) -> Setup:
         epochs=suite.epochs,
         num_experiences=len(suite.experiences),
         knows_task=suite.known_task_at_training,
+        is_encoded=suite.features == "encoded",
         seed=seed,
     )
 

@@ -109,11 +109,16 @@ def _build_joint(setup: Setup, settings: Settings) -> Competitor:
 
 
 def _build_default(setup: Setup, _: Settings) -> Competitor:
-    return DefaultLearner(setup.make_model(), seed=setup.seed)
+    return _make_default(setup, replay=0)
 
 
 def _build_default_replay(setup: Setup, _: Settings) -> Competitor:
-    return DefaultLearner(setup.make_model(), replay=CAPACITY, seed=setup.seed)
+    return _make_default(setup, replay=CAPACITY)
+
+
+def _make_default(setup: Setup, *, replay: int) -> Competitor:
+    model = setup.make_pretrained() if setup.is_encoded else setup.make_model()
+    return DefaultLearner(model, pretrained=setup.is_encoded, replay=replay, seed=setup.seed)
 
 
 _NO_REPLAY = (

@@ -21,7 +21,7 @@ STRENGTHS_PER_DECADE = 4
 CLASS_SHARE = 0.25
 # Eigenvalues of so many features choose the strength for all: the time of the decomposition is that
 # of 14 solutions, and on digits, Fashion-MNIST and MNIST (1,600 random features; 100 to 8,000
-# examples) the strength from a quarter of the features cost 0.4 and 0.7 points in two cases of nine.
+# examples) the strength from a quarter of the features cost 0.4 and 0.7 points in two cases of 9.
 MAX_DECOMPOSED = 400
 # Random vectors that measure a trace: degrees of freedom to 0.1 %, or 2 % where examples are few.
 NUM_PROBES = 64

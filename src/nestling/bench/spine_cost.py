@@ -29,7 +29,6 @@ Batches = list[tuple[Tensor, Tensor]]  # (N, 3, H, W) images and (N,) labels
 
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 16, 64, 10
 LR = 1e-4
-# A round is a period of the spine, and a block of the memory: every cost falls due once in it.
 FULL, DEFAULT = "full fine-tuning", "nestling's default"
 
 
@@ -109,6 +108,7 @@ def measure(make_model: Callable[[], nn.Module], batches: Batches, num_rounds: i
         FULL: functools.partial(_time_step, step_full, itertools.cycle(batches)),
         DEFAULT: functools.partial(_time_step, step_default, itertools.cycle(batches)),
     }
+    # A round is a period of the spine, and a block of the memory: every cost falls due once in it.
     num_steps = len(batches)
     by_step = time_rounds(sides, num_rounds * num_steps)
     seconds = {

@@ -110,7 +110,7 @@ def run_cells(
     missing.sort(key=lambda cell: (cell.split, cell.seed))
     if missing:
         # Fetches and encodes what is not there, and fails, before any process starts.
-        for first in {cell.split: cell for cell in missing}.values():
+        for first in {cell.split: cell for cell in reversed(missing)}.values():
             if progress is not None:
                 # The first encoding of a suite takes minutes, in which no cell ends.
                 progress(f"reading {first.suite}", 1.0 - len(missing) / len(cells))

@@ -16,9 +16,9 @@ from torch import Tensor
 import nestling as nl
 from nestling.bench.suites.runner import open_suite
 from nestling.memory import RandomFeatures, RidgeMemory
-from nestling.memory.exact.solve import CLASS_SHARE
+from nestling.memory.exact.solve import share_strength
 
-SHARES = (2.0, 1.0, 0.5, 0.25, 0.1, 0.03)
+SHARES = (1.0, 0.25, 0.1, 0.05, 0.025, 0.01)
 Case = tuple[tuple[str, Tensor, Tensor], Tensor, Tensor]
 
 
@@ -50,7 +50,7 @@ def measure(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, share: float) 
     features = RandomFeatures(width, 800, passthrough=width in (384, 1280))
     memory = RidgeMemory(width, features=features, num_outputs=int(y.max()) + 1)
     memory.add(x, y)
-    memory.ridge = share * memory.solution.strength / CLASS_SHARE
+    memory.ridge = share * memory.solution.strength / share_strength(len(y.unique()))
     p = memory.predict(x_test)
     right = (p.argmax(1) == y_test).double().mean().item()
     loss = -p[torch.arange(len(p)), y_test].clamp_min(1e-12).log().mean().item()

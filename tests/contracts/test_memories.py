@@ -130,11 +130,13 @@ def prior_row() -> Row:
 
 
 RELU = RandomFeatures(64, 60, seed=3, passthrough=True)
+PRODUCT = RandomFeatures(64, 60, kind="product", seed=3, passthrough=True)
 FOURIER = RandomFeatures(10, 40, kind="fourier", seed=3, scale=20.0)
 MEMORIES = {
     "ridge": ridge_row(),
     "ridge fixed strength": ridge_row(ridge=0.1),
     "ridge features": ridge_row(features=RELU),
+    "ridge products": ridge_row(features=PRODUCT),
     "ridge decayed": ridge_row(features=RELU, half_life=50.0),
     "ridge values": ridge_row(task="regression"),
     "ridge values decayed": ridge_row(task="regression", features=FOURIER, half_life=80.0),

@@ -27,6 +27,7 @@ def make_learner(case: str) -> nl.Learner:
     bare = nl.Memory("memory", half_lives=(40.0,), num_features=0)
     prior = nl.Memory("memory", on="input", num_features=10, prior_half_life=20.0, block=16)
     hidden = nl.Memory("memory", on="0", half_lives=(9.0,), features="fourier", include_read=False)
+    product = nl.Memory("memory", half_lives=(20.0,), num_features=10, features="product")
     live, net = nl.Level("net"), make_mlp()
     plans = {
         "default": lambda: nl.Learner(net, quiet=True),
@@ -42,6 +43,9 @@ def make_learner(case: str) -> nl.Learner:
         ),
         "fourier": lambda: nl.Learner(
             net, nl.Plan(head, live, readout=nl.mix("live", "memory")), quiet=True
+        ),
+        "product": lambda: nl.Learner(
+            net, nl.Plan(product, live, readout=nl.mix("live", "memory")), quiet=True
         ),
         "a submodule's output": lambda: nl.Learner(
             net, nl.Plan(hidden, live, readout=nl.mix("live", "memory")), quiet=True
@@ -71,7 +75,7 @@ def make_learner(case: str) -> nl.Learner:
 
 CASES = [
     "default", "pretrained", "replay and copies", "a copy alone", "live alone", "memory alone",
-    "nothing but what is read", "fourier", "a submodule's output", "class prior", "fixed mix",
+    "nothing but what is read", "fourier", "product", "a submodule's output", "class prior", "fixed mix",
     "an idle memory knows more classes", "regression", "regression with link",
 ]  # fmt: skip
 

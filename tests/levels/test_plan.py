@@ -85,7 +85,7 @@ def plans(draw: st.DrawFn) -> Plan:
             on=draw(st.one_of(st.none(), st.text(max_size=5))),
             half_lives=draw(st.lists(half_lives, min_size=1, max_size=4)),
             num_features=draw(st.integers(0, 100)),
-            features=draw(st.sampled_from(["relu", "fourier"])),
+            features=draw(st.sampled_from(["relu", "fourier", "product"])),
             ridge=draw(st.one_of(st.none(), st.floats(1e-9, 1e9))),
             share=draw(fractions),
             prior_half_life=draw(st.one_of(st.none(), st.floats(1e-3, 1e9))),

@@ -40,6 +40,14 @@ def test_fourier_features_approach_the_gaussian_kernel() -> None:
     assert float((phi @ phi.T - wanted).abs().max()) < 0.03
 
 
+def test_products_approach_the_squared_inner_product() -> None:
+    features = RandomFeatures(3, 200_000, kind="product", seed=0, scale=0.5)
+    x = torch.nn.functional.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1)
+    phi = features(x)
+    wanted = (x @ x.T / 4 / 3).square()
+    assert float((phi @ phi.T / 200_000 - wanted).abs().max()) < 0.002
+
+
 def test_relu_features_approach_the_arc_cosine_kernel() -> None:
     features = RandomFeatures(3, 100_000, seed=0)
     x = torch.nn.functional.normalize(torch.randn(5, 3, dtype=torch.float64), dim=1)

@@ -11,15 +11,16 @@ from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
 NUM_FEATURES = 800
-# Where a pre-trained spine runs at every step, twice as many cost a few hundredths more.
-NUM_FEATURES_PRETRAINED = 1600
+# Per number that a pre-trained spine gives, and at most: products need many. 1,600 / 3,200 of 384
+# gave 94.7 / 95.1 % on clinc150, of 1,280 63.4 / 64.9 % on split-cifar10.
+NUM_PRODUCTS_PER_INPUT, MAX_PRODUCTS = 10, 3200
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
     """An endless memory beside the network, mixed by a gate; nothing raw is stored.
 
     If the model is pre-trained, the memory reads a frozen copy of the input of its last
-    linear layer plus random features of it, the head learns at every step and the spine
+    linear layer plus random products of it, the head learns at every step and the spine
     slowly. If not, it reads random features of the input, and the whole network learns at
     every second step. With replay it learns at every step, and two averaging copies join.
 
@@ -37,7 +38,8 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
         "memory",
         on=on,
         half_lives=HALF_LIVES,
-        num_features=NUM_FEATURES_PRETRAINED if pretrained else NUM_FEATURES,
+        num_features=_count_products(model) if pretrained else NUM_FEATURES,
+        features="product" if pretrained else "relu",
         # Raw inputs cost as much as features of them and tell less; learned features tell more.
         include_read=on is None,
         block=256,
@@ -59,6 +61,12 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
         Copy("stable", of=names, decay=0.99, probability=0.7),
         readout=mix("memory", "live", "plastic", "stable"),
     )
+
+
+def _count_products(model: nn.Module) -> int:
+    """How many random products of the last linear layer's input; of I numbers there are I^2/2."""
+    layer = model.get_submodule(find_last_linear(model))
+    return min(NUM_PRODUCTS_PER_INPUT * int(layer.in_features), MAX_PRODUCTS)
 
 
 def _split_spine(model: nn.Module) -> tuple[Level, ...]:

@@ -161,7 +161,7 @@ class Memory:
     on: str | None = None
     half_lives: Annotated[Sequence[HalfLife], AsTuple] = (30.0, 300.0, 3000.0, math.inf)
     num_features: Annotated[int, Field(ge=0)] = 500
-    features: Literal["relu", "fourier"] = "relu"
+    features: Literal["relu", "fourier", "product"] = "relu"
     include_read: bool = True
     ridge: Positive | None = None
     frozen: bool = True

@@ -12,8 +12,8 @@ from torch import Tensor
 from nestling.core.errors import DataError, ShapeMismatch, suggest
 from nestling.core.seeds import make_generator
 
-FeatureKind = Literal["relu", "fourier"]
-KINDS = ("relu", "fourier")
+FeatureKind = Literal["relu", "fourier", "product"]
+KINDS = ("relu", "fourier", "product")
 
 
 class RandomFeatures:
@@ -21,11 +21,13 @@ class RandomFeatures:
 
     relu:     phi_j(x) = max(0, w_j . (scale x))                 [Cho & Saul 2009, arc-cosine 1]
     fourier:  phi_j(x) = sqrt(2/F) cos(w_j . (scale x) + c_j)    [Rahimi & Recht 2007]
+    product:  phi_j(x) = (w_j . (scale x)) (v_j . (scale x))     [Kar & Karnick 2012, degree 2]
 
-    with w_j ~ N(0, 1/I) and c_j uniform on [0, 2 pi). ReLU has no bias and so is positively
+    with w_j, v_j ~ N(0, 1/I) and c_j uniform on [0, 2 pi). ReLU has no bias and so is positively
     homogeneous: inputs that are all c > 0 times larger give features c times larger, which a
     memory's own scaling undoes. Fourier features stand for a Gaussian kernel whose bandwidth is
-    sqrt(I)/scale in units of the inputs.
+    sqrt(I)/scale in units of the inputs. Products stand for all pairs of inputs; give them the
+    inputs beside (`passthrough`), and they do best on features of pre-trained encoders.
 
     Everything is computed in float64, so that the shape of a block does not matter to the answer.
     The weights are not saved: they come back from the seed.
@@ -36,7 +38,7 @@ class RandomFeatures:
     Args:
         num_inputs: I, the width of the inputs.
         num_features: F >= 0.
-        kind: "relu" or "fourier".
+        kind: "relu", "fourier" or "product".
         seed: which features; equal seeds give equal features.
         scale: factor on the inputs, a number or one per input (I,). It is a constant: nothing
             is estimated from data, so the order of the data cannot matter.
@@ -84,6 +86,13 @@ class RandomFeatures:
         ) / math.sqrt(num_inputs)
         # The scale is folded into the weights once: per input it stands on the rows.
         self.weights_IF = (self.scale.reshape(-1, 1) * weights_IF).contiguous()
+        self.partners_IF: Tensor | None = None
+        if kind == "product":
+            drawn_IF = torch.randn(
+                num_inputs, num_features, generator=generator, dtype=torch.float64
+            )
+            drawn_IF.div_(math.sqrt(num_inputs))
+            self.partners_IF = (self.scale.reshape(-1, 1) * drawn_IF).contiguous()
         self.phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
         self.phases_F.mul_(2.0 * math.pi)
 
@@ -103,6 +112,8 @@ class RandomFeatures:
         wide = x.detach().to("cpu", torch.float64)
         if self.kind == "relu":
             phi = (wide @ self.weights_IF).relu_()
+        elif self.partners_IF is not None:
+            phi = (wide @ self.weights_IF).mul_(wide @ self.partners_IF)
         else:
             phi = torch.addmm(self.phases_F, wide, self.weights_IF).cos_()
             phi.mul_(math.sqrt(2.0 / max(1, self.num_features)))

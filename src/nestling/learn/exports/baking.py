@@ -283,6 +283,7 @@ def export_features(features: RandomFeatures | None) -> nn.Module:
         features.weights_IF,
         features.phases_F if is_fourier else None,
         kind=features.kind,
+        partner_FD=features.partners_IF,
         gain=(2.0 / max(1, features.num_features)) ** 0.5 if is_fourier else 1.0,
         passthrough=features.passthrough,
     )

@@ -26,12 +26,14 @@ Task = Literal["classification", "regression"]
 class RandomMap(nn.Module):
     """Fixed random features with plain buffers.
 
-    phi(x) = gain * g(x W + b), g = ReLU or cosine; with `passthrough` x itself is put before it
+    phi(x) = gain * g(x W + b), g = ReLU or cosine, or (x W) (x V) element by element; with
+    `passthrough` x itself is put before it
 
     Args:
         matrix_FD: W, (F, D).
         bias_D: b, (D,); None: no bias.
-        kind: g, "relu" or "fourier" (cosine).
+        kind: g, "relu", "fourier" (cosine) or "product".
+        partner_FD: V, (F, D); for products.
         gain: factor, e.g. sqrt(2 / D).
         passthrough: whether x comes first, as in (N, F + D).
     """
@@ -41,7 +43,8 @@ class RandomMap(nn.Module):
         matrix_FD: Tensor,
         bias_D: Tensor | None = None,
         *,
-        kind: Literal["relu", "fourier"] = "relu",
+        kind: Literal["relu", "fourier", "product"] = "relu",
+        partner_FD: Tensor | None = None,
         gain: float = 1.0,
         passthrough: bool = False,
     ) -> None:
@@ -52,12 +55,17 @@ class RandomMap(nn.Module):
         self.bias: Tensor
         self.register_buffer("matrix", matrix_FD.detach().clone())
         self.register_buffer("bias", bias_D.detach().clone())
+        self.partner: Tensor | None
+        self.register_buffer("partner", None if partner_FD is None else partner_FD.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, D) or (N, F + D), in the dtype of W."""
         x = x.flatten(1).to(self.matrix.dtype)
         z = x @ self.matrix + self.bias
-        phi = self.gain * (torch.relu(z) if self.kind == "relu" else torch.cos(z))
+        if self.partner is not None:
+            phi = z * (x @ self.partner)
+        else:
+            phi = self.gain * (torch.relu(z) if self.kind == "relu" else torch.cos(z))
         return torch.cat([x, phi], dim=1) if self.passthrough else phi
 
 

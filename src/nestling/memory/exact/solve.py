@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from nestling.core.seeds import make_generator
-from nestling.memory.exact.statistics import Statistics, mirror_scatter
+from nestling.memory.exact.statistics import Statistics
 
 # Strengths are relative to features of unit variance.
 MIN_STRENGTH = 1e-8
 STRENGTHS_PER_DECADE = 4
 # Of the strength that predicts one-hot targets best, so much finds the right class more often: the
 # squared error also pays for shrinking all scores alike, which changes no order of classes.
-# Picked by recipes/measure_strength.py: better in 13 of 16 cases, by up to 4 points; worse in two.
+# With many classes even less: a class has few rows for itself and many on which its score should
+# merely stay low, and those ask for shrinking. Both picked by recipes/measure_strength.py.
 CLASS_SHARE = 0.25
+FEW_CLASSES = 10
 # Eigenvalues of so many features choose the strength for all: the time of the decomposition is that
 # of 14 solutions, and on digits, Fashion-MNIST and MNIST (1,600 random features; 100 to 8,000
 # examples) the strength from a quarter of the features cost 0.4 and 0.7 points in two cases of 9.
@@ -95,24 +97,26 @@ def solve_ridge(
         freedom: degrees of freedom if they are known for this strength from before; saves the
             inverse that counts them.
         regression: choose the strength for outputs scaled to unit variance, and take all of it;
-            of classes only CLASS_SHARE.
+            of classes only a share, see `share_strength`.
 
     Returns: the solution; zero weights if nothing can be learned yet.
     """
     inverse_D = measure_inverse_scale(stats)
     n = stats.weight
-    R_DD = mirror_scatter(stats).mul_(inverse_D[:, None] / n).mul_(inverse_D)
+    # As the scatter: only the upper triangle holds. At 4,000 features copies are what costs.
+    R_DD = (stats.scatter * (inverse_D[:, None] / n)).mul_(inverse_D)
     r_DM = stats.cross * (inverse_D[:, None] / n)
     total_M = (stats.target_scatter / n).clamp_min(0.0)
     unit_M = total_M.clamp_min(1e-300) if regression else torch.ones_like(total_M)
-    share = 1.0 if regression else CLASS_SHARE
+    share = 1.0 if regression else share_strength(int((stats.life_targets > 0.0).sum()))
     if strength is None and stats.num_features > MAX_DECOMPOSED:
         strength = (
             _extrapolate_strength(R_DD, r_DM / unit_M.sqrt(), total_M / unit_M, stats) * share
         )
         freedom = None
+    shift = 0.0
     if strength is None:
-        eigen_D, basis_DD = torch.linalg.eigh(R_DD)
+        eigen_D, basis_DD = torch.linalg.eigh(R_DD, UPLO="U")
         eigen_D = eigen_D.clamp_min(0.0)
         projected_DM = basis_DD.T @ r_DM
         strength = choose_strength(
@@ -122,17 +126,28 @@ def solve_ridge(
         freedom = 1.0 + float((eigen_D / (eigen_D + strength)).sum())
         scaled_DM = basis_DD @ (projected_DM / (eigen_D + strength)[:, None])
     else:
-        L_DD = _factorise(R_DD, strength)
-        scaled_DM = torch.cholesky_solve(r_DM, L_DD)
+        U_DD, shift = _factorise(R_DD, strength)
+        scaled_DM = torch.cholesky_solve(r_DM, U_DD, upper=True)
         if freedom is None:
-            freedom = 1.0 + stats.num_features - strength * _trace_inverse(L_DD)
-    covariance_MM = scaled_DM.T @ (R_DD @ scaled_DM)
+            freedom = 1.0 + stats.num_features - strength * _trace_inverse(U_DD)
+    # R w = r - lambda w, which saves a product with R.
+    covariance_MM = scaled_DM.T @ (r_DM - (strength + shift) * scaled_DM)
+    covariance_MM = 0.5 * (covariance_MM + covariance_MM.T)
     explained_M = 2.0 * (r_DM * scaled_DM).sum(0) - covariance_MM.diagonal()
     leverage = min(max(freedom / max(stats.num_effective, 1.0), 0.0), MAX_LEVERAGE)
     residual_M = (total_M - explained_M).clamp_min(0.0) / (1.0 - leverage) ** 2
     weights_DM = scaled_DM * inverse_D[:, None]
     intercept_M = stats.target_sum / n - stats.mean @ weights_DM
     return Solution(weights_DM, intercept_M, strength, freedom, leverage, residual_M, covariance_MM)
+
+
+def share_strength(num_classes: int) -> float:
+    """How much of the strength that predicts one-hot targets best is taken for K classes.
+
+    >>> share_strength(2), share_strength(100)
+    (0.25, 0.025)
+    """
+    return CLASS_SHARE * min(1.0, FEW_CLASSES / max(1, num_classes))
 
 
 def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: Statistics) -> float:
@@ -144,7 +159,7 @@ def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: St
     """
     D = stats.num_features
     chosen = torch.linspace(0, D - 1, MAX_DECOMPOSED, dtype=torch.float64).round().long()
-    eigen_d, basis_dd = torch.linalg.eigh(R_DD[chosen][:, chosen])
+    eigen_d, basis_dd = torch.linalg.eigh(R_DD[chosen[:, None], chosen], UPLO="U")
     projected_dM = basis_dd.T @ r_DM[chosen]
     found = choose_strength(
         eigen_d.clamp_min(0.0), projected_dM, total_M.sum(), stats.num_effective
@@ -152,14 +167,14 @@ def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: St
     return found * D / MAX_DECOMPOSED
 
 
-def _trace_inverse(L_DD: Tensor) -> float:
-    """tr (L L^T)^-1; where D is large by v^T (L L^T)^-1 v with fixed signs v [Hutchinson 1989]."""
-    D = L_DD.shape[0]
+def _trace_inverse(U_DD: Tensor) -> float:
+    """tr (U^T U)^-1; where D is large by v^T (U^T U)^-1 v with fixed signs v [Hutchinson 1989]."""
+    D = U_DD.shape[0]
     if D <= MAX_DECOMPOSED:
-        return float(torch.cholesky_inverse(L_DD).diagonal().sum())
+        return float(torch.cholesky_inverse(U_DD, upper=True).diagonal().sum())
     generator = make_generator(0, "trace", D)
     signs_DP = torch.randint(0, 2, (D, NUM_PROBES), generator=generator).to(torch.float64) * 2 - 1
-    half_DP = torch.linalg.solve_triangular(L_DD, signs_DP, upper=False)
+    half_DP = torch.linalg.solve_triangular(U_DD.T, signs_DP, upper=False)
     return float(half_DP.square().sum()) / NUM_PROBES
 
 
@@ -211,15 +226,18 @@ def _find_vertex(log_G: Tensor, values_G: Tensor, best: int) -> float:
     return middle + 0.5 * (left - right) / curvature / STRENGTHS_PER_DECADE
 
 
-def _factorise(R_DD: Tensor, strength: float) -> Tensor:
-    """Cholesky factor of R + lambda I; lambda grows if rounding made that indefinite."""
+def _factorise(R_DD: Tensor, strength: float) -> tuple[Tensor, float]:
+    """Cholesky factor U^T U = R + (lambda + e) I, and e: above 0 if rounding made it indefinite.
+
+    R is used up.
+    """
     extra = 0.0
+    R_DD.diagonal().add_(strength)
     for _ in range(12):
-        shifted_DD = R_DD.clone()
-        shifted_DD.diagonal().add_(strength + extra)
-        L_DD, failed = torch.linalg.cholesky_ex(shifted_DD)
+        U_DD, failed = torch.linalg.cholesky_ex(R_DD, upper=True)
         if not int(failed):
-            factor: Tensor = L_DD
-            return factor
-        extra = max(10.0 * extra, 1e-12)
+            return U_DD, extra
+        more = max(10.0 * extra, 1e-12)
+        R_DD.diagonal().add_(more - extra)
+        extra = more
     raise AssertionError("statistics are not finite")  # inputs are checked before they are added

@@ -75,8 +75,8 @@ def make_learner(case: str) -> nl.Learner:
 
 CASES = [
     "default", "pretrained", "replay and copies", "a copy alone", "live alone", "memory alone",
-    "nothing but what is read", "fourier", "product", "a submodule's output", "class prior", "fixed mix",
-    "an idle memory knows more classes", "regression", "regression with link",
+    "nothing but what is read", "fourier", "product", "a submodule's output", "class prior",
+    "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
 ]  # fmt: skip
 
 

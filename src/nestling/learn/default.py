@@ -66,7 +66,8 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
 def _count_products(model: nn.Module) -> int:
     """How many random products of the last linear layer's input; of I numbers there are I^2/2."""
     layer = model.get_submodule(find_last_linear(model))
-    return min(NUM_PRODUCTS_PER_INPUT * int(layer.in_features), MAX_PRODUCTS)
+    assert isinstance(layer, nn.Linear)
+    return min(NUM_PRODUCTS_PER_INPUT * layer.in_features, MAX_PRODUCTS)
 
 
 def _split_spine(model: nn.Module) -> tuple[Level, ...]:

@@ -17,6 +17,8 @@ from nestling.judge import AccuracyMatrix, steps_to_fraction, worst_case_accurac
 from nestling.learn.runs.scoring import accuracy_among, list_batches
 
 NUM_LOOKS = 16  # within an experience; dense at its start, where adaptation happens
+# Memories of many features are solved at each look; with more, looking would cost most of the time.
+NUM_LOOKS_ENCODED = 6
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from nestling.bench.result import SuiteResult, write_result
 from nestling.bench.suites.cells import Cell, write_atomically
 from nestling.bench.suites.costs import BASE, time_methods
 from nestling.bench.suites.figures import Contest, Row, build_figures, build_rows
-from nestling.bench.suites.measuring import NUM_LOOKS
+from nestling.bench.suites.measuring import NUM_LOOKS, NUM_LOOKS_ENCODED
 from nestling.bench.suites.methods import choose_methods
 from nestling.bench.suites.plots import write_plots
 from nestling.bench.suites.runner import Place, Progress, open_suite, run_cells
@@ -32,7 +32,8 @@ class Wish:
         num_seeds: test streams, from seed 0 on.
         budget: "small" for a named subset of the methods, "full" for all, or the number of
             trials of the search for all.
-        num_looks: evaluations within an experience; the resolution of curves and of steps to 90 %.
+        num_looks: evaluations within an experience; the resolution of curves and of steps to
+            90 %. None for NUM_LOOKS, on encoded features NUM_LOOKS_ENCODED.
 
     Raises:
         JobError: no seed, no look, or a budget that is none.
@@ -44,12 +45,12 @@ class Wish:
     methods: Sequence[str] = ()
     num_seeds: int = NUM_SEEDS
     budget: str | int = "small"
-    num_looks: int = NUM_LOOKS
+    num_looks: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
             raise JobError(f"{self.num_seeds} seeds; give at least 1")
-        if self.num_looks < 1:
+        if self.num_looks is not None and self.num_looks < 1:
             raise JobError(f"{self.num_looks} looks; give at least 1")
         if isinstance(self.budget, str) and self.budget not in ("small", "full"):
             raise JobError(f"budget {self.budget!r}; give small, full or a number of trials")
@@ -101,8 +102,10 @@ def run_suite(
         progress=None if progress is None else lambda t, done: progress(f"search: {t}", 0.5 * done),
     )
     seeds = range(wish.num_seeds)
+    usual = NUM_LOOKS_ENCODED if suite.features == "encoded" else NUM_LOOKS
+    num_looks = wish.num_looks or usual
     cells = [
-        Cell(wish.suite, "test", name, seed, one.settings, num_looks=wish.num_looks)
+        Cell(wish.suite, "test", name, seed, one.settings, num_looks=num_looks)
         for seed in seeds
         for name, one in chosen.items()
     ]

@@ -14,7 +14,7 @@ from nestling.core.errors import DataError
 from nestling.data import list_suite_sources, list_suites, make_suite
 from nestling.data.experiences import list_classes
 from nestling.data.sources import fetching, obtain
-from nestling.data.suites import digits, pictures, places, words
+from nestling.data.suites import digits, people, pictures, places, words
 from nestling.data.suites.digits import pool_images, read_mnist, rotate_images
 from nestling.data.suites.suite import (
     VALIDATION_SEEDS_FROM,
@@ -38,7 +38,7 @@ def _readers_read_once():
         (pictures, "read_emoji"),
         (pictures, "read_cifar10"),
         (places, "read_census"),
-        (places, "read_watch"),
+        (people, "read_watch"),
         (words, "read_clinc150"),
     ):
         patch.setattr(place, name, functools.cache(getattr(place, name)))

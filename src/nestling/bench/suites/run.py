@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nestling.bench.result import SuiteResult, write_result
+from nestling.bench.suites import personal
 from nestling.bench.suites.cells import Cell, write_atomically
 from nestling.bench.suites.costs import BASE, time_methods
 from nestling.bench.suites.figures import Contest, Row, build_figures, build_rows
 from nestling.bench.suites.measuring import NUM_LOOKS, NUM_LOOKS_ENCODED
-from nestling.bench.suites.methods import choose_methods
+from nestling.bench.suites.methods import choose_methods, find_method
 from nestling.bench.suites.plots import write_plots
 from nestling.bench.suites.runner import Place, Progress, open_suite, run_cells
 from nestling.bench.suites.search import NUM_TRIALS, search
@@ -122,10 +123,23 @@ def run_suite(
         wish.place,
         progress=None if progress is None else lambda t, done: progress(t, 0.9 + 0.1 * done),
     )
+    people = {}
+    if wish.suite == personal.SUITE:
+        people = personal.measure_people(
+            {name: settings[name] for name in settings if find_method(name).kind != "closed_form"},
+            seeds,
+            wish.place,
+            num_workers=num_workers,
+            progress=progress,
+        )
     contest = Contest(suite, seeds, outcomes, settings, ratios, wish.num_trials, str(wish.budget))
-    result = SuiteResult(suite.name, build_figures(contest), build_rows(contest))
+    figures = build_figures(contest) | personal.build_figures(people)
+    result = SuiteResult(suite.name, figures, build_rows(contest))
     write_result(folder / "result.json", result)
-    write_atomically(folder / "table.md", format_report(contest, dict(result.figures)))
+    report = format_report(contest, figures)
+    if people:
+        report += f"\n{personal.format_people(people)}\n"
+    write_atomically(folder / "table.md", report)
     write_plots(contest, folder)
     return result, build_summary(contest)
 

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,7 @@ from nestling.data.suites import Suite, make_suite
 from nestling.data.suites.suite import Part
 from nestling.models import import_function
 
+T = TypeVar("T")
 Progress = Callable[[str, float], None]
 
 
@@ -116,33 +118,44 @@ def run_cells(
                 progress(f"reading {first.suite}", 1.0 - len(missing) / len(cells))
             open_suite(first.suite, first.seed, first.split, place.data, place.offline)
     num_done = len(cells) - len(missing)
-    for cell in _run(missing, place, num_workers or os.cpu_count() or 1):
+    for cell in run_all(functools.partial(run_cell, place=place), missing, num_workers):
         num_done += 1
         if progress is not None:
             progress(f"{cell.method}, seed {cell.seed}", num_done / len(cells))
     return [_require(place.folder, cell) for cell in cells]
 
 
-def _run(cells: Sequence[Cell], place: Place, num_workers: int) -> Iterator[Cell]:
-    if num_workers == 1 or len(cells) <= 1:
+def run_all(
+    task: Callable[[T], None], items: Sequence[T], num_workers: int | None = None
+) -> Iterator[T]:
+    """Do a task for every item, in processes of one thread each; give each item when it is done.
+
+    Args:
+        task: what can be sent to a process; it writes its result itself.
+        items: as `task` takes them.
+        num_workers: processes; None for one per core, 1 for this process alone.
+
+    Raises:
+        JobError: a process died.
+    """
+    num_workers = num_workers or os.cpu_count() or 1
+    if num_workers == 1 or len(items) <= 1:
         with use_threads(1):
-            for cell in cells:
-                run_cell(cell, place)
-                yield cell
+            for item in items:
+                task(item)
+                yield item
         return
     # Spawned, since torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        min(num_workers, len(cells)),
+        min(num_workers, len(items)),
         mp_context=context,
         initializer=torch.set_num_threads,
         initargs=(1,),
     )
     try:
-        with _holding_interrupts():  # all processes start at the first cell
-            waiting: dict[Future[None], Cell] = {
-                pool.submit(run_cell, cell, place): cell for cell in cells
-            }
+        with _holding_interrupts():  # all processes start at the first item
+            waiting: dict[Future[None], T] = {pool.submit(task, item): item for item in items}
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:

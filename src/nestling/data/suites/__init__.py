@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestling.core.errors import DataError, suggest
-from nestling.data.suites import digits, pictures, places, words
+from nestling.data.suites import digits, people, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
 
 __all__ = ["Suite", "list_suite_sources", "list_suites", "make_suite"]
@@ -12,10 +12,17 @@ __all__ = ["Suite", "list_suite_sources", "list_suites", "make_suite"]
 _BUILDERS: dict[str, Callable[[Request], Suite]] = {
     **digits.BUILDERS,
     **places.BUILDERS,
+    **people.BUILDERS,
     **pictures.BUILDERS,
     **words.BUILDERS,
 }
-_SOURCES = {**digits.SOURCES, **places.SOURCES, **pictures.SOURCES, **words.SOURCES}
+_SOURCES = {
+    **digits.SOURCES,
+    **places.SOURCES,
+    **people.SOURCES,
+    **pictures.SOURCES,
+    **words.SOURCES,
+}
 
 
 def list_suites() -> list[str]:

@@ -1,19 +1,15 @@
-"""Suites whose domains are places, years and people: tables and recordings."""
+"""Suites whose domains are places and years: tables."""
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from nestling.core.seeds import make_generator
 from nestling.data.experiences import Experience, list_classes
-from nestling.data.sources.recordings import Recordings, read_watch
 from nestling.data.sources.tables import encode_census, read_census, read_heart
 from nestling.data.suites.suite import Request, Suite, cut_rows, shuffle_domains
 
 CENSUS_TRAIN, CENSUS_TEST = 20_000, 10_000
-WINDOW, STEP = 100, 50  # samples: 2 s and 1 s at 50 Hz
-VALIDATION_PEOPLE = (1, 2, 3)
 
 
 def make_heart(request: Request) -> Suite:
@@ -28,7 +24,7 @@ def make_heart(request: Request) -> Suite:
         rows = request.choose(validation, test)
         pair, held_out = (x[train], y[train]), (x[rows], y[rows])
         made.append(Experience(hospitals[place], pair, held_out, list_classes(y)))
-    return _make_suite(
+    return make_domains(
         "heart-4-hospitals",
         made,
         epochs=5,
@@ -63,7 +59,7 @@ def make_census(request: Request) -> Suite:
             table = encode_census([inside[row] for row in drawn.tolist()], census.words)
             pairs.append((table.x, table.y))
         made.append(Experience(f"19{year}", pairs[0], pairs[1], list_classes(pairs[0][1])))
-    return _make_suite(
+    return make_domains(
         "census-94-95",
         made,
         epochs=1,
@@ -78,69 +74,10 @@ def make_census(request: Request) -> Suite:
     )
 
 
-def make_watch(request: Request) -> Suite:
-    """Exercises seen by a smart watch: one person after another."""
-    recordings = read_watch(*request.obtain("watch"))
-    everyone = sorted(set(recordings.people.tolist()))
-    people = [
-        person
-        for person in everyone
-        if (person in VALIDATION_PEOPLE) == (request.split == "validation")
-    ]
-    generator = make_generator(request.stream_seed, "watch", "recordings")
-    made = []
-    for place in shuffle_domains(len(people), request, "watch"):
-        train, test = _split_by_recording(recordings, people[place], generator)
-        made.append(Experience(f"person {people[place]}", train, test, list_classes(train[1])))
-    return _make_suite(
-        "watch-users",
-        made,
-        num_classes=len(recordings.exercise_names),
-        epochs=5,
-        note=(
-            "Shoulder exercises by smart watch (Burns 2018, in seglearn): 7 exercises, one person "
-            "after another in an order drawn by the seed; people 4-10 to test, people 1-3 to "
-            "validate. Each did each exercise twice, once per arm: of the two recordings the seed "
-            "draws one to train and the other to test, so that no window overlaps both. Windows "
-            "of 2 s every 1 s; mean, standard deviation, least and greatest of 6 axes; batch 10, "
-            "5 passes."
-        ),
-    )
-
-
-def summarise_windows(samples_SA: Tensor) -> Tensor:
-    """Mean, standard deviation, least and greatest of each axis in windows of 100 every 50.
-
-    >>> summarise_windows(torch.ones(150, 6)).shape
-    torch.Size([2, 24])
-    """
-    windows_NAW = samples_SA.unfold(0, WINDOW, STEP)
-    parts = (
-        *(windows_NAW.mean(2), windows_NAW.std(2, correction=0)),
-        *(windows_NAW.amin(2), windows_NAW.amax(2)),
-    )
-    return torch.cat(parts, dim=1)
-
-
-def _split_by_recording(
-    recordings: Recordings, person: int, generator: torch.Generator
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    sides: tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]] = ([], [])
-    for exercise in range(len(recordings.exercise_names)):
-        rows = ((recordings.people == person) & (recordings.exercises == exercise)).nonzero()
-        order = torch.randperm(len(rows), generator=generator).tolist()
-        for side, index in zip(sides, order, strict=True):
-            x = summarise_windows(recordings.samples[int(rows[index])])
-            side.append((x, torch.full((len(x),), exercise)))
-    (train, test) = (
-        (torch.cat([x for x, _ in side]), torch.cat([y for _, y in side])) for side in sides
-    )
-    return train, test
-
-
-def _make_suite(
+def make_domains(
     name: str, made: list[Experience], *, num_classes: int = 2, epochs: int, note: str
 ) -> Suite:
+    """A domain-incremental suite of vectors in batches of 10, nobody being told the domain."""
     return Suite(
         name=name,
         kind="domain-incremental",
@@ -158,12 +95,10 @@ def _make_suite(
 BUILDERS: dict[str, Callable[[Request], Suite]] = {
     "heart-4-hospitals": make_heart,
     "census-94-95": make_census,
-    "watch-users": make_watch,
 }
 
 # What each builder obtains.
 SOURCES: dict[str, tuple[str, ...]] = {
     "heart-4-hospitals": ("heart",),
     "census-94-95": ("census",),
-    "watch-users": ("watch",),
 }

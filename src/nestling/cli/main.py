@@ -16,6 +16,7 @@ from nestling.cli.learn import learn
 from nestling.cli.output import Commands
 from nestling.cli.plan import plan
 from nestling.cli.report import report
+from nestling.cli.tune import tune
 from nestling.core.errors import NestlingError
 
 WRONG_INPUT = 2
@@ -33,7 +34,7 @@ def nestling() -> None:
     """
 
 
-for _command in (demo, learn, plan, report, bench, data):
+for _command in (demo, learn, plan, tune, report, bench, data):
     nestling.add_command(_command)
 
 

@@ -112,7 +112,7 @@ def test_a_plan_that_fails_does_not_stop_the_search(tmp_path, monkeypatch) -> No
         raise PlanError("never")
 
     monkeypatch.setattr(searching, "run_plan", fail)
-    with pytest.raises(JobError, match="none of 4 plans.*never"):
+    with pytest.raises(JobError, match=r"none of 4 plans.*never"):
         tune(load_tune_job(write_job(tmp_path, out="failing")))
 
 
@@ -120,7 +120,7 @@ def test_another_search_in_the_folder_is_refused(tmp_path) -> None:
     tune(load_tune_job(write_job(tmp_path, JOB.replace("num_trials = 4", "num_trials = 2"))))
     before = read_points(tmp_path / "run")
     other = load_tune_job(write_job(tmp_path, JOB.replace("[1, 2]", "[1, 4]")))
-    with pytest.raises(JobError, match="another search .*knobs"):
+    with pytest.raises(JobError, match=r"another search .*knobs"):
         tune(other)
     assert read_points(tmp_path / "run") == before
     (tmp_path / "run" / "trials.json").write_text("{")

@@ -265,9 +265,8 @@ def _export_memory(level: MemoryLevel) -> nn.Module:
 
 def _export_prior(bank: MemoryBank) -> RidgeHead:
     """Class frequencies, which look at no feature."""
-    log_prior = bank.prior.predict(1)[0].log()
-    width = bank.memories[bank.slow].solution.weights.shape[0]
-    return RidgeHead(log_prior.new_zeros(width, len(log_prior)), log_prior)
+    log_p, weights_DK = bank.prior.predict(1)[0].log(), bank.memories[bank.slow].solution.weights
+    return RidgeHead(weights_DK.new_zeros(len(weights_DK), len(log_p)), log_p)
 
 
 def _choose_one(index: int, num_experts: int) -> Tensor:

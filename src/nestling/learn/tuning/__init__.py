@@ -2,8 +2,9 @@
 
 from nestling.learn.tuning.front import PREFERENCES, Point, choose_point, draw_front, find_front
 from nestling.learn.tuning.jobs import TuneJob, load_tune_job
-from nestling.learn.tuning.searching import Result, Trial, tune
+from nestling.learn.tuning.searching import Result, tune
 from nestling.learn.tuning.space import Knob, apply_knobs, derive_space, read_space
+from nestling.learn.tuning.trials import Trial
 
 __all__ = [
     "Knob",

@@ -9,14 +9,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nestling.core.errors import JobError, MissingExtra, NestlingError
-from nestling.core.machine import fingerprint, use_threads
+from nestling.core.machine import use_threads
 from nestling.core.seeds import make_generator
 from nestling.data import Experience
 from nestling.data.suites.suite import cut_by_class
@@ -26,6 +25,7 @@ from nestling.learn.runs.scoring import list_batches, score
 from nestling.learn.tuning.front import Point, Preference, choose_point, draw_front, find_front
 from nestling.learn.tuning.jobs import TuneJob
 from nestling.learn.tuning.space import Knob, Value, apply_knobs
+from nestling.learn.tuning.trials import Trial, read_trials, show_trial, write_trials, write_whole
 from nestling.ledger.plots import save_png
 from nestling.levels import Plan
 
@@ -33,31 +33,8 @@ if TYPE_CHECKING:
     import optuna
 
 NUM_LOOKS = 5  # within an experience
-TRIALS = "trials.json"
-_SCHEMA = 1
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One plan that was tried.
-
-    Attributes:
-        number: 0 is the job's own plan.
-        knobs: dotted name -> value; empty for the job's own plan.
-        point: mean over seeds; None if it failed.
-        accs: final accuracy of each seed.
-        seconds: that it took.
-        failure: why it failed, in one line.
-    """
-
-    number: int
-    knobs: dict[str, Value]
-    point: Point | None
-    accs: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    failure: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +82,7 @@ def tune(tune_job: TuneJob, *, progress: Progress | None = None) -> Result:
                 "experiences = [[0, 1], [2, 3]]"
             )
         inner = [hold_out(one, settings.held_out) for one in given]
-        trials = _open_folder(tune_job)
+        trials = read_trials(tune_job)
         started = time.perf_counter()
         while len(trials) < settings.num_trials:
             late = time.perf_counter() - started
@@ -118,7 +95,7 @@ def tune(tune_job: TuneJob, *, progress: Progress | None = None) -> Result:
                 )
             knobs = propose(tune_job.knobs, trials, job.seed) if number else {}
             trials.append(run_trial(tune_job, number, knobs, inner))
-            _write_trials(tune_job, trials)
+            write_trials(tune_job, trials)
         whole = [one for one in trials if one.point is not None]
         if not whole:
             reason = trials[0].failure if trials else "no trial was begun"
@@ -275,68 +252,13 @@ def _import_optuna() -> Any:
     return optuna
 
 
-def _open_folder(tune_job: TuneJob) -> list[Trial]:
-    """The trials that a folder holds of this very search; refuses another's."""
-    path = tune_job.job.out / TRIALS
-    if not path.exists():
-        return []
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        held, raw = data["search"], data["trials"]
-        trials = [_read_trial(one) for one in raw]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JobError(
-            f"'{path}' is damaged ({type(error).__name__}); delete it, or name another folder (out)"
-        ) from None
-    wanted = json.loads(json.dumps(tune_job.to_data()))
-    if held != wanted:
-        changed = sorted(key for key in {*held, *wanted} if held.get(key) != wanted.get(key))
-        raise JobError(
-            f"'{tune_job.job.out}' holds another search (different: {', '.join(changed)}); "
-            "name another folder (out)"
-        )
-    return trials
-
-
-def _read_trial(raw: dict[str, Any]) -> Trial:
-    point = raw.pop("point")
-    knobs = {
-        name: math.inf if value == "inf" else value for name, value in raw.pop("knobs").items()
-    }
-    return Trial(point=None if point is None else Point(**point), knobs=knobs, **raw)
-
-
-def _write_trials(tune_job: TuneJob, trials: Sequence[Trial]) -> None:
-    content = {
-        "schema": _SCHEMA,
-        "machine": fingerprint(),
-        "search": tune_job.to_data(),
-        "trials": [_show(one) for one in trials],
-    }
-    _write(tune_job.job.out / TRIALS, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _show(trial: Trial) -> dict[str, object]:
-    """As JSON, which has no infinity."""
-    knobs = {k: "inf" if v == math.inf else v for k, v in trial.knobs.items()}
-    return asdict(trial) | {"knobs": knobs}
-
-
 def _write_result(tune_job: TuneJob, result: Result, prefer: Preference) -> None:
     out = tune_job.job.out
     content = {
         "prefer": prefer,
         "chosen": result.chosen,
         "tested_acc": result.tested,
-        "front": [_show(result.trials[number]) for number in result.front],
+        "front": [show_trial(result.trials[number]) for number in result.front],
     }
-    _write(out / "front.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _write(out / "plan.toml", result.plan.to_toml())
-
-
-def _write(path: Path, content: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(content, encoding="utf-8")
-    draft.replace(path)
+    write_whole(out / "front.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_whole(out / "plan.toml", result.plan.to_toml())

@@ -21,7 +21,7 @@ WINDOW, STEP = 100, 50  # samples: 2 s and 1 s
 STREAM_STEP = 12  # of a person's stream: a quarter of a second
 VALIDATION_PEOPLE = (1, 2, 3)
 # The other wrist sees the same movement mirrored: acceleration, a vector, turns over along x;
-# turning, an axial vector, along y and z. The recordings agree: see tests.
+# turning, an axial vector, along y and z. The recordings agree (tests/data/test_people.py).
 MIRROR = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -64,6 +64,11 @@ def add_pair(memory: Memory, x: Tensor, y: Tensor) -> object:
 def predict(memory: Memory, x: Tensor) -> Tensor:
     answer: Tensor = memory.predict(x)
     return answer
+
+
+def ask_novelty(memory: Memory, x: Tensor) -> Tensor:
+    novelty: Tensor = memory.novelty(x)
+    return novelty
 
 
 def spoil_pair(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -140,7 +145,10 @@ MEMORIES = {
     "ridge decayed": ridge_row(features=RELU, half_life=50.0),
     "ridge values": ridge_row(task="regression"),
     "ridge values decayed": ridge_row(task="regression", features=FOURIER, half_life=80.0),
+    "familiarity": replace(ridge_row(features=PRODUCT), ask=ask_novelty),
+    "familiarity decayed": replace(ridge_row(features=RELU, half_life=50.0), ask=ask_novelty),
     "bank": bank_row(features=RELU, block=16),
+    "bank that foresees": bank_row(features=RELU, block=32, foresees=True),
     "bank prior": bank_row(block=7, prior_half_life=20.0, mix="all"),
     "bank events": bank_row(block=1, ridge=0.1),
     "bank values": bank_row(task="regression", block=32),

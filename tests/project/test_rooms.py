@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "nestling"
-MAX_LINES = 300
+# A file holds one idea and is never cut to fit; far beyond this it holds two.
+MAX_LINES = 400
 MAX_FILES = 12
 
 # The table "Rooms" of DESIGN.md: what each room may import of nestling.

@@ -4,6 +4,7 @@ Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,21 @@ from torch import Tensor
 from nestling.core.errors import NotFitted
 from nestling.memory import experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
+from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.features import RandomFeatures
 from nestling.memory.gate import FixedShare
-from nestling.memory.prequential import HeldSolution, PendingBlock, renew_roughly
+from nestling.memory.prequential import (
+    Foresight,
+    HeldSolution,
+    PendingBlock,
+    add_reach,
+    renew_roughly,
+)
 from nestling.memory.ridge import RidgeMemory, Task
+
+# Examples in the first block of a bank that foresees; a later one has as many as a quarter of all
+# that came before it.
+FIRST_BLOCK, BLOCKS_PER_PAST = 8, 4
 
 
 class MemoryBank:
@@ -49,6 +61,8 @@ class MemoryBank:
             runs and the next event is what matters; None for none (docs/memories.md says why).
         block: examples between two updates of the gate.
         mix: "present" or "all", for classification.
+        foresees: `learn_checked` says how examples would have been answered before they were
+            learned. Blocks are short at first then, so that the first ones are soon heard of.
 
     Raises:
         DataError: no half-life, or an argument outside its range.
@@ -74,6 +88,7 @@ class MemoryBank:
         prior_half_life: float | None = None,
         block: int = 64,
         mix: experts.MixKind = "present",
+        foresees: bool = False,
     ) -> None:
         experts.check_settings(num_inputs, half_lives, features, block, mix)
         self.num_inputs = num_inputs
@@ -81,6 +96,7 @@ class MemoryBank:
         self.features = features
         self.block = block
         self.mix: experts.MixKind = mix
+        self.foresees = foresees
         width = features.num_outputs if features is not None else num_inputs
         self._memories = [
             RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
@@ -143,10 +159,19 @@ class MemoryBank:
     def add_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> int:
         """As `add`, for what `check` gave: (N, I), labels (N,) or values (N, M), weights (N,)."""
         clock = self.clock
-        block = self.block if self.gate.num_experts > 1 else None
-        for rows in experts.cut_at_blocks(x.shape[0], len(self._pending), block):
-            self._add_rows(x[rows], target[rows], weight_N[rows])
+        self.learn_checked(x, target, weight_N)
         return clock
+
+    def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
+        """As `add_checked`; gives what was foreseen of each block that is full now, in order."""
+        found: list[Foresight] = []
+        is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
+        while start < N:
+            space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
+            rows = slice(start, min(N, start + space))
+            found += self._add_rows(x[rows], target[rows], weight_N[rows])
+            start = rows.stop
+        return found
 
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take examples away from all memories; arguments and errors of `RidgeMemory.remove`.
@@ -181,10 +206,7 @@ class MemoryBank:
         slow = self._held[self.slow]
         if slow is None:
             return None
-        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
-        prior = self.prior if self.has_prior else None
-        solutions = [held or slow for held in self._held]
-        return self._mix(experts.answer_held(solutions, phi_ND, prior, self.num_classes))
+        return self._answer_held(slow, self._compute_features(check_inputs(x, self.num_inputs)))
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
@@ -195,6 +217,13 @@ class MemoryBank:
             self.prior.grow(self.num_classes)
         prior = self.prior if self.has_prior else None
         return experts.answer_now(self.memories, self.slow, phi_ND, prior)
+
+    def novelty(self, x: Tensor) -> tuple[Tensor, float]:
+        """How unlike all that the slow memory has learned inputs are, (N,), and how many examples
+        that is; see `RidgeMemory.novelty`."""
+        slow = self.memories[self.slow]
+        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
+        return slow.novelty(phi_ND), slow.statistics.num_effective
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""
@@ -243,6 +272,7 @@ class MemoryBank:
             "prior_half_life": self.prior.half_life,
             "block": self.block,
             "mix": self.mix,
+            "foresees": self.foresees,
         }
 
     def _compute_features(self, x: Tensor) -> Tensor:
@@ -258,7 +288,13 @@ class MemoryBank:
         x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
         return self._compute_features(x_NI), y_NM, weight_N
 
-    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
+    def _find_block_size(self) -> int:
+        """Examples in the block that is under way; if one foresees it grows with what is known."""
+        if not self.foresees:
+            return self.block
+        return min(self.block, max(FIRST_BLOCK, self._memories[0].clock // BLOCKS_PER_PAST))
+
+    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         num_outputs = experts.count_outputs(target)
         for memory in self._memories:
@@ -268,19 +304,37 @@ class MemoryBank:
             self.prior.grow(self.num_classes)
         self._pending.add(x_NI, target, weight_N)
         self._current = None
-        if len(self._pending) < self.block:
-            return
-        has_gate = self.gate.num_experts > 1
+        if len(self._pending) < self._find_block_size():
+            return []
+        has_gate, block = self.gate.num_experts > 1, self._read_block()
+        found = [self._foresee(block[0])] if self.foresees else []
         if has_gate:
-            self._score_block()
-        block = self._read_block()
+            self._score_block(block)
         for memory in self._memories:
             memory.add_features(*block)
         if has_gate:
             self._held = experts.renew_held(self._memories, self._held)
         self._start_block()
+        return found
 
-    def _score_block(self) -> None:
+    def _foresee(self, phi_ND: Tensor) -> Foresight:
+        """What would be answered to examples that are to be learned next."""
+        memory, N = self._memories[self.slow], phi_ND.shape[0]
+        if len(self._memories) == 1:
+            self._held[0] = renew_roughly(memory, self._held[0])
+        slow = self._held[self.slow] = add_reach(memory, self._held[self.slow])
+        answers, novelty_N, n = None, torch.full((N,), math.inf, dtype=torch.float64), 0.0
+        if slow is not None and slow.reach is not None:
+            answers = self._answer_held(slow, phi_ND)
+            novelty_N, n = compute_novelty(slow.reach, phi_ND), slow.reach.num_effective
+        return Foresight(memory.clock, N, answers, novelty_N, n)
+
+    def _answer_held(self, slow: HeldSolution, phi_ND: Tensor) -> Tensor:
+        prior = self.prior if self.has_prior else None
+        solutions = [held or slow for held in self._held]
+        return self._mix(experts.answer_held(solutions, phi_ND, prior, self.num_classes))
+
+    def _score_block(self, block: experts.Block) -> None:
         """Tell the gate how the memories would have answered the block before they learned it."""
         slow = self._held[self.slow]
         if slow is None:
@@ -288,7 +342,7 @@ class MemoryBank:
         prior = self._block_prior if self.task == "classification" else None
         if prior is not None:
             prior.grow(self.num_classes)
-        solutions, block = [held or slow for held in self._held], self._read_block()
+        solutions = [held or slow for held in self._held]
         self.gate.update(experts.score_held(solutions, block, prior, self.has_prior, self.mix))
 
     def _start_block(self) -> None:

@@ -4,7 +4,7 @@ Functions without a state of their own; `MemoryBank` keeps what they return.
 Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -52,27 +52,6 @@ def make_prior(task: Task, half_life: float | None, num_outputs: int | None) -> 
     """
     declared = num_outputs if task == "classification" else None
     return ClassPrior(PRESENCE_HALF_LIFE if half_life is None else half_life, declared)
-
-
-def cut_at_blocks(num_examples: int, num_pending: int, block: int | None) -> Iterator[slice]:
-    """Slices of a batch that never reach across the end of a gate's block.
-
-    Cutting a batch in two there changes nothing of what is learned.
-
-    Args:
-        num_examples: N of the batch.
-        num_pending: examples that the unfinished block holds already.
-        block: size of a block; None: no gate, the whole batch.
-
-    >>> [(rows.start, rows.stop) for rows in cut_at_blocks(10, 2, 5)]
-    [(0, 3), (3, 8), (8, 10)]
-    """
-    start = 0
-    while start < num_examples:
-        space = num_examples if block is None else block - num_pending
-        stop = min(num_examples, start + space)
-        yield slice(start, stop)
-        start, num_pending = stop, 0
 
 
 def count_outputs(target: Tensor) -> int:

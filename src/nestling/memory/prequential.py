@@ -5,7 +5,7 @@ Letters: E experts, N examples, D features, K classes, M outputs.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from nestling.memory.checks import encode_one_hot
 from nestling.memory.exact.calibrate import Calibration, calibrate
+from nestling.memory.exact.reach import Reach
 from nestling.memory.exact.solve import Solution, solve_ridge
+from nestling.memory.exact.statistics import select_features, space_evenly
 from nestling.memory.gate import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
@@ -24,6 +26,9 @@ RENEWAL = 0.05
 ROUGH_RENEWAL = 0.5
 # ... and its strength is chosen anew when the clock has grown by this factor.
 RETUNING = 2
+# A rough solution of n examples looks at no more than so many features while n is less than this
+# share of all: thousands of them cost a second each time, many times in the first 100 examples.
+FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class HeldSolution:
         variance: (M,) of a regression's residual; empty for classes.
         solved_at: the clock.
         tuned_at: the clock at which the strength was chosen.
+        reach: what the memory had seen then; None where nobody asks.
     """
 
     weights: Tensor
@@ -43,6 +49,7 @@ class HeldSolution:
     variance: Tensor
     solved_at: int
     tuned_at: int
+    reach: Reach | None = None
 
     def state_dict(self) -> dict[str, object]:
         """Field -> value; nothing is shared."""
@@ -52,6 +59,7 @@ class HeldSolution:
             "variance": self.variance.clone(),
             "solved_at": self.solved_at,
             "tuned_at": self.tuned_at,
+            "reach": None if self.reach is None else self.reach.state_dict(),
         }
 
     @classmethod
@@ -61,7 +69,27 @@ class HeldSolution:
             name: value.clone() if isinstance(value, Tensor) else value
             for name, value in state.items()
         }
+        own["reach"] = None if own["reach"] is None else Reach.from_state(own["reach"])
         return cls(**own)
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a bank would have answered to examples before it learned them.
+
+    Args:
+        clock: of the first of them.
+        num_examples: N.
+        answers: (N, K) probabilities or (N, M) means; None if it knew nothing yet.
+        novelty: (N,) how unlike all that it had learned they were; see `compute_novelty`.
+        num_effective: examples that it knew.
+    """
+
+    clock: int
+    num_examples: int
+    answers: Tensor | None
+    novelty: Tensor
+    num_effective: float
 
 
 class PendingBlock:
@@ -141,17 +169,29 @@ def renew_solution(
     return _hold(memory.solution, calibration, clock, tuned_at)
 
 
+def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
+    """The solution with what the memory has seen beside it, unless both are there already."""
+    if held is None or held.reach is not None:
+        return held
+    return replace(held, reach=memory.reach)
+
+
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
     The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
-    tried on (docs/LOG.md); the memory itself is left as it is.
+    tried on (docs/LOG.md); the memory itself is left as it is. While examples are far fewer than
+    features, some of the features tell what there is to tell.
     """
     if memory.is_empty:
         return None
     stats, clock = memory.statistics, memory.clock
     if held is not None and clock - held.solved_at < ROUGH_RENEWAL * stats.weight:
         return held
+    chosen = torch.arange(D := stats.num_features)
+    if stats.num_effective * FEW_SHARE < D:
+        chosen = space_evenly(D, MAX_FEATURES_OF_FEW)
+        stats = select_features(stats, chosen)
     strength = memory.ridge
     if strength is None:
         strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
@@ -159,6 +199,10 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
     solution = solve_ridge(stats, strength, freedom)
     calibration = calibrate(stats, solution) if memory.task == "classification" else None
+    if len(chosen) < D:
+        weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64)
+        weights_DM[chosen] = solution.weights
+        solution = replace(solution, weights=weights_DM)
     return _hold(solution, calibration, clock, clock)
 
 

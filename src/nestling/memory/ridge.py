@@ -24,6 +24,12 @@ from nestling.memory.checks import (
 )
 from nestling.memory.clocked import ClockedStatistics
 from nestling.memory.exact.calibrate import Calibration, calibrate
+from nestling.memory.exact.reach import (
+    Reach,
+    compute_familiarity,
+    compute_novelty,
+    measure_reach,
+)
 from nestling.memory.exact.solve import Solution, solve_ridge
 from nestling.memory.exact.statistics import Statistics, grow_outputs
 from nestling.memory.features import RandomFeatures
@@ -88,6 +94,7 @@ class RidgeMemory:
         self._held: tuple[float, float] | None = None
         self._solution: Solution | None = None
         self._calibration: Calibration | None = None
+        self._reach: Reach | None = None
 
     @property
     def half_life(self) -> float:
@@ -139,6 +146,17 @@ class RidgeMemory:
             calibration = calibrate(self.statistics, self.solution)
             self._calibration = calibration
         return calibration
+
+    @property
+    def reach(self) -> Reach:
+        """What was seen, measured if something changed; NotFitted while empty."""
+        reach = self._reach
+        if reach is None:
+            if self.is_empty:
+                raise NotFitted("the memory is empty; add(x, y) first")
+            reach = measure_reach(self.statistics)
+            self._reach = reach
+        return reach
 
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples, in order; the same as one by one up to rounding.
@@ -227,6 +245,25 @@ class RidgeMemory:
         logits = torch.addmm(calibration.offset, scores_NM, calibration.matrix)
         return torch.softmax(logits, dim=1)
 
+    def novelty(self, x: Tensor) -> Tensor:
+        """How unlike all that was learned inputs are, (N,): about 0 +- 1 for the like, above 2 for
+        what is new; see `compute_novelty`. Errors as in `predict`."""
+        return compute_novelty(self.reach, self.compute_features(check_inputs(x, self.num_inputs)))
+
+    def familiarity(self, x: Tensor) -> Tensor:
+        """How far the memory may speak about inputs, (N,) in [0, 1): near 0 for what is unlike all
+        that it has learned, or while that is little. Errors as in `predict`.
+
+        >>> memory = RidgeMemory(2)
+        >>> x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+        >>> memory.add(x, (x[:, 0] > 0).long())
+        0
+        >>> near, far = memory.familiarity(torch.tensor([[0.5, 0.5], [9.0, 9.0]])).tolist()
+        >>> near > 0.8, far < 0.01
+        (True, True)
+        """
+        return compute_familiarity(self.novelty(x), self.reach.num_effective)
+
     def variance(self) -> Tensor:
         """Variance (M,) of a new example's residual, by generalised cross-validation."""
         return self.solution.residual_variance.clone()
@@ -298,3 +335,4 @@ class RidgeMemory:
     def _forget_solution(self) -> None:
         self._solution = None
         self._calibration = None
+        self._reach = None

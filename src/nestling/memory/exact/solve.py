@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.seeds import make_generator
-from nestling.memory.exact.statistics import Statistics
+from nestling.memory.exact.statistics import Statistics, space_evenly
 
 # Strengths are relative to features of unit variance.
 MIN_STRENGTH = 1e-8
@@ -158,7 +158,7 @@ def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: St
     the best lambda / D.
     """
     D = stats.num_features
-    chosen = torch.linspace(0, D - 1, MAX_DECOMPOSED, dtype=torch.float64).round().long()
+    chosen = space_evenly(D, MAX_DECOMPOSED)
     eigen_d, basis_dd = torch.linalg.eigh(R_DD[chosen[:, None], chosen], UPLO="U")
     projected_dM = basis_dd.T @ r_DM[chosen]
     found = choose_strength(

@@ -10,7 +10,7 @@ they are decayed block by block, so that no power of two of a clock is ever comp
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -129,6 +129,37 @@ def grow_outputs(stats: Statistics, num_outputs: int) -> None:
     stats.life_targets = torch.cat((stats.life_targets, pad))
     columns = torch.zeros(stats.num_features, extra, dtype=torch.float64)
     stats.cross = torch.cat((stats.cross, columns), dim=1)
+
+
+def space_evenly(num: int, most: int) -> Tensor:
+    """Indices of at most so many of `num` things, evenly spaced, rising.
+
+    >>> space_evenly(9, 3), space_evenly(2, 3)
+    (tensor([0, 4, 8]), tensor([0, 1]))
+    """
+    if num <= most:
+        return torch.arange(num)
+    return torch.linspace(0, num - 1, most, dtype=torch.float64).round().long()
+
+
+def select_features(stats: Statistics, chosen: Tensor) -> Statistics:
+    """What the statistics would be if only some of the features had been seen.
+
+    Args:
+        stats: of D features; unchanged.
+        chosen: rising indices of features.
+    """
+    if len(chosen) == stats.num_features:
+        return stats
+    return replace(
+        stats,
+        mean=stats.mean[chosen],
+        scatter=stats.scatter[chosen[:, None], chosen],
+        cross=stats.cross[chosen],
+        life_mean=stats.life_mean[chosen],
+        life_scatter=stats.life_scatter[chosen],
+        rounding=stats.rounding[chosen],
+    )
 
 
 def decay_factor(num_examples: int, half_life: float) -> float:

@@ -78,6 +78,21 @@ PLANS = {
 SPECIAL = {
     "default with replay": lambda: nl.Learner(Net(), replay=12, quiet=True),
     "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3, quiet=True),
+    "pretrained without replay": lambda: nl.Learner(Net(), pretrained=True, seed=3, quiet=True),
+    "pretrained without modes": lambda: nl.Learner(
+        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), pretrained=True, quiet=True
+    ),
+    "outside of two half-lives": lambda: nl.Learner(
+        Net(),
+        Plan(
+            Memory("m", on=("input of 0", "4"), half_lives=(9.0, float("inf")), num_features=6),
+            Level("all"),
+            Copy("given", of=("all",), decay=1.0),
+            Copy("average", of=("all",), decay=0.9),
+            readout=nl.mix("m", "live", "average", "given", outside="given"),
+        ),
+        quiet=True,
+    ),
     "memory alone": lambda: nl.Learner(
         Net(), Plan(Memory("m", num_features=8), readout="m"), quiet=True
     ),

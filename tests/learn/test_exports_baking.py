@@ -28,6 +28,13 @@ def make_learner(case: str) -> nl.Learner:
     prior = nl.Memory("memory", on="input", num_features=10, prior_half_life=20.0, block=16)
     hidden = nl.Memory("memory", on="0", half_lives=(9.0,), features="fourier", include_read=False)
     product = nl.Memory("memory", half_lives=(20.0,), num_features=10, features="product")
+    places = nl.Memory(
+        "memory",
+        on=("input", "input of 2", "1"),
+        half_lives=(30.0,),
+        num_features=(5, 0, 7),
+        include_read=(False, True, False),
+    )
     live, net = nl.Level("net"), make_mlp()
     plans = {
         "default": lambda: nl.Learner(net, quiet=True),
@@ -53,6 +60,22 @@ def make_learner(case: str) -> nl.Learner:
         "class prior": lambda: nl.Learner(
             net, nl.Plan(prior, live, readout=nl.mix("memory", "live")), quiet=True
         ),
+        "several places": lambda: nl.Learner(
+            net, nl.Plan(places, live, readout=nl.mix("memory", "live")), quiet=True
+        ),
+        "outside of two half-lives": lambda: nl.Learner(
+            net,
+            nl.Plan(
+                memory,
+                live,
+                nl.Copy("given", of=["net"], decay=1.0),
+                readout=nl.mix("live", "memory", "given", outside="given"),
+            ),
+            quiet=True,
+        ),
+        "pretrained with copies": lambda: nl.Learner(net, pretrained=True, replay=20, quiet=True),
+        "pretrained, other classes": lambda: nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True),
+        "regression, pretrained": lambda: nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True),
         "fixed mix": lambda: nl.Learner(
             net,
             nl.Plan(memory, live, readout=nl.mix("memory", "live", weights=(1, 3))),
@@ -76,7 +99,8 @@ def make_learner(case: str) -> nl.Learner:
 CASES = [
     "default", "pretrained", "replay and copies", "a copy alone", "live alone", "memory alone",
     "nothing but what is read", "fourier", "product", "a submodule's output", "class prior",
-    "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
+    "several places", "outside of two half-lives", "pretrained with copies",
+    "pretrained, other classes", "regression, pretrained", "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch
+from nestling.learn.answering.features import Tap
 from nestling.learn.exports.baking import BankExpert, ExportedReadout, LiveExpert
 from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
 from nestling.levels.low_rank import attach_low_rank
@@ -54,7 +55,9 @@ def make_readout(
         for s in (1, -1)
     ]
     memories = [
-        BankExpert(FeatureTap(bake_model(make_spine()), "3", "input"), features, head)
+        BankExpert(
+            FeatureTap(bake_model(make_spine()), [Tap("3", "input", pools=False)]), features, head
+        )
         for head in heads
     ]
     weights = torch.tensor([0.2, 0.3, 0.5])
@@ -102,7 +105,7 @@ def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     raw = BankExpert(
         None, RandomMap(seeded(36, 30, dtype=wide)), RidgeHead(seeded(30, 4), seeded(4))
     )
-    frozen = FeatureTap(bake_model(make_spine()), "1")
+    frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output", pools=False)])
     rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
     values = RidgeHead(seeded(8, 3), seeded(3), task="regression")
     one, half = torch.ones(1), torch.tensor([0.5, 0.5])
@@ -178,10 +181,10 @@ def test_baking_folds_overlays_in_and_leaves_the_model() -> None:
 
 def test_a_tap_reads_either_side_and_copies_apart() -> None:
     spine = make_spine().eval()
-    features, output = FeatureTap(spine, "0", "output")(X)
+    features, output = FeatureTap(spine, [Tap("0", "output", pools=False)])(X)
     assert torch.equal(features, spine[0](X))
     assert torch.equal(output, spine(X))
-    tap = FeatureTap(make_spine().eval(), "3", "input")
+    tap = FeatureTap(make_spine().eval(), [Tap("3", "input", pools=False)])
     twin = copy.deepcopy(tap)
     nn.init.zeros_(twin.model[0].weight)
     assert not torch.equal(twin(X)[0], tap(X)[0])
@@ -208,7 +211,7 @@ def test_threads_get_their_own_features() -> None:
 
 def test_wrong_parts_are_named() -> None:
     with pytest.raises(PlanError, match=r"no submodule 'haed'.*did you mean 'head'"):
-        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), "haed")
+        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output", pools=False)])
     with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
         ExportedReadout([make_spine()], torch.ones(2))
     with pytest.raises(ShapeMismatch, match="0 experts"):
@@ -227,7 +230,7 @@ def test_a_tap_that_did_not_run_says_so() -> None:
             return self.used(x)
 
     with pytest.raises(PlanError, match="'idle' did not run"):
-        FeatureTap(Skips(), "idle")(X)
+        FeatureTap(Skips(), [Tap("idle", "output", pools=False)])(X)
 
 
 def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

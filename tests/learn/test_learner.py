@@ -108,7 +108,10 @@ def test_pretrained_features_are_kept() -> None:
     for seed in range(8):
         learner.learn(*make_batch(seed))
     assert torch.equal(learner.model[0].weight, spine)  # type: ignore[index]
-    assert learner.levels["memory"].reader.tap == "2"
+    assert [str(tap) for tap in learner.levels["memory"].reader.taps] == [
+        "the input of '0'",
+        "the input of '2'",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +120,15 @@ def test_pretrained_features_are_kept() -> None:
         ("input", "memory 'm' reads the model's input"),
         ("1", "memory 'm' reads the output of '1' of a frozen copy of the model"),
         (None, "memory 'm' reads the input of '2' of a frozen copy of the model"),
+        (
+            ("input", "input of 2", "0"),
+            "memory 'm' reads the model's input and the input of '2' and the output of '0' of a "
+            "frozen copy of the model",
+        ),
     ],
 )
 def test_what_a_memory_reads_is_said(
-    on: str | None, said: str, capsys: pytest.CaptureFixture[str]
+    on: str | tuple[str, ...] | None, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = nl.Plan(nl.Memory("m", on=on, num_features=5), nl.Level("all"), readout="m")
     learner = nl.Learner(make_mlp(), plan)
@@ -128,7 +136,8 @@ def test_what_a_memory_reads_is_said(
     assert captured.err == f"nestling: {said}\n"
     assert captured.out == ""
     learner.learn(*make_batch())
-    assert learner.memories["m"].num_inputs == (4 if on == "input" else 16)
+    widths = {"input": 4, "1": 16, None: 16}
+    assert learner.memories["m"].num_inputs == (widths[on] if not isinstance(on, tuple) else 36)
     nl.Learner(make_mlp(), plan, quiet=True)
     assert capsys.readouterr().err == ""
 

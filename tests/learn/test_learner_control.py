@@ -142,13 +142,13 @@ def test_a_kept_change_refits_memories_of_the_live_model(name: str) -> None:
     learner = make_overlaid()
     x = draw(9, 4, seed=77)
     outputs = learner.model.eval()(x)
-    rows = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))
+    rows = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))[0][0]
     proposal = learner.consolidate(lambda _: True, change=CHANGES[name])
     assert proposal.status == "committed"
     assert learner.memories["m"].clock == 50  # from replay alone
     is_same = torch.allclose(learner.model.eval()(x), outputs, atol=1e-5)
     assert is_same == (name == "merge")
-    new = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))
+    new = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))[0][0]
     assert torch.allclose(rows, new, atol=1e-5) == (name == "merge")
     assert learner.evaluate(*make_batch(33)) > 0.7
     learner.learn(X, Y)

@@ -108,7 +108,7 @@ def test_changes_that_pass_through_a_circle_are_refused() -> None:
         ("spine", {"reduce": "max"}, PlanError, "reduce.*got 'max'"),
         ("spine", {"trust": 0.0}, PlanError, "trust"),
         ("spine", {"gate": [ParentGate(of="tail")]}, UnknownLevel, "'tail'"),
-        ("slow", {"decay": 1.0}, PlanError, "decay.*got 1.0"),
+        ("slow", {"decay": 1.0}, PlanError, "decay 1 is for copies that never moved"),
         ("slow", {"probability": 2.0}, PlanError, "probability.*got 2.0"),
         ("spine", {"period": 2, "reason": " "}, PlanError, "needs a reason"),
     ],

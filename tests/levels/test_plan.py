@@ -143,7 +143,7 @@ WRONG_TOML = {
     "bad name": (LEVEL.replace("all", "a b"), "got 'a b'"),
     "copy of nothing": (LEVEL + '[[level]]\nkind = "copy"\nname = "c"\nof = ["alll"]', "'alll'"),
     "copy of nobody": (LEVEL + '[[level]]\nkind = "copy"\nname = "c"\nof = []', "copies no level"),
-    "decay": (LEVEL + '[[level]]\nkind = "copy"\nname = "c"\nof = ["all"]\ndecay = 1.0', "got 1.0"),
+    "decay": (LEVEL + '[[level]]\nkind = "copy"\nname = "c"\nof = ["all"]\ndecay = 1.5', "got 1.5"),
     "memory": (LEVEL + '[[level]]\nkind = "memory"\nname = "m"\nhalf_lives = [-1.0]', "got -1.0"),
     "readout": ('readout = "copy"\n' + LEVEL, "'copy' cannot answer; known: ['live']"),
     "readout level": ('readout = "all"\n' + LEVEL, "'all' cannot answer"),

@@ -1,6 +1,7 @@
 """Suites that measure, the baselines they measure against, and tables of results.
 
-Suites are modules, imported when they run: `overhead`, `ridge`, `spine_cost`, `demo`.
+Suites are modules, imported when they run: `overhead`, `ridge`, `spine_cost`, `demo`,
+`persons` (suite `personal`).
 """
 
 from nestling.bench.result import SuiteResult, read_figures, write_result

@@ -115,6 +115,12 @@ LIMITS: dict[str, dict[str, Limit]] = {
     "spine-cost": {
         "default_seconds_over_full_finetune": Limit(high=0.6),
     },
+    "personal": {
+        "person_accuracy": Limit(low=0.90),
+        "person_over_finetune": Limit(low=5.0),
+        "person_lost": Limit(high=0.5),
+        "first_events_worst": Limit(high=1.0),
+    },
     "demo": {
         "forgetting_over_finetune": Limit(high=0.25),
         "new_accuracy_gap": Limit(high=3.0),

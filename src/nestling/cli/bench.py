@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from nestling.bench.suites.run import Wish
 
 # Of nestling itself, or of papers; all others are suites of learning.
-OWN = ("overhead", "ridge", "spine-cost", "demo", "reproduce")
+OWN = ("overhead", "ridge", "spine-cost", "demo", "personal", "reproduce")
+NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
 
 
 @click.command()
@@ -21,7 +22,7 @@ OWN = ("overhead", "ridge", "spine-cost", "demo", "reproduce")
 @json_option
 @click.option("--methods", help="Names with commas between; without it, what --budget holds.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Test streams."
+    "--seeds", type=click.IntRange(min=1), help="Test streams; by default 10, of personal 3."
 )
 @click.option(
     "--budget",
@@ -53,7 +54,7 @@ def bench(
     suite: str,
     json_file: Path | None,
     methods: str | None,
-    seeds: int,
+    seeds: int | None,
     budget: str,
     out: Path | None,
     workers: int | None,
@@ -63,7 +64,8 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, spine-cost, demo, reproduce, or one of continual learning.
+    """Run a suite: overhead, ridge, spine-cost, demo, personal, reproduce, or one of continual
+    learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -79,13 +81,15 @@ def bench(
     from nestling.bench.result import LIMITS, find_missed
 
     if suite == "reproduce":
-        result = _reproduce(methods, seeds, out, workers, data_folder, offline)
+        result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
     elif suite in OWN:
         with show_progress(suite) as advance:
-            result = _run(suite, offline, threads, data_folder, advance)
+            result = _run(suite, offline, threads, data_folder, seeds, advance)
         show_table(build_table(result.rows, title=suite))
     else:
-        wish = _make_wish(suite, methods, seeds, budget, out, data_folder, offline, looks)
+        wish = _make_wish(
+            suite, methods, seeds or NUM_SEEDS, budget, out, data_folder, offline, looks
+        )
         result = _run_suite(wish, workers)
     limits = LIMITS.get(suite, {})
     figures = [
@@ -169,7 +173,12 @@ def _run_suite(wish: "Wish", num_workers: int | None) -> "SuiteResult":
 
 
 def _run(
-    suite: str, offline: bool, num_threads: int, data_folder: Path | None, advance: Advance
+    suite: str,
+    offline: bool,
+    num_threads: int,
+    data_folder: Path | None,
+    num_seeds: int | None,
+    advance: Advance,
 ) -> "SuiteResult":
     from nestling.bench.result import SuiteResult
 
@@ -181,6 +190,11 @@ def _run(
         from nestling.bench import demo
 
         return demo.run(num_threads=num_threads, progress=advance)
+    if suite == "personal":
+        from nestling.bench import persons
+
+        count = num_seeds or NUM_SEEDS_PERSONAL
+        return persons.run(num_seeds=count, num_threads=num_threads, progress=advance)
     if suite == "spine-cost":
         from nestling.bench import spine_cost
 

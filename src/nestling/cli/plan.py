@@ -224,17 +224,22 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
             how = f"copy of {', '.join(level.of)}, decay {level.decay:g}"
             row |= _describe(num_copied, num_all, level.period, how, "")
         elif isinstance(level, Memory):
-            _check_reads(level.on, modules)
+            for name in level.reads:
+                _check_reads(name, modules)
             lives = ", ".join(f"{life:g}" for life in level.half_lives)
-            row |= _describe(None, num_all, 1, f"closed form, half-lives {lives}", "")
+            read = ", ".join(name or "input of the last linear layer" for name in level.reads)
+            how = f"closed form, half-lives {lives}, reads {read}"
+            row |= _describe(None, num_all, 1, how, "")
         rows.append(row)
     return rows
 
 
 def _check_reads(on: str | None, modules: dict[str, "nn.Module"]) -> None:
     from nestling.core.errors import PlanError, suggest
+    from nestling.levels.spec import INPUT_OF
 
-    if on not in (None, "input") and on not in modules:
+    name = "" if on is None else on.removeprefix(INPUT_OF)
+    if on not in (None, "input") and name not in modules:
         known = [name for name in modules if name] + ["input"]
         raise PlanError(f"a memory reads {on!r}, no submodule; {suggest(str(on), known)}")
 

@@ -28,15 +28,20 @@ def load_digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(pixels / 16.0, dtype=torch.float32), torch.tensor(labels)
 
 
-def restyle_digits(x: Tensor) -> Tensor:
+def restyle_digits(
+    x: Tensor, *, slant: float = SLANT, turn_degrees: float = TURN_DEGREES, pen: float = PEN
+) -> Tensor:
     """Digits as one writer writes them: slanted, turned, with a broad pen.
 
-    An affine map (shear by SLANT, rotation by TURN_DEGREES) is sampled bilinearly at twice the
-    resolution, strokes are widened by a maximum over 3 x 3 fine pixels that counts for PEN,
-    and the image is averaged back to 8 x 8. The same for every image: it is one writer's style.
+    An affine map (shear, then rotation) is sampled bilinearly at twice the resolution, strokes
+    are widened by a maximum over 3 x 3 fine pixels that counts for `pen`, and the image is
+    averaged back to 8 x 8. The same for every image: it is one writer's style.
 
     Args:
         x: (N, 64) in [0, 1].
+        slant: of the shear; positive leans to the right.
+        turn_degrees: of the rotation.
+        pen: in [0, 1].
 
     Returns: (N, 64) in [0, 1].
 
@@ -44,17 +49,17 @@ def restyle_digits(x: Tensor) -> Tensor:
     >>> restyle_digits(x[:3]).shape
     torch.Size([3, 64])
     """
-    turn = torch.deg2rad(torch.tensor(TURN_DEGREES))
+    turn = torch.deg2rad(torch.tensor(turn_degrees))
     cos, sin = float(turn.cos()), float(turn.sin())
     # Maps output to input coordinates: rotation after shear.
-    affine_23 = torch.tensor([[cos, cos * SLANT - sin, 0.0], [sin, sin * SLANT + cos, 0.0]])
+    affine_23 = torch.tensor([[cos, cos * slant - sin, 0.0], [sin, sin * slant + cos, 0.0]])
     images_N1HW = x.reshape(-1, 1, SIDE, SIDE)
     grid = torch.nn.functional.affine_grid(
         affine_23.expand(len(x), 2, 3), [len(x), 1, 2 * SIDE, 2 * SIDE], align_corners=False
     )
     fine = torch.nn.functional.grid_sample(images_N1HW, grid, align_corners=False)
     broad = torch.nn.functional.max_pool2d(fine, 3, stride=1, padding=1)
-    inked = (1.0 - PEN) * fine + PEN * broad
+    inked = (1.0 - pen) * fine + pen * broad
     return torch.nn.functional.avg_pool2d(inked, 2).reshape(len(x), -1)
 
 

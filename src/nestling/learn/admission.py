@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nestling.core.errors import DataError, UnknownLabel
 from nestling.learn.answering.experts import Form
-from nestling.learn.answering.remember import Checked
+from nestling.learn.answering.remember import Checked, Rows
 from nestling.learn.batches import Batch
 from nestling.learn.growth import check_growth
 from nestling.memory.checks import check_weights
@@ -29,15 +29,15 @@ class Admitted:
         num_outputs: outputs that the head needs; 0 for values.
         labels: targets on the CPU, a row per answer.
         classes: among the labels; empty for values.
-        rows: what each memory level reads of it, by name; empty if it was learned before.
-        checked: the same rows as each memory takes them in, with targets and weights.
+        read: what each memory level reads of it, by name; empty if it was learned before.
+        checked: the same as each memory takes it in, with targets and weights.
     """
 
     form: Form
     num_outputs: int
     labels: Tensor
     classes: set[int]
-    rows: dict[str, Tensor]
+    read: dict[str, Rows]
     checked: dict[str, Checked]
 
 
@@ -62,19 +62,18 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
         check_weights(weight, batch.size)
     experts = learner.experts
     form = experts.form if experts.form.task is not None else experts.inspect(batch)
-    labels, weight = _flatten(target, weight)
+    labels, weight = flatten_target(target, weight)
     classes = {label for label in batch.labels if label >= 0}
     num_outputs = _count_outputs(learner, batch, form, max(classes, default=-1))
-    rows = {
-        name: level.read_rows(batch, target)[0] for name, level in learner.levels.items() if is_new
+    read = {
+        name: level.read_rows(batch, target) for name, level in learner.levels.items() if is_new
     }
     checked = {
-        name: learner.levels[name].check(features, labels, weight)
-        for name, features in rows.items()
+        name: learner.levels[name].check(rows, labels, weight) for name, rows in read.items()
     }
     if learner.rehearsal is not None and learner.optimizer is not None and is_new:
         learner.rehearsal.check(batch)
-    return Admitted(form, num_outputs, labels, classes, rows, checked)
+    return Admitted(form, num_outputs, labels, classes, read, checked)
 
 
 def check_loader(loader: object, epochs: int) -> None:
@@ -124,7 +123,7 @@ def _count_outputs(learner: Learner, batch: Batch, form: Form, highest: int) -> 
     return highest + 1
 
 
-def _flatten(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Targets and weights with a row per answer, positions without a label dropped."""
     if target.is_floating_point() or target.ndim == 1:
         return target.cpu(), weight

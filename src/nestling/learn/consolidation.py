@@ -10,6 +10,7 @@ from torch import nn
 
 from nestling.consolidate import Judge, Proposal, propose
 from nestling.core.errors import PlanError, UnknownLevel, suggest
+from nestling.learn.admission import flatten_target
 from nestling.learn.batches import read_output
 from nestling.learn.rehearsal import unpack
 from nestling.levels import Change
@@ -83,13 +84,14 @@ def _choose_change(
     copies = {} if learner.optimizer is None else learner.optimizer.copies
     if change not in copies:
         raise UnknownLevel(f"change {change!r}; {suggest(change, ['merge', *copies])}")
-    values = copies[change].values
+    values = copies[change].values | copies[change].buffers
 
     def take_average(model: nn.Module) -> None:
-        params = dict(model.named_parameters())
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
         with torch.no_grad():
             for name, value in values.items():
-                params[name].copy_(value)
+                # A head that has grown keeps the rows that a copy which never moves does not have.
+                own[name][: len(value)].copy_(value) if value.ndim else own[name].copy_(value)
 
     return take_average
 
@@ -128,10 +130,11 @@ def _refit(learner: Learner, name: str) -> None:
     drawn = learner.rehearsal.store.read_all()
     drawn.pop("output")
     batch = unpack(drawn).to(learner.device)
-    rows, labels = level.read_rows(batch, batch.target)
-    assert labels is not None
+    assert batch.target is not None
     assert level.bank is not None
+    rows = level.read_rows(batch, batch.target)
+    labels, _ = flatten_target(batch.target, None)
     share = level.bank.gate.share
-    level.make_bank(level.bank.num_inputs, level.bank.task)
+    level.make_bank(rows.widths, level.bank.task)
     level.bank.gate.share = share
-    level.bank.add(rows, labels)
+    level.bank.add(rows.features, labels)

@@ -5,8 +5,9 @@ import math
 from torch import nn
 
 from nestling.core.errors import PlanError
-from nestling.learn.answering.features import find_last_linear
+from nestling.learn.answering.features import find_early_linear, find_last_linear
 from nestling.levels import Copy, Level, Memory, Plan, mix
+from nestling.levels.spec import INPUT_OF
 from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
@@ -15,14 +16,19 @@ NUM_FEATURES = 800
 # 1,600 and 3,200 products of 384 numbers gave 94.7 and 95.1 % on clinc150; of 1,280 numbers,
 # 2,400 and 3,200 were as good on split-cifar10, and 3,200 cost .62 of full fine-tuning.
 NUM_PRODUCTS_PER_INPUT, MAX_WIDTH, MIN_PRODUCTS = 10, 3584, 800
+# Random products of an early activation, which tells what a last one, trained for others, may have
+# lost; and up to which width itself, too, by which a memory better sees what is new to it.
+NUM_EARLY_PRODUCTS, MAX_EARLY_WIDTH = 640, 1024
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
     """An endless memory beside the network, mixed by a gate; nothing raw is stored.
 
-    If the model is pre-trained, the memory reads a frozen copy of the input of its last
-    linear layer plus random products of it, the head learns at every step and the spine
-    slowly. If not, it reads random features of the input, and the whole network learns at
+    If the model is pre-trained, the memory reads a frozen copy of it: the input of its last
+    linear layer with random products of it, and products of the input of the first one if that
+    is another. The head learns at every step and the spine slowly; the model as it was given
+    stays as the level "origin", which is asked about what the memory has not seen. If it is not
+    pre-trained, the memory reads random features of the input, and the whole network learns at
     every second step. With replay it learns at every step, and two averaging copies join.
 
     Args:
@@ -32,35 +38,69 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
 
     >>> make_default_plan(nn.Sequential(nn.Linear(4, 2)), pretrained=False, replay=0)
     Plan(memory 'memory', gradient 'network'; read-out memory + live)
+    >>> mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> plan = make_default_plan(mlp, pretrained=True, replay=0)
+    >>> plan
+    Plan(memory 'memory', gradient 'head', gradient 'spine', copy 'origin';
+    read-out memory + live + origin)
+    >>> plan.memories[0].on
+    ('input of 0', 'input of 2')
     """
+    if pretrained:
+        memory, levels = _remember_features(model), _split_spine(model)
+    else:
+        memory = _remember_inputs(model)
+        # Without replay the memory keeps what is known; the network follows change, at half the
+        # cost.
+        whole = Level("network", match=("*",))
+        sparing = Level("network", match=("*",), period=2, between="skip")
+        levels = (whole if replay else sparing,)
+    names = tuple(level.name for level in levels)
+    copies: tuple[Copy, ...] = ()
+    if replay:
+        copies = (
+            Copy("plastic", of=names, decay=0.95, probability=0.9),
+            Copy("stable", of=names, decay=0.99, probability=0.7),
+        )
+    experts = ("memory", "live", *(copy.name for copy in copies))
+    if not pretrained:
+        return Plan(memory, *levels, *copies, readout=mix(*experts))
+    origin = Copy("origin", of=names, decay=1.0)
+    readout = mix(*experts, "origin", outside="origin")
+    return Plan(memory, *levels, *copies, origin, readout=readout)
+
+
+def _remember_inputs(model: nn.Module) -> Memory:
     reads_indices = any(isinstance(module, nn.Embedding) for module in model.modules())
-    on = None if pretrained or reads_indices else "input"
-    memory = Memory(
+    return Memory(
         "memory",
-        on=on,
+        on=None if reads_indices else "input",
         half_lives=HALF_LIVES,
-        num_features=_count_products(model) if pretrained else NUM_FEATURES,
-        features="product" if pretrained else "relu",
+        num_features=NUM_FEATURES,
         # Raw inputs cost as much as features of them and tell less; learned features tell more.
-        include_read=on is None,
+        include_read=reads_indices,
         block=256,
     )
-    if pretrained:
-        levels = _split_spine(model)
-    elif replay:
-        levels = (Level("network", match=("*",)),)
-    else:
-        # The memory keeps what is known; the network follows change, at half the cost.
-        levels = (Level("network", match=("*",), period=2, between="skip"),)
-    if replay == 0:
-        return Plan(memory, *levels, readout=mix("memory", "live"))
-    names = tuple(level.name for level in levels)
-    return Plan(
-        memory,
-        *levels,
-        Copy("plastic", of=names, decay=0.95, probability=0.9),
-        Copy("stable", of=names, decay=0.99, probability=0.7),
-        readout=mix("memory", "live", "plastic", "stable"),
+
+
+def _remember_features(model: nn.Module) -> Memory:
+    early, last = find_early_linear(model), find_last_linear(model)
+    num_last = _count_products(model)
+    if early is None:
+        return Memory(
+            "memory", half_lives=HALF_LIVES, num_features=num_last, features="product", block=256
+        )
+    layer = model.get_submodule(early)
+    assert isinstance(layer, nn.Linear)
+    num_early = min(NUM_PRODUCTS_PER_INPUT * layer.in_features, NUM_EARLY_PRODUCTS)
+    return Memory(
+        "memory",
+        on=(INPUT_OF + early, INPUT_OF + last),
+        half_lives=HALF_LIVES,
+        num_features=(num_early, num_last),
+        features="product",
+        include_read=(layer.in_features <= MAX_EARLY_WIDTH, True),
+        block=256,
     )
 
 

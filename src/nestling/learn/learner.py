@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.consolidate import Judge, Proposal
-from nestling.core.errors import DataError, NotFitted, PlanError
+from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError
 from nestling.core.seeds import (
     export_generator,
     export_torch_generators,
@@ -24,8 +24,8 @@ from nestling.core.seeds import (
 from nestling.learn import consolidation
 from nestling.learn.admission import Admitted, admit, check_loader, check_task
 from nestling.learn.answering.experts import Experts, Form
-from nestling.learn.answering.readout import Readout, Task
-from nestling.learn.answering.remember import MemoryLevel
+from nestling.learn.answering.readout import Readout
+from nestling.learn.answering.remember import MemoryLevel, Rows
 from nestling.learn.batch_checks import check_batch
 from nestling.learn.batches import Batch, default_loss, read_batch
 from nestling.learn.board import Board
@@ -38,12 +38,20 @@ from nestling.learn.snapshots import saving
 from nestling.learn.step import FitReport, Loss, StepReport, take_step
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs
+from nestling.memory.ridge import Task
 from nestling.retain import Retention
 
 _SNAPSHOT = "learner"
 _SCHEMA = 1
 # Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
 _SCORED_EVERY = 128
+_MODAL = (
+    nn.modules.batchnorm._NormBase,
+    nn.modules.dropout._DropoutNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RReLU,
+)
 
 
 class Learner:
@@ -123,10 +131,21 @@ class Learner:
         if self.plan.gradient_levels:
             check = None if judge is None else (lambda _: judge(model))
             self.optimizer = NestedOptimizer(self.model, self.plan, judge=check, seed=seed)
-        self.levels = {spec.name: MemoryLevel(spec, self.model) for spec in self.plan.memories}
+        names = [name for name in self.plan.answering if name != self.plan.outside]
+        self.levels = {
+            spec.name: MemoryLevel(
+                spec, self.model, foresees=self.plan.outside is not None and spec.name in names
+            )
+            for spec in self.plan.memories
+        }
         self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
         self.experts = Experts(
-            self.protection.find_reader, self.optimizer, self.levels, self.plan.answering, link
+            self.protection.find_reader,
+            self.optimizer,
+            self.levels,
+            tuple(names),
+            link,
+            self.plan.outside,
         )
         self.readout: Readout | None = None
         self.num_examples = self.num_refused = self.num_experiences = 0
@@ -139,6 +158,10 @@ class Learner:
         self.dtype = first.dtype if first is not None and first.is_floating_point() else None
         self.needs_pairs = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
+        )
+        # Whether the model answers otherwise in training than it will.
+        self._has_modes = precision is not None or any(
+            isinstance(module, _MODAL) for module in model.modules()
         )
         self._buffers = list(model.buffers())
         self._lock = threading.RLock()
@@ -231,13 +254,13 @@ class Learner:
                 return StepReport(float("nan"), 0)
             # Everything that can fail comes before anything that is changed.
             admitted = admit(self, batch, weight, is_new=is_new)
-            answers, report = self._try_step(batch, admitted, is_new)
+            answers, output, report = self._try_step(batch, admitted, is_new)
             self.protection.note(task)
             self.classes |= admitted.classes
             if task is not None and self.task == "classification":
                 self.task_classes.setdefault(task, set()).update(admitted.classes)
             if is_new:
-                self._remember(answers, admitted)
+                self._remember(batch, answers, output, admitted)
             self.num_examples += batch.size
             self.seconds += time.perf_counter() - started
             if self._board is not None:
@@ -246,8 +269,9 @@ class Learner:
 
     def _try_step(
         self, batch: Batch, admitted: Admitted, is_new: bool
-    ) -> tuple[list[Tensor] | None, StepReport]:
-        """What the experts answer before the step, and the step; undone if one raises."""
+    ) -> tuple[list[Tensor] | None, Tensor | None, StepReport]:
+        """What the experts answer before the step, the model's output in it, and the step; undone
+        if one raises."""
         is_first, width = self.readout is None, admitted.form.num_outputs
         grows = admitted.num_outputs > width
         drawn = self._list_generators(grows)
@@ -258,12 +282,12 @@ class Learner:
             self.experts.form = admitted.form
             self.readout = Readout(self.plan, admitted.form.task)
         try:
-            answers = self._ask_experts(batch, admitted.rows) if is_new else None
+            answers = self._ask_experts(batch, admitted.read) if is_new else None
             if grows:
                 self.protection.check_growth()
                 self._say(f"head grown from {width} to {admitted.num_outputs} classes")
                 self._resize(admitted.num_outputs)
-            return answers, self._step(batch, is_new)
+            return answers, *self._step(batch, is_new)
         except Exception as error:
             if not isinstance(error, Warning):  # an alarm comes after the step
                 if self.experts.form.num_outputs > width:
@@ -276,26 +300,66 @@ class Learner:
                 self.experts.form = Form(None)
             raise
 
-    def _ask_experts(self, batch: Batch, rows: dict[str, Tensor]) -> list[Tensor] | None:
-        """Every block of examples, what each expert answers before it learns them."""
-        assert self.readout is not None
-        if self.readout.gate is None or self._unscored + batch.size < _SCORED_EVERY:
-            return None
-        return self.experts.answer_cheaply(batch, rows)
+    def _ask_experts(self, batch: Batch, read: dict[str, Rows]) -> list[Tensor] | None:
+        """Every block of examples, what each expert answers before it learns them.
 
-    def _remember(self, answers: list[Tensor] | None, admitted: Admitted) -> None:
-        """Let the gate and the memories learn a batch that they have not seen."""
+        Where someone knows outside a memory, that is asked of every batch: of all but the memory,
+        which will say what it foresaw, or, if the others cost a forward pass, of the given model.
+        """
         assert self.readout is not None
-        labels = admitted.labels
-        if self.readout.gate is not None:
+        is_due = self._unscored + batch.size >= _SCORED_EVERY
+        if self.readout.outside is not None:
+            given = self.experts.ask_given(batch, read)
+            is_asked = is_due and not self._is_heard_in_training
+            return [given, *(self.experts.ask_moving(batch, None) if is_asked else [])]
+        if self.readout.gate is None or not is_due:
+            return None
+        return self.experts.answer_cheaply(batch, read)
+
+    @property
+    def _is_heard_in_training(self) -> bool:
+        """Whether the forward pass of training says what the one moving expert would answer."""
+        moving = [name for name in self.experts.names if name != self.experts.slow]
+        return moving == ["live"] and not self.protection.methods and not self._has_modes
+
+    def _remember(
+        self,
+        batch: Batch,
+        answers: list[Tensor] | None,
+        output: Tensor | None,
+        admitted: Admitted,
+    ) -> None:
+        """Let the gate and the memories learn a batch that they have not seen.
+
+        Args:
+            batch: that was learned.
+            answers: what `_ask_experts` gave before the step.
+            output: of the model in the step, before its update; None if there was no step.
+            admitted: what was found out about the batch.
+        """
+        readout, labels = self.readout, admitted.labels
+        assert readout is not None
+        target = labels.reshape(len(labels), -1) if self.task == "regression" else labels
+        if readout.gate is not None:
             self._unscored += len(labels)
-            self.readout.count(labels, admitted.rows.get(self.readout.compares or ""))
-            if answers is not None:
-                self._unscored = 0
-                target = labels.reshape(len(labels), -1) if self.task == "regression" else labels
-                self.readout.observe(answers, target)
+            compared = admitted.read.get(readout.compares or "")
+            readout.count(labels, None if compared is None else compared.features)
+        if readout.outside is not None:
+            assert answers is not None
+            others = answers[1:]
+            if output is not None and self._is_heard_in_training:
+                others = self.experts.ask_moving(batch, output)
+            clock = self.levels[self.experts.slow].clock
+            readout.hold(clock, target, answers[0], others)
+            self._unscored = 0 if others else self._unscored
+        elif readout.gate is not None and answers is not None:
+            self._unscored = 0
+            readout.observe(answers, target)
         for name, level in self.levels.items():
-            level.add(admitted.checked[name], admitted.form.task or "classification")
+            foreseen = level.learn(admitted.checked[name], admitted.form.task or "classification")
+            if name == self.experts.slow:
+                for foresight in foreseen:
+                    readout.hear(foresight)
 
     def _resize(self, num_outputs: int) -> None:
         resize_head(self.model, self.optimizer, num_outputs, generator=self._generator)
@@ -307,9 +371,9 @@ class Learner:
         stored += self.protection.list_generators()
         return [self._generator, *stored] if grows else stored
 
-    def _step(self, batch: Batch, is_new: bool) -> StepReport:
+    def _step(self, batch: Batch, is_new: bool) -> tuple[Tensor | None, StepReport]:
         if self.optimizer is None:
-            return StepReport(float("nan"), batch.size)
+            return None, StepReport(float("nan"), batch.size)
         if not self.model.training:
             self.model.train()
         rehearse = None
@@ -331,7 +395,7 @@ class Learner:
             self._say(f"step refused: {refused} ({self.num_refused} so far)")
         elif rehearsal is not None and is_new:
             rehearsal.add(batch, output)
-        return StepReport(loss, batch.size, refused)
+        return output, StepReport(loss, batch.size, refused)
 
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:
         """Say that an experience is over; the default plan does not need to be told.
@@ -362,27 +426,45 @@ class Learner:
         Returns: class probabilities (N, K), or (N, T, K) / (N, H, W, K) where targets are
             sequences or dense; or values (N, M). On the CPU; float32.
 
+        Before anything is learned a plan with someone `outside` (the default for pre-trained
+        models) answers as the model that was given: by classes if that gives two outputs or more
+        per row and `num_classes` is None, else by values.
+
         Raises:
-            NotFitted: nothing was learned yet.
+            NotFitted: nothing was learned yet, and nobody is outside.
             DataError: the inputs cannot be read.
+            NonFiniteInput: nobody has a finite answer.
         """
         with self._lock:
-            if self.readout is None:
-                raise NotFitted("the learner has learned nothing yet; call fit or learn first")
             # A tuple is several inputs here, never inputs and a target.
             batch = read_batch(x if isinstance(x, Batch) else (x,)).to(self.device)
             batch = Batch(batch.inputs, batch.keywords)
             check_batch(batch, dtype=self.dtype)
-            answers, shape, rows = self.experts.answer(batch)
-            mixed = self.readout.mix(answers, rows.get(self.readout.compares or ""))
-            if self.task == "classification":
-                mixed = self._restrict(mixed, task)
-            return mixed.reshape(*shape, mixed.shape[-1]).float()
+            return self._predict(batch, task, None)
+
+    def _predict(self, batch: Batch, task: int | None, kind: Task | None) -> Tensor:
+        """As `predict`, for a batch that was checked; `kind` is what is predicted, if known."""
+        if self.readout is None:
+            if self.experts.outside is None:
+                raise NotFitted("the learner has learned nothing yet; call fit or learn first")
+            kind = kind or ("classification" if self.num_classes is not None else None)
+            form = self.experts.guess_form(batch, kind)
+            mixed, shape = self.experts.answer_as_given(batch, form)
+            kind = form.task
+        else:
+            found = self.experts.answer(batch)
+            compared = found.read.get(self.readout.compares or "")
+            mixed = self.readout.mix(found.by_expert, compared, found.knowers)
+            kind, shape = self.task, found.shape
+        _check_answers(mixed)
+        if kind == "classification":
+            mixed = self._restrict(mixed, task)
+        return mixed.reshape(*shape, mixed.shape[-1]).float()
 
     def classify(self, x: Any, *, task: int | None = None) -> Tensor:
         """The most probable class: (N,) integers; arguments as for `predict`."""
         answer = self.predict(x, task=task)
-        if self.task != "classification":
+        if self.task == "regression" or (self.task is None and answer.shape[-1] < 2):
             raise DataError("the targets are values, not classes; use predict")
         return answer.argmax(dim=-1)
 
@@ -391,8 +473,13 @@ class Learner:
         batch = read_batch(x if y is None else (x, y))
         if batch.target is None:
             raise DataError("evaluate needs targets; give evaluate(x, y)")
-        answer, target = self.predict(batch, task=task), batch.target.cpu()
-        if self.task == "classification":
+        kind: Task = "regression" if batch.target.is_floating_point() else "classification"
+        with self._lock:
+            known = Batch(batch.inputs, batch.keywords).to(self.device)
+            check_batch(known, dtype=self.dtype)
+            answer = self._predict(known, task, kind)
+        target = batch.target.cpu()
+        if (self.task or kind) == "classification":
             kept = target >= 0
             return float((answer.argmax(dim=-1)[kept] == target[kept]).float().mean())
         target = target.reshape(answer.shape).float()
@@ -514,3 +601,13 @@ class Learner:
     def _say(self, text: str) -> None:
         if not self.quiet:
             sys.stderr.write(f"nestling: {text}\n")
+
+
+def _check_answers(answers: Tensor) -> None:
+    """Raise NonFiniteInput if a row is not finite: nobody who was asked has a finite answer."""
+    wrong = (~answers.isfinite()).any(dim=1).nonzero()
+    if len(wrong):
+        raise NonFiniteInput(
+            f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows one; "
+            "mend the model or its inputs"
+        )

@@ -58,6 +58,14 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
 def turn_copy(spec: Copy, knobs: dict[str, object]) -> Copy:
     """A checked copy of a copy level's specification with other values; as `turn_level`."""
     _check_known("copy", spec.name, knobs, _COPY_KNOBS)
+    if spec.decay == 1.0:
+        raise PlanError(
+            f"copy {spec.name!r} never moves and has no knob to turn; add another copy to the plan"
+        )
+    if knobs.get("decay") == 1.0:
+        raise PlanError(
+            f"copy {spec.name!r}: decay 1 is for copies that never moved; decay=0.9999 works"
+        )
     values = {field.name: getattr(spec, field.name) for field in fields(spec)}
     try:
         return TypeAdapter(Copy).validate_python(values | knobs)

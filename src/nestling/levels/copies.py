@@ -34,13 +34,22 @@ class CopyLevel:
     Args:
         spec: what the plan says.
         params: name -> parameter that is copied; read at every update.
+        buffers: name -> buffer of the model, which a copy that never moves holds, too.
         generator: draws whether to update, if the plan gives a probability.
     """
 
     def __init__(
-        self, spec: Copy, params: Mapping[str, Tensor], generator: torch.Generator
+        self,
+        spec: Copy,
+        params: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        generator: torch.Generator,
     ) -> None:
         self.spec = spec
+        self.is_fixed = spec.decay == 1.0
+        self.buffers = {
+            name: value.detach().clone() for name, value in buffers.items() if self.is_fixed
+        }
         self.params = dict(params)
         self.values = {name: param.detach().clone() for name, param in params.items()}
         self.generator = generator
@@ -54,6 +63,8 @@ class CopyLevel:
             return False
         self.age = 0
         probability = self.spec.probability
+        if self.is_fixed:
+            return True
         if probability is None or torch.rand((), generator=self.generator) < probability:
             self._update()
         return True
@@ -66,8 +77,13 @@ class CopyLevel:
         average_into(list(self.values.values()), list(self.params.values()), decay)
 
     def swap(self, name: str, param: Tensor) -> None:
-        """Follow a parameter that got other rows; new ones start at their live values."""
+        """Follow a parameter that got other rows; new ones start at their live values.
+
+        A copy that never moves keeps its own rows.
+        """
         self.params[name] = param
+        if self.is_fixed:
+            return
         self.values[name] = keep_rows(self.values[name], param)
 
     def read(self, num_all: int) -> LevelReading:
@@ -89,6 +105,7 @@ def make_copies(
     specs: Iterable[Copy],
     claims: Mapping[str, Sequence[str]],
     params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
     seed: int,
 ) -> dict[str, CopyLevel]:
     """The copy levels of a plan, each with a generator of its own.
@@ -97,12 +114,14 @@ def make_copies(
         specs: what the plan says.
         claims: gradient level -> names of its parameters.
         params: name -> parameter.
+        buffers: name -> buffer of the model.
         seed: of the run.
     """
     return {
         spec.name: CopyLevel(
             spec,
             {name: params[name] for level in spec.of for name in claims[level]},
+            buffers,
             make_generator(seed, "copy", spec.name),
         )
         for spec in specs

@@ -88,7 +88,8 @@ class NestedOptimizer(torch.optim.Optimizer):
             params = [self._owned[name] for name in claims[spec.name]]
             in_place = accumulate == "in_place"
             self.levels[spec.name] = GradientLevel(spec, claims[spec.name], params, in_place)
-        self.copies = make_copies(plan.copies, claims, self._owned, seed)
+        buffers = dict(self.model.named_buffers())
+        self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
         self._watch = ParameterWatch(self.model)
         self.queue = ChangeQueue(plan)
         self._sort_levels()
@@ -245,11 +246,15 @@ class NestedOptimizer(torch.optim.Optimizer):
         return readings
 
     def copy_values(self, name: str) -> dict[str, Tensor]:
-        """The values of a copy level, name -> tensor (copies); raises UnknownLevel."""
+        """The values of a copy level, name -> tensor (copies); raises UnknownLevel.
+
+        Those of one that never moves hold the model's buffers, too.
+        """
         if name not in self.copies:
             self.plan.find(name)
             raise PlanError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
-        return {key: value.clone() for key, value in self.copies[name].values.items()}
+        level = self.copies[name]
+        return {key: value.clone() for key, value in (level.values | level.buffers).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Clocks, gathered gradients, moments, gates, copies: all that the next step needs."""

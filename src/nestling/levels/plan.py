@@ -73,6 +73,11 @@ class Plan:
         """The names that the read-out mixes; one name if it does not mix."""
         return tuple(self.readout.mix) if isinstance(self.readout, Mix) else (self.readout,)
 
+    @property
+    def outside(self) -> str | None:
+        """The copy level that is asked about what a memory has not seen; None if there is none."""
+        return self.readout.outside if isinstance(self.readout, Mix) else None
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
@@ -186,6 +191,13 @@ class Plan:
         for name in self.answering:
             if name not in answers:
                 raise UnknownLevel(f"read-out {name!r} cannot answer; {suggest(name, answers)}")
+        outside = self.outside
+        if outside is None:
+            return
+        if outside not in {copy.name for copy in self.copies}:
+            raise PlanError(f"outside={outside!r} is no copy level; add nl.Copy({outside!r}, ...)")
+        if not {memory.name for memory in self.memories} & set(self.answering):
+            raise PlanError(f"outside={outside!r} of no memory; mix a memory with it")
 
     def _check_patterns(self) -> None:
         owner: dict[str, str] = {}

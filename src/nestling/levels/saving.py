@@ -113,6 +113,7 @@ def _check_fit(
             )
     for name, copy in optimizer.copies.items():
         check_same_names(state["copies"][name]["values"], copy.values)
+        check_same_names(state["copies"][name]["buffers"], copy.buffers)
 
 
 def _export_level(level: GradientLevel) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def _export_copy(copy: CopyLevel) -> dict[str, Any]:
         "num_steps": copy.num_steps,
         "num_updates": copy.num_updates,
         "values": {name: value.clone() for name, value in copy.values.items()},
+        "buffers": {name: value.clone() for name, value in copy.buffers.items()},
         "generator": export_generator(copy.generator),
     }
 
@@ -179,8 +181,9 @@ def _import_copy(copy: CopyLevel, saved: Mapping[str, Any]) -> None:
         copy.spec = spec
     copy.age, copy.num_steps = saved["age"], saved["num_steps"]
     copy.num_updates = saved["num_updates"]
-    for name, value in copy.values.items():
-        value.copy_(saved["values"][name])
+    for kind, values in (("values", copy.values), ("buffers", copy.buffers)):
+        for name, value in values.items():
+            value.copy_(saved[kind][name])
     import_generator(copy.generator, saved["generator"])
 
 

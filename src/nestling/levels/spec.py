@@ -12,10 +12,13 @@ from nestling.levels.gates import Gate, HalfLife, ParentGate, ScheduleGate
 from nestling.optim import AdamW, OptimizerSpec
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
+# Before the name of a submodule: what goes into it, not what comes out.
+INPUT_OF = "input of "
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 Pattern = Annotated[str, Field(min_length=1)]
 AsTuple = AfterValidator(tuple)
+NumFeatures = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
@@ -114,7 +117,8 @@ class Copy:
     Args:
         name: the level's name.
         of: names of the gradient levels that it copies.
-        decay: share of the copy that stays at each update.
+        decay: share of the copy that stays at each update; 1 for a copy that never moves: the
+            model as it was given, its running statistics and the size of its head included.
         period: optimizer steps between two updates.
         probability: update at each period with this probability (CLS-ER) instead of always.
         warmup: cap the decay at 1 - 1/(n + 1) at update n, so that the start is forgotten.
@@ -122,7 +126,7 @@ class Copy:
 
     name: Name
     of: Annotated[Sequence[Name], AsTuple]
-    decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.99
+    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.99
     period: Count = 1
     probability: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     warmup: bool = True
@@ -143,11 +147,14 @@ class Memory:
     Args:
         name: the level's name.
         on: "input" for the model's (first, flattened) input, a submodule's name for that
-            submodule's output, None for the input of the last linear layer.
+            submodule's output, "input of NAME" for what goes into it (means over positions where
+            the answer is one per example), None for the input of the last linear layer; or
+            several of these, read side by side.
         half_lives: in examples, fast to slow; infinity never forgets.
-        num_features: random features of what it reads; 0 for none.
+        num_features: random features of what it reads; 0 for none. A sequence: of each of `on`.
         features: kind of random feature.
-        include_read: also use what is read itself, beside its random features.
+        include_read: also use what is read itself, beside its random features. A sequence: of
+            each of `on`.
         ridge: ridge strength; None for generalised cross-validation from the statistics.
         frozen: read a frozen copy of the model (True) or the live one, which then needs
             `refit` after the spine changed (False).
@@ -158,11 +165,11 @@ class Memory:
     """
 
     name: Name
-    on: str | None = None
+    on: str | Annotated[Sequence[str], AsTuple] | None = None
     half_lives: Annotated[Sequence[HalfLife], AsTuple] = (30.0, 300.0, 3000.0, math.inf)
-    num_features: Annotated[int, Field(ge=0)] = 500
+    num_features: NumFeatures | Annotated[Sequence[NumFeatures], AsTuple] = 500
     features: Literal["relu", "fourier", "product"] = "relu"
-    include_read: bool = True
+    include_read: bool | Annotated[Sequence[bool], AsTuple] = True
     ridge: Positive | None = None
     frozen: bool = True
     share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
@@ -175,11 +182,38 @@ class Memory:
     def _check(self) -> "Memory":
         if not self.half_lives:
             raise ValueError(f"memory {self.name!r} has no half-life; half_lives=(math.inf,) works")
-        if self.num_features == 0 and not self.include_read:
+        num_read = len(self.reads)
+        if num_read == 0 or len(set(self.reads)) < num_read:
+            raise ValueError(f"memory {self.name!r} reads {list(self.reads)}; name each once")
+        for name in ("num_features", "include_read"):
+            value = getattr(self, name)
+            if isinstance(value, Sequence) and len(value) != num_read:
+                raise ValueError(
+                    f"memory {self.name!r} has {len(value)} {name} for {num_read} that it reads; "
+                    "give one for all, or one each"
+                )
+        if any(num == 0 and not is_read for _, num, is_read in self.list_views()):
             raise ValueError(
                 f"memory {self.name!r} reads nothing; num_features=500 or include_read=True works"
             )
         return self
+
+    @property
+    def reads(self) -> tuple[str | None, ...]:
+        """What it reads, one name or more; see `on`."""
+        return (self.on,) if self.on is None or isinstance(self.on, str) else tuple(self.on)
+
+    def list_views(self) -> list[tuple[str | None, int, bool]]:
+        """For each thing that it reads: its name, how many random features, and whether itself."""
+
+        def spread(value: int | Sequence[int]) -> list[int]:
+            return list(value) if isinstance(value, Sequence) else [value] * len(self.reads)
+
+        numbers, kept = spread(self.num_features), spread(self.include_read)
+        return [
+            (name, num, bool(is_read))
+            for name, num, is_read in zip(self.reads, numbers, kept, strict=True)
+        ]
 
 
 AnyLevel = Annotated[Level | Copy | Memory, Field(discriminator="kind")]
@@ -193,6 +227,7 @@ class Mix:
     mix: Annotated[Sequence[Name], AsTuple]
     weights: Annotated[Sequence[Annotated[float, Field(ge=0.0)]], AsTuple] | None = None
     share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
+    outside: Name | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Mix":
@@ -202,10 +237,19 @@ class Mix:
             raise ValueError(f"mix has {len(self.mix)} names and {len(self.weights)} weights")
         if self.weights is not None and sum(self.weights) <= 0:
             raise ValueError(f"mix weights {self.weights} sum to zero")
+        if self.outside is not None and self.outside not in self.mix:
+            raise ValueError(f"outside {self.outside!r} is not among {list(self.mix)}; add it")
+        if self.outside is not None and self.weights is not None:
+            raise ValueError("outside needs a gate; leave the weights out")
         return self
 
 
-def mix(*names: str, weights: Sequence[float] | None = None, share: float = 1e-3) -> Mix:
+def mix(
+    *names: str,
+    weights: Sequence[float] | None = None,
+    share: float = 1e-3,
+    outside: str | None = None,
+) -> Mix:
     """A read-out that mixes several answers.
 
     Args:
@@ -213,8 +257,10 @@ def mix(*names: str, weights: Sequence[float] | None = None, share: float = 1e-3
         weights: fixed weights >= 0, one per name, normalised; None for a gate that follows
             the loss of each (fixed share).
         share: probability per example that the best one changes, for the gate.
+        outside: a copy level that is asked about what the first memory has not seen, such as the
+            model as it was given; see `nestling.learn.answering.outside`.
 
     >>> mix("recent", "live").mix
     ('recent', 'live')
     """
-    return Mix(mix=names, weights=weights, share=share)
+    return Mix(mix=names, weights=weights, share=share, outside=outside)

@@ -2,7 +2,7 @@
 
 from nestling.memory.bank import MemoryBank
 from nestling.memory.context import RecentContext
-from nestling.memory.features import RandomFeatures
+from nestling.memory.features import JoinedFeatures, RandomFeatures
 from nestling.memory.gate import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
 from nestling.memory.prior import ClassPrior
 from nestling.memory.replay import BalancedReplay, ReservoirReplay
@@ -12,6 +12,7 @@ __all__ = [
     "BalancedReplay",
     "ClassPrior",
     "FixedShare",
+    "JoinedFeatures",
     "MemoryBank",
     "RandomFeatures",
     "RecentContext",

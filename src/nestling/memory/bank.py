@@ -15,7 +15,7 @@ from nestling.core.errors import NotFitted
 from nestling.memory import experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
 from nestling.memory.exact.reach import compute_novelty
-from nestling.memory.features import RandomFeatures
+from nestling.memory.features import Features
 from nestling.memory.gate import FixedShare
 from nestling.memory.prequential import (
     Foresight,
@@ -82,7 +82,7 @@ class MemoryBank:
         half_lives: Sequence[float],
         task: Task = "classification",
         num_outputs: int | None = None,
-        features: RandomFeatures | None = None,
+        features: Features | None = None,
         ridge: float | None = None,
         share: float = 1e-3,
         prior_half_life: float | None = None,
@@ -210,20 +210,30 @@ class MemoryBank:
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
+        return self._answer_all(self._check_features(x))
+
+    def _check_features(self, x: Tensor) -> Tensor:
         if self.is_empty:
             raise NotFitted("the memory bank is empty; add(x, y) first")
-        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
+        return self._compute_features(check_inputs(x, self.num_inputs))
+
+    def _answer_all(self, phi_ND: Tensor) -> Tensor:
         if self.has_prior:
             self.prior.grow(self.num_classes)
         prior = self.prior if self.has_prior else None
         return experts.answer_now(self.memories, self.slow, phi_ND, prior)
 
-    def novelty(self, x: Tensor) -> tuple[Tensor, float]:
-        """How unlike all that the slow memory has learned inputs are, (N,), and how many examples
-        that is; see `RidgeMemory.novelty`."""
+    def novelty(self, x: Tensor) -> Tensor:
+        """How unlike all that the slow memory has learned inputs are, (N,); see `RidgeMemory`."""
+        return self.predict_and_compare(x)[1]
+
+    def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        """As `predict`; with it the `novelty` of the inputs, (N,), and of how many examples the
+        slow memory says so."""
+        phi_ND = self._check_features(x)
         slow = self.memories[self.slow]
-        phi_ND = self._compute_features(check_inputs(x, self.num_inputs))
-        return slow.novelty(phi_ND), slow.statistics.num_effective
+        num_effective = slow.statistics.num_effective
+        return self._mix(self._answer_all(phi_ND)), slow.novelty(phi_ND), num_effective
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nestling.core.errors import DataError
 from nestling.memory.checks import count_classes
-from nestling.memory.features import RandomFeatures
+from nestling.memory.features import Features
 from nestling.memory.gate import mix_on_present
 from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
 from nestling.memory.prior import ClassPrior
@@ -28,7 +28,7 @@ Block = tuple[Tensor, Tensor, Tensor]  # features (N, D), dense targets (N, M), 
 def check_settings(
     num_inputs: int,
     half_lives: Sequence[float],
-    features: RandomFeatures | None,
+    features: Features | None,
     block: int,
     mix: str,
 ) -> None:

@@ -1,9 +1,12 @@
 """Fixed random features: what a linear memory needs to remember what is not linear.
 
+One map, or several side by side, each of its own part of the inputs.
+
 Letters: N examples, I inputs, F random features, D outputs.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -148,3 +151,50 @@ class RandomFeatures:
             f"RandomFeatures({self.num_inputs}, {self.num_features}, kind={self.kind!r}, "
             f"seed={self.seed}{extra})"
         )
+
+
+class JoinedFeatures:
+    """Several random maps side by side: each makes features of its own part of the inputs.
+
+    Parts may differ in scale: none is mixed with another before a memory scales the features.
+
+    Args:
+        parts: one or more; the first reads the first `num_inputs` of the inputs, and so on.
+
+    Raises:
+        DataError: no part.
+
+    >>> joined = JoinedFeatures([RandomFeatures(3, 8), RandomFeatures(2, 4, passthrough=True)])
+    >>> joined(torch.ones(7, 5)).shape
+    torch.Size([7, 14])
+    """
+
+    def __init__(self, parts: Sequence[RandomFeatures]) -> None:
+        if not parts:
+            raise DataError("joined features of no part; give one RandomFeatures or more")
+        self.parts = tuple(parts)
+        self.num_inputs = sum(part.num_inputs for part in parts)
+        self.num_outputs = sum(part.num_outputs for part in parts)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, D) float64 on the CPU; ShapeMismatch if x is not (N, I)."""
+        if x.ndim != 2 or x.shape[1] != self.num_inputs:
+            raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
+        views = x.split([part.num_inputs for part in self.parts], dim=1)
+        return torch.cat([part(view) for part, view in zip(self.parts, views, strict=True)], dim=1)
+
+    def read_config(self) -> dict[str, object]:
+        """What makes these features what they are, ready for a `state_dict`."""
+        return {str(index): part.read_config() for index, part in enumerate(self.parts)}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, JoinedFeatures) and self.parts == other.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __repr__(self) -> str:
+        return f"JoinedFeatures({list(self.parts)})"
+
+
+Features = RandomFeatures | JoinedFeatures

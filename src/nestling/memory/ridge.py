@@ -32,7 +32,7 @@ from nestling.memory.exact.reach import (
 )
 from nestling.memory.exact.solve import Solution, solve_ridge
 from nestling.memory.exact.statistics import Statistics, grow_outputs
-from nestling.memory.features import RandomFeatures
+from nestling.memory.features import Features
 
 Task = Literal["classification", "regression"]
 
@@ -74,7 +74,7 @@ class RidgeMemory:
         *,
         task: Task = "classification",
         num_outputs: int | None = None,
-        features: RandomFeatures | None = None,
+        features: Features | None = None,
         half_life: float = math.inf,
         ridge: float | None = None,
     ) -> None:

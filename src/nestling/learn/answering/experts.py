@@ -11,12 +11,30 @@ from torch.func import functional_call
 from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.modes import eval_mode
 from nestling.learn.answering.features import align_features
-from nestling.learn.answering.readout import Task
-from nestling.learn.answering.remember import MemoryLevel, widen
+from nestling.learn.answering.outside import Knowers
+from nestling.learn.answering.remember import MemoryLevel, Rows, widen
 from nestling.learn.batches import Batch, read_output
 from nestling.levels import NestedOptimizer
+from nestling.memory.ridge import Task
 
 Layout = Literal["row", "last", "second"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all experts of a read-out answer.
+
+    Args:
+        by_expert: per expert (R, K) probabilities or (R, M) values in float64.
+        shape: that the rows have: (N,), (N, T) or (N, H, W).
+        read: per memory what it read of them, (R, D).
+        knowers: what the slow memory and who knows outside it say; None if nobody does.
+    """
+
+    by_expert: list[Tensor]
+    shape: tuple[int, ...]
+    read: dict[str, Tensor]
+    knowers: Knowers | None
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,9 @@ class Experts:
         find_live: the module that answers as "live".
         optimizer: holds the copies; None if nothing learns by gradient.
         levels: the memory levels, by name.
-        names: who answers, in the read-out's order.
+        names: who answers, in the read-out's order, but for `outside`.
         link: maps outputs to the scale of floating targets; None for the identity.
+        outside: the copy that is asked about what the first memory of `names` has not seen.
     """
 
     def __init__(
@@ -52,13 +71,27 @@ class Experts:
         levels: Mapping[str, MemoryLevel],
         names: tuple[str, ...],
         link: Callable[[Tensor], Tensor] | None,
+        outside: str | None = None,
     ) -> None:
         self.find_live = find_live
         self.optimizer = optimizer
         self.levels = levels
         self.names = names
         self.link = link
+        self.outside = outside
+        # The memory beside which `outside` stands.
+        self.slow = next((n for n in names if n in levels), "") if outside is not None else ""
+        self.is_lent = outside is not None and self._can_lend(outside, levels[self.slow])
         self.form = Form(None)
+
+    def _can_lend(self, outside: str, memory: MemoryLevel) -> bool:
+        """Whether the frozen copy that a memory reads is the same model as a copy level."""
+        assert self.optimizer is not None
+        copied = self.optimizer.copies[outside]
+        trainable = {n for n, p in self.optimizer.model.named_parameters() if p.requires_grad}
+        reader = memory.reader
+        is_whole = reader.module is not None and reader.is_frozen
+        return is_whole and copied.is_fixed and copied.values.keys() == trainable
 
     def inspect(self, batch: Batch) -> "Form":
         """Find out from a batch what is predicted and how the model lays it out.
@@ -99,46 +132,127 @@ class Experts:
             )
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> tuple[list[Tensor], tuple[int, ...], dict[str, Tensor]]:
-        """Ask every expert.
-
-        Args:
-            batch: N examples.
-
-        Returns: per expert (R, K) probabilities or (R, M) values in float64; the shape that the
-            rows have: (N,), (N, T) or (N, H, W); and what each memory read of them (R, D).
-        """
+    def answer(self, batch: Batch) -> Answers:
+        """Ask every expert about a batch of N examples."""
+        read = {n: None for n in self.names if n in self.levels}
         outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
         shape: tuple[int, ...] = (batch.size,)
         target = None
         if self.form.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
-            is_last = self.form.layout == "last"
-            shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
-            target = torch.zeros(shape, dtype=torch.long, device=output.device)
-        answers, rows = [], {}
+            shape, target = self._find_positions(output)
+        rows = {name: self.levels[name].read_rows(batch, target) for name in read}
+        given, knowers = None, None
+        if self.outside is not None:
+            given = self._align_given(batch, rows, target)
+        answers = []
         for name in self.names:
-            if name in self.levels:
-                level = self.levels[name]
-                rows[name] = level.read_rows(batch, target)[0]
-                answers.append(level.answer(rows[name]))
+            if name == self.slow:
+                answer, knowers = self._know(rows[name], given)
+                answers.append(answer)
+            elif name in self.levels:
+                answers.append(self.levels[name].answer(rows[name].features))
             else:
                 answers.append(self._activate(align_features(outputs[name], target)[0]))
-        return answers, shape, rows
+        return Answers(answers, shape, {n: one.features for n, one in rows.items()}, knowers)
+
+    def _know(self, rows: Rows, given: Tensor | None) -> tuple[Tensor, Knowers | None]:
+        """What the slow memory answers, and with it who knows outside; who stands in if empty."""
+        assert given is not None
+        level = self.levels[self.slow]
+        if level.is_empty:
+            return given, None
+        answer, novelty, num_effective = level.answer_and_compare(rows.features)
+        return answer, Knowers(answer, given, novelty, num_effective)
+
+    def _find_positions(self, output: Tensor) -> tuple[tuple[int, ...], Tensor]:
+        """The shape of answers per position, and a target of it that leaves nothing out."""
+        is_last = self.form.layout == "last"
+        shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
+        return shape, torch.zeros(shape, dtype=torch.long, device=output.device)
+
+    def _align_given(self, batch: Batch, rows: Mapping[str, Rows], target: Tensor | None) -> Tensor:
+        """What who knows outside answers, (R, K) or (R, M)."""
+        assert self.outside is not None
+        output = rows[self.slow].output if self.is_lent and rows else None
+        output = self._run(batch, self.outside) if output is None else output
+        return self._activate(align_features(output, target)[0])
 
     @torch.no_grad()
-    def answer_cheaply(self, batch: Batch, rows: Mapping[str, Tensor]) -> list[Tensor] | None:
+    def answer_as_given(self, batch: Batch, form: "Form") -> tuple[Tensor, tuple[int, ...]]:
+        """What who knows outside answers to N examples before anything is learned.
+
+        Args:
+            batch: N examples.
+            form: what is predicted.
+
+        Returns: (R, K) or (R, M), and the shape that the rows have.
+        """
+        assert self.outside is not None
+        before, self.form = self.form, form
+        try:
+            output = self._run(batch, self.outside)
+            shape: tuple[int, ...] = (batch.size,)
+            target = None
+            if form.layout != "row":
+                shape, target = self._find_positions(output)
+            return self._activate(align_features(output, target)[0]), shape
+        finally:
+            self.form = before
+
+    @torch.no_grad()
+    def guess_form(self, batch: Batch, task: Task | None) -> "Form":
+        """What is predicted, from the outputs alone: classes, if there are two or more per row.
+
+        Args:
+            batch: N examples.
+            task: if it is known.
+        """
+        assert self.outside is not None
+        output = self._run(batch, self.outside)
+        if output.ndim < 2 or output.shape[1] < 2:
+            task = task or "regression"
+        if task == "regression":
+            return Form("regression")
+        layout: Layout = "row" if output.ndim == 2 else "last" if output.ndim == 3 else "second"
+        return Form("classification", layout, output.shape[-1 if layout != "second" else 1])
+
+    @torch.no_grad()
+    def ask_given(self, batch: Batch, rows: Mapping[str, Rows]) -> Tensor:
+        """What who knows outside answers to N examples with their target, a row per label."""
+        return self._align_given(batch, rows, batch.target)
+
+    @torch.no_grad()
+    def ask_moving(self, batch: Batch, live: Tensor | None) -> list[Tensor]:
+        """What all experts but the slow memory answer to N examples with their target.
+
+        Args:
+            batch: as above.
+            live: output of the live model if it is known already.
+        """
+        answers = []
+        for name in self.names:
+            if name == self.slow:
+                continue
+            is_known = name == "live" and live is not None
+            output = live if is_known else self._run(batch, name)
+            assert output is not None
+            answers.append(self._activate(align_features(output, batch.target)[0]))
+        return answers
+
+    @torch.no_grad()
+    def answer_cheaply(self, batch: Batch, rows: Mapping[str, Rows]) -> list[Tensor] | None:
         """Ask every expert without solving a memory anew; None if one has no answer yet.
 
         Args:
             batch: N examples with their target; positions with label -100 are left out.
-            rows: features that the memories have read of it already.
+            rows: what the memories have read of it already.
         """
         answers = []
         for name in self.names:
             if name in self.levels:
-                found = self.levels[name].answer_cheaply(rows[name])
+                found = self.levels[name].answer_cheaply(rows[name].features)
                 if found is None:
                     return None
                 answers.append(found)
@@ -154,7 +268,7 @@ class Experts:
                 return read_output(batch.call(model))
         assert self.optimizer is not None
         model = self.optimizer.model
-        values = self.optimizer.copies[name].values
+        values = self.optimizer.copies[name].values | self.optimizer.copies[name].buffers
         with eval_mode(model):
             output = functional_call(model, values, batch.inputs, dict(batch.keywords))
             return read_output(output)

@@ -2,15 +2,17 @@
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import DataError, PlanError, ShapeMismatch, suggest
 from nestling.core.modes import eval_mode
-from nestling.learn.batches import Batch
+from nestling.learn.batches import Batch, read_output
+from nestling.levels.spec import INPUT_OF
 
 
 def find_last_linear(model: nn.Module) -> str:
@@ -36,76 +38,117 @@ def find_last_linear(model: nn.Module) -> str:
     return names[-1]
 
 
+def find_early_linear(model: nn.Module) -> str | None:
+    """The name of a linear layer that reads an early activation: the first one, if there are more.
+
+    None for models of tokens or sequences (embeddings, attention, recurrence): there, a row of
+    an early activation says little of the whole.
+
+    >>> find_early_linear(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
+    '0'
+    """
+    sequential = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
+    if any(isinstance(module, sequential) for module in model.modules()):
+        return None
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return names[0] if len(names) > 1 else None
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place in a model where features are read.
+
+    Args:
+        name: of a submodule.
+        side: what goes into it, or what comes out.
+        pools: of an input with positions, take the mean over them for one answer per example.
+    """
+
+    name: str
+    side: Literal["input", "output"]
+    pools: bool
+
+    def __str__(self) -> str:
+        return f"the {self.side} of {self.name!r}"
+
+
 class FeatureReader:
     """Reads features for one memory level.
 
     Args:
         model: the live model.
-        on: "input", a submodule's name for its output, or None for the input of the last
-            linear layer.
+        reads: names, see `nestling.levels.Memory.on`: "input", a submodule's name for its output,
+            "input of NAME" for its input, or None for the input of the last linear layer.
         frozen: read a copy of the model as it is now, so that the features never change.
 
     Raises:
         PlanError: there is no such submodule; names the nearest.
     """
 
-    def __init__(self, model: nn.Module, on: str | None, frozen: bool) -> None:
-        self.on = on
+    def __init__(self, model: nn.Module, reads: Sequence[str | None], frozen: bool) -> None:
+        # None stands for the model's input.
+        self.taps = [None if one == "input" else _find_tap(model, one) for one in reads]
         self.module: nn.Module | None = None
-        self.tap, self._reads_input = "", False
-        if on == "input":
-            return
-        self._reads_input = on is None
-        self.tap = find_last_linear(model) if on is None else on
-        known = [name for name, _ in model.named_modules() if name]
-        if self.tap not in known:
-            raise PlanError(
-                f"memory reads submodule {on!r}, which the model does not have; "
-                + suggest(self.tap, known)
-            )
-        self.module = copy.deepcopy(model).requires_grad_(False) if frozen else model
         self.is_frozen = frozen
+        if any(self.taps):
+            self.module = copy.deepcopy(model).requires_grad_(False) if frozen else model
 
     def describe(self) -> str:
         """What is read, in plain words.
 
-        >>> FeatureReader(nn.Sequential(nn.Linear(2, 1)), None, frozen=True).describe()
+        >>> FeatureReader(nn.Sequential(nn.Linear(2, 1)), [None], frozen=True).describe()
         "the input of '0' of a frozen copy of the model"
         """
+        parts = ["the model's input" if tap is None else str(tap) for tap in self.taps]
+        read = " and ".join(parts)
         if self.module is None:
-            return "the model's input"
-        side = "input" if self._reads_input else "output"
-        whose = "a frozen copy of the model" if self.is_frozen else "the live model"
-        return f"the {side} of {self.tap!r} of {whose}"
+            return read
+        return f"{read} of {'a frozen copy of the model' if self.is_frozen else 'the live model'}"
 
     @torch.no_grad()
-    def read(self, batch: Batch) -> Tensor:
+    def read(self, batch: Batch) -> tuple[list[Tensor], Tensor | None]:
         """Features of a batch, as the model computes them in evaluation mode.
 
         Args:
             batch: N examples.
 
-        Returns: (N, ...), detached.
+        Returns: what was read at each place, (N, ...), detached; and what the module answered,
+            None if none was run.
 
         Raises:
-            DataError: the input is not numeric features, or the submodule was not run.
+            DataError: the input is not numeric features, or a submodule was not run.
         """
         if self.module is None:
-            return _read_input(batch)
-        found: list[Tensor] = []
-
-        def keep(_: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
-            found.append(_first_tensor(inputs if self._reads_input else output).detach())
-
-        handle = self.module.get_submodule(self.tap).register_forward_hook(keep)
+            return [_read_input(batch) for _ in self.taps], None
+        found: dict[int, Tensor] = {}
+        handles = [
+            self.module.get_submodule(tap.name).register_forward_hook(_keep(found, index, tap))
+            for index, tap in enumerate(self.taps)
+            if tap is not None
+        ]
         try:
             with eval_mode(self.module):
-                batch.call(self.module)
+                output = read_output(batch.call(self.module))
         finally:
-            handle.remove()
-        if not found:
-            raise DataError(f"submodule {self.tap!r} was not run in a forward pass; read another")
-        return found[-1]
+            for handle in handles:
+                handle.remove()
+        views = []
+        for index, tap in enumerate(self.taps):
+            if tap is not None and index not in found:
+                raise DataError(
+                    f"submodule {tap.name!r} was not run in a forward pass; read another"
+                )
+            views.append(_read_input(batch) if tap is None else found[index])
+        return views, output
+
+    def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """As `read`, a row per answer: (R, D) of each place; see `align_features`."""
+        views, output = self.read(batch)
+        rows = [
+            align_features(fit_positions(view, tap, target), target)[0]
+            for view, tap in zip(views, self.taps, strict=True)
+        ]
+        return rows, output
 
     def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty where none is kept."""
@@ -148,6 +191,40 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
     flat = target.reshape(-1)
     kept = flat >= 0
     return rows[kept], flat[kept]
+
+
+def _find_tap(model: nn.Module, read: str | None) -> Tap:
+    if read is None:
+        return Tap(find_last_linear(model), "input", pools=False)
+    name = read.removeprefix(INPUT_OF)
+    known = [name for name, _ in model.named_modules() if name]
+    if name not in known:
+        raise PlanError(
+            f"memory reads submodule {read!r}, which the model does not have; "
+            + suggest(name, known)
+        )
+    return Tap(name, "output" if name == read else "input", pools=name != read)
+
+
+def _keep(found: dict[int, Tensor], index: int, tap: Tap) -> Callable[..., None]:
+    def keep(_: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        found[index] = _first_tensor(inputs if tap.side == "input" else output).detach()
+
+    return keep
+
+
+def fit_positions(features: Tensor, tap: Tap | None, target: Tensor | None) -> Tensor:
+    """Bring an input (N, ..., D) to a target that is one per example, or one per position."""
+    if tap is None or not tap.pools:
+        return features
+    is_single = target is None or target.ndim == 1 or target.is_floating_point()
+    if is_single:
+        return features.flatten(1, -2).mean(dim=1) if features.ndim > 2 else features
+    assert target is not None
+    if features.ndim > 2:
+        return features
+    wide = features.reshape(len(features), *(1,) * (target.ndim - 1), -1)
+    return wide.expand(*target.shape, features.shape[-1])
 
 
 def _read_input(batch: Batch) -> Tensor:

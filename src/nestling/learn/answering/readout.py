@@ -6,11 +6,20 @@ Axis letters: E experts, N answers (rows), K classes, M outputs.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nestling.learn.answering.outside import (
+    DOUBT,
+    HeldAnswers,
+    Knowers,
+    Outside,
+    find_heard,
+    find_known,
+    score_values,
+)
 from nestling.levels import Mix, Plan
 from nestling.memory import (
     ClassPrior,
@@ -20,16 +29,13 @@ from nestling.memory import (
     restrict_to_present,
 )
 from nestling.memory.gate import mix_rows
+from nestling.memory.prequential import Foresight
+from nestling.memory.ridge import Task
 
-Task = Literal["classification", "regression"]
-_SMALLEST = 1e-12
 # Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.
 _PRESENT_HALF_LIFE = 20.0
 _PRESENT_COUNT = 0.1
 _COUNTED_AT_ONCE = 64
-# Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
-# and a single mistake of it must not outweigh many right answers.
-_DOUBT = 0.1
 # Weight of every other expert at first, against 1 for the slow one: what is fast must prove itself.
 _OTHERS_PRIOR = 0.05
 
@@ -43,13 +49,17 @@ class Readout:
     only for inputs that look like recent ones (`nestling.memory.RecentContext`), where the slow
     expert is a memory, whose features say what an input looks like.
 
+    If the plan says who knows `outside` a memory's experience, the slow expert is the two of them,
+    see `nestling.learn.answering.outside`; others are not listened to where that knows better. The
+    evidence is every example: the memory's answer is what it foresaw of it.
+
     Args:
         plan: names the experts and how they are mixed.
         task: what is predicted.
     """
 
     def __init__(self, plan: Plan, task: Task) -> None:
-        self.names = plan.answering
+        self.names = tuple(name for name in plan.answering if name != plan.outside)
         self.task = task
         self.fixed: Tensor | None = None
         self.gate: FixedShare | None = None
@@ -80,6 +90,10 @@ class Readout:
                 prior = torch.full((len(self.names),), _OTHERS_PRIOR, dtype=torch.float64)
                 prior[self.slow] = 1.0
                 self.gate = FixedShare(len(self.names), share=plan.readout.share, prior=prior)
+        self.outside: Outside | None = None
+        self.held = HeldAnswers()
+        if isinstance(plan.readout, Mix) and plan.outside is not None:
+            self.outside = Outside(task, plan.readout.share)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -89,37 +103,89 @@ class Readout:
         shares = [1.0] if self.fixed is None else self.fixed.tolist()
         return dict(zip(self.names, shares, strict=True))
 
-    def mix(self, answers: Sequence[Tensor], features: Tensor | None = None) -> Tensor:
+    def mix(
+        self,
+        answers: Sequence[Tensor],
+        features: Tensor | None = None,
+        knowers: Knowers | None = None,
+    ) -> Tensor:
         """One answer from those of all experts.
 
         Args:
             answers: per expert (N, K) probabilities, or (N, M) values, float64.
             features: (N, D) what the slow memory reads of the inputs; None if it is no memory.
+            knowers: what the slow memory and who knows outside answer; the slow one of `answers`
+                is replaced by both.
 
         Returns: (N, K) or (N, M) float64.
         """
-        stacked = (
-            pad_classes(answers) if self.task == "classification" else torch.stack(list(answers))
-        )
+        answers, listened_N = list(answers), None
+        if knowers is not None and self.outside is not None:
+            answers[self.slow], listened_N = self.outside.mix(knowers)
+        stacked = pad_classes(answers) if self.task == "classification" else torch.stack(answers)
         if len(stacked) == 1:
             return stacked[0]
+        is_finite_EN = stacked.isfinite().all(dim=-1)
+        if not bool(is_finite_EN.all()):  # who has no answer is not asked
+            stacked = torch.where(is_finite_EN[:, :, None], stacked, stacked[self.slow])
         if self.gate is None:
             assert self.fixed is not None
             return mix_rows(stacked, self.fixed)
-        weights = self._weigh(features)
+        weights = self._weigh(features, listened_N)
         if self.task == "regression":
             return mix_rows(stacked, weights)
         present = self.find_present(stacked.shape[-1])
         return mix_on_present(stacked, weights, self.slow, present)
 
-    def _weigh(self, features: Tensor | None) -> Tensor:
-        """The gate's weights (E,); or (N, E), where the slow expert takes what is unlike now."""
+    def _weigh(self, features: Tensor | None, listened_N: Tensor | None) -> Tensor:
+        """The gate's weights (E,); or (N, E), where the slow expert takes what is unlike now, and
+        where others are not listened to."""
         assert self.gate is not None
-        if self.context is None or features is None:
+        if self.context is not None and features is not None:
+            recent_N = self.context.compare(features)
+            listened_N = recent_N if listened_N is None else recent_N * listened_N
+        if listened_N is None:
             return self.gate.weights
-        weights_NE = self.gate.weights * self.context.compare(features)[:, None]
+        weights_NE = self.gate.weights * listened_N[:, None]
         weights_NE[:, self.slow] += 1.0 - weights_NE.sum(dim=1)
         return weights_NE
+
+    def hold(self, clock: int, target: Tensor, given: Tensor, others: Sequence[Tensor]) -> None:
+        """Keep what was answered to a batch until the memory has said what it foresaw of it.
+
+        Args:
+            clock: of the memory before the batch.
+            target: (N,) classes or (N, M) values.
+            given: of the model as it was given, (N, K) or (N, M).
+            others: of all experts but the slow one, in order; none if they were not asked.
+        """
+        self.held.add(clock, target, given, others)
+
+    def hear(self, foresight: Foresight) -> None:
+        """Score everyone on examples that the memory has foreseen and now learns."""
+        assert self.outside is not None
+        for target, given, others, rows in self.held.take(foresight.clock, foresight.num_examples):
+            if foresight.answers is None:
+                continue  # it knew nothing: nobody can be compared
+            knowers = Knowers(
+                foresight.answers[rows], given, foresight.novelty[rows], foresight.num_effective
+            )
+            if len(others):
+                self._compare(others, knowers, target)
+            self.outside.observe(knowers, target)
+
+    def _compare(self, others: Tensor, knowers: Knowers, target: Tensor) -> None:
+        """Score moving experts beside those who know, on classes that the memory knew: a new class
+        must not speak for whoever has learned it since."""
+        assert self.outside is not None
+        heard_N = torch.ones(len(target), dtype=torch.bool)
+        if self.task == "classification":
+            heard_N = find_heard(find_known(knowers.memory), target)
+        if not bool(heard_N.any()):
+            return
+        answers = [one[heard_N] for one in others]
+        answers.insert(self.slow, self.outside.mix(knowers)[0][heard_N])
+        self.observe(answers, target[heard_N])
 
     def observe(self, answers: Sequence[Tensor], target: Tensor) -> None:
         """Score the experts on examples that none of them has learned from yet.
@@ -131,12 +197,12 @@ class Readout:
         if self.gate is None:
             return
         if self.task == "regression":
-            self.gate.update(self._score_values(torch.stack(list(answers)), target))
+            stacked = torch.stack(list(answers))
+            losses, self.squares = score_values(stacked, target, self.squares)
+            self.gate.update(losses)
             return
         stacked = pad_classes(answers)
-        known = stacked[self.slow].amax(dim=0) > 0.0  # a memory gives unseen classes exactly 0
-        scored = target < len(known)
-        scored[scored.clone()] = known[target[scored]]
+        scored = find_heard(find_known(stacked[self.slow]), target)
         if not bool(scored.any()):
             return
         stacked, target = stacked[:, scored], target[scored]
@@ -145,7 +211,7 @@ class Readout:
         restricted = restrict_to_present(stacked, present)
         own = restricted[:, torch.arange(len(target)), target]
         chance = 1.0 / float(present.sum())
-        self.gate.update(-torch.log((1.0 - _DOUBT) * own + _DOUBT * chance).T)
+        self.gate.update(-torch.log((1.0 - DOUBT) * own + DOUBT * chance).T)
 
     def count(self, target: Tensor, features: Tensor | None) -> None:
         """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
@@ -170,14 +236,6 @@ class Readout:
         present[: len(found)] = found
         return present
 
-    def _score_values(self, values: Tensor, target: Tensor) -> Tensor:
-        """Gaussian log-losses (N, E) with each expert's running squared error as variance."""
-        errors = (values - target).square().mean(dim=-1)
-        now = errors.mean(dim=1)
-        self.squares = torch.where(self.squares.isnan(), now, 0.9 * self.squares + 0.1 * now)
-        variance = self.squares.clamp_min(_SMALLEST)[:, None]
-        return (0.5 * (torch.log(2 * math.pi * variance) + errors / variance)).T
-
     def state_dict(self) -> dict[str, object]:
         """The gate, what is present, and running errors."""
         return {
@@ -186,6 +244,8 @@ class Readout:
             "uncounted": [labels.clone() for labels in self._uncounted],
             "squares": self.squares.clone(),
             "context": None if self.context is None else self.context.state_dict(),
+            "outside": None if self.outside is None else self.outside.state_dict(),
+            "held": self.held.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -195,6 +255,9 @@ class Readout:
         self.prior.load_state_dict(state["prior"])
         self._uncounted = [labels.clone() for labels in state["uncounted"]]
         self.squares = state["squares"].clone()
+        if self.outside is not None:
+            self.outside.load_state_dict(state["outside"])
+        self.held.load_state_dict(state["held"])
         self.context = None
         if state["context"] is not None:
             self.context = RecentContext(state["context"]["config"]["num_inputs"])

@@ -1,19 +1,38 @@
 """A memory level at work: what it reads and the bank of memories it keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted
-from nestling.learn.answering.features import FeatureReader, align_features
+from nestling.learn.answering.features import FeatureReader
 from nestling.learn.batches import Batch
 from nestling.levels import LevelReading, Memory
-from nestling.memory import MemoryBank, RandomFeatures
+from nestling.memory import JoinedFeatures, MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_rows, check_weights
+from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
 
-Checked = tuple[Tensor, Tensor, Tensor]  # rows (R, D), labels (R,) or values (R, M), weights (R,)
+# Rows (R, D), labels (R,) or values (R, M), weights (R,), and the widths that make up D.
+Checked = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a memory reads of a batch, a row per answer, on the CPU.
+
+    Args:
+        features: (R, D).
+        widths: of each thing that is read; they add up to D.
+        output: what the module that was run answered, as it gave it; None if none was run.
+    """
+
+    features: Tensor
+    widths: tuple[int, ...]
+    output: Tensor | None
 
 
 class MemoryLevel:
@@ -22,62 +41,78 @@ class MemoryLevel:
     Args:
         spec: what the plan says.
         model: the live model, of which a frozen copy may be taken.
+        foresees: `learn` says how examples would have been answered before they were learned.
     """
 
-    def __init__(self, spec: Memory, model: nn.Module) -> None:
+    def __init__(self, spec: Memory, model: nn.Module, *, foresees: bool = False) -> None:
         self.spec = spec
-        self.reader = FeatureReader(model, spec.on, spec.frozen)
+        self.foresees = foresees
+        self.reader = FeatureReader(model, spec.reads, spec.frozen)
         self.bank: MemoryBank | None = None
 
-    def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Features (R, D) and targets on the CPU, a row per answer; see `align_features`."""
-        rows, labels = align_features(self.reader.read(batch), target)
-        rows = rows if rows.is_floating_point() else rows.float()  # images of bytes
-        return rows.cpu(), None if labels is None else labels.cpu()
+    def read_rows(self, batch: Batch, target: Tensor | None) -> "Rows":
+        """What is read of a batch; errors as in `FeatureReader.read`."""
+        views, output = self.reader.read_rows(batch, target)
+        # Images may be bytes.
+        wide = [(v if v.is_floating_point() else v.float()).cpu() for v in views]
+        return Rows(
+            wide[0] if len(wide) == 1 else torch.cat([v.float() for v in wide], dim=1),
+            tuple(v.shape[1] for v in wide),
+            output,
+        )
 
-    def make_bank(self, num_inputs: int, task: Task) -> None:
-        """An empty bank for features of that width."""
+    def make_bank(self, widths: Sequence[int], task: Task) -> None:
+        """An empty bank for features of these widths, one of each thing that is read."""
         spec = self.spec
+        parts = [
+            RandomFeatures(
+                width,
+                num_features,
+                kind=spec.features,
+                seed=spec.seed + index,
+                passthrough=include_read,
+            )
+            for index, (width, (_, num_features, include_read)) in enumerate(
+                zip(widths, spec.list_views(), strict=True)
+            )
+        ]
+        self.widths = tuple(widths)
         self.bank = MemoryBank(
-            num_inputs,
+            sum(widths),
             half_lives=tuple(spec.half_lives),
             task=task,
-            features=RandomFeatures(
-                num_inputs,
-                spec.num_features,
-                kind=spec.features,
-                seed=spec.seed,
-                passthrough=spec.include_read,
-            ),
+            features=parts[0] if len(parts) == 1 else JoinedFeatures(parts),
             ridge=spec.ridge,
             share=spec.share,
             prior_half_life=spec.prior_half_life,
             block=spec.block,
+            foresees=self.foresees,
         )
 
-    def check(self, rows: Tensor, target: Tensor, weight: Tensor | None) -> Checked:
-        """Raise what `add` would raise, with nothing changed; else what `add` takes.
+    def check(self, rows: "Rows", target: Tensor, weight: Tensor | None) -> Checked:
+        """Raise what `learn` would raise, with nothing changed; else what `learn` takes.
 
         Args:
-            rows: (R, D) features.
+            rows: what `read_rows` gave.
             target: (R,) classes or values, or (R, M) values.
             weight: (R,), or None.
         """
         if self.bank is not None:
-            return self.bank.check(rows, target, weight)
+            return (*self.bank.check(rows.features, target, weight), rows.widths)
         task: Task = "regression" if target.is_floating_point() else "classification"
         return (
-            check_inputs(rows, rows.shape[1]),
-            check_rows(target, len(rows), task, None),
-            check_weights(weight, len(rows)),
+            check_inputs(rows.features, sum(rows.widths)),
+            check_rows(target, len(rows.features), task, None),
+            check_weights(weight, len(rows.features)),
+            rows.widths,
         )
 
-    def add(self, checked: Checked, task: Task) -> int:
-        """Take in rows with their targets; returns the bank's clock before them."""
+    def learn(self, checked: Checked, task: Task) -> list[Foresight]:
+        """Take in rows with their targets; what was foreseen of blocks that are full now."""
         if self.bank is None:
-            self.make_bank(checked[0].shape[1], task)
+            self.make_bank(checked[3], task)
         assert self.bank is not None
-        return self.bank.add_checked(*checked)
+        return self.bank.learn_checked(*checked[:3])
 
     def read(self) -> LevelReading:
         """The level's reading: it learns every example at once, so its period is 1."""
@@ -94,6 +129,11 @@ class MemoryLevel:
         )
 
     @property
+    def clock(self) -> int:
+        """Examples that arrived so far."""
+        return 0 if self.bank is None else self.bank.clock
+
+    @property
     def is_empty(self) -> bool:
         """Whether it has nothing to answer from."""
         return self.bank is None or self.bank.is_empty
@@ -104,6 +144,12 @@ class MemoryLevel:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
         return self.bank.predict(rows)
 
+    def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+        """As `answer`; with it how new each row is, (R,), and how many examples are known."""
+        if self.bank is None or self.bank.is_empty:
+            raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
+        return self.bank.predict_and_compare(rows)
+
     def answer_cheaply(self, rows: Tensor) -> Tensor | None:
         """As `answer`, without solving, so up to a block behind; None before there is one."""
         return None if self.bank is None else self.bank.predict_held(rows)
@@ -113,7 +159,7 @@ class MemoryLevel:
         bank = self.bank
         return {
             "reader": self.reader.state_dict(),
-            "num_inputs": None if bank is None else bank.num_inputs,
+            "widths": None if bank is None else list(self.widths),
             "task": None if bank is None else bank.task,
             "bank": None if bank is None else bank.state_dict(),
         }
@@ -123,7 +169,7 @@ class MemoryLevel:
         self.reader.load_state_dict(state["reader"])
         self.bank = None
         if state["bank"] is not None:
-            self.make_bank(state["num_inputs"], state["task"])
+            self.make_bank(state["widths"], state["task"])
             assert self.bank is not None
             self.bank.gate.share = state["bank"]["gate"]["share"]  # `control` may have turned it
             self.bank.load_state_dict(state["bank"])

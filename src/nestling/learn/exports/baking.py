@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted, PlanError, ShapeMismatch
+from nestling.learn.answering.features import Tap
+from nestling.learn.answering.outside import (
+    listen_to_others,
+    measure_opinion,
+    pool_classes,
+    weigh_knowers,
+)
 from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.batches import read_output
-from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model
-from nestling.memory import MemoryBank, RandomFeatures, RecentContext, RidgeMemory
+from nestling.learn.exports.modules import FeatureTap, JoinedMap, RandomMap, RidgeHead, bake_model
+from nestling.memory import JoinedFeatures, MemoryBank, RecentContext, RidgeMemory
 from nestling.memory.context import Gaussian, log_density
+from nestling.memory.exact.reach import Reach, compute_novelty, trust_experience
+from nestling.memory.features import Features
 
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner
@@ -68,17 +77,23 @@ class ExportedReadout(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> probabilities (N, K) or values (N, M)."""
         weights = self.weights[:, None]
-        if self.context is None:
-            answers = [expert(*inputs).double() for expert in self.experts]
-        else:
-            reader = self.experts[self.slow]
-            assert isinstance(reader, BankExpert)
-            read = reader.read(*inputs)  # once, for its answer and for the context
+        reader = self.experts[self.slow]
+        if isinstance(reader, BankExpert):
+            read, output = reader.read(*inputs)  # once, for its answer and for the context
+            answer, listened = reader.answer(read, output, *inputs)
             answers = [
-                (reader.answer(read) if i == self.slow else expert(*inputs)).double()
+                answer if i == self.slow else expert(*inputs)
                 for i, expert in enumerate(self.experts)
             ]
-            weights = give_to_slow(weights * self.context(read), self.slow)
+            if self.context is not None:
+                weights = weights * self.context(read)
+            if reader.outside is not None:
+                weights = weights * listened
+            if self.context is not None or reader.outside is not None:
+                weights = give_to_slow(weights, self.slow)
+        else:
+            answers = [expert(*inputs) for expert in self.experts]
+        answers = [answer.double() for answer in answers]
         width = max(answer.shape[1] for answer in answers)
         answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
         if not self.mixes_present:
@@ -161,7 +176,10 @@ class LiveExpert(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M), float64."""
-        output = read_output(self.model(*inputs))
+        return self.activate(read_output(self.model(*inputs)))
+
+    def activate(self, output: Tensor) -> Tensor:
+        """The model's output -> (N, K) or (N, M), float64."""
         if self.classifies:
             return output.double().softmax(dim=1)
         values = output if self.link is None else self.link(output)
@@ -169,25 +187,112 @@ class LiveExpert(nn.Module):
 
 
 class BankExpert(nn.Module):
-    """A bank of solved memories on shared features."""
+    """A bank of solved memories on shared features.
 
-    def __init__(self, tap: FeatureTap | None, features: nn.Module, mixture: nn.Module) -> None:
+    Args:
+        tap: what it reads; None for the first input.
+        features: (N, F) -> (N, D).
+        mixture: (N, D) -> (N, K) or (N, M).
+        outside: who knows what the bank has not seen; None if nobody does.
+    """
+
+    def __init__(
+        self,
+        tap: FeatureTap | None,
+        features: nn.Module,
+        mixture: nn.Module,
+        outside: OutsideExpert | None = None,
+    ) -> None:
         super().__init__()
-        self.tap, self.features, self.mixture = tap, features, mixture
+        self.tap, self.features, self.mixture, self.outside = tap, features, mixture, outside
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M)."""
-        return self.answer(self.read(*inputs))
+        return self.answer(*self.read(*inputs), *inputs)[0]
 
-    def read(self, *inputs: Tensor) -> Tensor:
-        """The model's inputs -> what the bank reads of them, (N, F) float64."""
-        read: Tensor = inputs[0] if self.tap is None else self.tap(*inputs)[0]
-        return read.flatten(1).double()
+    def read(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The model's inputs -> what the bank reads of them, (N, F) float64, and the output of the
+        model that was run for it."""
+        if self.tap is None:
+            return inputs[0].flatten(1).double(), None
+        read, output = self.tap(*inputs)
+        return read.double(), output
 
-    def answer(self, read: Tensor) -> Tensor:
-        """(N, F) -> (N, K) or (N, M)."""
-        answer: Tensor = self.mixture(self.features(read))
-        return answer
+    def answer(self, read: Tensor, output: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What `read` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
+        listened to, (N,)."""
+        phi = self.features(read)
+        answer: Tensor = self.mixture(phi)
+        if self.outside is None:
+            return answer, torch.ones_like(answer[:, 0])
+        mixed: tuple[Tensor, Tensor] = self.outside(answer, phi, output, *inputs)
+        return mixed
+
+
+class OutsideExpert(nn.Module):
+    """`nestling.learn.answering.outside.Outside` as it stood.
+
+    Args:
+        given: the model as it was given, (inputs) -> (N, K) or (N, M); None if it is the one that
+            the memory reads, whose output is then used.
+        activate: that output -> (N, K) or (N, M).
+        reach: what the memory had seen.
+        weights_ZE: of the gates.
+        known_K: classes that the memory has seen; None for values.
+    """
+
+    def __init__(
+        self,
+        given: nn.Module | None,
+        activate: LiveExpert,
+        reach: Reach,
+        weights_ZE: Tensor,
+        known_K: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.given, self.activate = given, activate
+        self.num_effective, self.usual = reach.num_effective, reach.usual
+        self.classifies = known_K is not None
+        self.mean: Tensor
+        self.inverse_scale: Tensor
+        self.whitening: Tensor
+        self.weights: Tensor
+        self.known: Tensor
+        self.register_buffer("mean", reach.mean.clone())
+        self.register_buffer("inverse_scale", reach.inverse_scale.clone())
+        self.register_buffer("whitening", reach.whitening.clone())
+        self.register_buffer("weights", weights_ZE.double())
+        self.register_buffer("known", (torch.ones(1) if known_K is None else known_K).double())
+
+    def forward(
+        self, memory: Tensor, phi: Tensor, output: Tensor | None, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The memory's answer (N, K) or (N, M), its features (N, D), the output of the model that
+        it reads, and the inputs -> (N, K) or (N, M), and how far others are listened to, (N,)."""
+        if self.given is None:
+            assert output is not None
+            given = self.activate.activate(output)
+        else:
+            given = self.given(*inputs)
+        trust = trust_experience(self.num_effective)
+        is_finite = given.isfinite().all(dim=1)
+        given = torch.where(is_finite[:, None], given, torch.zeros_like(given))
+        if not self.classifies:
+            opinion, both = is_finite.double(), 0.5 * (memory + given)
+        else:
+            opinion = measure_opinion(given) * is_finite
+            width = len(self.known)
+            memory, given = (
+                nn.functional.pad(one, (0, width - one.shape[1])) for one in (memory, given)
+            )
+            both = pool_classes(memory, given, self.known)
+        reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
+        novelty = compute_novelty(reach, phi)
+        weights_NE = weigh_knowers(novelty, opinion, self.weights, trust)
+        answer = torch.zeros_like(memory)
+        for i, one in enumerate((memory, given, both)):
+            answer = answer + weights_NE[:, i : i + 1] * one
+        return answer, listen_to_others(novelty, weights_NE)
 
 
 def export_learner(learner: Learner) -> nn.Module:
@@ -226,19 +331,45 @@ def _count_classes(learner: Learner, names: Sequence[str]) -> int:
 def _export_expert(learner: Learner, name: str) -> nn.Module:
     classifies = learner.task == "classification"
     if name in learner.levels:
-        return _export_memory(learner.levels[name])
-    model = learner.experts.find_live()
-    if name != "live":
-        assert learner.optimizer is not None
-        model = copy.deepcopy(learner.model)
-        params = dict(model.named_parameters())
-        with torch.no_grad():
-            for key, value in learner.optimizer.copy_values(name).items():
-                params[key].copy_(value)
-    return LiveExpert(bake_model(model), classifies, learner.experts.link)
+        return _export_memory(learner, learner.levels[name])
+    if name == "live":
+        return LiveExpert(bake_model(learner.experts.find_live()), classifies, learner.experts.link)
+    return _export_copy(learner, name)
 
 
-def _export_memory(level: MemoryLevel) -> nn.Module:
+def _export_copy(learner: Learner, name: str) -> LiveExpert:
+    """A copy level as a model of its own; its head may have fewer rows than the live one's."""
+    assert learner.optimizer is not None
+    model = copy.deepcopy(learner.model)
+    for key, value in learner.optimizer.copy_values(name).items():
+        owner, _, part = key.rpartition(".")
+        module = model.get_submodule(owner)
+        if part in module._parameters:
+            setattr(module, part, nn.Parameter(value, requires_grad=False))
+        else:
+            module._buffers[part] = value
+    return LiveExpert(bake_model(model), learner.task == "classification", learner.experts.link)
+
+
+def _export_outside(learner: Learner, bank: MemoryBank) -> OutsideExpert:
+    experts, readout = learner.experts, learner.readout
+    assert experts.outside is not None
+    assert readout is not None
+    assert readout.outside is not None
+    known = None
+    slow = bank.memories[bank.slow]
+    if learner.task == "classification":
+        width = max(bank.num_classes, experts.form.num_outputs)
+        known = torch.zeros(width, dtype=torch.bool)
+        seen = slow.statistics.life_targets > 0.0
+        known[: len(seen)] = seen
+    copied = _export_copy(learner, experts.outside)
+    given = None if experts.is_lent else copied
+    activate = LiveExpert(nn.Identity(), copied.classifies, copied.link)
+    return OutsideExpert(given, activate, slow.reach, readout.outside.weights, known)
+
+
+def _export_memory(learner: Learner, level: MemoryLevel) -> nn.Module:
     bank = level.bank
     if bank is None or bank.is_empty:
         raise NotFitted(f"memory {level.spec.name!r} is empty; learn something before export")
@@ -259,8 +390,11 @@ def _export_memory(level: MemoryLevel) -> nn.Module:
     tap = None
     if level.reader.module is not None:
         module = bake_model(level.reader.module)
-        tap = FeatureTap(module, level.reader.tap, "input" if level.spec.on is None else "output")
-    return BankExpert(tap, export_features(bank.features), mixture)
+        whole = Tap("", "input", pools=False)
+        tap = FeatureTap(module, [one or whole for one in level.reader.taps])
+    is_slow = level.spec.name == learner.experts.slow
+    outside = _export_outside(learner, bank) if is_slow else None
+    return BankExpert(tap, export_features(bank.features), mixture, outside)
 
 
 def _export_prior(bank: MemoryBank) -> RidgeHead:
@@ -273,10 +407,13 @@ def _choose_one(index: int, num_experts: int) -> Tensor:
     return nn.functional.one_hot(torch.tensor(index), num_experts).double()
 
 
-def export_features(features: RandomFeatures | None) -> nn.Module:
+def export_features(features: Features | None) -> nn.Module:
     """The same random map as a module with its weights as buffers, float64."""
     if features is None:
         return nn.Identity()
+    if isinstance(features, JoinedFeatures):
+        widths = [part.num_inputs for part in features.parts]
+        return JoinedMap([export_features(part) for part in features.parts], widths)
     is_fourier = features.kind == "fourier"
     return RandomMap(
         features.weights_IF,

@@ -4,6 +4,7 @@ Axis letters: N examples, F features, D random features, K classes or outputs, E
 """
 
 import copy
+import functools
 import os
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch, suggest
+from nestling.learn.answering.features import Tap, fit_positions
 from nestling.learn.batches import read_output
 from nestling.levels.low_rank import strip_parametrization
 
@@ -69,6 +71,24 @@ class RandomMap(nn.Module):
         return torch.cat([x, phi], dim=1) if self.passthrough else phi
 
 
+class JoinedMap(nn.Module):
+    """Several maps side by side, each of its own part of the inputs.
+
+    Args:
+        maps: (N, F_i) -> (N, D_i).
+        widths: F_i.
+    """
+
+    def __init__(self, maps: Sequence[nn.Module], widths: Sequence[int]) -> None:
+        super().__init__()
+        self.maps, self.widths = nn.ModuleList(maps), list(widths)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, sum F_i) -> (N, sum D_i)."""
+        views = x.split(self.widths, dim=1)
+        return torch.cat([one(view) for one, view in zip(self.maps, views, strict=True)], dim=1)
+
+
 class RidgeHead(nn.Module):
     """A solved ridge memory: an affine map of features, as calibrated probabilities or values.
 
@@ -119,41 +139,49 @@ class RidgeHead(nn.Module):
 
 
 class FeatureTap(nn.Module):
-    """A model that also returns what goes into or comes out of one of its submodules.
+    """A model that also returns what goes into or comes out of some of its submodules.
 
     Args:
         model: kept, not copied.
-        name: of the submodule, as in `named_modules`.
-        side: "input" (its first argument) or "output".
+        taps: where to read.
 
     Raises:
         PlanError: the model has no such submodule.
     """
 
-    def __init__(
-        self, model: nn.Module, name: str, side: Literal["input", "output"] = "output"
-    ) -> None:
+    def __init__(self, model: nn.Module, taps: Sequence[Tap]) -> None:
         super().__init__()
         known = dict(model.named_modules())
-        if name not in known:
-            raise PlanError(f"no submodule {name!r}; " + suggest(name, filter(None, known)))
-        self.model, self.name, self.side = model, name, side
-        # By thread, so that several may ask at once; empty again after each call.
-        self._seen: dict[int, Any] = {}
-        known[name].register_forward_hook(self._keep)
+        for tap in taps:
+            if tap.name not in known:
+                raise PlanError(
+                    f"no submodule {tap.name!r}; " + suggest(tap.name, filter(None, known))
+                )
+        self.model, self.taps = model, tuple(taps)
+        # By thread and tap, so that several may ask at once; empty again after each call.
+        self._seen: dict[tuple[int, int], Any] = {}
+        for index, tap in enumerate(self.taps):
+            known[tap.name].register_forward_hook(functools.partial(self._keep, index))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's inputs -> (its features at the tap, its output)."""
+        """The model's inputs -> (its features at the taps side by side (N, F), its output)."""
+        thread = threading.get_ident()
         try:
             output = read_output(self.model(*inputs))
         finally:
-            seen = self._seen.pop(threading.get_ident(), None)
-        if seen is None:
-            raise PlanError(f"submodule {self.name!r} did not run; tap one that always runs")
-        return read_output(seen), output
+            seen = [self._seen.pop((thread, index), None) for index in range(len(self.taps))]
+        for value, tap in zip(seen, self.taps, strict=True):
+            if value is None:
+                raise PlanError(f"submodule {tap.name!r} did not run; tap one that always runs")
+        rows = [
+            fit_positions(read_output(value), tap, None).flatten(1)
+            for value, tap in zip(seen, self.taps, strict=True)
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1), output
 
-    def _keep(self, _: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
-        self._seen[threading.get_ident()] = inputs[0] if self.side == "input" else output
+    def _keep(self, index: int, _: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        value = inputs[0] if self.taps[index].side == "input" else output
+        self._seen[(threading.get_ident(), index)] = value
 
 
 def bake_model(model: nn.Module) -> nn.Module:

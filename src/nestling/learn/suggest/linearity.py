@@ -182,8 +182,8 @@ def fit_and_score(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> 
 def _read(model: nn.Module, on: str | None, x: Tensor) -> Tensor | None:
     """(N, D) as a memory level would read them, or None where it could not."""
     try:
-        reader = FeatureReader(model, on, frozen=False)
-        rows = [reader.read(Batch((part,))) for part in x.split(_CHUNK)]
+        reader = FeatureReader(model, [on], frozen=False)
+        rows = [reader.read(Batch((part,)))[0][0] for part in x.split(_CHUNK)]
     except (DataError, PlanError):
         return None
     whole = torch.cat([part.reshape(len(part), -1).cpu() for part in rows])

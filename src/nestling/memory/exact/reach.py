@@ -109,7 +109,8 @@ def measure_reach(stats: Statistics) -> Reach:
     freedom = 1.0 + len(inverse_d) - strength * float(whitening_dd.square().sum())
     mean_leverage = min(max(freedom / n, 1e-12), MAX_LEVERAGE)
     usual = math.log(mean_leverage / (1.0 - mean_leverage))
-    return Reach(stats.mean, inverse_d, whitening_dd, usual, n)
+    # Statistics change in place.
+    return Reach(stats.mean.clone(), inverse_d, whitening_dd, usual, n)
 
 
 def compute_novelty(reach: Reach, phi_ND: Tensor) -> Tensor:

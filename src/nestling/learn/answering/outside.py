@@ -1,0 +1,339 @@
+"""Who answers where a memory has seen nothing: it, or the model as it was given.
+
+A memory is exact about what it has seen and knows nothing of the rest; the model as it was given
+may know the rest, or be meaningless (a fresh head, other classes, another order of them). Which of
+them is right is found out, apart for inputs that are familiar to the memory and others that are
+not: what comes now says much about its own kind and little about any other.
+
+Axis letters: N answers (rows), K classes, M outputs, Z zones of familiarity, E who knows: the
+memory, the model as it was given, and both together.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.memory import FixedShare, restrict_to_present
+from nestling.memory.exact.reach import SLOPE, THRESHOLD, trust_experience
+from nestling.memory.ridge import Task
+
+# Novelty above which an input is far from all that was learned, not merely on its edge.
+FAR = 4.0
+# Before anything is heard the given model is presumed to know, inside the memory's experience a
+# little less than elsewhere.
+PRIORS = ((0.1, 1.0, 0.1), (0.05, 1.0, 0.05), (0.05, 1.0, 0.05))
+# How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
+# says little of other kinds, which the given model may know: a tenth.
+TEMPERS = (1.0, 0.1, 0.1)
+# An example that hardly belongs to a zone is not heard there, nor does it make its gate forget.
+LEAST_SHARE = 0.01
+# Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
+# and a single mistake of it must not outweigh many right answers.
+DOUBT = 0.1
+# Probability below which one of two is not believed to rule a class out.
+LEAST_PROBABILITY = 1e-4
+# An answer that holds less than this share of the information of a certain one is no opinion: the
+# head is fresh. Those of trained ones hold more than half.
+LEAST_OPINION = 0.1
+SMALLEST_VARIANCE = 1e-12
+
+
+def split_zones(novelty_N: Tensor) -> Tensor:
+    """How far inputs lie inside a memory's experience, on its edge, and far from it.
+
+    Args:
+        novelty_N: (N,), see `nestling.memory.exact.reach.compute_novelty`.
+
+    Returns: (Z, N), columns sum to 1.
+
+    >>> split_zones(torch.tensor([0.0, 3.0, 9.0])).round(decimals=1).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    inside_N = torch.sigmoid((THRESHOLD - novelty_N) / SLOPE)
+    near_N = (1.0 - inside_N) * torch.sigmoid((FAR - novelty_N) / SLOPE)
+    return torch.stack((inside_N, near_N, 1.0 - inside_N - near_N))
+
+
+def pool_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor:
+    """What both think together, of classes that the memory knows: their geometric mean.
+
+    p(c) = given(known) sqrt(memory(c) given(c)) / sum over known,  p(c) = given(c) for c unknown
+
+    [logarithmic opinion pool, Genest & Zidek 1986, Eq. 3.3, of even weights]
+
+    Args:
+        memory_NK, given_NK: (N, K) probabilities.
+        known_K: (K,) 0 or 1: classes that the memory has seen.
+    """
+    log_NK = 0.5 * (
+        memory_NK.clamp_min(LEAST_PROBABILITY).log() + given_NK.clamp_min(LEAST_PROBABILITY).log()
+    )
+    joint_NK = log_NK.exp() * known_K
+    joint_NK = joint_NK / joint_NK.sum(dim=1, keepdim=True).clamp_min(LEAST_PROBABILITY)
+    return (given_NK * known_K).sum(dim=1, keepdim=True) * joint_NK + given_NK * (1.0 - known_K)
+
+
+def measure_opinion(given_NK: Tensor) -> Tensor:
+    """How far probabilities are an opinion: (N,) in [0, 1], 0 for even ones.
+
+    min(1, (1 - H(p) / ln K) / 0.1), H the entropy.
+
+    >>> measure_opinion(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1]])).tolist()
+    [0.0, 1.0]
+    """
+    num_classes = given_NK.shape[1]
+    if num_classes < 2:
+        return torch.zeros_like(given_NK[:, 0])
+    log_NK = given_NK.clamp_min(1e-30).log()
+    information_N = 1.0 + (given_NK * log_NK).sum(dim=1) / math.log(num_classes)
+    return (information_N / LEAST_OPINION).clamp(0.0, 1.0)
+
+
+def weigh_knowers(novelty_N: Tensor, opinion_N: Tensor, weights_ZE: Tensor, trust: float) -> Tensor:
+    """Whom to believe about each input: (N, E), rows sum to 1.
+
+    Args:
+        novelty_N: (N,).
+        opinion_N: (N,) how far the given model has one.
+        weights_ZE: (Z, E) of the gates.
+        trust: in [0, 1), how far a memory of so few examples is believed at all.
+    """
+    weights_NE = split_zones(novelty_N).T @ weights_ZE
+    memory_N, both_N = trust * weights_NE[:, 0], trust * weights_NE[:, 2]
+    given_N = 1.0 - memory_N - both_N
+    believed_NE = torch.stack((memory_N, given_N * opinion_N, both_N * opinion_N), dim=1)
+    silent_N = 1.0 - believed_NE.sum(dim=1)  # nobody else has an opinion: the memory speaks
+    return believed_NE + silent_N[:, None] * torch.eye(3, dtype=believed_NE.dtype)[0]
+
+
+def listen_to_others(novelty_N: Tensor, weights_NE: Tensor) -> Tensor:
+    """How far experts that move are listened to: not where the given model knows better.
+
+    A network that learns what comes now is good at that, and spoils what the given model knew of
+    the rest. (N,) in [0, 1]: 1 inside the memory's experience, and 1 less the weight of the given
+    model elsewhere.
+
+    Args:
+        novelty_N: (N,).
+        weights_NE: (N, E), see `weigh_knowers`.
+    """
+    inside_N = split_zones(novelty_N)[0]
+    return 1.0 - (1.0 - inside_N) * (weights_NE[:, 1] + weights_NE[:, 2]).clamp(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Knowers:
+    """What those who may know answer to the same inputs.
+
+    Args:
+        memory: (N, K) probabilities or (N, M) values.
+        given: (N, K') or (N, M), of the model as it was given; may hold NaN.
+        novelty: (N,) of the inputs to the memory.
+        num_effective: examples that the memory knows.
+    """
+
+    memory: Tensor
+    given: Tensor
+    novelty: Tensor
+    num_effective: float
+
+
+class Outside:
+    """Keeps evidence of who knows what, by zones of familiarity, and mixes the answers.
+
+    One fixed-share gate per zone (inside the memory's experience, on its edge, far from it) over
+    the memory, the given model, and both together. Classes that the memory has not seen are left
+    out of the comparison: a new class does not speak for whoever has an output for it.
+
+    Args:
+        task: what is predicted.
+        share: of the gates, see `nestling.memory.FixedShare`.
+    """
+
+    def __init__(self, task: Task, share: float) -> None:
+        self.task = task
+        self.gates = [FixedShare(3, share, torch.tensor(prior)) for prior in PRIORS]
+        self.squares = torch.full((3,), math.nan, dtype=torch.float64)
+
+    @property
+    def weights(self) -> Tensor:
+        """(Z, E) how much each is believed in each zone; rows sum to 1."""
+        return torch.stack([gate.weights for gate in self.gates])
+
+    def mix(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
+        """One answer: (N, K) or (N, M), float64, finite where the memory's is; and how far others
+        than these are listened to, (N,), see `listen_to_others`."""
+        answers_ENK, opinion_N = self._line_up(knowers)
+        trust = trust_experience(knowers.num_effective)
+        weights_NE = weigh_knowers(knowers.novelty, opinion_N, self.weights, trust)
+        answer = torch.einsum("ne,enk->nk", weights_NE, answers_ENK)
+        return answer, listen_to_others(knowers.novelty, weights_NE)
+
+    def observe(self, knowers: Knowers, target: Tensor) -> None:
+        """Hear of examples by the answers that stood before they were learned.
+
+        Args:
+            knowers: those answers.
+            target: (N,) classes or (N, M) values.
+        """
+        answers_ENK, _ = self._line_up(knowers)
+        if self.task == "regression":
+            losses_NE, self.squares = score_values(answers_ENK, target, self.squares)
+            heard_N = torch.ones(len(target), dtype=torch.bool)
+        else:
+            known_K = find_known(answers_ENK[0])
+            heard_N = find_heard(known_K, target)
+            target = torch.where(heard_N, target, 0)
+            restricted_ENK = restrict_to_present(answers_ENK, known_K)
+            own_NE = restricted_ENK[:, torch.arange(len(target)), target].T
+            chance = DOUBT / float(known_K.sum().clamp_min(1))
+            losses_NE = -torch.log((1.0 - DOUBT) * own_NE + chance)
+        zones_ZN = split_zones(knowers.novelty)
+        trust = trust_experience(knowers.num_effective)
+        for gate, zone_N, temper in zip(self.gates, zones_ZN, TEMPERS, strict=True):
+            rows_N = heard_N & (zone_N > LEAST_SHARE)
+            # Far from little is not far: what a memory of few examples finds new says less.
+            scale_N = zone_N * temper * (1.0 if gate is self.gates[0] else trust)
+            gate.update((losses_NE * scale_N[:, None])[rows_N])
+
+    def _line_up(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
+        """Answers (E, N, K) or (E, N, M) of all, and how far the given one has an opinion (N,)."""
+        memory, given = knowers.memory, knowers.given
+        is_finite_N = given.isfinite().all(dim=1)
+        given = torch.where(is_finite_N[:, None], given, 0.0)
+        if self.task == "regression":
+            both = torch.stack((memory, given, 0.5 * (memory + given)))
+            return both, is_finite_N.to(memory.dtype)
+        opinion_N = measure_opinion(given) * is_finite_N
+        width = max(memory.shape[1], given.shape[1])
+        memory, given = (
+            torch.nn.functional.pad(one, (0, width - one.shape[1])) for one in (memory, given)
+        )
+        known_K = find_known(memory).to(memory.dtype)
+        return torch.stack((memory, given, pool_classes(memory, given, known_K))), opinion_N
+
+    def state_dict(self) -> dict[str, object]:
+        """The gates and running errors."""
+        return {
+            "gates": [gate.state_dict() for gate in self.gates],
+            "squares": self.squares.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for gate, saved in zip(self.gates, state["gates"], strict=True):
+            gate.load_state_dict(saved)
+        self.squares = state["squares"].clone()
+
+
+def find_known(memory_NK: Tensor) -> Tensor:
+    """Classes that a memory has seen, (K,) bool: it gives the others exactly 0."""
+    return memory_NK.amax(dim=0) > 0.0
+
+
+def find_heard(known_K: Tensor, target_N: Tensor) -> Tensor:
+    """Which labels are of classes that are known: (N,) bool.
+
+    >>> find_heard(torch.tensor([True, False]), torch.tensor([0, 1, 7])).tolist()
+    [True, False, False]
+    """
+    inside_N = target_N < len(known_K)
+    heard_N: Tensor = inside_N & known_K[torch.where(inside_N, target_N, 0)]
+    return heard_N
+
+
+def score_values(values_ENM: Tensor, target_NM: Tensor, squares_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaussian log-losses with each expert's running squared error as variance.
+
+    Args:
+        values_ENM: (E, N, M).
+        target_NM: (N, M).
+        squares_E: (E,) running squared errors; NaN before the first.
+
+    Returns: (N, E) nats, and the new running errors.
+    """
+    errors_EN = (values_ENM - target_NM).square().mean(dim=-1)
+    now_E = errors_EN.mean(dim=1)
+    squares_E = torch.where(squares_E.isnan(), now_E, 0.9 * squares_E + 0.1 * now_E)
+    variance_E1 = squares_E.clamp_min(SMALLEST_VARIANCE)[:, None]
+    losses_EN = 0.5 * (torch.log(2 * math.pi * variance_E1) + errors_EN / variance_E1)
+    return losses_EN.T, squares_E
+
+
+@dataclass(frozen=True)
+class _Held:
+    clock: int
+    target: Tensor
+    given: Tensor
+    others: Tensor  # (E', N, K) of moving experts; (0, N, 0) where they were not asked
+
+
+class HeldAnswers:
+    """What was answered to examples that the memory has not taken in yet, by its clock."""
+
+    def __init__(self) -> None:
+        self._parts: list[_Held] = []
+
+    def add(self, clock: int, target: Tensor, given: Tensor, others: Sequence[Tensor]) -> None:
+        """Keep answers to N examples, the first of which comes at `clock`.
+
+        Args:
+            clock: the memory's.
+            target: (N,) or (N, M).
+            given: (N, K) of the model as it was given.
+            others: per moving expert (N, K); none if they were not asked.
+        """
+        none = given.new_zeros(0, len(target), 0)
+        stacked = torch.stack(list(others)) if others else none
+        self._parts.append(_Held(clock, target, given, stacked))
+
+    def take(self, clock: int, num: int) -> list[tuple[Tensor, Tensor, Tensor, slice]]:
+        """Give up what is held of the examples from `clock` on, and forget all before them.
+
+        Returns: per part its targets, answers of the given model, and of the others; and which of
+            the `num` examples they are.
+        """
+        found, kept = [], []
+        for part in self._parts:
+            first = part.clock - clock
+            low, high = max(0, -first), min(len(part.target), num - first)
+            if low < high:
+                rows = slice(low, high)
+                place = slice(first + low, first + high)
+                held = (part.target[rows], part.given[rows], part.others[:, rows], place)
+                found.append(held)
+            if high < len(part.target):
+                rest = slice(max(high, 0), None)
+                kept.append(
+                    _Held(
+                        part.clock + max(high, 0),
+                        part.target[rest],
+                        part.given[rest],
+                        part.others[:, rest],
+                    )
+                )
+        self._parts = kept
+        return found
+
+    def state_dict(self) -> list[dict[str, object]]:
+        """All parts."""
+        return [
+            {
+                "clock": part.clock,
+                "target": part.target.clone(),
+                "given": part.given.clone(),
+                "others": part.others.clone(),
+            }
+            for part in self._parts
+        ]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what `state_dict` gave."""
+        self._parts = [
+            _Held(one["clock"], one["target"].clone(), one["given"].clone(), one["others"].clone())
+            for one in state
+        ]

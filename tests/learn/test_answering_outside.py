@@ -126,7 +126,7 @@ def test_values_are_weighed_by_their_errors() -> None:
     outside.observe(knowers, target)
     answer, listened = outside.mix(knowers)
     assert (answer - target).abs().max() < 0.6
-    assert bool((listened == 1.0 - 0.0).any())
+    assert float(listened.min()) > 0.99
 
 
 @given(novelty=st.floats(-10, 50), trust=st.floats(0, 1, exclude_max=True), opinion=st.floats(0, 1))

@@ -74,7 +74,9 @@ def make_learner(case: str) -> nl.Learner:
             quiet=True,
         ),
         "pretrained with copies": lambda: nl.Learner(net, pretrained=True, replay=20, quiet=True),
-        "pretrained, other classes": lambda: nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True),
+        "pretrained, other classes": lambda: nl.Learner(
+            make_mlp(4, 2), pretrained=True, quiet=True
+        ),
         "regression, pretrained": lambda: nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True),
         "fixed mix": lambda: nl.Learner(
             net,
@@ -100,7 +102,8 @@ CASES = [
     "default", "pretrained", "replay and copies", "a copy alone", "live alone", "memory alone",
     "nothing but what is read", "fourier", "product", "a submodule's output", "class prior",
     "several places", "outside of two half-lives", "pretrained with copies",
-    "pretrained, other classes", "regression, pretrained", "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
+    "pretrained, other classes", "regression, pretrained",
+    "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
 ]  # fmt: skip
 
 

@@ -96,6 +96,8 @@ class ExportedReadout(nn.Module):
         answers = [answer.double() for answer in answers]
         width = max(answer.shape[1] for answer in answers)
         answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
+        slow = answers[self.slow]  # stands in for whoever has no answer
+        answers = [torch.where(a.isfinite().all(dim=1, keepdim=True), a, slow) for a in answers]
         if not self.mixes_present:
             return (weights[:, :, None] * torch.stack(answers)).sum(dim=0).to(self.dtype)
         return mix_present(answers, weights, self.slow, self.present).to(self.dtype)

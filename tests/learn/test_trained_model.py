@@ -1,0 +1,327 @@
+"""A trained model that begins to learn: never much worse than it was, whatever was given."""
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import nestling as nl
+from learners import draw, make_batch, make_mlp
+from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError
+from nestling.data import load_digits
+
+Pair = tuple[Tensor, Tensor]
+
+
+def train(model: nn.Module, x: Tensor, y: Tensor, num_epochs: int = 30) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(num_epochs):
+        for rows in torch.randperm(len(x), generator=generator).split(32):
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def digits() -> Pair:
+    x, y = load_digits()
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return x[order], y[order]
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Pair) -> nn.Module:
+    x, y = digits
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    return train(model, x[:1000], y[:1000])
+
+
+def score(answer: Tensor, y: Tensor) -> float:
+    return float((answer.argmax(dim=1) == y).double().mean())
+
+
+def follow(learner: nl.Learner, stream: Pair, num: int = 300, size: int = 5) -> None:
+    x, y = stream
+    for start in range(0, num, size):
+        learner.learn(x[start : start + size], y[start : start + size])
+
+
+def test_ordinary_events_do_not_spoil_it(digits: Pair, trained: nn.Module) -> None:
+    x, y = digits
+    with torch.no_grad():
+        was = score(trained(x[1300:]), y[1300:])
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    found = [learner.evaluate(x[1300:], y[1300:])]
+    for start, stop in ((0, 5), (5, 20), (20, 50), (50, 100), (100, 300)):
+        follow(learner, (x[1000 + start :], y[1000 + start :]), stop - start)
+        found.append(learner.evaluate(x[1300:], y[1300:]))
+    assert found[0] == pytest.approx(was)
+    assert min(found) >= was - 0.01
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_a_person_is_learned_and_the_others_are_kept(
+    digits: Pair, trained: nn.Module, size: int
+) -> None:
+    x, y = digits
+    own = 1.0 - x[1000:]
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    others = learner.evaluate(x[1300:], y[1300:])
+    assert learner.evaluate(own[300:], y[1300:]) < 0.2
+    follow(learner, (own, y[1000:]), size=size)
+    assert learner.evaluate(own[300:], y[1300:]) > 0.9
+    assert learner.evaluate(x[1300:], y[1300:]) > others - 0.005
+    assert learner.readout is not None
+    assert learner.readout.outside is not None
+    weights = learner.readout.outside.weights
+    assert weights[0].argmax() == 0  # inside: the memory
+    assert weights[2].argmax() == 1  # far from it: the model as it was given
+
+
+def test_labels_in_another_order_are_found_out(digits: Pair, trained: nn.Module) -> None:
+    x, y = digits
+    other = (y + 3) % 10
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    assert learner.evaluate(x[1300:], other[1300:]) < 0.1
+    follow(learner, (x[1000:], other[1000:]))
+    assert learner.evaluate(x[1300:], other[1300:]) > 0.88
+
+
+@pytest.mark.parametrize("num_outputs", [4, 10, 17])
+def test_a_fresh_head_is_found_out(digits: Pair, trained: nn.Module, num_outputs: int) -> None:
+    x, y = digits
+    model = copy.deepcopy(trained)
+    torch.manual_seed(1)
+    model[2] = nn.Linear(64, num_outputs)  # type: ignore[index]
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    by_class = y[1000:1300].argsort(stable=True)  # class after class
+    follow(learner, (x[1000:1300][by_class], y[1000:1300][by_class]))
+    assert learner.evaluate(x[1300:], y[1300:]) > 0.88
+    origin = learner.optimizer.copies["origin"]  # type: ignore[union-attr]
+    assert origin.values["2.bias"].shape == (num_outputs,)
+    assert learner.predict(x[:2]).shape == (2, max(10, num_outputs))
+
+
+def test_a_person_whose_classes_come_one_after_the_other(digits: Pair, trained: nn.Module) -> None:
+    x, y = digits
+    with torch.no_grad():
+        was = score(trained(x[1300:]), y[1300:])
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    order = y[1000:1300].argsort(stable=True)
+    for rows in order.split(60):
+        follow(learner, (1.0 - x[1000:1300][rows], y[1000:1300][rows]), len(rows))
+        assert learner.evaluate(x[1300:], y[1300:]) > was - 0.01
+    assert learner.evaluate(1.0 - x[1300:], y[1300:]) > 0.88
+
+
+def test_before_the_first_event_it_answers_as_the_model() -> None:
+    model = make_mlp(4, 3).eval()
+    x = draw(6, 4)
+    with torch.no_grad():
+        expected = model(x).softmax(dim=1)
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    torch.testing.assert_close(learner.predict(x), expected)
+    assert learner.classify(x).tolist() == expected.argmax(1).tolist()
+    assert learner.task is None
+    values = nl.Learner(make_mlp(4, 1).eval(), pretrained=True, quiet=True)
+    assert values.predict(x).shape == (6, 1)
+    with pytest.raises(DataError, match="values, not classes"):
+        values.classify(x)
+    target = values.predict(x) + 0.1 * x[:, :1]
+    assert values.evaluate(x, target) < 1.0
+    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, quiet=True)
+    assert two.evaluate(x, draw(6, 2)) < 1.0  # values after all
+    with pytest.raises(NotFitted):
+        nl.Learner(make_mlp(), quiet=True).predict(x)
+    # Examples of no weight leave the memory empty.
+    weightless = nl.Learner(make_mlp(4, 3).eval(), pretrained=True, quiet=True)
+    weightless.learn(x, torch.arange(6) % 3, weight=torch.zeros(6))
+    assert weightless.predict(x).shape == (6, 3)
+
+
+def test_one_example_and_equal_examples_change_little() -> None:
+    x = draw(40, 4)
+    model = train(make_mlp(4, 3), draw(400, 4, seed=1), draw(400, 4, seed=1)[:, :3].argmax(1))
+    with torch.no_grad():
+        expected = model(x).argmax(dim=1)
+    one = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+    one.learn(x[:1], torch.tensor([2]))
+    assert (one.classify(x) == expected).double().mean() > 0.9
+    alike = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+    for _ in range(20):
+        alike.learn(x[:1].repeat(5, 1), torch.full((5,), 2))
+    assert alike.classify(x[:1]).tolist() == [2]
+    assert (alike.classify(x[1:]) == expected[1:]).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    model = make_mlp(4, 2).to(dtype).eval()
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    before = learner.predict(draw(5, 4).to(dtype))
+    assert before.dtype == torch.float32
+    for seed in range(12):
+        x, y = make_batch(seed)
+        learner.learn(x.to(dtype), y)
+    x, y = make_batch(99, 64)
+    assert learner.evaluate(x.to(dtype), y) > 0.8
+
+
+def test_outputs_that_are_not_finite_are_not_asked() -> None:
+    model = make_mlp(4, 2)
+    with torch.no_grad():
+        model[2].bias.fill_(float("nan"))
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    x, y = make_batch(0, 64)
+    with pytest.raises(NonFiniteInput, match="answer to row 0 is not finite") as found:
+        learner.predict(x)
+    assert "\n" not in str(found.value)
+    for rows in torch.arange(64).split(8):
+        report = learner.learn(x[rows], y[rows])
+        assert report.refused == "loss is nan"
+    assert learner.evaluate(x, y) > 0.9
+    torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_origin_stands_still_with_its_running_statistics() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    x, _ = make_batch(5, 20)
+    with torch.no_grad():
+        expected = model(x).softmax(dim=1)
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    for seed in range(20):
+        learner.learn(*make_batch(seed))
+    assert learner.optimizer is not None
+    origin = learner.optimizer.copies["origin"]
+    assert origin.read(1).num_updates == 0
+    assert set(origin.buffers) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    from nestling.learn.batches import Batch
+
+    learner.experts.is_lent = False  # by its own copy, not by the one that the memory reads
+    torch.testing.assert_close(
+        learner.experts.answer_as_given(Batch((x,)), learner.experts.form)[0].float(), expected
+    )
+    with pytest.raises(PlanError, match="never moves"):
+        learner.control("origin", reason="try", decay=0.5)
+
+
+def test_going_back_to_the_model_as_it_was_given() -> None:
+    model = make_mlp(4, 2)
+    before = copy.deepcopy(model.state_dict())
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    for seed in range(20):
+        learner.learn(*make_batch(seed))
+    assert not torch.equal(model[2].weight, before["2.weight"])
+    assert learner.consolidate(lambda _: True, change="origin").status == "committed"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_every_example_is_heard(size: int) -> None:
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    heard: list[int] = []
+    num = 0
+    for seed in range(200 // size):
+        learner.learn(*make_batch(seed, size))
+        num += size
+        assert learner.readout is not None
+        if learner.readout.outside is not None and not heard:
+            observe = learner.readout.outside.observe
+
+            def listen(knowers, target, observe=observe):  # type: ignore[no-untyped-def]
+                heard.append(len(target))
+                observe(knowers, target)
+
+            learner.readout.outside.observe = listen  # type: ignore[method-assign]
+            heard.append(0)
+    held = sum(len(part.target) for part in learner.readout.held._parts)  # type: ignore[union-attr]
+    first = max(8, size) if size > 1 else 8  # of them nothing could be foreseen
+    assert sum(heard) + held >= num - first
+
+
+def test_snapshots_of_a_head_that_grew(tmp_path: Path) -> None:
+    x, y = make_batch(0, 60, num_classes=4)
+    learner, twin = (nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True) for _ in range(2))
+    for rows in torch.arange(40).split(5):
+        learner.learn(x[rows], y[rows])
+    learner.snapshot(tmp_path / "last")
+    twin.restore(tmp_path / "last")
+    for one in (learner, twin):
+        one.restore(tmp_path / "last")
+        one.learn(x[40:], y[40:])
+    assert torch.equal(learner.predict(x), twin.predict(x))
+
+
+def test_threads_ask_while_one_learns() -> None:
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    x, _ = make_batch(7, 5)
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(30):
+                assert bool(learner.predict(x).isfinite().all())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for seed in range(30):
+        learner.learn(*make_batch(seed, 7))
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_positions_and_keyword_inputs() -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix, self.head = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(torch.relu(self.mix(tokens)))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    learner = nl.Learner(Tagger(), pretrained=True, quiet=True)
+    x = draw(30, 6, 3)
+    y = (x[..., 0] > 0).long()
+    y[:, -1] = -100
+    assert learner.predict({"tokens": x}).shape == (30, 6, 2)
+    for rows in torch.arange(30).split(3):
+        learner.learn({"tokens": x[rows], "labels": y[rows]})
+    assert learner.predict({"tokens": x}).shape == (30, 6, 2)
+    assert learner.evaluate({"tokens": x, "labels": y}) > 0.85
+
+
+def test_a_plan_may_name_its_own_outside() -> None:
+    with pytest.raises(PlanError, match="is no copy level"):
+        nl.Plan(nl.Memory("m"), nl.Level("all"), readout=nl.mix("m", "live", outside="live"))
+    with pytest.raises(PlanError, match="of no memory"):
+        nl.Plan(
+            nl.Level("all"),
+            nl.Copy("origin", of=["all"], decay=1.0),
+            readout=nl.mix("live", "origin", outside="origin"),
+        )
+    with pytest.raises(PlanError, match="not among"):
+        nl.mix("a", "b", outside="c")
+    with pytest.raises(PlanError, match="leave the weights out"):
+        nl.mix("a", "b", weights=(1, 1), outside="b")
+    plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
+    assert nl.Plan.from_toml(plan.to_toml()) == plan
+    assert 'outside = "origin"' in plan.to_toml()
+
+
+def test_a_plan_survives_pickling() -> None:
+    plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
+    assert pickle.loads(pickle.dumps(plan)) == plan

@@ -93,6 +93,17 @@ SPECIAL = {
         ),
         quiet=True,
     ),
+    "outside of the first of two memories": lambda: nl.Learner(
+        Net(),
+        Plan(
+            Memory("m", on="input of 4", half_lives=(float("inf"),), num_features=6),
+            Memory("fast", on="input", half_lives=(9.0, 30.0), num_features=5, block=8),
+            Level("all"),
+            Copy("given", of=("all",), decay=1.0),
+            readout=nl.mix("m", "fast", "live", "given", outside="given"),
+        ),
+        quiet=True,
+    ),
     "memory alone": lambda: nl.Learner(
         Net(), Plan(Memory("m", num_features=8), readout="m"), quiet=True
     ),

@@ -31,7 +31,8 @@ def make_answers(labels: Tensor, *, sure: float, num_classes: int = 3) -> Tensor
 
 
 def ask(outside: Outside, memory: Tensor, given: Tensor, novelty: float) -> Tensor:
-    knowers = Knowers(memory, given, torch.full((len(memory),), novelty).double(), 300.0)
+    known = (memory > 0).any(dim=0)
+    knowers = Knowers(memory, known, given, torch.full((len(memory),), novelty).double(), 300.0)
     return outside.mix(knowers)[0]
 
 
@@ -39,6 +40,7 @@ def teach(outside: Outside, labels: Tensor, *, memory: float, given: float, nove
     outside.observe(
         Knowers(
             make_answers(labels, sure=memory),
+            torch.ones(3, dtype=torch.bool),
             make_answers(labels, sure=given),
             torch.full((len(labels),), novelty).double(),
             300.0,
@@ -52,7 +54,7 @@ RIGHT, WRONG = make_answers(torch.tensor([0]), sure=0.9), make_answers(torch.ten
 
 
 def test_before_anything_is_heard_the_given_model_answers() -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     for novelty in (INSIDE, NEAR, FAR):
         answer = ask(outside, WRONG, RIGHT, novelty)
         assert answer.argmax() == 0
@@ -60,7 +62,7 @@ def test_before_anything_is_heard_the_given_model_answers() -> None:
 
 
 def test_inside_the_memory_speaks_once_it_has_proved_itself() -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     teach(outside, LABELS, memory=0.9, given=0.1, novelty=INSIDE)
     assert ask(outside, RIGHT, WRONG, INSIDE).argmax() == 0
     # What it has learned of the familiar says nothing of the rest.
@@ -69,7 +71,7 @@ def test_inside_the_memory_speaks_once_it_has_proved_itself() -> None:
 
 
 def test_far_off_it_is_found_out_too_but_takes_more() -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     teach(outside, LABELS[:6], memory=0.9, given=0.1, novelty=FAR)
     assert outside.weights[2].argmax() == 1
     for _ in range(3):
@@ -79,7 +81,7 @@ def test_far_off_it_is_found_out_too_but_takes_more() -> None:
 
 
 def test_a_fresh_head_has_no_opinion() -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     fresh = torch.tensor([[0.35, 0.33, 0.32]], dtype=torch.float64)
     assert ask(outside, RIGHT, fresh, FAR).argmax() == 0
     assert measure_opinion(fresh) < 0.05
@@ -89,40 +91,44 @@ def test_a_fresh_head_has_no_opinion() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_believed(value: float) -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     broken = torch.full((1, 3), value, dtype=torch.float64)
     torch.testing.assert_close(ask(outside, RIGHT, broken, FAR), RIGHT)
-    outside.observe(Knowers(RIGHT, broken, torch.zeros(1).double(), 9.0), torch.tensor([0]))
+    novelty, everyone = torch.zeros(1).double(), torch.ones(3, dtype=torch.bool)
+    outside.observe(Knowers(RIGHT, everyone, broken, novelty, 9.0), torch.tensor([0]))
     assert bool(outside.weights.isfinite().all())
-    values = Outside("regression", share=1e-3)
-    torch.testing.assert_close(ask(values, RIGHT, broken, FAR), RIGHT)
+    assert outside.weights[0, 0] > 0.1
+    values = Outside(share=1e-3)
+    knowers = Knowers(RIGHT, None, broken, novelty, 9.0)
+    values.observe(knowers, RIGHT)
+    torch.testing.assert_close(values.mix(knowers)[0], RIGHT)
 
 
 def test_a_new_class_speaks_for_nobody() -> None:
-    outside = Outside("classification", share=0.0)
+    outside = Outside(share=0.0)
     before = outside.weights
     memory = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).repeat(9, 1)
     given = make_answers(torch.full((9,), 2), sure=0.98)
-    novelty = torch.zeros(9, dtype=torch.float64)
-    outside.observe(Knowers(memory, given, novelty, 300.0), torch.full((9,), 2))
+    novelty, known = torch.zeros(9, dtype=torch.float64), torch.tensor([True, True, False])
+    outside.observe(Knowers(memory, known, given, novelty, 300.0), torch.full((9,), 2))
     assert torch.equal(outside.weights, before)
     # Beyond the outputs of either.
-    outside.observe(Knowers(memory, given, novelty, 300.0), torch.full((9,), 7))
+    outside.observe(Knowers(memory, known, given, novelty, 300.0), torch.full((9,), 7))
     assert torch.equal(outside.weights, before)
     assert find_heard(torch.tensor([True]), torch.tensor([0, 3])).tolist() == [True, False]
 
 
 def test_other_numbers_of_outputs_fit() -> None:
-    outside = Outside("classification", share=1e-3)
+    outside = Outside(share=1e-3)
     wide, narrow = make_answers(torch.tensor([3]), sure=0.9, num_classes=5), RIGHT
     assert ask(outside, wide, narrow, INSIDE).shape == (1, 5)
     assert ask(outside, narrow, wide, FAR).argmax() == 3
 
 
 def test_values_are_weighed_by_their_errors() -> None:
-    outside = Outside("regression", share=1e-3)
+    outside = Outside(share=1e-3)
     target = torch.linspace(0, 1, 50).double()[:, None]
-    knowers = Knowers(target + 0.01, target + 5.0, torch.zeros(50).double(), 300.0)
+    knowers = Knowers(target + 0.01, None, target + 5.0, torch.zeros(50).double(), 300.0)
     outside.observe(knowers, target)
     answer, listened = outside.mix(knowers)
     assert (answer - target).abs().max() < 0.6
@@ -171,7 +177,7 @@ def test_held_answers_are_given_up_by_the_clock() -> None:
 
 
 def test_a_saved_state_goes_on() -> None:
-    outside, twin = (Outside("classification", share=1e-3) for _ in range(2))
+    outside, twin = (Outside(share=1e-3) for _ in range(2))
     teach(outside, LABELS, memory=0.7, given=0.6, novelty=NEAR)
     twin.load_state_dict(outside.state_dict())
     teach(outside, LABELS, memory=0.7, given=0.6, novelty=INSIDE)

@@ -153,15 +153,17 @@ def test_a_batch_of_nothing_and_of_one() -> None:
     assert learner.learn(X[:1], Y[:1]).num_examples == 1
 
 
-def test_batch_norm_needs_pairs_and_says_so_before_anything_moves() -> None:
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_one_example_passes_batch_norm_by_the_running_statistics(pretrained: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    learner = nl.Learner(model, replay=5, quiet=True)
-    for _ in range(2):  # at the very start, and later with a class that is new
-        before = read_state(learner)
-        with pytest.raises(DataError, match="a batch of 1 cannot pass batch norm"):
-            learner.learn(X[:1], torch.tensor([4]))
-        assert differences(before, read_state(learner)) == []
-        learner.learn(X, Y)
+    learner = nl.Learner(model, pretrained=pretrained, replay=5, quiet=True)
+    learner.learn(X, Y)
+    running = model[1].running_mean.clone()  # type: ignore[union-attr, operator]
+    weight = model[2].weight.detach().clone()
+    assert learner.learn(X[:1], Y[:1]).refused == ""
+    assert torch.equal(model[1].running_mean, running)  # type: ignore[arg-type]
+    assert not torch.equal(model[2].weight, weight)
+    assert model[1].training
 
 
 def test_a_head_that_cannot_grow_says_so_before_anything_moves() -> None:

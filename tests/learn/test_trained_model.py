@@ -208,7 +208,7 @@ def test_the_origin_stands_still_with_its_running_statistics() -> None:
 
     learner.experts.is_lent = False  # by its own copy, not by the one that the memory reads
     torch.testing.assert_close(
-        learner.experts.answer_as_given(Batch((x,)), learner.experts.form)[0].float(), expected
+        learner.experts.answer_as_given(Batch((x,)), None)[0].float(), expected
     )
     with pytest.raises(PlanError, match="never moves"):
         learner.control("origin", reason="try", decay=0.5)
@@ -320,6 +320,96 @@ def test_a_plan_may_name_its_own_outside() -> None:
     plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
     assert nl.Plan.from_toml(plan.to_toml()) == plan
     assert 'outside = "origin"' in plan.to_toml()
+
+
+def test_an_early_layer_that_tells_nothing_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.used, self.head = nn.Linear(9, 9), nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.used(x)))  # type: ignore[no-any-return]
+
+    class Folded(Idle):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.idle(x.reshape(-1, 2)).reshape(-1, 4))
+
+    x, y = make_batch(0, 60)
+    for kind in (Idle, Folded):
+        torch.manual_seed(0)
+        model = kind()
+        learner = nl.Learner(copy.deepcopy(model), pretrained=True)
+        learner.predict(x)
+        for rows in torch.arange(60).split(6):
+            learner.learn(x[rows], y[rows])
+        assert learner.plan.memories[0].on is None
+        assert "reads the input of 'head' of a frozen copy" in capsys.readouterr().err
+        assert learner.evaluate(x, y) > 0.6
+        torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+        learner.snapshot(tmp_path / kind.__name__)
+        twin = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+        twin.restore(tmp_path / kind.__name__)
+        assert torch.equal(twin.predict(x), learner.predict(x))
+
+
+def test_buffers_of_the_caller_may_be_used_again() -> None:
+    own, shared = (nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True) for _ in range(2))
+    x_buffer, y_buffer = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)
+    for seed in range(30):
+        x, y = make_batch(seed, 6)
+        own.learn(x, y)
+        x_buffer.copy_(x)
+        y_buffer.copy_(y)
+        shared.learn(x_buffer, y_buffer)
+    x, _ = make_batch(99)
+    assert torch.equal(own.predict(x), shared.predict(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_labels_of_any_integers(dtype: torch.dtype, pretrained: bool) -> None:
+    learner = nl.Learner(make_mlp(4, 2), pretrained=pretrained, quiet=True)
+    for seed in range(20):
+        x, y = make_batch(seed)
+        learner.learn(x, y.to(dtype))
+    assert learner.evaluate(*make_batch(99)) > 0.8
+    assert learner.predict(x[:0]).shape == (0, 2)
+
+
+def test_numbers_that_are_no_logits_say_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+    x, y = make_batch(0)
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    assert learner.predict(x).shape == (16, 1)
+    with pytest.raises(DataError, match="no logits of classes"):
+        learner.evaluate(x, y)
+    three = nl.Learner(make_mlp(4, 3), pretrained=True, quiet=True)
+    with pytest.raises(DataError, match="one value per output"):
+        three.evaluate(x, x[:, 0])
+
+
+def test_a_frozen_head_that_grows_keeps_the_origin(digits: Pair, trained: nn.Module) -> None:
+    model = copy.deepcopy(trained)
+    model[2].requires_grad_(False)  # type: ignore[index]
+    x, _ = digits
+    plan = nl.Plan(
+        nl.Memory("m", on="input", half_lives=(float("inf"),), num_features=50),
+        nl.Level("all"),
+        nl.Copy("given", of=["all"], decay=1.0),
+        readout=nl.mix("m", "live", "given", outside="given"),
+    )
+    learner = nl.Learner(model, plan, quiet=True)
+    learner.learn(x[:4], torch.tensor([0, 1, 2, 11]))
+    assert learner.optimizer is not None
+    assert learner.optimizer.copies["given"].buffers["2.bias"].shape == (10,)
+    assert learner.predict(x[:4]).shape == (4, 12)
 
 
 def test_a_plan_survives_pickling() -> None:

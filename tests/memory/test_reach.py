@@ -118,6 +118,38 @@ def test_without_spread_only_the_same_is_familiar(num: int) -> None:
     assert bool(zeros.novelty(torch.eye(2)).isfinite().all())
 
 
+@pytest.mark.parametrize("num", [20, 300])
+def test_all_but_one_can_be_removed(num: int) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(num, 10, generator=generator)
+        y = (x[:, 0] > 0).long()
+        memory = RidgeMemory(10)
+        memory.add(x, y)
+        memory.remove(x[:-1], y[:-1], clock=0)
+        assert bool(memory.novelty(x).isfinite().all())
+        assert memory.novelty(x[-1:]) < memory.novelty(x[:1])
+
+
+def test_an_outlier_can_be_removed() -> None:
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    y, far = (x[:, 0] > 0).long(), torch.full((1, 5), 1e10)
+    memory = RidgeMemory(5)
+    memory.add(x, y)
+    clock = memory.add(far, y[:1])
+    memory.remove(far, y[:1], clock=clock)
+    assert bool(memory.novelty(x).isfinite().all())
+
+
+def test_what_is_all_alike_lately_keeps_a_sense_of_scale() -> None:
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    memory = RidgeMemory(5, half_life=5.0)
+    memory.add(x, (x[:, 0] > 0).long())
+    memory.add(x[:1].repeat(300, 1), torch.zeros(300, dtype=torch.long))
+    near, far = memory.novelty(torch.stack((x[0] + 1e-4, x[0] + 3.0))).tolist()
+    assert near < 2.0 < far
+
+
 def test_a_feature_that_wakes_up_is_new() -> None:
     x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     x[:, 3] = 0.0

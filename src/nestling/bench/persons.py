@@ -7,7 +7,7 @@ weights and sees the person's examples once, five at a time, in the same order.
 import copy
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from nestling.core.machine import use_threads
 from nestling.core.modes import eval_mode
 from nestling.data.persons import FURTHER, KINDS, Person, make_kinds, make_writers
 from nestling.learn import Learner
-from nestling.learn.default import make_default_plan
+from nestling.learn.default import drop_early, make_default_plan
 from nestling.levels import Plan
 
 Progress = Callable[[str, float], None]
@@ -144,14 +144,6 @@ def measure_person(person: Person, model: nn.Module, seed: int, *, is_further: b
         "finetune others": tuned[rate].others[-1],
         "rate": rate,
     }
-
-
-def drop_early(plan: Plan) -> Plan:
-    """The default plan with a memory that reads the input of the last linear layer alone."""
-    (memory,) = plan.memories
-    num_last = memory.list_views()[-1][1]
-    alone = replace(memory, on=None, num_features=num_last, include_read=True)
-    return Plan(*(alone if one is memory else one for one in plan.levels), readout=plan.readout)
 
 
 def follow_learner(person: Person, model: nn.Module, seed: int, plan: Plan | None) -> Track:

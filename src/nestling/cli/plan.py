@@ -221,7 +221,8 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
             row |= _describe(owned[level.name], num_all, level.period, optimizer, gate)
         elif isinstance(level, Copy):
             num_copied = sum(owned[name] for name in level.of)
-            how = f"copy of {', '.join(level.of)}, decay {level.decay:g}"
+            pace = "never moves" if level.decay == 1.0 else f"decay {level.decay:g}"
+            how = f"copy of {', '.join(level.of)}, {pace}"
             row |= _describe(num_copied, num_all, level.period, how, "")
         elif isinstance(level, Memory):
             for name in level.reads:

@@ -48,7 +48,7 @@ def _shift(x: Tensor) -> Tensor:
 
 
 def _add_noise(x: Tensor) -> Tensor:
-    noise = torch.randn(x.shape, generator=make_generator(len(x), "noise"))
+    noise = torch.randn(x.shape, generator=make_generator(round(float(x.sum())), "noise"))
     return (x + 0.35 * noise).clamp(0.0, 1.0)
 
 

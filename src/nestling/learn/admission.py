@@ -56,8 +56,6 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
     """
     target = batch.target
     assert target is not None
-    if learner.needs_pairs and batch.size == 1 and learner.optimizer is not None:
-        raise DataError("a batch of 1 cannot pass batch norm in training; give 2 or more")
     if weight is not None:
         check_weights(weight, batch.size)
     experts = learner.experts
@@ -125,7 +123,10 @@ def _count_outputs(learner: Learner, batch: Batch, form: Form, highest: int) -> 
 
 def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Targets and weights with a row per answer, positions without a label dropped."""
-    if target.is_floating_point() or target.ndim == 1:
+    if target.is_floating_point():
+        return target.cpu(), weight
+    target = target.long()
+    if target.ndim == 1:
         return target.cpu(), weight
     kept = target.reshape(-1).cpu() >= 0
     if weight is not None:

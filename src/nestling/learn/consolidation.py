@@ -11,6 +11,7 @@ from torch import nn
 from nestling.consolidate import Judge, Proposal, propose
 from nestling.core.errors import PlanError, UnknownLevel, suggest
 from nestling.learn.admission import flatten_target
+from nestling.learn.answering.outside import HeldAnswers
 from nestling.learn.batches import read_output
 from nestling.learn.rehearsal import unpack
 from nestling.levels import Change
@@ -138,3 +139,5 @@ def _refit(learner: Learner, name: str) -> None:
     level.make_bank(rows.widths, level.bank.task)
     level.bank.gate.share = share
     level.bank.add(rows.features, labels)
+    if name == learner.experts.slow and learner.readout is not None:
+        learner.readout.held = HeldAnswers()  # of a clock that has begun anew

@@ -1,6 +1,7 @@
 """The default plan: what `nl.Learner(model)` does when the user says nothing."""
 
 import math
+from dataclasses import replace
 
 from torch import nn
 
@@ -68,6 +69,20 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
     origin = Copy("origin", of=names, decay=1.0)
     readout = mix(*experts, "origin", outside="origin")
     return Plan(memory, *levels, *copies, origin, readout=readout)
+
+
+def drop_early(plan: Plan) -> Plan:
+    """The default plan with a memory that reads the input of the last linear layer alone.
+
+    Args:
+        plan: of `make_default_plan` for a pre-trained model; given back if it reads no more.
+    """
+    (memory,) = plan.memories
+    if len(memory.reads) == 1:
+        return plan
+    num_last = memory.list_views()[-1][1]
+    alone = replace(memory, on=None, num_features=num_last, include_read=True)
+    return Plan(*(alone if one is memory else one for one in plan.levels), readout=plan.readout)
 
 
 def _remember_inputs(model: nn.Module) -> Memory:

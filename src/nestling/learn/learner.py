@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nestling.consolidate import Judge, Proposal
-from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError
+from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError, ShapeMismatch
+from nestling.core.modes import eval_modules, has_modes
 from nestling.core.seeds import (
     export_generator,
     export_torch_generators,
@@ -29,7 +30,7 @@ from nestling.learn.answering.remember import MemoryLevel, Rows
 from nestling.learn.batch_checks import check_batch
 from nestling.learn.batches import Batch, default_loss, read_batch
 from nestling.learn.board import Board
-from nestling.learn.default import make_default_plan
+from nestling.learn.default import drop_early, make_default_plan
 from nestling.learn.exports.baking import export_learner
 from nestling.learn.growth import count_head_rows, resize_head
 from nestling.learn.protection import Protection
@@ -42,16 +43,9 @@ from nestling.memory.ridge import Task
 from nestling.retain import Retention
 
 _SNAPSHOT = "learner"
-_SCHEMA = 1
+_SCHEMA = 2
 # Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
 _SCORED_EVERY = 128
-_MODAL = (
-    nn.modules.batchnorm._NormBase,
-    nn.modules.dropout._DropoutNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RReLU,
-)
 
 
 class Learner:
@@ -121,6 +115,8 @@ class Learner:
         first = next(model.parameters(), None)
         self.device = torch.device(device or (first.device if first is not None else "cpu"))
         self.plan = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
+        # Not before the first batch is it known what the layers that were chosen give.
+        self.may_drop_early = plan is None and pretrained
         self.protection = Protection(self.model, retain, self.plan)
         self.loss = loss or default_loss
         self.num_classes = num_classes
@@ -131,11 +127,12 @@ class Learner:
         if self.plan.gradient_levels:
             check = None if judge is None else (lambda _: judge(model))
             self.optimizer = NestedOptimizer(self.model, self.plan, judge=check, seed=seed)
-        names = [name for name in self.plan.answering if name != self.plan.outside]
+        outside = self.plan.outside
+        names = tuple(name for name in self.plan.answering if name != outside)
+        remembering = {spec.name for spec in self.plan.memories}
+        slow = next((name for name in names if name in remembering and outside is not None), None)
         self.levels = {
-            spec.name: MemoryLevel(
-                spec, self.model, foresees=self.plan.outside is not None and spec.name in names
-            )
+            spec.name: MemoryLevel(spec, self.model, foresees=spec.name == slow)
             for spec in self.plan.memories
         }
         self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
@@ -143,9 +140,9 @@ class Learner:
             self.protection.find_reader,
             self.optimizer,
             self.levels,
-            tuple(names),
+            names,
             link,
-            self.plan.outside,
+            outside,
         )
         self.readout: Readout | None = None
         self.num_examples = self.num_refused = self.num_experiences = 0
@@ -156,13 +153,12 @@ class Learner:
         self._generator = make_generator(seed, "head")
         self._unscored = 0
         self.dtype = first.dtype if first is not None and first.is_floating_point() else None
-        self.needs_pairs = any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()
-        )
-        # Whether the model answers otherwise in training than it will.
-        self._has_modes = precision is not None or any(
-            isinstance(module, _MODAL) for module in model.modules()
-        )
+        self._norms = [
+            module
+            for module in model.modules()
+            if isinstance(module, nn.modules.batchnorm._NormBase)
+        ]
+        self._has_modes = precision is not None or any(map(has_modes, model.modules()))
         self._buffers = list(model.buffers())
         self._lock = threading.RLock()
         self._board = None if board is None else Board(Path(board))
@@ -252,6 +248,8 @@ class Learner:
             self.protection.check(batch, task)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
+            if self.may_drop_early and is_new:
+                self._settle_reads(batch)
             # Everything that can fail comes before anything that is changed.
             admitted = admit(self, batch, weight, is_new=is_new)
             answers, output, report = self._try_step(batch, admitted, is_new)
@@ -266,6 +264,28 @@ class Learner:
             if self._board is not None:
                 self._board.write("loss", report.loss, self.num_examples)
             return report
+
+    def _settle_reads(self, batch: Batch) -> None:
+        """Leave out of the default what the first batch shows that the model does not give."""
+        (level,) = self.levels.values()
+        try:
+            level.read_rows(batch, batch.target)
+        except (DataError, ShapeMismatch) as error:
+            if len(level.spec.reads) > 1:
+                self.drop_early(str(error))
+        self.may_drop_early = False
+
+    def drop_early(self, reason: str) -> None:
+        """Let the default's memory, which must be empty, read the last linear layer alone."""
+        (level,) = self.levels.values()
+        assert level.bank is None
+        assert level.reader.module is not None
+        self.plan = drop_early(self.plan)
+        (spec,) = self.plan.memories
+        # Of the model as it was given, not as it is now.
+        alone = MemoryLevel(spec, level.reader.module, foresees=level.foresees)
+        self.levels[spec.name] = alone
+        self._say(f"memory {spec.name!r} reads {alone.reader.describe()}: {reason}")
 
     def _try_step(
         self, batch: Batch, admitted: Admitted, is_new: bool
@@ -311,7 +331,8 @@ class Learner:
         if self.readout.outside is not None:
             given = self.experts.ask_given(batch, read)
             is_asked = is_due and not self._is_heard_in_training
-            return [given, *(self.experts.ask_moving(batch, None) if is_asked else [])]
+            others = self.experts.answer_cheaply(batch, read) if is_asked else None
+            return [given, *(others or [])]
         if self.readout.gate is None or not is_due:
             return None
         return self.experts.answer_cheaply(batch, read)
@@ -348,7 +369,7 @@ class Learner:
             assert answers is not None
             others = answers[1:]
             if output is not None and self._is_heard_in_training:
-                others = self.experts.ask_moving(batch, output)
+                others = self.experts.answer_cheaply(batch, admitted.read, output) or []
             clock = self.levels[self.experts.slow].clock
             readout.hold(clock, target, answers[0], others)
             self._unscored = 0 if others else self._unscored
@@ -380,16 +401,18 @@ class Learner:
         rehearsal = self.rehearsal
         if rehearsal is not None and len(rehearsal.store) > 0:
             rehearse = lambda model: rehearsal.compute_loss(model, self.device)  # noqa: E731
-        loss, output, refused = take_step(
-            self.model,
-            self.optimizer,
-            batch,
-            self.loss,
-            rehearse=rehearse,
-            methods=self.protection.methods,
-            precision=self._autocast(),
-            buffers=self._buffers,
-        )
+        # One example has no statistics of its own: the running ones are used, and stand still.
+        with eval_modules(self._norms if batch.size == 1 else ()):
+            loss, output, refused = take_step(
+                self.model,
+                self.optimizer,
+                batch,
+                self.loss,
+                rehearse=rehearse,
+                methods=self.protection.methods,
+                precision=self._autocast(),
+                buffers=self._buffers,
+            )
         if refused:
             self.num_refused += 1
             self._say(f"step refused: {refused} ({self.num_refused} so far)")
@@ -448,9 +471,7 @@ class Learner:
             if self.experts.outside is None:
                 raise NotFitted("the learner has learned nothing yet; call fit or learn first")
             kind = kind or ("classification" if self.num_classes is not None else None)
-            form = self.experts.guess_form(batch, kind)
-            mixed, shape = self.experts.answer_as_given(batch, form)
-            kind = form.task
+            mixed, shape, kind = self.experts.answer_as_given(batch, kind)
         else:
             found = self.experts.answer(batch)
             compared = found.read.get(self.readout.compares or "")
@@ -482,6 +503,11 @@ class Learner:
         if (self.task or kind) == "classification":
             kept = target >= 0
             return float((answer.argmax(dim=-1)[kept] == target[kept]).float().mean())
+        if target.numel() != answer.numel():
+            raise ShapeMismatch(
+                f"answers of shape {tuple(answer.shape)} for targets of shape "
+                f"{tuple(target.shape)}; give one value per output"
+            )
         target = target.reshape(answer.shape).float()
         spread = (target - target.mean(dim=0)).square().sum()
         return float(1.0 - (answer - target).square().sum() / spread)

@@ -34,7 +34,8 @@ class CopyLevel:
     Args:
         spec: what the plan says.
         params: name -> parameter that is copied; read at every update.
-        buffers: name -> buffer of the model, which a copy that never moves holds, too.
+        buffers: name -> what else the model holds, its buffers and the parameters that no level
+            owns; a copy that never moves holds them, too.
         generator: draws whether to update, if the plan gives a probability.
     """
 
@@ -114,7 +115,7 @@ def make_copies(
         specs: what the plan says.
         claims: gradient level -> names of its parameters.
         params: name -> parameter.
-        buffers: name -> buffer of the model.
+        buffers: name -> buffer of the model, or parameter that no level owns.
         seed: of the run.
     """
     return {

@@ -88,7 +88,9 @@ class NestedOptimizer(torch.optim.Optimizer):
             params = [self._owned[name] for name in claims[spec.name]]
             in_place = accumulate == "in_place"
             self.levels[spec.name] = GradientLevel(spec, claims[spec.name], params, in_place)
-        buffers = dict(self.model.named_buffers())
+        buffers = dict(self.model.named_buffers()) | {
+            name: param for name, param in self.model.named_parameters() if not param.requires_grad
+        }
         self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
         self._watch = ParameterWatch(self.model)
         self.queue = ChangeQueue(plan)

@@ -113,7 +113,7 @@ def _check_fit(
             )
     for name, copy in optimizer.copies.items():
         check_same_names(state["copies"][name]["values"], copy.values)
-        check_same_names(state["copies"][name]["buffers"], copy.buffers)
+        check_same_names(state["copies"][name].get("buffers", {}), copy.buffers)
 
 
 def _export_level(level: GradientLevel) -> dict[str, Any]:

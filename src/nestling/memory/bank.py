@@ -225,15 +225,18 @@ class MemoryBank:
 
     def novelty(self, x: Tensor) -> Tensor:
         """How unlike all that the slow memory has learned inputs are, (N,); see `RidgeMemory`."""
-        return self.predict_and_compare(x)[1]
+        return self.memories[self.slow].novelty(self._check_features(x))
 
-    def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """As `predict`; with it the `novelty` of the inputs, (N,), and of how many examples the
-        slow memory says so."""
+    def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
+        """As `predict`; with it what the slow memory knows of the inputs, as it stands now."""
         phi_ND = self._check_features(x)
-        slow = self.memories[self.slow]
-        num_effective = slow.statistics.num_effective
-        return self._mix(self._answer_all(phi_ND)), slow.novelty(phi_ND), num_effective
+        slow, answers = self.memories[self.slow], self._mix(self._answer_all(phi_ND))
+        known_K = None
+        if self.task == "classification":
+            known_K = slow.statistics.life_targets > 0.0
+        n = slow.statistics.num_effective
+        novelty_N = slow.novelty(phi_ND)
+        return answers, Foresight(self.clock, len(x), answers, known_K, novelty_N, n)
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""
@@ -333,11 +336,21 @@ class MemoryBank:
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(memory, self._held[0])
         slow = self._held[self.slow] = add_reach(memory, self._held[self.slow])
-        answers, novelty_N, n = None, torch.full((N,), math.inf, dtype=torch.float64), 0.0
-        if slow is not None and slow.reach is not None:
-            answers = self._answer_held(slow, phi_ND)
-            novelty_N, n = compute_novelty(slow.reach, phi_ND), slow.reach.num_effective
-        return Foresight(memory.clock, N, answers, novelty_N, n)
+        if slow is None or slow.reach is None:
+            nothing_N = torch.full((N,), math.inf, dtype=torch.float64)
+            return Foresight(memory.clock, N, None, None, nothing_N, 0.0)
+        known_K = None
+        if self.task == "classification":
+            known_K = torch.zeros(self.num_classes, dtype=torch.bool)
+            known_K[: len(slow.offset)] = slow.offset.isfinite()
+        return Foresight(
+            memory.clock,
+            N,
+            self._answer_held(slow, phi_ND),
+            known_K,
+            compute_novelty(slow.reach, phi_ND),
+            slow.reach.num_effective,
+        )
 
     def _answer_held(self, slow: HeldSolution, phi_ND: Tensor) -> Tensor:
         prior = self.prior if self.has_prior else None

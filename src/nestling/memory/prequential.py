@@ -41,7 +41,7 @@ class HeldSolution:
         variance: (M,) of a regression's residual; empty for classes.
         solved_at: the clock.
         tuned_at: the clock at which the strength was chosen.
-        reach: what the memory had seen then; None where nobody asks.
+        reach: what the memory had seen, then or a little later; None where nobody asks.
     """
 
     weights: Tensor
@@ -81,6 +81,7 @@ class Foresight:
         clock: of the first of them.
         num_examples: N.
         answers: (N, K) probabilities or (N, M) means; None if it knew nothing yet.
+        known: (K,) bool: classes that it gives an answer for; None for values.
         novelty: (N,) how unlike all that it had learned they were; see `compute_novelty`.
         num_effective: examples that it knew.
     """
@@ -88,6 +89,7 @@ class Foresight:
     clock: int
     num_examples: int
     answers: Tensor | None
+    known: Tensor | None
     novelty: Tensor
     num_effective: float
 

@@ -104,7 +104,7 @@ class Experts:
         """
         target = batch.target
         assert target is not None
-        if target.is_floating_point() and len(self.names) == 1:
+        if target.is_floating_point() and len(self.names) == 1 and self.outside is None:
             return Form("regression")
         model = self.find_live()
         with torch.no_grad(), eval_mode(model):
@@ -141,34 +141,31 @@ class Experts:
         if self.form.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
-            shape, target = self._find_positions(output)
+            shape, target = self._find_positions(output, self.form.layout)
         rows = {name: self.levels[name].read_rows(batch, target) for name in read}
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
+        read_rows = {name: one.features for name, one in rows.items()}
+        if given is not None and self.levels[self.slow].is_empty:
+            # Nothing was learned that counts: it stands in for everyone.
+            return Answers([given for _ in self.names], shape, read_rows, None)
         answers = []
         for name in self.names:
             if name == self.slow:
-                answer, knowers = self._know(rows[name], given)
+                assert given is not None
+                answer, found = self.levels[name].answer_and_compare(rows[name].features)
+                knowers = Knowers(answer, found.known, given, found.novelty, found.num_effective)
                 answers.append(answer)
             elif name in self.levels:
                 answers.append(self.levels[name].answer(rows[name].features))
             else:
                 answers.append(self._activate(align_features(outputs[name], target)[0]))
-        return Answers(answers, shape, {n: one.features for n, one in rows.items()}, knowers)
+        return Answers(answers, shape, read_rows, knowers)
 
-    def _know(self, rows: Rows, given: Tensor | None) -> tuple[Tensor, Knowers | None]:
-        """What the slow memory answers, and with it who knows outside; who stands in if empty."""
-        assert given is not None
-        level = self.levels[self.slow]
-        if level.is_empty:
-            return given, None
-        answer, novelty, num_effective = level.answer_and_compare(rows.features)
-        return answer, Knowers(answer, given, novelty, num_effective)
-
-    def _find_positions(self, output: Tensor) -> tuple[tuple[int, ...], Tensor]:
+    def _find_positions(self, output: Tensor, layout: Layout) -> tuple[tuple[int, ...], Tensor]:
         """The shape of answers per position, and a target of it that leaves nothing out."""
-        is_last = self.form.layout == "last"
+        is_last = layout == "last"
         shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
         return shape, torch.zeros(shape, dtype=torch.long, device=output.device)
 
@@ -180,43 +177,38 @@ class Experts:
         return self._activate(align_features(output, target)[0])
 
     @torch.no_grad()
-    def answer_as_given(self, batch: Batch, form: "Form") -> tuple[Tensor, tuple[int, ...]]:
+    def answer_as_given(
+        self, batch: Batch, task: Task | None
+    ) -> tuple[Tensor, tuple[int, ...], Task]:
         """What who knows outside answers to N examples before anything is learned.
 
         Args:
             batch: N examples.
-            form: what is predicted.
+            task: what is predicted; None: classes, if there are two outputs or more per row.
 
-        Returns: (R, K) or (R, M), and the shape that the rows have.
-        """
-        assert self.outside is not None
-        before, self.form = self.form, form
-        try:
-            output = self._run(batch, self.outside)
-            shape: tuple[int, ...] = (batch.size,)
-            target = None
-            if form.layout != "row":
-                shape, target = self._find_positions(output)
-            return self._activate(align_features(output, target)[0]), shape
-        finally:
-            self.form = before
+        Returns: (R, K) or (R, M), the shape that the rows have, and what is predicted.
 
-    @torch.no_grad()
-    def guess_form(self, batch: Batch, task: Task | None) -> "Form":
-        """What is predicted, from the outputs alone: classes, if there are two or more per row.
-
-        Args:
-            batch: N examples.
-            task: if it is known.
+        Raises:
+            DataError: classes are asked for and the model gives one number per row.
         """
         assert self.outside is not None
         output = self._run(batch, self.outside)
-        if output.ndim < 2 or output.shape[1] < 2:
-            task = task or "regression"
-        if task == "regression":
-            return Form("regression")
+        has_classes = output.ndim >= 2 and output.shape[1] >= 2
+        if task == "classification" and not has_classes:
+            raise DataError(
+                f"outputs of shape {tuple(output.shape)} are no logits of classes; "
+                "the model must give one logit per class"
+            )
+        if task == "regression" or not has_classes:
+            shape: tuple[int, ...] = (batch.size,)
+            answer = self._activate(align_features(output, None)[0], "regression")
+            return answer.reshape(len(answer), -1), shape, "regression"
         layout: Layout = "row" if output.ndim == 2 else "last" if output.ndim == 3 else "second"
-        return Form("classification", layout, output.shape[-1 if layout != "second" else 1])
+        shape, target = (batch.size,), None
+        if layout != "row":
+            shape, target = self._find_positions(output, layout)
+        answer = self._activate(align_features(output, target)[0], "classification")
+        return answer, shape, "classification"
 
     @torch.no_grad()
     def ask_given(self, batch: Batch, rows: Mapping[str, Rows]) -> Tensor:
@@ -224,41 +216,31 @@ class Experts:
         return self._align_given(batch, rows, batch.target)
 
     @torch.no_grad()
-    def ask_moving(self, batch: Batch, live: Tensor | None) -> list[Tensor]:
-        """What all experts but the slow memory answer to N examples with their target.
+    def answer_cheaply(
+        self, batch: Batch, read: Mapping[str, Rows], live: Tensor | None = None
+    ) -> list[Tensor] | None:
+        """Ask every expert without solving a memory anew; None if one has no answer yet.
+
+        The memory beside which someone knows outside is left out: it says what it foresees when it
+        learns.
 
         Args:
-            batch: as above.
+            batch: N examples with their target; positions with label -100 are left out.
+            read: what the memories have read of it already.
             live: output of the live model if it is known already.
         """
         answers = []
         for name in self.names:
             if name == self.slow:
                 continue
-            is_known = name == "live" and live is not None
-            output = live if is_known else self._run(batch, name)
-            assert output is not None
-            answers.append(self._activate(align_features(output, batch.target)[0]))
-        return answers
-
-    @torch.no_grad()
-    def answer_cheaply(self, batch: Batch, rows: Mapping[str, Rows]) -> list[Tensor] | None:
-        """Ask every expert without solving a memory anew; None if one has no answer yet.
-
-        Args:
-            batch: N examples with their target; positions with label -100 are left out.
-            rows: what the memories have read of it already.
-        """
-        answers = []
-        for name in self.names:
             if name in self.levels:
-                found = self.levels[name].answer_cheaply(rows[name].features)
+                found = self.levels[name].answer_cheaply(read[name].features)
                 if found is None:
                     return None
                 answers.append(found)
-            else:
-                output = align_features(self._run(batch, name), batch.target)[0]
-                answers.append(self._activate(output))
+                continue
+            output = live if name == "live" and live is not None else self._run(batch, name)
+            answers.append(self._activate(align_features(output, batch.target)[0]))
         return answers
 
     def _run(self, batch: Batch, name: str) -> Tensor:
@@ -273,7 +255,7 @@ class Experts:
             output = functional_call(model, values, batch.inputs, dict(batch.keywords))
             return read_output(output)
 
-    def _activate(self, output: Tensor) -> Tensor:
-        if self.form.task == "classification":
+    def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
+        if (task or self.form.task) == "classification":
             return widen(output).softmax(dim=-1)
         return widen(output if self.link is None else self.link(output))

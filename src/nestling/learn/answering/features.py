@@ -148,6 +148,12 @@ class FeatureReader:
             align_features(fit_positions(view, tap, target), target)[0]
             for view, tap in zip(views, self.taps, strict=True)
         ]
+        for row, tap in zip(rows, self.taps, strict=True):
+            if len(row) != len(rows[-1]):
+                raise ShapeMismatch(
+                    f"{tap or 'the model input'} gives {len(row)} rows and {self.taps[-1]} "
+                    f"{len(rows[-1])}; read places that give as many"
+                )
         return rows, output
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from nestling.memory import FixedShare, restrict_to_present
 from nestling.memory.exact.reach import SLOPE, THRESHOLD, trust_experience
-from nestling.memory.ridge import Task
 
 # Novelty above which an input is far from all that was learned, not merely on its edge.
 FAR = 4.0
@@ -131,15 +130,28 @@ class Knowers:
 
     Args:
         memory: (N, K) probabilities or (N, M) values.
+        known: (K,) bool, classes that the memory has seen; None for values.
         given: (N, K') or (N, M), of the model as it was given; may hold NaN.
         novelty: (N,) of the inputs to the memory.
         num_effective: examples that the memory knows.
     """
 
     memory: Tensor
+    known: Tensor | None
     given: Tensor
     novelty: Tensor
     num_effective: float
+
+    @property
+    def is_given_finite(self) -> Tensor:
+        """Whether the given model has an answer: (N,) bool."""
+        return self.given.isfinite().all(dim=1)
+
+    def find_heard(self, target_N: Tensor) -> Tensor:
+        """Which examples may be compared on: those of classes that the memory has seen, (N,)."""
+        if self.known is None:
+            return self.is_given_finite
+        return find_heard(self.known, target_N)
 
 
 class Outside:
@@ -150,12 +162,10 @@ class Outside:
     out of the comparison: a new class does not speak for whoever has an output for it.
 
     Args:
-        task: what is predicted.
         share: of the gates, see `nestling.memory.FixedShare`.
     """
 
-    def __init__(self, task: Task, share: float) -> None:
-        self.task = task
+    def __init__(self, share: float) -> None:
         self.gates = [FixedShare(3, share, torch.tensor(prior)) for prior in PRIORS]
         self.squares = torch.full((3,), math.nan, dtype=torch.float64)
 
@@ -181,21 +191,23 @@ class Outside:
             target: (N,) classes or (N, M) values.
         """
         answers_ENK, _ = self._line_up(knowers)
-        if self.task == "regression":
-            losses_NE, self.squares = score_values(answers_ENK, target, self.squares)
-            heard_N = torch.ones(len(target), dtype=torch.bool)
+        heard_N = knowers.find_heard(target)
+        if not bool(heard_N.any()):
+            return
+        answers_ENK, target = answers_ENK[:, heard_N], target[heard_N]
+        if knowers.known is None:
+            losses_NE, self.squares = score_by_errors(answers_ENK, target, self.squares)
         else:
-            known_K = find_known(answers_ENK[0])
-            heard_N = find_heard(known_K, target)
-            target = torch.where(heard_N, target, 0)
+            known_K = torch.zeros(answers_ENK.shape[2], dtype=torch.bool)
+            known_K[: len(knowers.known)] = knowers.known
             restricted_ENK = restrict_to_present(answers_ENK, known_K)
             own_NE = restricted_ENK[:, torch.arange(len(target)), target].T
             chance = DOUBT / float(known_K.sum().clamp_min(1))
             losses_NE = -torch.log((1.0 - DOUBT) * own_NE + chance)
-        zones_ZN = split_zones(knowers.novelty)
+        zones_ZN = split_zones(knowers.novelty[heard_N])
         trust = trust_experience(knowers.num_effective)
         for gate, zone_N, temper in zip(self.gates, zones_ZN, TEMPERS, strict=True):
-            rows_N = heard_N & (zone_N > LEAST_SHARE)
+            rows_N = zone_N > LEAST_SHARE
             # Far from little is not far: what a memory of few examples finds new says less.
             scale_N = zone_N * temper * (1.0 if gate is self.gates[0] else trust)
             gate.update((losses_NE * scale_N[:, None])[rows_N])
@@ -203,9 +215,9 @@ class Outside:
     def _line_up(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
         """Answers (E, N, K) or (E, N, M) of all, and how far the given one has an opinion (N,)."""
         memory, given = knowers.memory, knowers.given
-        is_finite_N = given.isfinite().all(dim=1)
+        is_finite_N = knowers.is_given_finite
         given = torch.where(is_finite_N[:, None], given, 0.0)
-        if self.task == "regression":
+        if knowers.known is None:
             both = torch.stack((memory, given, 0.5 * (memory + given)))
             return both, is_finite_N.to(memory.dtype)
         opinion_N = measure_opinion(given) * is_finite_N
@@ -213,7 +225,8 @@ class Outside:
         memory, given = (
             torch.nn.functional.pad(one, (0, width - one.shape[1])) for one in (memory, given)
         )
-        known_K = find_known(memory).to(memory.dtype)
+        known_K = memory.new_zeros(width)
+        known_K[: len(knowers.known)] = knowers.known.to(memory.dtype)
         return torch.stack((memory, given, pool_classes(memory, given, known_K))), opinion_N
 
     def state_dict(self) -> dict[str, object]:
@@ -230,11 +243,6 @@ class Outside:
         self.squares = state["squares"].clone()
 
 
-def find_known(memory_NK: Tensor) -> Tensor:
-    """Classes that a memory has seen, (K,) bool: it gives the others exactly 0."""
-    return memory_NK.amax(dim=0) > 0.0
-
-
 def find_heard(known_K: Tensor, target_N: Tensor) -> Tensor:
     """Which labels are of classes that are known: (N,) bool.
 
@@ -246,7 +254,9 @@ def find_heard(known_K: Tensor, target_N: Tensor) -> Tensor:
     return heard_N
 
 
-def score_values(values_ENM: Tensor, target_NM: Tensor, squares_E: Tensor) -> tuple[Tensor, Tensor]:
+def score_by_errors(
+    values_ENM: Tensor, target_NM: Tensor, squares_E: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gaussian log-losses with each expert's running squared error as variance.
 
     Args:
@@ -262,6 +272,23 @@ def score_values(values_ENM: Tensor, target_NM: Tensor, squares_E: Tensor) -> tu
     variance_E1 = squares_E.clamp_min(SMALLEST_VARIANCE)[:, None]
     losses_EN = 0.5 * (torch.log(2 * math.pi * variance_E1) + errors_EN / variance_E1)
     return losses_EN.T, squares_E
+
+
+def pad_classes(answers: Sequence[Tensor]) -> Tensor:
+    """Stack probabilities of experts that know different numbers of classes.
+
+    Args:
+        answers: per expert (N, K_e).
+
+    Returns: (E, N, K) with K the largest; a class that an expert does not know gets 0.
+
+    >>> pad_classes([torch.ones(1, 1), torch.full((1, 2), 0.5)]).tolist()
+    [[[1.0, 0.0]], [[0.5, 0.5]]]
+    """
+    width = max(answer.shape[-1] for answer in answers)
+    return torch.stack(
+        [torch.nn.functional.pad(answer, (0, width - answer.shape[-1])) for answer in answers]
+    )
 
 
 @dataclass(frozen=True)
@@ -287,9 +314,9 @@ class HeldAnswers:
             given: (N, K) of the model as it was given.
             others: per moving expert (N, K); none if they were not asked.
         """
-        none = given.new_zeros(0, len(target), 0)
-        stacked = torch.stack(list(others)) if others else none
-        self._parts.append(_Held(clock, target, given, stacked))
+        stacked = pad_classes(others) if others else given.new_zeros(0, len(target), 0)
+        # What was given may be overwritten by its owner.
+        self._parts.append(_Held(clock, target.clone(), given.clone(), stacked))
 
     def take(self, clock: int, num: int) -> list[tuple[Tensor, Tensor, Tensor, slice]]:
         """Give up what is held of the examples from `clock` on, and forget all before them.

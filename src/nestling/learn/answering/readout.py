@@ -17,8 +17,8 @@ from nestling.learn.answering.outside import (
     Knowers,
     Outside,
     find_heard,
-    find_known,
-    score_values,
+    pad_classes,
+    score_by_errors,
 )
 from nestling.levels import Mix, Plan
 from nestling.memory import (
@@ -93,7 +93,7 @@ class Readout:
         self.outside: Outside | None = None
         self.held = HeldAnswers()
         if isinstance(plan.readout, Mix) and plan.outside is not None:
-            self.outside = Outside(task, plan.readout.share)
+            self.outside = Outside(plan.readout.share)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -168,7 +168,11 @@ class Readout:
             if foresight.answers is None:
                 continue  # it knew nothing: nobody can be compared
             knowers = Knowers(
-                foresight.answers[rows], given, foresight.novelty[rows], foresight.num_effective
+                foresight.answers[rows],
+                foresight.known,
+                given,
+                foresight.novelty[rows],
+                foresight.num_effective,
             )
             if len(others):
                 self._compare(others, knowers, target)
@@ -178,9 +182,7 @@ class Readout:
         """Score moving experts beside those who know, on classes that the memory knew: a new class
         must not speak for whoever has learned it since."""
         assert self.outside is not None
-        heard_N = torch.ones(len(target), dtype=torch.bool)
-        if self.task == "classification":
-            heard_N = find_heard(find_known(knowers.memory), target)
+        heard_N = knowers.find_heard(target)
         if not bool(heard_N.any()):
             return
         answers = [one[heard_N] for one in others]
@@ -198,11 +200,12 @@ class Readout:
             return
         if self.task == "regression":
             stacked = torch.stack(list(answers))
-            losses, self.squares = score_values(stacked, target, self.squares)
+            losses, self.squares = score_by_errors(stacked, target, self.squares)
             self.gate.update(losses)
             return
         stacked = pad_classes(answers)
-        scored = find_heard(find_known(stacked[self.slow]), target)
+        known = (stacked[self.slow] > 0.0).any(dim=0)  # a memory gives unseen classes exactly 0
+        scored = find_heard(known, target)
         if not bool(scored.any()):
             return
         stacked, target = stacked[:, scored], target[scored]
@@ -216,7 +219,7 @@ class Readout:
     def count(self, target: Tensor, features: Tensor | None) -> None:
         """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
         if self.task == "classification":
-            self._uncounted.append(target.long())
+            self._uncounted.append(target.clone())
             if sum(map(len, self._uncounted)) >= _COUNTED_AT_ONCE:
                 self.prior.add_checked(torch.cat(self._uncounted))
                 self._uncounted = []
@@ -262,20 +265,3 @@ class Readout:
         if state["context"] is not None:
             self.context = RecentContext(state["context"]["config"]["num_inputs"])
             self.context.load_state_dict(state["context"])
-
-
-def pad_classes(answers: Sequence[Tensor]) -> Tensor:
-    """Stack probabilities of experts that know different numbers of classes.
-
-    Args:
-        answers: per expert (N, K_e).
-
-    Returns: (E, N, K) with K the largest; a class that an expert does not know gets 0.
-
-    >>> pad_classes([torch.ones(1, 1), torch.full((1, 2), 0.5)]).tolist()
-    [[[1.0, 0.0]], [[0.5, 0.5]]]
-    """
-    width = max(answer.shape[-1] for answer in answers)
-    return torch.stack(
-        [torch.nn.functional.pad(answer, (0, width - answer.shape[-1])) for answer in answers]
-    )

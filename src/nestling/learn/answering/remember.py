@@ -50,13 +50,13 @@ class MemoryLevel:
         self.reader = FeatureReader(model, spec.reads, spec.frozen)
         self.bank: MemoryBank | None = None
 
-    def read_rows(self, batch: Batch, target: Tensor | None) -> "Rows":
+    def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
         """What is read of a batch; errors as in `FeatureReader.read`."""
         views, output = self.reader.read_rows(batch, target)
         # Images may be bytes.
         wide = [(v if v.is_floating_point() else v.float()).cpu() for v in views]
         return Rows(
-            wide[0] if len(wide) == 1 else torch.cat([v.float() for v in wide], dim=1),
+            wide[0] if len(wide) == 1 else torch.cat(wide, dim=1),
             tuple(v.shape[1] for v in wide),
             output,
         )
@@ -89,7 +89,7 @@ class MemoryLevel:
             foresees=self.foresees,
         )
 
-    def check(self, rows: "Rows", target: Tensor, weight: Tensor | None) -> Checked:
+    def check(self, rows: Rows, target: Tensor, weight: Tensor | None) -> Checked:
         """Raise what `learn` would raise, with nothing changed; else what `learn` takes.
 
         Args:
@@ -144,8 +144,8 @@ class MemoryLevel:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
         return self.bank.predict(rows)
 
-    def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-        """As `answer`; with it how new each row is, (R,), and how many examples are known."""
+    def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Foresight]:
+        """As `answer`; with it what is known of each row."""
         if self.bank is None or self.bank.is_empty:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
         return self.bank.predict_and_compare(rows)

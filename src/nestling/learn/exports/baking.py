@@ -365,9 +365,8 @@ def _export_outside(learner: Learner, bank: MemoryBank) -> OutsideExpert:
         known = torch.zeros(width, dtype=torch.bool)
         seen = slow.statistics.life_targets > 0.0
         known[: len(seen)] = seen
-    copied = _export_copy(learner, experts.outside)
-    given = None if experts.is_lent else copied
-    activate = LiveExpert(nn.Identity(), copied.classifies, copied.link)
+    given = None if experts.is_lent else _export_copy(learner, experts.outside)
+    activate = LiveExpert(nn.Identity(), learner.task == "classification", experts.link)
     return OutsideExpert(given, activate, slow.reach, readout.outside.weights, known)
 
 

@@ -19,6 +19,7 @@ from nestling.core.seeds import (
 from nestling.learn.answering.experts import Form
 from nestling.learn.answering.features import find_last_linear
 from nestling.learn.answering.readout import Readout
+from nestling.learn.default import drop_early
 from nestling.learn.growth import resize_head
 from nestling.learn.rehearsal import Rehearsal
 from nestling.learn.snapshots.snapshot import read_snapshot, write_snapshot
@@ -105,6 +106,8 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
         plan = Plan.from_data(state["plan"], "the snapshot's plan")
     except NestlingError as error:
         raise ForeignSnapshot(str(error)) from None
+    if learner.may_drop_early and plan != learner.plan and plan == drop_early(learner.plan):
+        learner.drop_early("as in the snapshot")
     if plan != learner.plan:
         raise ForeignSnapshot(f"snapshot has {plan!r}, this learner {learner.plan!r}; use its plan")
     if (learner.rehearsal is None) != (state["rehearsal"] is None):

@@ -81,7 +81,8 @@ def measure_reach(stats: Statistics) -> Reach:
     same (300 to 1,024 of them told persons apart equally well).
 
     Differs: the scale of a feature has a floor, so that one that never varied still shows what is
-    new; and lambda does not grow with n, so that the memory's sight sharpens with experience.
+    new; and lambda, which has one too, does not grow with n, so that the memory's sight sharpens
+    with experience.
 
     Args:
         stats: of one or more examples.
@@ -97,20 +98,32 @@ def measure_reach(stats: Statistics) -> Reach:
     """
     chosen = space_evenly(stats.num_features, MAX_DECOMPOSED)
     stats = select_features(stats, chosen)
-    inverse_d, n = _find_inverse_scale(stats), stats.num_effective
-    R_dd = (stats.scatter * (inverse_d[:, None] / stats.weight)).mul_(inverse_d)
-    trace = float(R_dd.diagonal().clamp_min(0.0).sum())
-    strength = STRENGTH * trace if trace > 0.0 else STRENGTH * len(inverse_d)
-    A_dd = n * R_dd
-    A_dd.diagonal().add_(strength)
-    U_dd = torch.linalg.cholesky(A_dd, upper=True)
-    unit_dd = torch.eye(len(inverse_d), dtype=torch.float64)
+    inverse_d, varies_d, n = *_find_inverse_scale(stats), max(stats.num_effective, 1.0)
+    # What is left of a feature that no longer varies is rounding, and may be below zero.
+    inverse_or_0_d = torch.where(varies_d, inverse_d, 0.0)
+    A_dd = (stats.scatter * (inverse_or_0_d[:, None] * (n / stats.weight))).mul_(inverse_or_0_d)
+    A_dd.diagonal().clamp_min_(0.0)
+    d = len(inverse_d)
+    trace = float(A_dd.diagonal().sum()) / n
+    strength = STRENGTH * max(trace, LEAST_DEVIATION**2 * d)
+    U_dd, strength = _factorise(A_dd, strength)
+    unit_dd = torch.eye(d, dtype=torch.float64)
     whitening_dd = torch.linalg.solve_triangular(U_dd, unit_dd, upper=True)
-    freedom = 1.0 + len(inverse_d) - strength * float(whitening_dd.square().sum())
+    freedom = 1.0 + d - strength * float(whitening_dd.square().sum())
     mean_leverage = min(max(freedom / n, 1e-12), MAX_LEVERAGE)
     usual = math.log(mean_leverage / (1.0 - mean_leverage))
     # Statistics change in place.
     return Reach(stats.mean.clone(), inverse_d, whitening_dd, usual, n)
+
+
+def _factorise(A_dd: Tensor, strength: float) -> tuple[Tensor, float]:
+    """Cholesky factor U^T U = A + lambda I and lambda, greater if rounding made A indefinite."""
+    identity_dd = torch.eye(len(A_dd), dtype=torch.float64)
+    while True:
+        U_dd, failed = torch.linalg.cholesky_ex(A_dd + strength * identity_dd, upper=True)
+        if not int(failed):
+            return U_dd, strength
+        strength *= 10.0
 
 
 def compute_novelty(reach: Reach, phi_ND: Tensor) -> Tensor:
@@ -151,8 +164,9 @@ def trust_experience(num_effective: float) -> float:
     return num_effective / (num_effective + NUM_HALF)
 
 
-def _find_inverse_scale(stats: Statistics) -> Tensor:
-    """1 / the deviation of each feature over its whole life, which has a floor: (d,)."""
+def _find_inverse_scale(stats: Statistics) -> tuple[Tensor, Tensor]:
+    """1 / the deviation of each feature over its whole life, which has a floor, (d,); and whether
+    it varied, (d,)."""
     rounding_d = stats.life_weight * (RELATIVE_ROUNDING * stats.life_mean).square()
     varies_d = stats.life_scatter > torch.maximum(rounding_d, stats.rounding)
     variance_d = torch.where(varies_d, stats.life_scatter / stats.life_weight, 0.0)
@@ -160,4 +174,4 @@ def _find_inverse_scale(stats: Statistics) -> Tensor:
     common = LEAST_DEVIATION * float(variance_d.mean().sqrt())
     if common == 0.0:  # all alike: whatever differs by more than rounding is new
         common = ROUNDING * float(stats.life_mean.square().mean().sqrt()) or ROUNDING
-    return 1.0 / torch.maximum(variance_d.sqrt(), floor_d.clamp_min(common))
+    return 1.0 / torch.maximum(variance_d.sqrt(), floor_d.clamp_min(common)), varies_d

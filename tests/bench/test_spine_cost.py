@@ -47,7 +47,7 @@ def test_both_sides_learn_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     updates = {reading.level: reading.num_updates for reading in learner.read_levels()}
     num_steps = 2 * ROUND + 1
     num_examples = num_steps * spine_cost.BATCH_SIZE
-    assert updates == {"memory": num_examples, "head": num_steps, "spine": 2}
+    assert updates == {"memory": num_examples, "head": num_steps, "spine": 2, "origin": 0}
     first = make_small().state_dict()
     assert len(made) == 2
     for model in made:

@@ -55,9 +55,7 @@ def make_readout(
         for s in (1, -1)
     ]
     memories = [
-        BankExpert(
-            FeatureTap(bake_model(make_spine()), [Tap("3", "input", pools=False)]), features, head
-        )
+        BankExpert(FeatureTap(bake_model(make_spine()), [Tap("3", "input")]), features, head)
         for head in heads
     ]
     weights = torch.tensor([0.2, 0.3, 0.5])
@@ -105,7 +103,7 @@ def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     raw = BankExpert(
         None, RandomMap(seeded(36, 30, dtype=wide)), RidgeHead(seeded(30, 4), seeded(4))
     )
-    frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output", pools=False)])
+    frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output")])
     rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
     values = RidgeHead(seeded(8, 3), seeded(3), task="regression")
     one, half = torch.ones(1), torch.tensor([0.5, 0.5])
@@ -181,10 +179,10 @@ def test_baking_folds_overlays_in_and_leaves_the_model() -> None:
 
 def test_a_tap_reads_either_side_and_copies_apart() -> None:
     spine = make_spine().eval()
-    features, output = FeatureTap(spine, [Tap("0", "output", pools=False)])(X)
+    features, output = FeatureTap(spine, [Tap("0", "output")])(X)
     assert torch.equal(features, spine[0](X))
     assert torch.equal(output, spine(X))
-    tap = FeatureTap(make_spine().eval(), [Tap("3", "input", pools=False)])
+    tap = FeatureTap(make_spine().eval(), [Tap("3", "input")])
     twin = copy.deepcopy(tap)
     nn.init.zeros_(twin.model[0].weight)
     assert not torch.equal(twin(X)[0], tap(X)[0])
@@ -211,7 +209,7 @@ def test_threads_get_their_own_features() -> None:
 
 def test_wrong_parts_are_named() -> None:
     with pytest.raises(PlanError, match=r"no submodule 'haed'.*did you mean 'head'"):
-        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output", pools=False)])
+        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output")])
     with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
         ExportedReadout([make_spine()], torch.ones(2))
     with pytest.raises(ShapeMismatch, match="0 experts"):
@@ -230,7 +228,7 @@ def test_a_tap_that_did_not_run_says_so() -> None:
             return self.used(x)
 
     with pytest.raises(PlanError, match="'idle' did not run"):
-        FeatureTap(Skips(), [Tap("idle", "output", pools=False)])(X)
+        FeatureTap(Skips(), [Tap("idle", "output")])(X)
 
 
 def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -147,9 +147,9 @@ class Memory:
     Args:
         name: the level's name.
         on: "input" for the model's (first, flattened) input, a submodule's name for that
-            submodule's output, "input of NAME" for what goes into it (means over positions where
-            the answer is one per example), None for the input of the last linear layer; or
-            several of these, read side by side.
+            submodule's output, "input of NAME" for what goes into it (where the answer is one
+            per example: means over positions, or, of a convolution, over a grid of at most
+            4 x 4), None for the input of the last linear layer; or several, read side by side.
         half_lives: in examples, fast to slow; infinity never forgets.
         num_features: random features of what it reads; 0 for none. A sequence: of each of `on`.
         features: kind of random feature.

@@ -14,6 +14,10 @@ from nestling.core.modes import eval_mode
 from nestling.learn.batches import Batch, read_output
 from nestling.levels.spec import INPUT_OF
 
+_CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+# Numbers that are left of feature maps.
+MAX_POOLED = 512
+
 
 def find_last_linear(model: nn.Module) -> str:
     """The name of the last linear layer in the order of registration.
@@ -38,20 +42,29 @@ def find_last_linear(model: nn.Module) -> str:
     return names[-1]
 
 
-def find_early_linear(model: nn.Module) -> str | None:
-    """The name of a linear layer that reads an early activation: the first one, if there are more.
+def find_early_layer(model: nn.Module) -> str | None:
+    """The name of a layer whose input is an early activation that tells what the last may not.
 
-    None for models of tokens or sequences (embeddings, attention, recurrence): there, a row of
-    an early activation says little of the whole.
+    It is the first linear layer behind all convolutions, if it is not the last one; else the
+    convolution in the middle. None for models of tokens or sequences (embeddings, attention,
+    recurrence): there, a row of an early activation says little of the whole.
 
-    >>> find_early_linear(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
+    >>> find_early_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
     '0'
     """
     sequential = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
     if any(isinstance(module, sequential) for module in model.modules()):
         return None
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return names[0] if len(names) > 1 else None
+    layers: list[tuple[str, nn.Module]] = [
+        (n, m) for n, m in model.named_modules() if isinstance(m, (nn.Linear, *_CONV))
+    ]
+    convolutions = [i for i, (_, module) in enumerate(layers) if isinstance(module, _CONV)]
+    linear = [name for name, _ in layers[convolutions[-1] + 1 if convolutions else 0 :]]
+    if len(linear) > 1:
+        return linear[0]
+    if len(convolutions) > 1:
+        return layers[convolutions[len(convolutions) // 2]][0]
+    return None
 
 
 @dataclass(frozen=True)
@@ -61,15 +74,35 @@ class Tap:
     Args:
         name: of a submodule.
         side: what goes into it, or what comes out.
-        pools: of an input with positions, take the mean over them for one answer per example.
+        pools: what is done with positions where the answer is one per example: nothing; the mean
+            over all of them, features being last ("mean"); or means over a grid, features being
+            second ("grid"), see `pool_grid`.
     """
 
     name: str
     side: Literal["input", "output"]
-    pools: bool
+    pools: Literal["mean", "grid"] | None = None
 
     def __str__(self) -> str:
         return f"the {self.side} of {self.name!r}"
+
+
+def pool_grid(maps: Tensor) -> Tensor:
+    """Means of feature maps over a coarse grid: (N, C, L), (N, C, H, W) or deeper -> (N, G).
+
+    The grid has 4 places a side, or fewer, so that at most 512 numbers are left if C allows it.
+
+    >>> pool_grid(torch.zeros(2, 32, 14, 14)).shape, pool_grid(torch.zeros(2, 64, 14, 14)).shape
+    (torch.Size([2, 512]), torch.Size([2, 256]))
+    """
+    num_sides = maps.ndim - 2
+    if num_sides == 0:
+        return maps
+    most = int((MAX_POOLED / maps.shape[1]) ** (1.0 / num_sides) + 1e-9)
+    places = [max(1, min(4, most, length)) for length in maps.shape[2:]]
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[num_sides - 1]
+    pooled: Tensor = pool(tuple(places))(maps)
+    return pooled.flatten(1)
 
 
 class FeatureReader:
@@ -201,15 +234,17 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
 
 def _find_tap(model: nn.Module, read: str | None) -> Tap:
     if read is None:
-        return Tap(find_last_linear(model), "input", pools=False)
+        return Tap(find_last_linear(model), "input")
     name = read.removeprefix(INPUT_OF)
-    known = [name for name, _ in model.named_modules() if name]
-    if name not in known:
+    known = dict(model.named_modules())
+    if not name or name not in known:
         raise PlanError(
             f"memory reads submodule {read!r}, which the model does not have; "
-            + suggest(name, known)
+            + suggest(name, filter(None, known))
         )
-    return Tap(name, "output" if name == read else "input", pools=name != read)
+    if name == read:
+        return Tap(name, "output")
+    return Tap(name, "input", "grid" if isinstance(known[name], _CONV) else "mean")
 
 
 def _keep(found: dict[int, Tensor], index: int, tap: Tap) -> Callable[..., None]:
@@ -220,13 +255,13 @@ def _keep(found: dict[int, Tensor], index: int, tap: Tap) -> Callable[..., None]
 
 
 def fit_positions(features: Tensor, tap: Tap | None, target: Tensor | None) -> Tensor:
-    """Bring an input (N, ..., D) to a target that is one per example, or one per position."""
-    if tap is None or not tap.pools:
+    """Bring what a tap reads to a target that is one per example, or one per position."""
+    if tap is None or tap.pools is None or features.ndim < 2:
         return features
-    is_single = target is None or target.ndim == 1 or target.is_floating_point()
-    if is_single:
+    if target is None or target.ndim == 1 or target.is_floating_point():
+        if tap.pools == "grid":
+            return pool_grid(features)
         return features.flatten(1, -2).mean(dim=1) if features.ndim > 2 else features
-    assert target is not None
     if features.ndim > 2:
         return features
     wide = features.reshape(len(features), *(1,) * (target.ndim - 1), -1)

@@ -391,7 +391,7 @@ def _export_memory(learner: Learner, level: MemoryLevel) -> nn.Module:
     tap = None
     if level.reader.module is not None:
         module = bake_model(level.reader.module)
-        whole = Tap("", "input", pools=False)
+        whole = Tap("", "input")
         tap = FeatureTap(module, [one or whole for one in level.reader.taps])
     is_slow = level.spec.name == learner.experts.slow
     outside = _export_outside(learner, bank) if is_slow else None

@@ -128,7 +128,9 @@ def test_the_export_answers_as_the_learner(case: str, num_batches: int) -> None:
     assert torch.equal(module(x), before)
 
 
-@pytest.mark.parametrize("case", ["fourier", "class prior"])
+@pytest.mark.parametrize(
+    "case", ["fourier", "class prior", "pretrained", "pretrained, other classes"]
+)
 def test_other_runtimes_agree(case: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     learner = make_learner(case)

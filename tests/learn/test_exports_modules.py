@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch
 from nestling.learn.answering.features import Tap
-from nestling.learn.exports.baking import BankExpert, ExportedReadout, LiveExpert
+from nestling.learn.exports.mixing import BankExpert, ExportedReadout, LiveExpert
 from nestling.learn.exports.modules import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
 from nestling.levels.low_rank import attach_low_rank
 from nestling.memory import mix_on_present

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted, PlanError
 from nestling.learn.answering.features import Tap

@@ -12,6 +12,7 @@ from nestling.learn.answering.outside import (
     HeldAnswers,
     Knowers,
     Outside,
+    agree_on_classes,
     find_heard,
     listen_to_others,
     measure_opinion,
@@ -76,8 +77,35 @@ def test_far_off_it_is_found_out_too_but_takes_more() -> None:
     assert outside.weights[2].argmax() == 1
     for _ in range(3):
         teach(outside, LABELS, memory=0.9, given=0.1, novelty=FAR)
+    assert outside.skill == 0.0
     assert outside.weights[2].argmax() == 0
     assert outside.weights[0].argmax() == outside.weights[1].argmax() == 1
+
+
+def test_off_its_experience_a_memory_does_not_replace_who_knows_something() -> None:
+    outside = Outside(share=1e-3)
+    half = LABELS.clone()
+    half[::2] = (half[::2] + 1) % 3  # every other answer of the given model is wrong
+    knowers = Knowers(
+        make_answers(LABELS, sure=0.9),
+        torch.ones(3, dtype=torch.bool),
+        make_answers(half, sure=0.9),
+        torch.full((60,), NEAR).double(),
+        300.0,
+    )
+    for _ in range(20):
+        outside.observe(knowers, LABELS)
+    assert outside.skill == 1.0
+    assert outside.weights[1].argmax() == 1
+
+
+def test_skill_of_values_is_beside_their_mean() -> None:
+    target = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).double()
+    novelty = torch.zeros(200).double()
+    skilled, unskilled = Outside(share=1e-3), Outside(share=1e-3)
+    skilled.observe(Knowers(target, None, 0.8 * target, novelty, 300.0), target)
+    unskilled.observe(Knowers(target, None, target.flip(0), novelty, 300.0), target)
+    assert (skilled.skill, unskilled.skill) == (1.0, 0.0)
 
 
 def test_a_fresh_head_has_no_opinion() -> None:
@@ -154,9 +182,16 @@ def test_the_pool_is_a_distribution_and_leaves_unknown_classes(seed: int) -> Non
     known = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0], dtype=torch.float64)
     memory, given_NK = memory * known, given_NK
     memory, given_NK = (one / one.sum(dim=1, keepdim=True) for one in (memory, given_NK))
-    pooled = pool_classes(memory, given_NK, known)
+    agreed = agree_on_classes(memory, given_NK, known)
+    torch.testing.assert_close(agreed.sum(dim=1), torch.ones(4).double())
+    assert torch.equal(agreed[:, known == 0], given_NK[:, known == 0])
+    silent, pooled = (pool_classes(memory, given_NK, known, voice) for voice in (0.0, 0.7))
+    torch.testing.assert_close(silent, memory, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(pooled.sum(dim=1), torch.ones(4).double())
-    assert torch.equal(pooled[:, known == 0], given_NK[:, known == 0])
+    wanted = memory * given_NK**0.7
+    torch.testing.assert_close(
+        pooled, wanted / wanted.sum(dim=1, keepdim=True), atol=5e-3, rtol=5e-2
+    )
 
 
 def test_held_answers_are_given_up_by_the_clock() -> None:

@@ -50,7 +50,7 @@ class Track:
 def run(
     *, num_seeds: int = 3, num_threads: int = 2, progress: Progress | None = None
 ) -> SuiteResult:
-    """Six writers on a conv net, three other kinds of person on an MLP, and four harder ones.
+    """Six writers on a conv net, three other kinds of person on an MLP, and five harder ones.
 
     Args:
         num_seeds: of images, weights and orders.
@@ -61,7 +61,7 @@ def run(
         `person_accuracy` after 300 examples, `person_over_finetune` the best rule and rate of each,
         `person_lost` on the others, `person_lost_worst` of one person and seed, and
         `first_events_worst`, the most that any look before the last one lies under the given
-        model, on the person or on the others. `further_*` are of the four harder persons, and
+        model, on the person or on the others. `further_*` are of the five harder persons, and
         `last_only_accuracy` of a memory that reads no early activation.
     """
     rows: list[Row] = []

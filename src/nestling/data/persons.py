@@ -61,6 +61,7 @@ KINDS: dict[str, Style] = {
 # Looked at beside the others: harder, since they resemble what the model knows.
 FURTHER: dict[str, Style] = {
     "mirrored": lambda x: x.reshape(-1, SIDE, SIDE).flip(2).reshape(len(x), -1),
+    "upside down": lambda x: x.reshape(-1, SIDE, SIDE).rot90(2, (1, 2)).reshape(len(x), -1),
     "noisy": _add_noise,
     "dim": lambda x: 0.3 * x,
     "as the others": lambda x: x,

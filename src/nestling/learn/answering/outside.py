@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nestling.memory import FixedShare, restrict_to_present
 from nestling.memory.exact.reach import SLOPE, THRESHOLD, trust_experience
+from nestling.memory.exact.statistics import decay_factor
 
 # Novelty above which an input is far from all that was learned, not merely on its edge.
 FAR = 4.0
@@ -26,8 +27,15 @@ FAR = 4.0
 # little less than elsewhere.
 PRIORS = ((0.1, 1.0, 0.1), (0.05, 1.0, 0.05), (0.05, 1.0, 0.05))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
-# says little of other kinds, which the given model may know: a tenth.
-TEMPERS = (1.0, 0.1, 0.1)
+# says little of other kinds: a fifth, and nothing at all while the given model knows something.
+TEMPERS = (1.0, 0.2, 0.2)
+# Share of what chance gets wrong that the given model must get right to know something for sure.
+LEAST_SKILL = 0.2
+# Examples by which it is presumed to be right at first, and half-life of what it got right.
+PRESUMED, SKILL_HALF_LIFE = 5.0, 300.0
+# Voice of the given model in what the memory says of usual inputs, once that knows enough; and the
+# novelty at which it is half way to an even voice, among the less usual of what was learned.
+LEAST_VOICE, SECONDED, SECONDING_SLOPE = 0.4, 1.25, 0.33
 # An example that hardly belongs to a zone is not heard there, nor does it make its gate forget.
 LEAST_SHARE = 0.01
 # Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
@@ -57,23 +65,73 @@ def split_zones(novelty_N: Tensor) -> Tensor:
     return torch.stack((inside_N, near_N, 1.0 - inside_N - near_N))
 
 
-def pool_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor:
-    """What both think together, of classes that the memory knows: their geometric mean.
+def pool_classes(
+    memory_NK: Tensor, given_NK: Tensor, known_K: Tensor, voice_N1: Tensor | float
+) -> Tensor:
+    """What both think together, of classes that the memory knows: p(c) ~ memory(c) given(c)^v.
 
-    p(c) = given(known) sqrt(memory(c) given(c)) / sum over known,  p(c) = given(c) for c unknown
-
-    [logarithmic opinion pool, Genest & Zidek 1986, Eq. 3.3, of even weights]
+    [logarithmic opinion pool, Genest & Zidek 1986, Eq. 3.3]
 
     Args:
         memory_NK, given_NK: (N, K) probabilities.
-        known_K: (K,) 0 or 1: classes that the memory has seen.
+        known_K: (K,) 0 or 1: classes that the memory has seen; the rest gets nothing.
+        voice_N1: v, (N, 1), of the given model, from 0 to 1 as of the memory.
     """
-    log_NK = 0.5 * (
-        memory_NK.clamp_min(LEAST_PROBABILITY).log() + given_NK.clamp_min(LEAST_PROBABILITY).log()
-    )
-    joint_NK = log_NK.exp() * known_K
+    log_NK = memory_NK.clamp_min(LEAST_PROBABILITY).log()
+    log_NK = log_NK + voice_N1 * given_NK.clamp_min(LEAST_PROBABILITY).log()
+    joint_NK = (log_NK - log_NK.amax(dim=1, keepdim=True)).exp() * known_K
+    total_N1 = joint_NK.sum(dim=1, keepdim=True)
+    return torch.where(total_N1 > 0.0, joint_NK / total_N1.clamp_min(1e-300), memory_NK)
+
+
+def agree_on_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor:
+    """As `pool_classes`, with even voices and as sharp as one; other classes as the given model
+    has them: p(c) = given(known) sqrt(memory(c) given(c)) / sum over known."""
+    roots = (one.clamp_min(LEAST_PROBABILITY).sqrt() for one in (memory_NK, given_NK))
+    joint_NK = next(roots) * next(roots) * known_K
     joint_NK = joint_NK / joint_NK.sum(dim=1, keepdim=True).clamp_min(LEAST_PROBABILITY)
     return (given_NK * known_K).sum(dim=1, keepdim=True) * joint_NK + given_NK * (1.0 - known_K)
+
+
+def confer(
+    memory: Tensor,
+    given: Tensor,
+    known_K: Tensor | None,
+    novelty_N: Tensor,
+    trust: float,
+    skill: float,
+) -> tuple[Tensor, Tensor]:
+    """What the memory, the given model, and both together say.
+
+    The given model, if it knows something, has a voice in what the memory says, the more of it the
+    less usual an input is, and the less the memory knows: what is rare with one person may be usual
+    with others, whom it knows.
+
+    Args:
+        memory: (N, K') probabilities or (N, M) values.
+        given: (N, K'') or (N, M); may hold NaN.
+        known_K: (K,) bool or 0 and 1, K at least K' and K'': classes that the memory has seen;
+            None for values.
+        novelty_N: (N,).
+        trust: in [0, 1), how far a memory of so few examples is believed at all.
+        skill: in [0, 1], how far the given model is known to know something.
+
+    Returns: answers (E, N, K) or (E, N, M), and how far the given model has an opinion, (N,).
+    """
+    is_finite_N = given.isfinite().all(dim=1)
+    given = torch.where(is_finite_N[:, None], given, torch.zeros_like(given))
+    if known_K is None:
+        return torch.stack((memory, given, 0.5 * (memory + given))), is_finite_N.to(memory.dtype)
+    opinion_N = measure_opinion(given) * is_finite_N
+    memory, given = (
+        nn.functional.pad(one, (0, len(known_K) - one.shape[1])) for one in (memory, given)
+    )
+    known_K = known_K.to(memory.dtype)
+    usual_N = torch.sigmoid((SECONDED - novelty_N) / SECONDING_SLOPE)
+    voice_N = 1.0 - (1.0 - LEAST_VOICE) * trust * usual_N
+    seconded = pool_classes(memory, given, known_K, (voice_N * opinion_N * skill)[:, None])
+    both = agree_on_classes(memory, given, known_K)
+    return torch.stack((seconded, given, both)), opinion_N
 
 
 def measure_opinion(given_NK: Tensor) -> Tensor:
@@ -159,7 +217,8 @@ class Outside:
 
     One fixed-share gate per zone (inside the memory's experience, on its edge, far from it) over
     the memory, the given model, and both together. Classes that the memory has not seen are left
-    out of the comparison: a new class does not speak for whoever has an output for it.
+    out of the comparison: a new class does not speak for whoever has an output for it. Off the
+    memory's experience it takes a given model that knows nothing of what comes, not merely less.
 
     Args:
         share: of the gates, see `nestling.memory.FixedShare`.
@@ -168,16 +227,27 @@ class Outside:
     def __init__(self, share: float) -> None:
         self.gates = [FixedShare(3, share, torch.tensor(prior)) for prior in PRIORS]
         self.squares = torch.full((3,), math.nan, dtype=torch.float64)
+        # What the given model got wrong, and what chance would have; of values, squared errors,
+        # and those of the mean, which is the third.
+        self.wrong, self.chance = 0.0, 0.0
+        self.mean: Tensor | None = None
 
     @property
     def weights(self) -> Tensor:
         """(Z, E) how much each is believed in each zone; rows sum to 1."""
         return torch.stack([gate.weights for gate in self.gates])
 
+    @property
+    def skill(self) -> float:
+        """How far the given model is known to know something of what comes, in [0, 1]."""
+        if self.chance <= 0.0:
+            return 1.0
+        return min(max((1.0 - self.wrong / self.chance) / LEAST_SKILL, 0.0), 1.0)
+
     def mix(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
         """One answer: (N, K) or (N, M), float64, finite where the memory's is; and how far others
         than these are listened to, (N,), see `listen_to_others`."""
-        answers_ENK, opinion_N = self._line_up(knowers)
+        answers_ENK, opinion_N = self._confer(knowers)
         trust = trust_experience(knowers.num_effective)
         weights_NE = weigh_knowers(knowers.novelty, opinion_N, self.weights, trust)
         answer = torch.einsum("ne,enk->nk", weights_NE, answers_ENK)
@@ -190,13 +260,14 @@ class Outside:
             knowers: those answers.
             target: (N,) classes or (N, M) values.
         """
-        answers_ENK, _ = self._line_up(knowers)
+        answers_ENK, _ = self._confer(knowers)
         heard_N = knowers.find_heard(target)
         if not bool(heard_N.any()):
             return
-        answers_ENK, target = answers_ENK[:, heard_N], target[heard_N]
+        answers_ENK, target, skill = answers_ENK[:, heard_N], target[heard_N], self.skill
         if knowers.known is None:
             losses_NE, self.squares = score_by_errors(answers_ENK, target, self.squares)
+            self._note_values(answers_ENK[1], target)
         else:
             known_K = torch.zeros(answers_ENK.shape[2], dtype=torch.bool)
             known_K[: len(knowers.known)] = knowers.known
@@ -204,36 +275,56 @@ class Outside:
             own_NE = restricted_ENK[:, torch.arange(len(target)), target].T
             chance = DOUBT / float(known_K.sum().clamp_min(1))
             losses_NE = -torch.log((1.0 - DOUBT) * own_NE + chance)
+            self._note_classes(restricted_ENK[1], target, int(known_K.sum()))
         zones_ZN = split_zones(knowers.novelty[heard_N])
-        trust = trust_experience(knowers.num_effective)
+        # Far from little is not far: what a memory of few examples finds new says less.
+        off = trust_experience(knowers.num_effective) * (1.0 - skill)
         for gate, zone_N, temper in zip(self.gates, zones_ZN, TEMPERS, strict=True):
-            rows_N = zone_N > LEAST_SHARE
-            # Far from little is not far: what a memory of few examples finds new says less.
-            scale_N = zone_N * temper * (1.0 if gate is self.gates[0] else trust)
+            scale_N = zone_N * temper * (1.0 if gate is self.gates[0] else off)
+            rows_N = scale_N > LEAST_SHARE * temper
             gate.update((losses_NE * scale_N[:, None])[rows_N])
 
-    def _line_up(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
-        """Answers (E, N, K) or (E, N, M) of all, and how far the given one has an opinion (N,)."""
-        memory, given = knowers.memory, knowers.given
-        is_finite_N = knowers.is_given_finite
-        given = torch.where(is_finite_N[:, None], given, 0.0)
-        if knowers.known is None:
-            both = torch.stack((memory, given, 0.5 * (memory + given)))
-            return both, is_finite_N.to(memory.dtype)
-        opinion_N = measure_opinion(given) * is_finite_N
-        width = max(memory.shape[1], given.shape[1])
-        memory, given = (
-            torch.nn.functional.pad(one, (0, width - one.shape[1])) for one in (memory, given)
-        )
-        known_K = memory.new_zeros(width)
-        known_K[: len(knowers.known)] = knowers.known.to(memory.dtype)
-        return torch.stack((memory, given, pool_classes(memory, given, known_K))), opinion_N
+    def _note_classes(self, given_NK: Tensor, target_N: Tensor, num_known: int) -> None:
+        """Take in how often the given model was right among the classes that are known."""
+        if num_known < 2:
+            return
+        by_chance = 1.0 - 1.0 / num_known
+        if self.chance <= 0.0:
+            self.chance = PRESUMED * by_chance
+        wrong = float((given_NK.argmax(dim=1) != target_N).sum())
+        self._fade(len(target_N))
+        self.wrong += wrong
+        self.chance += by_chance * len(target_N)
+
+    def _note_values(self, given_NM: Tensor, target_NM: Tensor) -> None:
+        """Take in the given model's squared errors beside those of the mean so far."""
+        mean_M = target_NM.mean(dim=0)
+        share = 1.0 - decay_factor(len(target_NM), SKILL_HALF_LIFE)
+        self.mean = mean_M if self.mean is None else self.mean + share * (mean_M - self.mean)
+        self._fade(len(target_NM))
+        self.wrong += float((given_NM - target_NM).square().sum())
+        self.chance += float((target_NM - self.mean).square().sum())
+
+    def _fade(self, num_examples: int) -> None:
+        factor = decay_factor(num_examples, SKILL_HALF_LIFE)
+        self.wrong, self.chance = self.wrong * factor, self.chance * factor
+
+    def _confer(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
+        known_K = knowers.known
+        if known_K is not None:
+            width = max(len(known_K), knowers.memory.shape[1], knowers.given.shape[1])
+            known_K = nn.functional.pad(known_K, (0, width - len(known_K)))
+        trust = trust_experience(knowers.num_effective)
+        return confer(knowers.memory, knowers.given, known_K, knowers.novelty, trust, self.skill)
 
     def state_dict(self) -> dict[str, object]:
         """The gates and running errors."""
         return {
             "gates": [gate.state_dict() for gate in self.gates],
             "squares": self.squares.clone(),
+            "wrong": self.wrong,
+            "chance": self.chance,
+            "mean": None if self.mean is None else self.mean.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -241,6 +332,8 @@ class Outside:
         for gate, saved in zip(self.gates, state["gates"], strict=True):
             gate.load_state_dict(saved)
         self.squares = state["squares"].clone()
+        self.wrong, self.chance = state["wrong"], state["chance"]
+        self.mean = None if state["mean"] is None else state["mean"].clone()
 
 
 def find_heard(known_K: Tensor, target_N: Tensor) -> Tensor:

@@ -97,7 +97,8 @@ def _export_outside(learner: Learner, bank: MemoryBank) -> OutsideExpert:
         known[: len(seen)] = seen
     given = None if experts.is_lent else _export_copy(learner, experts.outside)
     activate = LiveExpert(nn.Identity(), learner.task == "classification", experts.link)
-    return OutsideExpert(given, activate, slow.reach, readout.outside.weights, known)
+    outside = readout.outside
+    return OutsideExpert(given, activate, slow.reach, outside.weights, known, outside.skill)
 
 
 def _export_memory(learner: Learner, level: MemoryLevel) -> nn.Module:

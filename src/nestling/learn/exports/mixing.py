@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from nestling.core.errors import ShapeMismatch
 from nestling.learn.answering.outside import (
+    confer,
     listen_to_others,
-    measure_opinion,
-    pool_classes,
     weigh_knowers,
 )
 from nestling.learn.batches import read_output
@@ -233,6 +232,7 @@ class OutsideExpert(nn.Module):
         reach: what the memory had seen.
         weights_ZE: of the gates.
         known_K: classes that the memory has seen; None for values.
+        skill: of the given model.
     """
 
     def __init__(
@@ -242,11 +242,12 @@ class OutsideExpert(nn.Module):
         reach: Reach,
         weights_ZE: Tensor,
         known_K: Tensor | None,
+        skill: float,
     ) -> None:
         super().__init__()
         self.given, self.activate = given, activate
         self.num_effective, self.usual = reach.num_effective, reach.usual
-        self.classifies = known_K is not None
+        self.classifies, self.skill = known_K is not None, skill
         self.mean: Tensor
         self.inverse_scale: Tensor
         self.whitening: Tensor
@@ -268,22 +269,11 @@ class OutsideExpert(nn.Module):
             given = self.activate.activate(output)
         else:
             given = self.given(*inputs)
-        trust = trust_experience(self.num_effective)
-        is_finite = given.isfinite().all(dim=1)
-        given = torch.where(is_finite[:, None], given, torch.zeros_like(given))
-        if not self.classifies:
-            opinion, both = is_finite.double(), 0.5 * (memory + given)
-        else:
-            opinion = measure_opinion(given) * is_finite
-            width = len(self.known)
-            memory, given = (
-                nn.functional.pad(one, (0, width - one.shape[1])) for one in (memory, given)
-            )
-            both = pool_classes(memory, given, self.known)
         reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
         novelty = compute_novelty(reach, phi)
+        known = self.known if self.classifies else None
+        trust = trust_experience(self.num_effective)
+        answers, opinion = confer(memory, given, known, novelty, trust, self.skill)
         weights_NE = weigh_knowers(novelty, opinion, self.weights, trust)
-        answer = torch.zeros_like(memory)
-        for i, one in enumerate((memory, given, both)):
-            answer = answer + weights_NE[:, i : i + 1] * one
+        answer = (weights_NE.T[:, :, None] * answers).sum(dim=0)
         return answer, listen_to_others(novelty, weights_NE)

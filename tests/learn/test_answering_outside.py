@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nestling.learn.answering.held import HeldAnswers
 from nestling.learn.answering.outside import (
-    HeldAnswers,
     Knowers,
     Outside,
     agree_on_classes,

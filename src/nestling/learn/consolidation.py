@@ -11,7 +11,7 @@ from torch import nn
 from nestling.consolidate import Judge, Proposal, propose
 from nestling.core.errors import PlanError, UnknownLevel, suggest
 from nestling.learn.admission import flatten_target
-from nestling.learn.answering.outside import HeldAnswers
+from nestling.learn.answering.held import HeldAnswers
 from nestling.learn.batches import read_output
 from nestling.learn.rehearsal import unpack
 from nestling.levels import Change

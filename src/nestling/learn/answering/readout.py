@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestling.learn.answering.held import HeldAnswers, pad_classes
 from nestling.learn.answering.outside import (
     DOUBT,
-    HeldAnswers,
     Knowers,
     Outside,
     find_heard,
-    pad_classes,
     score_by_errors,
 )
 from nestling.levels import Mix, Plan

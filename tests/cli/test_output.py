@@ -20,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file(
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr("nestling.store.whole_files.os.replace", fail)
     with pytest.raises(OSError, match="No space"):
         write_json(tmp_path / "new" / "a.json", {"a": 2})
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]

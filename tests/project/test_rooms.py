@@ -14,11 +14,12 @@ MAX_FILES = 12
 
 # The table "Rooms" of DESIGN.md: what each room may import of nestling.
 _BELOW_LEARN = {
-    *("core", "levels", "optim", "memory", "retain", "consolidate", "models", "data"),
+    *("core", "store", "levels", "optim", "memory", "retain", "consolidate", "models", "data"),
     *("judge", "ledger"),
 }
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
+    "store": {"core"},
     "levels": {"core", "optim", "memory"},
     "optim": {"core"},
     "memory": {"core"},
@@ -27,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"core", "optim", "levels", "memory"},
     "data": {"core"},
     "judge": {"core"},
-    "ledger": {"core", "judge"},
+    "ledger": {"core", "store", "judge"},
     "learn": _BELOW_LEARN,
     "bench": _BELOW_LEARN | {"learn"},
     "serve": {"learn", "ledger", "judge", "core"},

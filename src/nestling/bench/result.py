@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nestling.core.machine import fingerprint
+from nestling.store import write_whole
 
 
 @dataclass(frozen=True)
@@ -52,16 +51,7 @@ def write_result(path: Path, result: SuiteResult) -> None:
     {'acc': 0.5}
     """
     text = json.dumps(result.to_data(), indent=1, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, text)
 
 
 def read_figures(path: Path) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nestling.core.errors import suggest
+from nestling.store import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -74,14 +75,7 @@ def write_json(path: Path, data: Mapping[str, object] | Sequence[object]) -> Non
     Raises:
         OSError: the file cannot be written.
     """
-    text = json.dumps(data, indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_options(text: str | None) -> dict[str, object]:

@@ -157,8 +157,9 @@ def suggest(
     if out is None:
         click.echo(f"\n{text}\n--out plan.toml writes this plan to a file")
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        from nestling.store import write_whole
+
+        write_whole(out, text)
         click.echo(f"\nplan: {out}")
         click.echo(f'use it: plan = "{out}" in a job, or nl.Learner(model, nl.Plan.load("{out}"))')
     if json_file is not None:

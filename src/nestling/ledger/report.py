@@ -13,6 +13,7 @@ from nestling.ledger.digest import MethodDigest, describe_outcome, digest_method
 from nestling.ledger.looks import SUBJECT, assign_looks
 from nestling.ledger.reading import Record, list_boundaries, list_experiences, list_methods
 from nestling.ledger.run import Run, read_run
+from nestling.store import write_whole
 
 FORMULAS = (
     formula("acc"),
@@ -55,10 +56,8 @@ def write_report(folder: Path | str) -> Path:
     """
     run = read_run(folder)
     page = run.folder / "report.html"
-    draft = run.folder / ".report.html"
     try:
-        draft.write_text(render_report(run), encoding="utf-8")
-        draft.replace(page)
+        write_whole(page, render_report(run))
     except OSError as error:
         raise NestlingError(f"cannot write '{page}': {error}") from None
     return page

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nestling.core.errors import DataError, NestlingError
 from nestling.ledger.fields import check_record
+from nestling.store import write_whole
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 
@@ -63,9 +64,7 @@ class RunWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / CONFIG).exists():
-                draft = self.folder / f".{CONFIG}"
-                draft.write_text(json.dumps(_to_json(config), indent=2) + "\n", encoding="utf-8")
-                draft.replace(self.folder / CONFIG)
+                write_whole(self.folder / CONFIG, json.dumps(_to_json(config), indent=2) + "\n")
             self._end_torn_line()
             self._file = (self.folder / METRICS).open("ab", buffering=0)
         except OSError as error:

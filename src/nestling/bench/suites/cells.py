@@ -7,8 +7,6 @@ import functools
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 from nestling.bench.suites.measuring import Look, Measurement, summarize
 from nestling.core.errors import JobError
 from nestling.data.suites.suite import Part
+from nestling.store import write_whole
 
 SCHEMA = 1
 
@@ -103,7 +102,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         "failure": outcome.failure,
         "measurement": None if measurement is None else asdict(measurement),
     }
-    write_atomically(outcome.cell.find_path(folder), json.dumps(data, allow_nan=False) + "\n")
+    write_whole(outcome.cell.find_path(folder), json.dumps(data, allow_nan=False) + "\n")
 
 
 def read_outcome(folder: Path, cell: Cell) -> Outcome | None:
@@ -139,20 +138,6 @@ def read_outcome(folder: Path, cell: Cell) -> Outcome | None:
         return Outcome(cell, found, failure, str(data["code"]))
     except (KeyError, TypeError, ValueError) as error:
         raise _refuse(path, f"is damaged ({type(error).__name__})") from None
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _describe(cell: Cell) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestling.bench.suites.cells import write_atomically
 from nestling.bench.suites.competitors import Competitor, Pair
 from nestling.bench.suites.measuring import Replayable
 from nestling.bench.suites.method import Settings, make_setup
@@ -20,6 +19,7 @@ from nestling.bench.timing import Side, time_rounds
 from nestling.core.errors import JobError, NestlingError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data.suites import Suite
+from nestling.store import write_whole
 
 NUM_ROUNDS = 5
 MAX_BATCHES = 60  # of the first experience, per round
@@ -69,7 +69,7 @@ def time_methods(
                 ratio = _time_one(suite, method, chosen, settings[BASE])
             known[method] = entry = {"used": used, "ratio": ratio}
             text = json.dumps({**key, "methods": known}, indent=1)
-            write_atomically(path, text + "\n")
+            write_whole(path, text + "\n")
         found[method] = entry["ratio"]
     return found
 

@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nestling.bench.suites.cells import write_atomically
 from nestling.core.errors import DataError
 from nestling.data.experiences import Experience
 from nestling.data.sources import find_cache, obtain
 from nestling.data.suites import Suite
 from nestling.models.encoders.efficientnet import load_efficientnet_lite0, prepare_images
 from nestling.models.encoders.minilm import encode_texts, load_minilm
+from nestling.store import write_whole
 
 # Pictures are seen at twice their size: at 32 x 32 the network's last map is a single pixel.
 PICTURE_SIZE = 64
@@ -122,7 +122,7 @@ def _write(cache: Path, known: dict[bytes, Tensor]) -> None:
         "features": torch.stack(list(known.values())),
     }
     try:
-        write_atomically(cache, save(held))
+        write_whole(cache, save(held))
     except OSError as error:
         raise DataError(
             f"cannot keep features in '{cache}': {error.strerror or error}; "

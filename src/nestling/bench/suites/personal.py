@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from nestling.bench.suites.cells import write_atomically
 from nestling.bench.suites.competitors import Competitor, Pair
 from nestling.bench.suites.method import Settings, Setup
 from nestling.bench.suites.methods import find_method
@@ -22,6 +21,7 @@ from nestling.core.errors import JobError
 from nestling.data.suites.people import PersonStream, Split, make_person_streams
 from nestling.data.suites.suite import Request
 from nestling.learn.runs.scoring import list_batches
+from nestling.store import write_whole
 
 SUITE = "watch-users"
 NUM_SECONDS = 60.0
@@ -126,7 +126,7 @@ def run_trial(trial: Trial, place: Place) -> None:
     streams = make_person_streams(request, split=trial.split, num_seconds=NUM_SECONDS)
     counts = sum((measure_person(trial, one) for one in streams), Counts())
     path = trial.find_path(place.folder)
-    write_atomically(path, json.dumps(asdict(counts)) + "\n")
+    write_whole(path, json.dumps(asdict(counts)) + "\n")
 
 
 def measure_person(trial: Trial, person: PersonStream) -> Counts:

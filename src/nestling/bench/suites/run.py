@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nestling.bench.result import SuiteResult, write_result
 from nestling.bench.suites import personal
-from nestling.bench.suites.cells import Cell, write_atomically
+from nestling.bench.suites.cells import Cell
 from nestling.bench.suites.costs import BASE, time_methods
 from nestling.bench.suites.figures import Contest, Row, build_figures, build_rows
 from nestling.bench.suites.measuring import NUM_LOOKS, NUM_LOOKS_ENCODED
@@ -17,6 +17,7 @@ from nestling.bench.suites.runner import Place, Progress, open_suite, run_cells
 from nestling.bench.suites.search import NUM_TRIALS, search
 from nestling.bench.suites.tables import build_summary, format_report
 from nestling.core.errors import JobError
+from nestling.store import write_whole
 
 NUM_SEEDS = 10
 
@@ -139,7 +140,7 @@ def run_suite(
     report = format_report(contest, figures)
     if people:
         report += f"\n{personal.format_people(people)}\n"
-    write_atomically(folder / "table.md", report)
+    write_whole(folder / "table.md", report)
     write_plots(contest, folder)
     return result, build_summary(contest)
 
@@ -157,4 +158,4 @@ def _claim(folder: Path, suite: str) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise JobError(f"'{folder}' holds something else; give an empty folder with --out")
-    write_atomically(path, json.dumps({"suite": suite}) + "\n")
+    write_whole(path, json.dumps({"suite": suite}) + "\n")

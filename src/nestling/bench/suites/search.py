@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestling.bench.suites.cells import Cell, Outcome, write_atomically
+from nestling.bench.suites.cells import Cell, Outcome
 from nestling.bench.suites.method import draw_settings
 from nestling.bench.suites.methods import find_method
 from nestling.bench.suites.runner import Place, Progress, run_cells
 from nestling.core.errors import JobError
+from nestling.store import write_whole
 
 SEEDS = (100, 101, 102)  # of validation streams; no result uses them
 NUM_TRIALS = 8
@@ -130,4 +131,4 @@ def _write(folder: Path, num_trials: int, found: Mapping[str, Choice]) -> None:
             for name, one in found.items()
         },
     }
-    write_atomically(folder / "search.json", json.dumps(data, indent=1) + "\n")
+    write_whole(folder / "search.json", json.dumps(data, indent=1) + "\n")

@@ -21,6 +21,7 @@ from nestling.learn.runs.scoring import (
     summarize,
 )
 from nestling.ledger import RunWriter, read_run, write_report
+from nestling.store import write_whole
 
 NUM_LOOKS = 10  # evaluations within an experience, if the job does not say
 POSITION = "position.json"
@@ -187,12 +188,7 @@ class _Run:
         self.learner.snapshot(folder / name)
         num_bytes = (self.job.out / METRICS).stat().st_size
         self.position = replace(self.position, snapshot=name, num_bytes=num_bytes)
-        draft = self.job.out / f".{POSITION}"
-        with draft.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self.position), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.job.out / POSITION)
+        write_whole(self.job.out / POSITION, json.dumps(asdict(self.position)))
         for old in folder.glob("step-*"):
             if old.name != name:
                 shutil.rmtree(old)

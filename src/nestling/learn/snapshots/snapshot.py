@@ -13,8 +13,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from torch import Tensor
 from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError, suggest
 from nestling.core.machine import fingerprint
 from nestling.learn.snapshots.statetree import decode_tree, encode_tree
+from nestling.store.whole_files import LEFT_BEHIND, sync_folder, write_whole
 
 FORMAT = 1  # of the two files; `schema` is the caller's own version of the state inside
 # state.json is PREFIX + sha256 of body + MIDDLE + body + SUFFIX, so no byte of it is unchecked.
@@ -129,9 +128,9 @@ def _publish(path: Path, name: str, payload: bytes, text: bytes) -> None:
     is_known = (path / name).exists()
     is_done = False
     try:
-        _replace_file(path / name, payload)
-        _sync_folder(path)  # the new tensors must be found before the JSON can point to them
-        _replace_file(path / "state.json", text)
+        # The folder is synced after each: the tensors must be found before the JSON points to them.
+        write_whole(path / name, payload)
+        write_whole(path / "state.json", text)
         is_done = True
     finally:
         if not is_done and not is_known:
@@ -139,34 +138,11 @@ def _publish(path: Path, name: str, payload: bytes, text: bytes) -> None:
         if not is_done and is_new:
             with contextlib.suppress(OSError):
                 path.rmdir()
-    _sync_folder(path)
     if is_new:
-        _sync_folder(path.parent)
-    for stale in [*path.glob("tensors-*.safetensors"), *path.glob(".*.part")]:
+        sync_folder(path.parent)
+    for stale in [*path.glob("tensors-*.safetensors"), *path.glob(LEFT_BEHIND)]:
         if stale.name != name:
             stale.unlink(missing_ok=True)
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(part, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make renames in a folder last through a power cut; Windows has no such call."""
-    if os.name == "posix":
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _name_tensors(digest: str) -> str:

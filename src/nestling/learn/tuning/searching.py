@@ -25,9 +25,10 @@ from nestling.learn.runs.scoring import list_batches, score
 from nestling.learn.tuning.front import Point, Preference, choose_point, draw_front, find_front
 from nestling.learn.tuning.jobs import TuneJob
 from nestling.learn.tuning.space import Knob, Value, apply_knobs
-from nestling.learn.tuning.trials import Trial, read_trials, show_trial, write_trials, write_whole
+from nestling.learn.tuning.trials import Trial, read_trials, show_trial, write_trials
 from nestling.ledger.plots import save_png
 from nestling.levels import Plan
+from nestling.store import write_whole
 
 if TYPE_CHECKING:
     import optuna

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from nestling.core.errors import JobError
@@ -12,6 +11,7 @@ from nestling.core.machine import fingerprint
 from nestling.learn.tuning.front import Point
 from nestling.learn.tuning.jobs import TuneJob
 from nestling.learn.tuning.space import Value
+from nestling.store import write_whole
 
 TRIALS = "trials.json"
 _SCHEMA = 1
@@ -84,11 +84,3 @@ def show_trial(trial: Trial) -> dict[str, object]:
     """As JSON, which has no infinity."""
     knobs = {k: "inf" if v == math.inf else v for k, v in trial.knobs.items()}
     return asdict(trial) | {"knobs": knobs}
-
-
-def write_whole(path: Path, content: str) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(content, encoding="utf-8")
-    draft.replace(path)

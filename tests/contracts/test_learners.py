@@ -1,6 +1,8 @@
 """Every learner can be killed at any batch and goes on, bit for bit, from its snapshot."""
 
+import copy
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -157,6 +159,35 @@ def test_killed_and_restored_at_any_batch(case: str, tmp_path: Path) -> None:
             give(again, index)
         assert differences(states[end], read_state(again)) == []
         assert torch.equal(answers[end], again.predict(x))
+
+
+@pytest.mark.parametrize("case", [*SPECIAL, *list(PLANS)[::5]])
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_a_copy_goes_on_by_itself(case: str, how: str) -> None:
+    learner = make_learner(case)
+    for index in range(18):
+        give(learner, index)
+    state = torch.get_rng_state()
+    if how == "pickle":
+        if learner.optimizer is not None and learner.optimizer.judge is not None:
+            pytest.skip("its judge is a function of the test's own, which cannot be pickled")
+        twin = pickle.loads(pickle.dumps(learner))
+    else:
+        twin = learner.copy() if how == "copy" else copy.deepcopy(learner)
+    before = read_state(learner)
+    assert differences(before, read_state(twin)) == []
+    for index in range(18, 24):
+        give(twin, index)
+    assert (
+        differences(before, {**read_state(learner), "torch_generators": before["torch_generators"]})
+        == []
+    )
+    torch.set_rng_state(state)
+    for index in range(18, 24):
+        give(learner, index)
+    assert differences(read_state(learner), read_state(twin)) == []
+    x, _ = make_batch(999)
+    assert torch.equal(learner.predict(x), twin.predict(x))
 
 
 def test_every_pair_is_in_the_table() -> None:

@@ -201,3 +201,39 @@ def test_foreign_state_is_refused_and_nothing_is_changed(kind: str) -> None:
         nested.load_state_dict(other.state_dict())
     assert "\n" not in str(caught.value)
     assert flatten(nested.state_dict()) == before
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_model_and_optimizer_can_be_copied_together(how: str) -> None:
+    import pickle
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = nl.Plan(
+        nl.Level("head", match=["2.*"], gate=(nl.AgreementGate(half_life=3.0),)),
+        nl.Level("spine", match=["*"], period=3, optimizer=nl.sgd(lr=0.1, momentum=0.9)),
+        nl.Copy("average", of=["head"], decay=0.9, probability=0.5),
+    )
+    nested = nl.NestedOptimizer(model, plan)
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def step(model: nn.Module, nested: nl.NestedOptimizer) -> None:
+        nested.zero_grad()
+        model(x).square().sum().backward()
+        nested.step()
+
+    for _ in range(4):
+        step(model, nested)
+    pair = (model, nested)
+    twin, twin_nested = (
+        copy.deepcopy(pair) if how == "deepcopy" else pickle.loads(pickle.dumps(pair))
+    )
+    before = twin[0].weight.detach().clone()
+    for _ in range(5):
+        step(model, nested)
+    assert torch.equal(twin[0].weight, before)
+    for _ in range(5):
+        step(twin, twin_nested)
+    assert all(map(torch.equal, model.parameters(), twin.parameters()))
+    assert torch.equal(
+        nested.copy_values("average")["2.weight"], twin_nested.copy_values("average")["2.weight"]
+    )

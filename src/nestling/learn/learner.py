@@ -1,5 +1,6 @@
 """`Learner`: any module and a plan, learning as data arrive and answering at any time."""
 
+import copy
 import sys
 import threading
 import time
@@ -123,9 +124,10 @@ class Learner:
         self.seed = seed
         self.quiet = quiet
         self.precision = precision
+        self._judge = judge
         self.optimizer: NestedOptimizer | None = None
         if self.plan.gradient_levels:
-            check = None if judge is None else (lambda _: judge(model))
+            check = None if judge is None else self._ask_judge
             self.optimizer = NestedOptimizer(self.model, self.plan, judge=check, seed=seed)
         outside = self.plan.outside
         names = tuple(name for name in self.plan.answering if name != outside)
@@ -596,6 +598,20 @@ class Learner:
         with self._lock:
             saving.write_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
 
+    def copy(self) -> "Learner":
+        """A learner that goes on from here by itself: model, levels, memories and all else.
+
+        `copy.deepcopy` does the same, and a learner can be pickled. A board stays with the first.
+
+        >>> import nestling as nl
+        >>> learner = nl.Learner(nn.Sequential(nn.Linear(2, 2)), quiet=True)
+        >>> twin = learner.copy()
+        >>> _ = twin.learn(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))
+        >>> learner.num_examples, twin.num_examples
+        (0, 4)
+        """
+        return copy.deepcopy(self)
+
     def restore(self, path: Path | str) -> None:
         """Go on exactly where `snapshot` was taken, with the same model and plan.
 
@@ -607,6 +623,24 @@ class Learner:
             saving.read_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
 
     # --- inside
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {k: v for k, v in vars(self).items() if k not in ("_lock", "_board")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock(), _board=None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Learner":
+        with self._lock:  # for as long as it takes, so that nobody learns meanwhile
+            twin = object.__new__(type(self))
+            memo[id(self)] = twin
+            twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+            return twin
+
+    def _ask_judge(self, _: str) -> bool:
+        assert self._judge is not None
+        return self._judge(self.model)
 
     def _restrict(self, probabilities: Tensor, task: int | None) -> Tensor:
         if task is None:

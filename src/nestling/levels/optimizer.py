@@ -270,6 +270,10 @@ class NestedOptimizer(torch.optim.Optimizer):
         """
         saving.import_state(self, state_dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it: torch's own would leave out the levels."""
+        return dict(vars(self))
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused after construction: parameters are claimed by the plan."""
         if hasattr(self, "_loss") and len(self.param_groups) >= len(self.levels):

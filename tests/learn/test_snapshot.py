@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nestling as nl
 from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError
 from nestling.learn.snapshots import snapshot as module
 from nestling.learn.snapshots.snapshot import read_snapshot, write_snapshot
@@ -286,3 +287,26 @@ def test_reader_beside_a_writer_sees_whole_snapshots(tmp_path: Path) -> None:
         state = read_snapshot(tmp_path, kind="k", schema=1)
         assert torch.equal(state["w"], torch.full((2000,), float(state["step"])))
     writer.join()
+
+
+def test_buffers_that_are_not_persistent_are_saved(tmp_path: Path) -> None:
+    class Centred(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
+            self.mean: torch.Tensor
+            self.register_buffer("mean", torch.zeros(4), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.mean.mul_(0.9).add_(0.1 * x.detach().mean(dim=0))
+            return torch.as_tensor(self.layer(x - self.mean))
+
+    torch.manual_seed(0)
+    plan = nl.Plan(nl.Level("all"))
+    learner, twin = (nl.Learner(Centred(), plan, quiet=True) for _ in range(2))
+    x = torch.randn(20, 4) + 5.0
+    learner.learn(x, (x[:, 0] > 5).long())
+    learner.snapshot(tmp_path / "last")
+    twin.restore(tmp_path / "last")
+    assert torch.equal(learner.predict(x), twin.predict(x))

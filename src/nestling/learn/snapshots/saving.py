@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from nestling.core.errors import ForeignSnapshot, MismatchedParameters, NestlingError
 from nestling.core.params import Params, check_same_names
@@ -47,6 +48,7 @@ def export_learner_state(learner: Learner) -> dict[str, Any]:
         "classes": sorted(learner.classes),
         "task_classes": {str(task): sorted(c) for task, c in learner.task_classes.items()},
         "model": {name: value.clone() for name, value in learner.model.state_dict().items()},
+        "fleeting": {n: v.clone() for n, v in _list_fleeting(learner.model).items()},
         "optimizer": None if optimizer is None else optimizer.state_dict(),
         "memories": {name: level.state_dict() for name, level in learner.levels.items()},
         "readout": None if readout is None else readout.state_dict(),
@@ -73,6 +75,8 @@ def import_learner_state(learner: Learner, state: dict[str, Any]) -> None:
         except MismatchedParameters as error:
             raise ForeignSnapshot(f"the snapshot's levels hold other weights: {error}") from None
     learner.model.load_state_dict(state["model"])
+    for name, buffer in _list_fleeting(learner.model).items():
+        buffer.copy_(state["fleeting"][name])
     for name, level in learner.levels.items():
         level.load_state_dict(state["memories"][name])
     for name in _COUNTERS:
@@ -123,6 +127,7 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
             check_same_names(state["memories"][name]["reader"], level.reader.state_dict())
         own, resized = learner.model.state_dict(), _find_resized(learner, state)
         check_same_names(_without(state["model"], resized), _without(own, resized))
+        check_same_names(state["fleeting"], _list_fleeting(learner.model))
     except MismatchedParameters as error:
         raise ForeignSnapshot(f"the snapshot is of another model: {error}") from None
     for name, value in state["model"].items():
@@ -131,6 +136,12 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
                 f"the snapshot is of another model: {name!r} is {value.dtype} there and "
                 f"{own[name].dtype} here; convert the model first"
             )
+
+
+def _list_fleeting(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers that a module's own state leaves out, which answers may depend on all the same."""
+    kept = model.state_dict().keys()
+    return {name: value for name, value in model.named_buffers() if name not in kept}
 
 
 def _without(values: Params, names: set[str]) -> dict[str, torch.Tensor]:

@@ -309,3 +309,18 @@ def test_a_memory_of_another_build_is_refused(row: Row) -> None:
     with pytest.raises(ForeignSnapshot, match=key):
         fresh.load_state_dict(state)
     assert same_state(fresh.state_dict(), before)
+
+
+@every_memory
+def test_the_modes_of_the_caller_stay_outside(row: Row) -> None:
+    x, y = row.read()
+    plain, inside = row.make(), row.make()
+    for start in range(0, NUM, 50):
+        row.add(plain, x[start : start + 50], y[start : start + 50])
+        if start % 100:
+            row.add(inside, x[start : start + 50], y[start : start + 50])
+        else:
+            with torch.inference_mode():
+                row.add(inside, x[start : start + 50], y[start : start + 50])
+    assert torch.equal(row.ask(inside, x), row.ask(plain, x))
+    assert same_state(inside.state_dict(), plain.state_dict())

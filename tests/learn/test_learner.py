@@ -209,3 +209,39 @@ def test_metrics_go_to_tensorboard(tmp_path: Path) -> None:
     steps = [event.step for event in events.Scalars("loss")]  # type: ignore[no-untyped-call]
     assert steps == [16, 32]
     assert "network/num_updates" in events.Tags()["scalars"]  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_the_modes_of_the_caller_stay_outside(mode: type, pretrained: bool, tmp_path: Path) -> None:
+    plain, inside = (
+        nl.Learner(make_mlp(4, 2), pretrained=pretrained, replay=20, quiet=True) for _ in range(2)
+    )
+    for seed in range(10):
+        plain.learn(*make_batch(seed))
+        with mode():
+            inside.learn(*make_batch(seed))  # made in inference mode, too
+            if seed == 4:
+                inside.snapshot(tmp_path / "last")
+                inside.restore(tmp_path / "last")
+    assert plain.optimizer is not None
+    assert inside.optimizer is not None
+    assert inside.optimizer.num_steps == plain.optimizer.num_steps == 10
+    inside.fit([make_batch(10)])
+    plain.fit([make_batch(10)])
+    x, _ = make_batch(99)
+    assert torch.equal(inside.predict(x), plain.predict(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_weights_that_hooks_compute_can_be_copied(pretrained: bool) -> None:
+    model = make_mlp(4, 2)
+    torch.nn.utils.weight_norm(model[0])
+    x, y = make_batch(0, 64)
+    model(x)
+    learner = nl.Learner(model, pretrained=pretrained, quiet=True)
+    for rows in torch.arange(64).split(8):
+        learner.learn(x[rows], y[rows])
+    assert learner.evaluate(x, y) > 0.7
+    torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)

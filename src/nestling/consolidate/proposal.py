@@ -1,6 +1,5 @@
 """Change slow weights only by proposal: tried on a copy, judged, then committed or refused."""
 
-import copy
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import IdlePattern, ProposalError, suggest
-from nestling.core.modes import eval_mode
+from nestling.core.modes import copy_module, eval_mode
 from nestling.core.params import Params, relative_change
 
 
@@ -158,7 +157,7 @@ def propose(
     >>> proposal.settle().status, model.weight.item()
     ('committed', 1.0)
     """
-    trial = copy.deepcopy(model)
+    trial = copy_module(model)
     before = {name: tensor.clone() for name, tensor in read_tensors(trial).items()}
     allowed = _match_names(before, only)
     digests = {name: digest_tensor(tensor) for name, tensor in before.items()}

@@ -1,9 +1,17 @@
-"""Run a module in evaluation mode and put every submodule back as it was."""
+"""Evaluation for a while, the caller's modes kept out, and copies of modules."""
 
-from collections.abc import Iterable, Iterator
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -64,3 +72,50 @@ def has_modes(module: nn.Module) -> bool:
         return False
     code = getattr(kind.forward, "__code__", None)
     return code is None or "training" in code.co_names
+
+
+def in_own_modes(function: Callable[P, R]) -> Callable[P, R]:
+    """Keep a caller's `torch.no_grad()` and `torch.inference_mode()` out of a function.
+
+    Learning in a serving loop must not become a silent no-op, and what is kept must not become a
+    tensor that nobody may change later.
+
+    >>> @in_own_modes
+    ... def keep() -> tuple[bool, bool]:
+    ...     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    >>> with torch.inference_mode():
+    ...     keep()
+    (True, False)
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*arguments, **keywords)
+
+    return run
+
+
+def copy_module(model: M) -> M:
+    """A deep copy of a module, also of one whose hooks keep computed weights on it.
+
+    `torch.nn.utils.weight_norm` leaves the product of its two parameters as a plain attribute,
+    which torch refuses to copy; it is computed anew in every forward pass.
+
+    >>> model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    >>> copy_module(model) is model
+    False
+    """
+    computed = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    for module, name, value in computed:
+        vars(module)[name] = value.detach()
+    try:
+        return copy.deepcopy(model)
+    finally:
+        for module, name, value in computed:
+            vars(module)[name] = value

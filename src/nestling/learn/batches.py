@@ -64,6 +64,18 @@ class Batch:
             None if self.target is None else self.target.to(device),
         )
 
+    def own(self) -> "Batch":
+        """The same batch, its tensors copied where they were made in inference mode: nothing could
+        be learned by gradient from those."""
+        tensors = [*self.inputs, *self.keywords.values()]
+        if not any(tensor.is_inference() for tensor in tensors):
+            return self
+        return Batch(
+            tuple(tensor.clone() for tensor in self.inputs),
+            {name: tensor.clone() for name, tensor in self.keywords.items()},
+            None if self.target is None else self.target.clone(),
+        )
+
     def call(self, model: nn.Module) -> Any:
         """The model's raw output; `read_output` finds the tensor in it.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nestling.consolidate import Judge, Proposal
 from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError, ShapeMismatch
-from nestling.core.modes import eval_modules, has_modes
+from nestling.core.modes import eval_modules, has_modes, in_own_modes
 from nestling.core.seeds import (
     export_generator,
     export_torch_generators,
@@ -169,6 +169,7 @@ class Learner:
 
     # --- learning
 
+    @in_own_modes
     def fit(self, loader: Iterable[Any], *, epochs: int = 1, task: int | None = None) -> FitReport:
         """Learn one experience: every batch of a loader, `epochs` times.
 
@@ -191,7 +192,7 @@ class Learner:
         for epoch in range(epochs):
             losses = []
             for raw in loader:
-                report = self._learn(read_batch(raw), task, None, is_new=epoch == 0)
+                report = self._learn(read_batch(raw).own(), task, None, is_new=epoch == 0)
                 num_examples += report.num_examples
                 num_steps += not report.refused
                 if report.num_examples:
@@ -207,6 +208,7 @@ class Learner:
             seconds=time.perf_counter() - started,
         )
 
+    @in_own_modes
     def learn(
         self,
         x: Any,
@@ -234,7 +236,7 @@ class Learner:
             DataError: the batch cannot be learned from; nothing is changed then.
         """
         batch = read_batch(x if y is None else (x, y))
-        return self._learn(batch, task, weight, is_new=not again)
+        return self._learn(batch.own(), task, weight, is_new=not again)
 
     def _learn(
         self, batch: Batch, task: int | None, weight: Tensor | None, *, is_new: bool
@@ -422,6 +424,7 @@ class Learner:
             rehearsal.add(batch, output)
         return output, StepReport(loss, batch.size, refused)
 
+    @in_own_modes
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:
         """Say that an experience is over; the default plan does not need to be told.
 
@@ -541,6 +544,7 @@ class Learner:
                 raise PlanError(f"no level waits for event {event!r}")
             self.optimizer.release(event)
 
+    @in_own_modes
     def consolidate(
         self,
         judge: Judge | None = None,
@@ -612,6 +616,7 @@ class Learner:
         """
         return copy.deepcopy(self)
 
+    @in_own_modes
     def restore(self, path: Path | str) -> None:
         """Go on exactly where `snapshot` was taken, with the same model and plan.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import NotFitted
+from nestling.core.modes import in_own_modes
 from nestling.memory import experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
 from nestling.memory.exact.reach import compute_novelty
@@ -162,6 +163,7 @@ class MemoryBank:
         self.learn_checked(x, target, weight_N)
         return clock
 
+    @in_own_modes
     def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
         """As `add_checked`; gives what was foreseen of each block that is full now, in order."""
         found: list[Foresight] = []
@@ -173,6 +175,7 @@ class MemoryBank:
             start = rows.stop
         return found
 
+    @in_own_modes
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take examples away from all memories; arguments and errors of `RidgeMemory.remove`.
 
@@ -194,6 +197,7 @@ class MemoryBank:
         """Mixed probabilities (N, K) or means (N, M), float64; NotFitted while empty."""
         return self._mix(self.predict_experts(x))
 
+    @in_own_modes
     def predict_held(self, x: Tensor) -> Tensor | None:
         """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
         of one memory, made of two thirds of what it knows or more.
@@ -258,6 +262,7 @@ class MemoryBank:
             "held": [None if held is None else held.state_dict() for held in self._held],
         }
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the bank that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "memory bank")

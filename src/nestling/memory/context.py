@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nestling.core.modes import in_own_modes
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_half_life, check_inputs, check_saved
 from nestling.memory.clocked import ClockedStatistics
@@ -82,6 +83,7 @@ class RecentContext:
         """Take in inputs (N, I), in order; ShapeMismatch or NonFiniteInput if they are none."""
         self.add_checked(check_inputs(x, self.num_inputs))
 
+    @in_own_modes
     def add_checked(self, x: Tensor) -> None:
         """As `add`, for inputs that were checked already."""
         self._pending.append(x.detach().clone())
@@ -137,6 +139,7 @@ class RecentContext:
             "pending": [torch.cat(self._pending)] if self._num_pending else [],
         }
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "context")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
+from nestling.core.modes import in_own_modes
 
 _SMALLEST = 1e-12
 
@@ -158,6 +159,7 @@ class FixedShare:
             "log_weights": self.log_weights.clone(),
         }
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the gate that was saved; ForeignSnapshot if it had other experts or share."""
         if state["share"] != self.share or not torch.equal(state["prior"], self.prior):

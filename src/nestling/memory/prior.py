@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, NotFitted
+from nestling.core.modes import in_own_modes
 from nestling.memory.checks import (
     check_half_life,
     check_labels,
@@ -56,6 +57,7 @@ class ClassPrior:
         """Whether nothing is remembered."""
         return not bool((self.counts > 0.0).any())
 
+    @in_own_modes
     def add(self, y: Tensor, weight: Tensor | None = None) -> int:
         """Count labels in order.
 
@@ -72,6 +74,7 @@ class ClassPrior:
         weight_N = None if weight is None else check_weights(weight, labels_N.shape[0])
         return self.add_checked(labels_N, weight_N)
 
+    @in_own_modes
     def add_checked(self, labels_N: Tensor, weight_N: Tensor | None = None) -> int:
         """As `add`, for (N,) int64 labels and float64 weights that were checked already."""
         clock, N = self._clock, labels_N.shape[0]
@@ -88,12 +91,14 @@ class ClassPrior:
             self._clock += N
         return clock
 
+    @in_own_modes
     def grow(self, num_classes: int) -> None:
         """Make room for so many classes."""
         extra = num_classes - self.counts.shape[0]
         if extra > 0:
             self.counts = torch.cat((self.counts, torch.zeros(extra, dtype=torch.float64)))
 
+    @in_own_modes
     def remove(self, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take labels away that `add` counted at `clock`; never below zero."""
         labels_N = check_labels(y, self.num_classes)
@@ -148,6 +153,7 @@ class ClassPrior:
             "counts": self.counts.clone(),
         }
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the prior that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "class prior")

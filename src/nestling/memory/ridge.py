@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, MergeError, NotFitted
+from nestling.core.modes import in_own_modes
 from nestling.memory.checks import (
     check_inputs,
     check_ridge,
@@ -158,6 +159,7 @@ class RidgeMemory:
             self._reach = reach
         return reach
 
+    @in_own_modes
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
         """Learn a block of examples, in order; the same as one by one up to rounding.
 
@@ -176,6 +178,7 @@ class RidgeMemory:
         x, y_NM, weight_N = self._check(x, y, weight)
         return self.add_features(self.compute_features(x), y_NM, weight_N)
 
+    @in_own_modes
     def add_features(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> int:
         """As `add`, for features and dense targets that were checked already.
 
@@ -191,6 +194,7 @@ class RidgeMemory:
             self._forget_solution()
         return clock
 
+    @in_own_modes
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
         """Take examples away again, as if they had never been seen (the clock stands).
 
@@ -210,6 +214,7 @@ class RidgeMemory:
             self._sums.remove(phi_ND, y_NM, weight_N, clock, one_hot=is_classes)
             self._forget_solution()
 
+    @in_own_modes
     def merge(self, other: "RidgeMemory") -> None:
         """Learn all that another memory has learned; exact up to rounding.
 
@@ -278,6 +283,7 @@ class RidgeMemory:
             self._forget_solution()
             self._held = (self.solution.strength, self.solution.freedom)
 
+    @in_own_modes
     def grow(self, num_outputs: int) -> None:
         """Make room for so many classes or outputs."""
         if num_outputs > self.statistics.num_outputs:
@@ -307,6 +313,7 @@ class RidgeMemory:
             "statistics": self._sums.state_dict(),
         }
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the memory that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "memory")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, NotFitted, ShapeMismatch
+from nestling.core.modes import in_own_modes
 
 Columns = dict[str, Tensor]
 
@@ -64,6 +65,7 @@ class ExampleStore:
                 )
         return next(iter(lengths.values()))
 
+    @in_own_modes
     def pad(self, name: str, shape: Sequence[int], fill: float) -> None:
         """Make the rows of one column larger; old entries stay at the front of each dimension.
 
@@ -79,6 +81,7 @@ class ExampleStore:
         wider[tuple(slice(0, length) for length in old.shape)] = old
         self._columns[name] = wider
 
+    @in_own_modes
     def write(self, batch: Mapping[str, Tensor], places: Sequence[int | None]) -> None:
         """Copy examples of a checked batch to their places; None is not kept.
 
@@ -113,6 +116,7 @@ class ExampleStore:
         columns = {name: column.clone() for name, column in self._columns.items()}
         return {"size": self._size, "columns": columns}
 
+    @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._size = state["size"]

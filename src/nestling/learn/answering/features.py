@@ -1,6 +1,5 @@
 """What a memory level reads: the model's input, or what flows through a named submodule."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import DataError, PlanError, ShapeMismatch, suggest
-from nestling.core.modes import eval_mode
+from nestling.core.modes import copy_module, eval_mode
 from nestling.learn.batches import Batch, read_output
 from nestling.levels.spec import INPUT_OF
 
@@ -124,7 +123,7 @@ class FeatureReader:
         self.module: nn.Module | None = None
         self.is_frozen = frozen
         if any(self.taps):
-            self.module = copy.deepcopy(model).requires_grad_(False) if frozen else model
+            self.module = copy_module(model).requires_grad_(False) if frozen else model
 
     def describe(self) -> str:
         """What is read, in plain words.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted, PlanError
+from nestling.core.modes import copy_module
 from nestling.learn.answering.features import Tap
 from nestling.learn.answering.remember import MemoryLevel
 from nestling.learn.exports.mixing import (
@@ -72,7 +72,7 @@ def _export_expert(learner: Learner, name: str) -> nn.Module:
 def _export_copy(learner: Learner, name: str) -> LiveExpert:
     """A copy level as a model of its own; its head may have fewer rows than the live one's."""
     assert learner.optimizer is not None
-    model = copy.deepcopy(learner.model)
+    model = copy_module(learner.model)
     for key, value in learner.optimizer.copy_values(name).items():
         owner, _, part = key.rpartition(".")
         module = model.get_submodule(owner)

@@ -3,7 +3,6 @@
 Axis letters: N examples, F features, D random features, K classes or outputs, E experts.
 """
 
-import copy
 import functools
 import os
 import tempfile
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nestling.core.errors import MissingExtra, PlanError, ShapeMismatch, suggest
+from nestling.core.modes import copy_module
 from nestling.learn.answering.features import Tap, fit_positions
 from nestling.learn.batches import read_output
 from nestling.levels.low_rank import strip_parametrization
@@ -195,7 +195,7 @@ def bake_model(model: nn.Module) -> nn.Module:
     >>> bake_model(nn.Linear(1, 1)).training
     False
     """
-    baked = copy.deepcopy(model).eval().requires_grad_(False)
+    baked = copy_module(model).eval().requires_grad_(False)
     for module in list(baked.modules()):
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]

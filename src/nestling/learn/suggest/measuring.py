@@ -3,7 +3,6 @@
 Letters: N examples, B batches, D features, K classes or outputs.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import DataError, NonFiniteInput, PlanError, ShapeMismatch
-from nestling.core.modes import eval_mode
+from nestling.core.modes import copy_module, eval_mode
 from nestling.core.params import Params, cosine
 from nestling.core.seeds import make_generator
 from nestling.learn.answering.features import find_last_linear
@@ -124,7 +123,7 @@ def measure_model(
     if num_examples > max_examples:
         rows = torch.linspace(0, num_examples - 1, max_examples, dtype=torch.float64).long()
         x, y = x[rows], y[rows]
-    twin = copy.deepcopy(model)
+    twin = copy_module(model)
     first = next(twin.parameters(), None)
     if first is not None:
         x, y = x.to(first.device), y.to(first.device)

@@ -1,6 +1,5 @@
 """A copy of a model that answers beside it, and that is saved as tensors alone."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, NotFitted
+from nestling.core.modes import copy_module
 from nestling.core.params import Params
 from nestling.retain.penalties.quadratic import copy_tensors, count_tensor_bytes, pad_rows
 
@@ -119,7 +119,7 @@ class ModelCopy:
                     f"{name!r} has shape {tuple(live[name].shape)} and {tuple(value.shape)} in the "
                     "copy of it; a head may grow and not shrink"
                 )
-        module = copy.deepcopy(model).eval().requires_grad_(False)
+        module = copy_module(model).eval().requires_grad_(False)
         _write_tensors(module, values)
         self._module, self._waiting = module, {}
         self.trainable = frozenset(

@@ -412,6 +412,50 @@ def test_a_frozen_head_that_grows_keeps_the_origin(digits: Pair, trained: nn.Mod
     assert learner.predict(x[:4]).shape == (4, 12)
 
 
+def test_values_of_a_far_person_do_not_spoil_the_others() -> None:
+    x = draw(900, 6)
+    y = x[:, :1] - 0.5 * x[:, 1:2] ** 2
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        functional.mse_loss(model(x[:600]), y[:600]).backward()
+        optimizer.step()
+    learner = nl.Learner(model.eval(), pretrained=True, quiet=True)
+    before = learner.evaluate(x[600:], y[600:])
+    assert before > 0.9
+    for rows in torch.arange(300).split(5):
+        learner.learn(x[rows] + 8.0, y[rows] + 3.0)
+        if int(rows[-1]) in (19, 99, 299):
+            assert learner.evaluate(x[600:], y[600:]) > before - 0.01
+    error = (learner.predict(x[300:600] + 8.0) - y[300:600] - 3.0).abs().median()
+    assert error < 1.0
+    torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+
+
+def test_empty_batches_and_links_before_the_first_event() -> None:
+    one = nl.Learner(make_mlp(4, 1).eval(), pretrained=True, quiet=True)
+    assert one.predict(torch.zeros(0, 4)).shape == (0, 1)
+    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, link=torch.sigmoid, quiet=True)
+    x = draw(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(two.predict(x), two.model(x).sigmoid())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_head_whose_weight_a_hook_computes_cannot_grow() -> None:
+    model = make_mlp(4, 2)
+    torch.nn.utils.weight_norm(model[2])
+    learner = nl.Learner(model, pretrained=True, quiet=True)
+    x, y = make_batch(0)
+    learner.learn(x, y)
+    before = learner.predict(x)
+    with pytest.raises(PlanError, match="has an overlay"):
+        learner.learn(x, y + 2)
+    assert torch.equal(learner.predict(x), before)
+
+
 def test_a_plan_survives_pickling() -> None:
     plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
     assert pickle.loads(pickle.dumps(plan)) == plan

@@ -38,7 +38,7 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
             f"label {label} is new but the last linear layer {name!r} has {head.out_features} "
             f"outputs and the model {num_outputs}, so it is not the head; {remedy}"
         )
-    if parametrize.is_parametrized(head):
+    if parametrize.is_parametrized(head) or head._parameters.get("weight") is None:
         raise PlanError(f"label {label} is new but head {name!r} has an overlay; {remedy}")
     for part in ("weight", "bias"):
         own = f"{name}.{part}" if name else part

@@ -194,6 +194,8 @@ class Experts:
         assert self.outside is not None
         output = self._run(batch, self.outside)
         has_classes = output.ndim >= 2 and output.shape[1] >= 2
+        if self.link is not None and task is None:
+            task = "regression"  # it maps outputs to the scale of values
         if task == "classification" and not has_classes:
             raise DataError(
                 f"outputs of shape {tuple(output.shape)} are no logits of classes; "
@@ -202,7 +204,7 @@ class Experts:
         if task == "regression" or not has_classes:
             shape: tuple[int, ...] = (batch.size,)
             answer = self._activate(align_features(output, None)[0], "regression")
-            return answer.reshape(len(answer), -1), shape, "regression"
+            return answer if answer.ndim > 1 else answer[:, None], shape, "regression"
         layout: Layout = "row" if output.ndim == 2 else "last" if output.ndim == 3 else "second"
         shape, target = (batch.size,), None
         if layout != "row":

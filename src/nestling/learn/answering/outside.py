@@ -27,8 +27,9 @@ FAR = 4.0
 # little less than elsewhere.
 PRIORS = ((0.1, 1.0, 0.1), (0.05, 1.0, 0.05), (0.05, 1.0, 0.05))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
-# says little of other kinds: a fifth, and nothing at all while the given model knows something.
-TEMPERS = (1.0, 0.2, 0.2)
+# says little of other kinds: next to nothing, and nothing at all while the given model knows
+# something.
+TEMPERS = (1.0, 0.05, 0.02)
 # Share of what chance gets wrong that the given model must get right to know something for sure.
 LEAST_SKILL = 0.2
 # Examples by which it is presumed to be right at first, and half-life of what it got right.
@@ -47,6 +48,8 @@ LEAST_PROBABILITY = 1e-4
 # head is fresh. Those of trained ones hold more than half.
 LEAST_OPINION = 0.1
 SMALLEST_VARIANCE = 1e-12
+# By which one value may be worse than another: bounds the cost of one mistake, as `DOUBT` does.
+MOST_NATS = 3.0
 
 
 def split_zones(novelty_N: Tensor) -> Tensor:
@@ -150,7 +153,14 @@ def measure_opinion(given_NK: Tensor) -> Tensor:
     return (information_N / LEAST_OPINION).clamp(0.0, 1.0)
 
 
-def weigh_knowers(novelty_N: Tensor, opinion_N: Tensor, weights_ZE: Tensor, trust: float) -> Tensor:
+def weigh_knowers(
+    novelty_N: Tensor,
+    opinion_N: Tensor,
+    weights_ZE: Tensor,
+    trust: float,
+    *,
+    is_mixture: bool = True,
+) -> Tensor:
     """Whom to believe about each input: (N, E), rows sum to 1.
 
     Args:
@@ -158,9 +168,14 @@ def weigh_knowers(novelty_N: Tensor, opinion_N: Tensor, weights_ZE: Tensor, trus
         opinion_N: (N,) how far the given model has one.
         weights_ZE: (Z, E) of the gates.
         trust: in [0, 1), how far a memory of so few examples is believed at all.
+        is_mixture: False: in each zone whoever is believed most. Of probabilities a little of a
+            wrong answer does no harm; a value may be wrong without bound.
     """
-    weights_NE = split_zones(novelty_N).T @ weights_ZE
-    memory_N, both_N = trust * weights_NE[:, 0], trust * weights_NE[:, 2]
+    trusted_ZE = weights_ZE * weights_ZE.new_tensor([trust, 1.0, trust])
+    if not is_mixture:
+        trusted_ZE = nn.functional.one_hot(trusted_ZE.argmax(dim=1), 3).to(weights_ZE)
+    weights_NE = split_zones(novelty_N).T @ trusted_ZE
+    memory_N, both_N = weights_NE[:, 0], weights_NE[:, 2]
     given_N = 1.0 - memory_N - both_N
     believed_NE = torch.stack((memory_N, given_N * opinion_N, both_N * opinion_N), dim=1)
     silent_N = 1.0 - believed_NE.sum(dim=1)  # nobody else has an opinion: the memory speaks
@@ -249,7 +264,10 @@ class Outside:
         than these are listened to, (N,), see `listen_to_others`."""
         answers_ENK, opinion_N = self._confer(knowers)
         trust = trust_experience(knowers.num_effective)
-        weights_NE = weigh_knowers(knowers.novelty, opinion_N, self.weights, trust)
+        is_mixture = knowers.known is not None
+        weights_NE = weigh_knowers(
+            knowers.novelty, opinion_N, self.weights, trust, is_mixture=is_mixture
+        )
         answer = torch.einsum("ne,enk->nk", weights_NE, answers_ENK)
         return answer, listen_to_others(knowers.novelty, weights_NE)
 
@@ -267,6 +285,7 @@ class Outside:
         answers_ENK, target, skill = answers_ENK[:, heard_N], target[heard_N], self.skill
         if knowers.known is None:
             losses_NE, self.squares = score_by_errors(answers_ENK, target, self.squares)
+            losses_NE = losses_NE.clamp_max(losses_NE.amin(dim=1, keepdim=True) + MOST_NATS)
             self._note_values(answers_ENK[1], target)
         else:
             known_K = torch.zeros(answers_ENK.shape[2], dtype=torch.bool)

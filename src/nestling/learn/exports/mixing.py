@@ -274,6 +274,8 @@ class OutsideExpert(nn.Module):
         known = self.known if self.classifies else None
         trust = trust_experience(self.num_effective)
         answers, opinion = confer(memory, given, known, novelty, trust, self.skill)
-        weights_NE = weigh_knowers(novelty, opinion, self.weights, trust)
+        weights_NE = weigh_knowers(
+            novelty, opinion, self.weights, trust, is_mixture=self.classifies
+        )
         answer = (weights_NE.T[:, :, None] * answers).sum(dim=0)
         return answer, listen_to_others(novelty, weights_NE)

@@ -24,7 +24,7 @@ from nestling.core.errors import (
     SnapshotError,
     UnknownLabel,
 )
-from nestling.learn.snapshots import snapshot
+from nestling.store import whole_files
 
 X, Y = make_batch()
 INF = torch.full((16, 4), math.inf)
@@ -313,7 +313,7 @@ def test_a_full_disk_keeps_the_older_snapshot(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshot.os, "fsync", fill)
+        patch.setattr(whole_files.os, "fsync", fill)
         with pytest.raises(SnapshotError, match=r"No space left .* free .* MB"):
             learner.snapshot(path)
     assert {file.name: file.read_bytes() for file in path.iterdir()} == files

@@ -359,6 +359,16 @@ def test_an_early_layer_that_tells_nothing_is_left_out(
         assert torch.equal(twin.predict(x), learner.predict(x))
 
 
+def test_a_first_batch_that_is_wrong_takes_no_view_away() -> None:
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    plan = learner.plan
+    with pytest.raises(DataError):
+        learner.learn(draw(5, 7), torch.zeros(5, dtype=torch.long))
+    assert learner.plan is plan
+    learner.learn(*make_batch(0))
+    assert len(learner.levels["memory"].reader.taps) == 2
+
+
 def test_buffers_of_the_caller_may_be_used_again() -> None:
     own, shared = (nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True) for _ in range(2))
     x_buffer, y_buffer = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 from typing import Any
 
 import pytest
@@ -205,8 +206,6 @@ def test_foreign_state_is_refused_and_nothing_is_changed(kind: str) -> None:
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_model_and_optimizer_can_be_copied_together(how: str) -> None:
-    import pickle
-
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     plan = nl.Plan(
         nl.Level("head", match=["2.*"], gate=(nl.AgreementGate(half_life=3.0),)),

@@ -272,24 +272,29 @@ class Learner:
     def _settle_reads(self, batch: Batch) -> None:
         """Leave out of the default what the first batch shows that the model does not give."""
         (level,) = self.levels.values()
-        try:
-            level.read_rows(batch, batch.target)
-        except (DataError, ShapeMismatch) as error:
-            if len(level.spec.reads) > 1:
+        if len(level.spec.reads) > 1:
+            try:
+                level.read_rows(batch, batch.target)
+            except (DataError, ShapeMismatch) as error:
+                # Where the last layer cannot be read either it is the batch that is wrong.
+                self._read_last_alone()[1].read_rows(batch, batch.target)
                 self.drop_early(str(error))
         self.may_drop_early = False
 
-    def drop_early(self, reason: str) -> None:
-        """Let the default's memory, which must be empty, read the last linear layer alone."""
+    def _read_last_alone(self) -> tuple[Plan, MemoryLevel]:
+        """The default's plan without an early view, and its memory, which is empty yet."""
         (level,) = self.levels.values()
         assert level.bank is None
         assert level.reader.module is not None
-        self.plan = drop_early(self.plan)
-        (spec,) = self.plan.memories
+        plan = drop_early(self.plan)
         # Of the model as it was given, not as it is now.
-        alone = MemoryLevel(spec, level.reader.module, foresees=level.foresees)
-        self.levels[spec.name] = alone
-        self._say(f"memory {spec.name!r} reads {alone.reader.describe()}: {reason}")
+        return plan, MemoryLevel(plan.memories[0], level.reader.module, foresees=level.foresees)
+
+    def drop_early(self, reason: str) -> None:
+        """Let the default's memory, which must be empty, read the last linear layer alone."""
+        self.plan, alone = self._read_last_alone()
+        self.levels[alone.spec.name] = alone
+        self._say(f"memory {alone.spec.name!r} reads {alone.reader.describe()}: {reason}")
 
     def _try_step(
         self, batch: Batch, admitted: Admitted, is_new: bool

@@ -134,7 +134,6 @@ class Experts:
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answers:
         """Ask every expert about a batch of N examples."""
-        read = {n: None for n in self.names if n in self.levels}
         outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
         shape: tuple[int, ...] = (batch.size,)
         target = None
@@ -142,7 +141,11 @@ class Experts:
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
             shape, target = self._find_positions(output, self.form.layout)
-        rows = {name: self.levels[name].read_rows(batch, target) for name in read}
+        rows = {
+            name: self.levels[name].read_rows(batch, target)
+            for name in self.names
+            if name in self.levels
+        }
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from nestling.bench.suites.encoding import PICTURE_SIZE
+from nestling.core.batches import Batch
 from nestling.data.sources import obtain
 from nestling.data.suites import make_suite
-from nestling.learn.answering.remember import MemoryLevel
-from nestling.learn.batches import Batch
 from nestling.learn.default import drop_early, make_default_plan
+from nestling.levels.memory import MemoryLevel
 from nestling.models.encoders.efficientnet import (
     NUM_FEATURES,
     load_efficientnet_lite0,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import nestling as nl
-from nestling.bench.suites.runner import open_suite
+from nestling.bench.suites.parallel_cells import open_suite
 from nestling.memory import RandomFeatures, RidgeMemory
 from nestling.memory.exact.solve import share_strength
 

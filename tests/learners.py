@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.learn.snapshots.saving import export_learner_state
+from nestling.learn.learner_state import export_learner_state
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

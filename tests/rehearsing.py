@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import differences, draw
-from nestling.retain import Retention, take_step
+from nestling.protect import Retention, take_step
 
 Batch = tuple[Tensor, Tensor]
 

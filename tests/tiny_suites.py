@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestling.bench.suites.competitors import Competitor, PlainLoop
-from nestling.bench.suites.method import Method, Range, Settings, Setup
+from nestling.bench.rivals.competitors import Competitor, PlainLoop
+from nestling.bench.rivals.tunable import Method, Range, Settings, Setup
 from nestling.core.errors import DataError
 from nestling.data import class_incremental, load_digits, relabelled
 from nestling.data.suites import Suite
 from nestling.memory import ReservoirReplay
-from nestling.retain import Retention
+from nestling.protect import Retention
 
 
 @functools.cache

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
     from nestling.learn import Learner
-    from nestling.learn.estimators import NestedClassifier, NestedRegressor
+    from nestling.learn.adapters.estimators import NestedClassifier, NestedRegressor
     from nestling.levels import (
         AgreementGate,
         Copy,
@@ -46,7 +46,7 @@ _HOMES = {
         "NestlingError",
     ),
     "nestling.learn": ("Learner",),
-    "nestling.learn.estimators": (
+    "nestling.learn.adapters.estimators": (
         "NestedClassifier",
         "NestedRegressor",
     ),

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nestling.bench.reproduction import protocols
-from nestling.bench.reproduction.protocols import PROTOCOLS, make_protocol
-from nestling.bench.reproduction.run import TARGETS, choose_targets, reproduce
-from nestling.bench.suites.runner import Place, open_suite
+from nestling.bench.reproduction.reproduce import TARGETS, choose_targets, reproduce
+from nestling.bench.suites.parallel_cells import CellFolders, open_suite
 from nestling.core.errors import JobError
 from nestling.data import load_digits
+from nestling.data.suites import paper_protocols as protocols
+from nestling.data.suites.paper_protocols import PROTOCOLS, make_protocol
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -61,7 +61,7 @@ def test_hsu_runs_and_rehearsal_keeps_what_fine_tuning_forgets(
     protocol: str, tmp_path: Path
 ) -> None:
     targets = [one for one in choose_targets([protocol]) if one.method != "rehearsal4400"]
-    result = reproduce(targets, Place(tmp_path), num_seeds=1, num_workers=1)
+    result = reproduce(targets, CellFolders(tmp_path), num_seeds=1, num_workers=1)
     found = {str(row["figure"]): float(str(row["ours"])) for row in result.rows}
     scenario = protocol.removeprefix("hsu_")
     assert len(found) == 7
@@ -74,7 +74,7 @@ def test_hsu_runs_and_rehearsal_keeps_what_fine_tuning_forgets(
 
 def test_smnist_runs_and_the_plan_is_cls_er(tmp_path: Path) -> None:
     targets = choose_targets(["er200", "derpp200", "clser200", "clser200_plan"])
-    result = reproduce(targets, Place(tmp_path), num_seeds=1, num_workers=1)
+    result = reproduce(targets, CellFolders(tmp_path), num_seeds=1, num_workers=1)
     found = result.figures
     assert set(found) == {f"smnist_{target.method}_class" for target in targets}
     assert found["smnist_derpp200_class"] > 60.0  # ER and CLS-ER are slow learners
@@ -85,7 +85,7 @@ def test_smnist_runs_and_the_plan_is_cls_er(tmp_path: Path) -> None:
     assert row["num_seeds"] == 1
     # What is measured is not measured again.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
-    assert reproduce(targets, Place(tmp_path), num_seeds=1, num_workers=1) == result
+    assert reproduce(targets, CellFolders(tmp_path), num_seeds=1, num_workers=1) == result
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
 
 

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.bench.suites.cells import Cell, Outcome
+from nestling.bench.rivals.methods_by_name import METHODS, choose_methods, find_method
+from nestling.bench.rivals.tunable import draw_settings
+from nestling.bench.suites.cell_files import Cell, Outcome
 from nestling.bench.suites.compare import compare_all, correct_holm, measure_tail, run_paired_test
 from nestling.bench.suites.costs import time_methods
-from nestling.bench.suites.figures import Contest, build_figures, build_rows
-from nestling.bench.suites.measuring import Look, Measurement
-from nestling.bench.suites.method import draw_settings
-from nestling.bench.suites.methods import METHODS, choose_methods, find_method
-from nestling.bench.suites.runner import Place
+from nestling.bench.suites.measuring import Evaluation, Measurement
+from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.suites.search import SEEDS, list_trials, search
-from nestling.core.errors import DataError, JobError, ModelError, PlanError
+from nestling.bench.suites.suite_figures import Contest, build_figures, build_rows
+from nestling.core.errors import DataError, JobError, ModelError, SettingError
 from nestling.data.suites import Suite
 from tiny_suites import make_conflict, make_digits
 
@@ -83,9 +83,9 @@ def test_every_method_can_be_built_and_has_fair_starts() -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("fine-tune", PlanError, "did you mean 'finetune'"),
+        ("fine-tune", SettingError, "did you mean 'finetune'"),
         ("tiny_suites:make_slo", ModelError, "did you mean 'make_slow'"),
-        ("builtins:dict", PlanError, "returned dict; return a bench Method"),
+        ("builtins:dict", SettingError, "returned dict; return a bench Method"),
     ],
 )
 def test_unknown_methods_are_refused(name: str, error: type[Exception], said: str) -> None:
@@ -95,7 +95,7 @@ def test_unknown_methods_are_refused(name: str, error: type[Exception], said: st
 
 def test_the_search_is_equal_resumable_and_on_other_streams(tmp_path: Path) -> None:
     methods = ["finetune", "ncm", "tiny_suites:make_slow"]
-    found = search(DIGITS, methods, 2, Place(tmp_path), num_workers=1)
+    found = search(DIGITS, methods, 2, CellFolders(tmp_path), num_workers=1)
     cells = list_trials(DIGITS, "finetune", 2)
     assert {(one.seed, one.split) for one in cells} == {(s, "validation") for s in SEEDS}
     assert len(list((tmp_path / "search").iterdir())) == 2 * 2 * len(SEEDS)
@@ -105,7 +105,7 @@ def test_the_search_is_equal_resumable_and_on_other_streams(tmp_path: Path) -> N
     assert found["finetune"].settings == draw_settings(METHODS["finetune"], best)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "search").iterdir()}
     # More trials later: the old ones are read, not measured again.
-    again = search(DIGITS, methods, 3, Place(tmp_path), num_workers=1)
+    again = search(DIGITS, methods, 3, CellFolders(tmp_path), num_workers=1)
     assert list(again["finetune"].scores)[:2] == list(scores)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     assert json.loads((tmp_path / "search.json").read_text())["num_trials"] == 3
@@ -113,12 +113,12 @@ def test_the_search_is_equal_resumable_and_on_other_streams(tmp_path: Path) -> N
 
 def test_a_method_that_never_goes_through_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="failed in every trial: DataError: this method"):
-        search(DIGITS, ["tiny_suites:make_broken"], 1, Place(tmp_path), num_workers=1)
+        search(DIGITS, ["tiny_suites:make_broken"], 1, CellFolders(tmp_path), num_workers=1)
 
 
 def test_costs_are_ratios_kept_until_settings_change(tmp_path: Path) -> None:
     settings = {"finetune": {"lr": 0.1}, "ewc": {"lr": 0.1, "strength": 1.0}}
-    place = Place(tmp_path)
+    place = CellFolders(tmp_path)
     ratios = time_methods(DIGITS, settings, place)
     assert ratios["finetune"] == 1.0
     assert (ratios["ewc"] or 0.0) > 1.1  # a penalty in each step and a Fisher at the end
@@ -137,10 +137,10 @@ def test_costs_are_ratios_kept_until_settings_change(tmp_path: Path) -> None:
 def make_outcome(method: str, seed: int, acc: float, steps: int = 100) -> Outcome:
     """Two experiences: the first is remembered to `acc`, the second is learned to `acc`."""
     looks = [
-        Look(0, 1000, [1.0]),
-        Look(1, 0, [1.0, 0.0]),
-        Look(1, steps, [acc, acc]),
-        Look(1, 1000, [acc, acc]),
+        Evaluation(0, 1000, [1.0]),
+        Evaluation(1, 0, [1.0, 0.0]),
+        Evaluation(1, steps, [acc, acc]),
+        Evaluation(1, 1000, [acc, acc]),
     ]
     found = Measurement([[1.0, 0.0], [acc, acc]], looks, None, 64, 1.5, 0.1, 2000)
     return Outcome(Cell(DIGITS, "test", method, seed), found)

@@ -20,7 +20,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     def run(*_: object) -> SuiteResult:
         return SuiteResult("ridge", good, [{"part": "one pass", "seconds": 1.0}])
 
-    monkeypatch.setattr("nestling.cli.bench._run", run)
+    monkeypatch.setattr("nestling.cli.bench_command._run", run)
     return good
 
 

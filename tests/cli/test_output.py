@@ -31,7 +31,7 @@ def test_a_full_disk_is_one_line_and_code_2(nestling: Run, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "out.json")
 
-    monkeypatch.setattr("nestling.cli.plan.write_json", fail)
+    monkeypatch.setattr("nestling.cli.plan_command.write_json", fail)
     code, _, err = nestling("plan", "check", "plan.toml", "--json", "out.json")
     assert (code, err.count("\n")) == (2, 1)
     assert "out.json: No space left on device" in err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nestling.learn.tuning import searching
+from nestling.jobs.tune import searching
 from nestling.levels import Plan
 
 pytest.importorskip("optuna")

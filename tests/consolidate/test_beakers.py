@@ -19,7 +19,7 @@ from nestling.core.errors import (
     ForeignSnapshot,
     MismatchedParameters,
     NonFiniteInput,
-    PlanError,
+    SettingError,
 )
 
 chains = st.builds(
@@ -79,7 +79,7 @@ def test_the_times_of_a_chain_are_what_was_asked_for() -> None:
 def test_a_step_beyond_the_limit_is_refused_and_one_at_it_is_not() -> None:
     chain = Chain((1.0, 1.0), (1.0,))
     assert chain.largest_step == 1.0
-    with pytest.raises(PlanError, match="stable up to 1"):
+    with pytest.raises(SettingError, match="stable up to 1"):
         step_beakers(draw_levels(chain, 0), chain, 1.01)
     levels = draw_levels(chain, 0)
     swapped = step_beakers(levels, chain, 1.0)  # at the limit they just change places
@@ -175,15 +175,15 @@ def test_a_broken_weight_pours_nothing_in() -> None:
 
 def test_impossible_chains_are_refused() -> None:
     for arguments in ((1, 2, 8), (3, 8, 2), (3, 0, 2)):
-        with pytest.raises(PlanError, match="beakers of"):
+        with pytest.raises(SettingError, match="beakers of"):
             make_chain(*arguments)
     for capacities, conductances in (((1.0,), ()), ((1.0, 0.0), (1.0,)), ((1.0, 1.0), (-1.0,))):
-        with pytest.raises(PlanError, match="capacities"):
+        with pytest.raises(SettingError, match="capacities"):
             Chain(capacities, conductances)
     chain = make_chain(2, shortest=2, longest=8)
-    with pytest.raises(PlanError, match="3 levels"):
+    with pytest.raises(SettingError, match="3 levels"):
         step_beakers([{"w": torch.zeros(1)}] * 3, chain)
     with pytest.raises(MismatchedParameters):
         step_beakers([{"w": torch.zeros(1)}, {"w": torch.zeros(2)}], chain)
-    with pytest.raises(PlanError, match="floating"):
+    with pytest.raises(SettingError, match="floating"):
         Beakers({"n": torch.zeros(1, dtype=torch.int64)}, chain)

@@ -18,7 +18,7 @@ from nestling.consolidate import (
     promise,
     share_confidence,
 )
-from nestling.core.errors import DataError, ForeignSnapshot, PlanError, ShapeMismatch
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError, ShapeMismatch
 
 
 def make_gate(num: int = 400, tolerance: float = 0.02, **options: int | None) -> AnchorGate:
@@ -211,7 +211,7 @@ def test_a_count_is_not_taken_over_by_a_gate_that_shares_out_otherwise() -> None
     ],
 )
 def test_what_cannot_be_promised_is_refused(ask: Callable[[], float]) -> None:
-    with pytest.raises(PlanError):
+    with pytest.raises(SettingError):
         ask()
 
 
@@ -228,9 +228,9 @@ def test_answers_of_other_anchors_are_not_compared() -> None:
         (torch.zeros(0, 1), torch.zeros(0, dtype=torch.long), {}, DataError),
         (torch.zeros(2, 1), torch.zeros(3, dtype=torch.long), {}, ShapeMismatch),
         (torch.zeros(2, 1), torch.zeros(2), {}, ShapeMismatch),
-        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"tolerance": 1.0}, PlanError),
-        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"confidence": 0.3}, PlanError),
-        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"num_uses": 0}, PlanError),
+        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"tolerance": 1.0}, SettingError),
+        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"confidence": 0.3}, SettingError),
+        (torch.zeros(2, 1), torch.zeros(2, dtype=torch.long), {"num_uses": 0}, SettingError),
     ],
     ids=["none", "lengths", "floats", "tolerance", "confidence", "uses"],
 )

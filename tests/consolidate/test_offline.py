@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nestling.consolidate import consolidate_offline, distil_divergence
-from nestling.core.errors import DataError, PlanError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
 from nestling.data import load_digits
-from nestling.retain.penalties import distillation_loss
+from nestling.protect.penalties import distillation_loss
 
 
 def make_net(seed: int) -> nn.Sequential:
@@ -168,9 +168,9 @@ def test_what_goes_wrong_changes_nothing() -> None:
         )
     with pytest.raises(ShapeMismatch, match="teacher answers"):
         consolidate_offline(slow, make_sampler(), num_steps=1, teacher=nn.Linear(64, 3))
-    with pytest.raises(PlanError, match="-1 steps"):
+    with pytest.raises(SettingError, match="-1 steps"):
         consolidate_offline(slow, make_sampler(), num_steps=-1)
-    with pytest.raises(PlanError, match="no parameter"):
+    with pytest.raises(SettingError, match="no parameter"):
         consolidate_offline(make_net(0).requires_grad_(False), make_sampler(), num_steps=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in slow.state_dict().items())

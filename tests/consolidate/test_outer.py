@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.consolidate import lookahead_step
 from nestling.consolidate.outer import OuterNesterov, outer_step
-from nestling.core.errors import MismatchedParameters, NonFiniteInput, PlanError
+from nestling.core.errors import MismatchedParameters, NonFiniteInput, SettingError
 
 
 def draw(seed: int) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def test_a_broken_weight_changes_nothing() -> None:
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     settings = {"period": 2, "step_size": 0.7, "momentum": 0.9, **wrong}
-    with pytest.raises(PlanError, match="period of 1 or more"):
+    with pytest.raises(SettingError, match="period of 1 or more"):
         OuterNesterov({"w": torch.zeros(1)}, **settings)  # type: ignore[arg-type]
-    with pytest.raises(PlanError, match="floating"):
+    with pytest.raises(SettingError, match="floating"):
         OuterNesterov({"n": torch.tensor(1)}, period=1)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nestling.consolidate import split_rates
-from nestling.core.errors import IdlePattern, PlanError
+from nestling.core.errors import IdlePattern, SettingError
 
 
 def make_net() -> nn.Sequential:
@@ -68,10 +68,10 @@ def test_frozen_parameters_belong_to_no_group() -> None:
     [
         (["3.*"], 0.1, 0.1, IdlePattern),
         (["2.*", "2.wieght"], 0.1, 0.1, IdlePattern),
-        ([], 0.1, 0.1, PlanError),
-        (["2.*"], 0.0, 0.1, PlanError),
-        (["2.*"], 0.1, 1.5, PlanError),
-        (["2.*"], float("nan"), 0.1, PlanError),
+        ([], 0.1, 0.1, SettingError),
+        (["2.*"], 0.0, 0.1, SettingError),
+        (["2.*"], 0.1, 1.5, SettingError),
+        (["2.*"], float("nan"), 0.1, SettingError),
     ],
 )
 def test_wrong_arguments_are_said(

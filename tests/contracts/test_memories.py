@@ -12,7 +12,6 @@ from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor
 
 from nestling.core.errors import DataError
-from nestling.learn.snapshots.statetree import decode_tree, encode_tree
 from nestling.memory import (
     BalancedReplay,
     ClassPrior,
@@ -21,6 +20,7 @@ from nestling.memory import (
     ReservoirReplay,
     RidgeMemory,
 )
+from nestling.store.state_trees import decode_tree, encode_tree
 
 Memory = Any
 NUM = 300

@@ -26,7 +26,7 @@ from nestling.data.sources.images import (
 )
 from nestling.data.sources.recordings import read_object_array, read_watch
 from nestling.data.sources.source import Source, SourceFile
-from nestling.data.sources.tables import encode_census, read_census, read_heart
+from nestling.data.sources.table_archives import encode_census, read_census, read_heart
 from nestling.data.sources.templates import Grammar, expand
 from nestling.data.sources.texts import read_banking77, read_clinc150, read_intents
 

@@ -14,8 +14,9 @@ from nestling.core.errors import DataError
 from nestling.data import list_suite_sources, list_suites, make_suite
 from nestling.data.experiences import list_classes
 from nestling.data.sources import fetching, obtain
-from nestling.data.suites import digits, people, pictures, places, words
-from nestling.data.suites.digits import pool_images, read_mnist, rotate_images
+from nestling.data.suites import grey_images as digits
+from nestling.data.suites import people, pictures, places, words
+from nestling.data.suites.grey_images import pool_images, read_mnist, rotate_images
 from nestling.data.suites.suite import (
     VALIDATION_SEEDS_FROM,
     Request,

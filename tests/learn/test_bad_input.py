@@ -19,7 +19,7 @@ from nestling.core.errors import (
     ForeignSnapshot,
     NonFiniteInput,
     NotFitted,
-    PlanError,
+    SettingError,
     ShapeMismatch,
     SnapshotError,
     UnknownLabel,
@@ -79,8 +79,8 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     "unknown task": (lambda m: m.predict(X, task=7), DataError, r"task 7 was never .*\[0\]"),
     "predict of NaN": (lambda m: m.predict(spoil(math.nan)), NonFiniteInput, "drop or impute"),
     "evaluate without": (lambda m: m.evaluate(X), DataError, "needs targets"),
-    "unknown knob": (lambda m: m.control("memory", reason="r", lr=1.0), PlanError, "knob 'lr'"),
-    "share of 2": (lambda m: m.control("memory", reason="r", share=2.0), PlanError, r"\[0, 1\)"),
+    "unknown knob": (lambda m: m.control("memory", reason="r", lr=1.0), SettingError, "knob 'lr'"),
+    "share of 2": (lambda m: m.control("memory", reason="r", share=2.0), SettingError, r"\[0, 1\)"),
 }
 
 
@@ -181,7 +181,7 @@ def test_a_head_that_cannot_grow_says_so_before_anything_moves() -> None:
     for learner, message in cases:
         learner.learn(X, Y)
         before = read_state(learner)
-        with pytest.raises(PlanError, match=message):
+        with pytest.raises(SettingError, match=message):
             learner.learn(X, Y + 5)
         assert differences(before, read_state(learner)) == []
 

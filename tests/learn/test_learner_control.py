@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import nestling as nl
 from learners import differences, draw, make_batch, make_mlp, read_state
-from nestling.core.errors import PlanError, UnknownLevel
+from nestling.core.batches import read_batch
+from nestling.core.errors import SettingError, UnknownLevel
 
 X, Y = make_batch()
 
@@ -142,13 +143,13 @@ def test_a_kept_change_refits_memories_of_the_live_model(name: str) -> None:
     learner = make_overlaid()
     x = draw(9, 4, seed=77)
     outputs = learner.model.eval()(x)
-    rows = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))[0][0]
+    rows = learner.levels["m"].reader.read(read_batch(x))[0][0]
     proposal = learner.consolidate(lambda _: True, change=CHANGES[name])
     assert proposal.status == "committed"
     assert learner.memories["m"].clock == 50  # from replay alone
     is_same = torch.allclose(learner.model.eval()(x), outputs, atol=1e-5)
     assert is_same == (name == "merge")
-    new = learner.levels["m"].reader.read(nl.learn.batches.read_batch(x))[0][0]
+    new = learner.levels["m"].reader.read(read_batch(x))[0][0]
     assert torch.allclose(rows, new, atol=1e-5) == (name == "merge")
     assert learner.evaluate(*make_batch(33)) > 0.7
     learner.learn(X, Y)
@@ -172,11 +173,11 @@ def test_consolidation_says_what_it_needs() -> None:
     with pytest.raises(UnknownLevel, match="did you mean 'average'"):
         learner.consolidate(change="averag")
     learner.rehearsal = None
-    with pytest.raises(PlanError, match="reads the live model and would be out of date"):
+    with pytest.raises(SettingError, match="reads the live model and would be out of date"):
         learner.consolidate(lambda _: True)
     other = nl.Learner(make_mlp(), quiet=True)
     other.learn(X, Y)
-    with pytest.raises(PlanError, match="consolidate needs a judge"):
+    with pytest.raises(SettingError, match="consolidate needs a judge"):
         other.consolidate(change=halve)
 
 
@@ -185,7 +186,7 @@ def test_consolidation_says_what_it_needs() -> None:
 
 def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
     learner = nl.Learner(make_mlp(), quiet=True)
-    with pytest.raises(PlanError, match="turn its knobs once it has learned"):
+    with pytest.raises(SettingError, match="turn its knobs once it has learned"):
         learner.control("memory", reason="drift", share=0.1)
     learner.learn(X, Y)
     rate = learner.control("network", reason="slower now", lr=1e-5)
@@ -208,9 +209,9 @@ def test_knobs_that_are_not_there() -> None:
     learner.learn(X, Y)
     with pytest.raises(UnknownLevel, match="did you mean 'memory'"):
         learner.control("memori", reason="r", lr=1.0)
-    with pytest.raises(PlanError, match="no memory and has no knob 'share'"):
+    with pytest.raises(SettingError, match="no memory and has no knob 'share'"):
         learner.control("network", reason="r", share=0.1)
-    with pytest.raises(PlanError, match="needs a reason"):
+    with pytest.raises(SettingError, match="needs a reason"):
         learner.control("memory", reason=" ", share=0.1)
     alone = nl.Learner(make_mlp(), nl.Plan(nl.Memory("m"), readout="m"), quiet=True)
     with pytest.raises(UnknownLevel, match=r"known: \['m'\]"):
@@ -229,11 +230,11 @@ def test_a_level_waits_for_its_event() -> None:
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(PlanError, match="precision 'fp8'; known: 'bf16'"):
+    with pytest.raises(SettingError, match="precision 'fp8'; known: 'bf16'"):
         nl.Learner(make_mlp(), precision="fp8")  # type: ignore[arg-type]
-    with pytest.raises(PlanError, match="replay=-1"):
+    with pytest.raises(SettingError, match="replay=-1"):
         nl.Learner(make_mlp(), replay=-1)
-    with pytest.raises(PlanError, match="submodule 'nope', which the model does not have"):
+    with pytest.raises(SettingError, match="submodule 'nope', which the model does not have"):
         nl.Learner(make_mlp(), nl.Plan(nl.Memory("m", on="nope"), readout="m"))
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import DataError, ForeignSnapshot, PlanError
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError
 from nestling.data import load_digits
-from nestling.retain import (
+from nestling.protect import (
     AGEM,
     CLSER,
     DER,
@@ -174,7 +174,7 @@ def test_a_reader_answers_and_its_head_does_not_grow() -> None:
     expected = Reader.model(x).softmax(dim=1)
     torch.testing.assert_close(learner.predict(x), expected)
     torch.testing.assert_close(learner.export()(x), expected)
-    with pytest.raises(PlanError, match="Reader answers by a copy whose head cannot grow"):
+    with pytest.raises(SettingError, match="Reader answers by a copy whose head cannot grow"):
         learner.learn(x, torch.full((len(x),), 11))
 
 
@@ -187,11 +187,11 @@ def test_a_reader_answers_and_its_head_does_not_grow() -> None:
     ids=["class", "twice"],
 )
 def test_what_is_no_method_is_refused(methods: list[Retention], said: str) -> None:
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(SettingError, match=said):
         make_learner(methods)
 
 
 def test_memories_alone_have_nothing_to_protect() -> None:
     plan = nl.Plan(nl.Memory("memory", on="input"), readout="memory")
-    with pytest.raises(PlanError, match="no level of the plan learns by gradient"):
+    with pytest.raises(SettingError, match="no level of the plan learns by gradient"):
         nl.Learner(make_model(), plan, retain=[SI(1.0)], quiet=True)

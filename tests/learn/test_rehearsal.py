@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from learners import draw, make_batch, make_mlp
+from nestling.core.batches import Batch, default_loss
 from nestling.core.errors import ShapeMismatch
-from nestling.learn.batches import Batch, default_loss
 from nestling.learn.rehearsal import Rehearsal, pack, unpack
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import nestling as nl
 from learners import draw, make_batch, make_mlp
-from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError
+from nestling.core.errors import DataError, NonFiniteInput, NotFitted, SettingError
 from nestling.data import load_digits
 
 Pair = tuple[Tensor, Tensor]
@@ -204,13 +204,13 @@ def test_the_origin_stands_still_with_its_running_statistics() -> None:
     origin = learner.optimizer.copies["origin"]
     assert origin.read(1).num_updates == 0
     assert set(origin.buffers) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
-    from nestling.learn.batches import Batch
+    from nestling.core.batches import Batch
 
     learner.experts.is_lent = False  # by its own copy, not by the one that the memory reads
     torch.testing.assert_close(
         learner.experts.answer_as_given(Batch((x,)), None)[0].float(), expected
     )
-    with pytest.raises(PlanError, match="never moves"):
+    with pytest.raises(SettingError, match="never moves"):
         learner.control("origin", reason="try", decay=0.5)
 
 
@@ -305,17 +305,17 @@ def test_positions_and_keyword_inputs() -> None:
 
 
 def test_a_plan_may_name_its_own_outside() -> None:
-    with pytest.raises(PlanError, match="is no copy level"):
+    with pytest.raises(SettingError, match="is no copy level"):
         nl.Plan(nl.Memory("m"), nl.Level("all"), readout=nl.mix("m", "live", outside="live"))
-    with pytest.raises(PlanError, match="of no memory"):
+    with pytest.raises(SettingError, match="of no memory"):
         nl.Plan(
             nl.Level("all"),
             nl.Copy("origin", of=["all"], decay=1.0),
             readout=nl.mix("live", "origin", outside="origin"),
         )
-    with pytest.raises(PlanError, match="not among"):
+    with pytest.raises(SettingError, match="not among"):
         nl.mix("a", "b", outside="c")
-    with pytest.raises(PlanError, match="leave the weights out"):
+    with pytest.raises(SettingError, match="leave the weights out"):
         nl.mix("a", "b", weights=(1, 1), outside="b")
     plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
     assert nl.Plan.from_toml(plan.to_toml()) == plan
@@ -461,7 +461,7 @@ def test_a_head_whose_weight_a_hook_computes_cannot_grow() -> None:
     x, y = make_batch(0)
     learner.learn(x, y)
     before = learner.predict(x)
-    with pytest.raises(PlanError, match="has an overlay"):
+    with pytest.raises(SettingError, match="has an overlay"):
         learner.learn(x, y + 2)
     assert torch.equal(learner.predict(x), before)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.core.errors import IdlePattern, PlanError, UnclaimedParameter
+from nestling.core.errors import IdlePattern, SettingError, UnclaimedParameter
 from nestling.levels import Level, NestedOptimizer, Plan, assign_levels
 
 
@@ -63,11 +63,11 @@ def test_matching_minds_the_case() -> None:
         ([["*"], ["2.*"]], IdlePattern, r"'2\.\*' of level 'level1'.*'2\.weight'.*'level0'"),
         ([["2.*", "2.bias"], ["*"]], IdlePattern, r"'2\.bias'.*claimed before.*'level0'"),
         ([["2.wieght"], ["*"]], IdlePattern, r"did you mean '2\.weight'"),
-        ([["2.*"], ["2.*", "*"]], PlanError, r"'2\.\*' stands in 'level0' and 'level1'"),
+        ([["2.*"], ["2.*", "*"]], SettingError, r"'2\.\*' stands in 'level0' and 'level1'"),
     ],
 )
 def test_wrong_claims_name_the_pattern_and_the_remedy(
-    matches: list[list[str]], error: type[PlanError], words: str
+    matches: list[list[str]], error: type[SettingError], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
         claim(make_model(), *matches)
@@ -92,16 +92,16 @@ def test_frozen_parameters_and_buffers_are_left_alone() -> None:
         claim(model, ["0.*"], ["*"])
     with pytest.raises(IdlePattern, match="running_mean"):
         claim(model, ["1.running_mean"], ["*"])
-    with pytest.raises(PlanError, match="no trainable parameter"):
+    with pytest.raises(SettingError, match="no trainable parameter"):
         claim(model.requires_grad_(False), ["*"])
-    with pytest.raises(PlanError, match="no trainable parameter"):
+    with pytest.raises(SettingError, match="no trainable parameter"):
         claim(nn.ReLU(), ["*"])
 
 
 def test_lazy_modules_must_have_run() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
     plan = Plan(Level("all"))
-    with pytest.raises(PlanError, match=r"'0\.weight' has no shape yet; run one batch"):
+    with pytest.raises(SettingError, match=r"'0\.weight' has no shape yet; run one batch"):
         NestedOptimizer(model, plan)
     model(torch.ones(1, 2))
     assert NestedOptimizer(model, plan).levels["all"].names[0] == "0.weight"

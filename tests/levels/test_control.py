@@ -11,7 +11,7 @@ from nestling.core.errors import (
     LateParameter,
     MismatchedParameters,
     NestlingError,
-    PlanError,
+    SettingError,
     UnknownLevel,
 )
 from nestling.levels import Copy, Level, NestedOptimizer, ParentGate, Plan, ScheduleGate
@@ -79,7 +79,7 @@ def test_turned_parent_gate_is_computed_after_its_parent(child: str) -> None:
 def test_parent_gates_turned_into_a_circle_are_refused() -> None:
     model, nested = make(period=2)
     nested.control("head", gate=[ParentGate(of="spine")], reason="follow")
-    with pytest.raises(PlanError, match="circle"):
+    with pytest.raises(SettingError, match="circle"):
         nested.control("spine", gate=[ParentGate(of="head")], reason="follow")
     take_steps(model, nested, 2)
 
@@ -89,7 +89,7 @@ def test_changes_that_pass_through_a_circle_are_refused() -> None:
     _, nested = make(period=2)
     nested.control("head", gate=[ParentGate(of="spine")], reason="follow")
     nested.control("head", gate=[], reason="lead")
-    with pytest.raises(PlanError, match="circle"):
+    with pytest.raises(SettingError, match="circle"):
         nested.control("spine", gate=[ParentGate(of="head")], reason="follow")
     assert len(nested.changes) == 2
 
@@ -98,19 +98,19 @@ def test_changes_that_pass_through_a_circle_are_refused() -> None:
     ("name", "knobs", "error", "words"),
     [
         ("spnie", {"period": 2}, UnknownLevel, "did you mean 'spine'"),
-        ("spine", {}, PlanError, "nothing to turn"),
-        ("spine", {"decay": 0.5}, PlanError, "no knob 'decay'"),
-        ("slow", {"lr": 0.5}, PlanError, "no knob 'lr'"),
-        ("spine", {"period": 0}, PlanError, "period.*got 0"),
-        ("spine", {"lr": -1.0}, PlanError, "lr.*got -1.0"),
-        ("spine", {"lr": float("nan")}, PlanError, "lr.*nan"),
-        ("spine", {"window": 9}, PlanError, "window 9 is longer than period 4"),
-        ("spine", {"reduce": "max"}, PlanError, "reduce.*got 'max'"),
-        ("spine", {"trust": 0.0}, PlanError, "trust"),
+        ("spine", {}, SettingError, "nothing to turn"),
+        ("spine", {"decay": 0.5}, SettingError, "no knob 'decay'"),
+        ("slow", {"lr": 0.5}, SettingError, "no knob 'lr'"),
+        ("spine", {"period": 0}, SettingError, "period.*got 0"),
+        ("spine", {"lr": -1.0}, SettingError, "lr.*got -1.0"),
+        ("spine", {"lr": float("nan")}, SettingError, "lr.*nan"),
+        ("spine", {"window": 9}, SettingError, "window 9 is longer than period 4"),
+        ("spine", {"reduce": "max"}, SettingError, "reduce.*got 'max'"),
+        ("spine", {"trust": 0.0}, SettingError, "trust"),
         ("spine", {"gate": [ParentGate(of="tail")]}, UnknownLevel, "'tail'"),
-        ("slow", {"decay": 1.0}, PlanError, "decay 1 is for copies that never moved"),
-        ("slow", {"probability": 2.0}, PlanError, "probability.*got 2.0"),
-        ("spine", {"period": 2, "reason": " "}, PlanError, "needs a reason"),
+        ("slow", {"decay": 1.0}, SettingError, "decay 1 is for copies that never moved"),
+        ("slow", {"probability": 2.0}, SettingError, "probability.*got 2.0"),
+        ("spine", {"period": 2, "reason": " "}, SettingError, "needs a reason"),
     ],
 )
 def test_bad_knobs_change_nothing(
@@ -179,7 +179,7 @@ def test_sparse_gradients_need_period_1() -> None:
     model = nn.Embedding(5, 2, sparse=True)
     nested = NestedOptimizer(model, Plan(Level("all", period=2, optimizer=nl.sgd())))
     model(torch.tensor([1])).sum().backward()
-    with pytest.raises(PlanError, match="'weight' of level 'all' has a sparse gradient"):
+    with pytest.raises(SettingError, match="'weight' of level 'all' has a sparse gradient"):
         nested.step()
 
 
@@ -215,12 +215,12 @@ def test_swapped_parameter_keeps_its_state(rule: nl.levels.spec.OptimizerSpec) -
 
 def test_wrong_arguments_are_plan_errors() -> None:
     model = nn.Linear(2, 1)
-    with pytest.raises(PlanError, match="did you mean 'in_place'"):
+    with pytest.raises(SettingError, match="did you mean 'in_place'"):
         NestedOptimizer(model, Plan(Level("all")), accumulate="inplace")  # type: ignore[arg-type]
-    with pytest.raises(PlanError, match="no gradient level"):
+    with pytest.raises(SettingError, match="no gradient level"):
         NestedOptimizer(model, Plan(nl.Memory("m")))
     _, nested = make()
-    with pytest.raises(PlanError, match="'spine' is no copy"):
+    with pytest.raises(SettingError, match="'spine' is no copy"):
         nested.copy_values("spine")
     with warnings.catch_warnings(), pytest.raises(UnknownLevel, match="'slwo'"):
         nested.copy_values("slwo")

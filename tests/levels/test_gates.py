@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import MismatchedParameters, PlanError
+from nestling.core.errors import MismatchedParameters, SettingError
 from nestling.levels import (
     AgreementGate,
     Gate,
@@ -222,7 +222,7 @@ def test_surprise_gate_needs_the_loss() -> None:
     model = make_model()
     gates: list[Gate] = [SurpriseGate()]
     nested = NestedOptimizer(model, Plan(Level("all", gate=gates)))
-    with pytest.raises(PlanError, match=r"surprise gate of level 'all' needs the loss; call"):
+    with pytest.raises(SettingError, match=r"surprise gate of level 'all' needs the loss; call"):
         nested.step()
     assert nested.num_steps == 0
 
@@ -236,6 +236,6 @@ def test_surprise_gate_needs_the_loss() -> None:
         loss = nested.step(closure)
     state = nested.levels["all"].gates
     assert state.mean == pytest.approx(float(torch.as_tensor(loss).detach()))
-    with pytest.raises(PlanError, match="needs the loss"):
+    with pytest.raises(SettingError, match="needs the loss"):
         nested.step()  # the loss of one step does not stand for the next
     assert (nested.num_steps, state.num_losses) == (1, 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import LateParameter, PlanError
+from nestling.core.errors import LateParameter, SettingError
 from nestling.levels import Freeze, Level, LevelAlarm, NestedOptimizer, Plan
 from nestling.levels.readings import norm
 
@@ -54,7 +54,7 @@ def test_freeze_in_the_middle_of_an_in_place_period_asks_for_prepare_step() -> N
         nested.zero_grad()
         model(torch.ones(1, 2)).sum().backward()
         if step == 2:
-            with pytest.raises(PlanError, match=r"'all'.*prepare_step\(\) before the forward"):
+            with pytest.raises(SettingError, match=r"'all'.*prepare_step\(\) before the forward"):
                 nested.step()
         else:
             nested.step()
@@ -124,7 +124,7 @@ def test_sparse_gradients_work_or_are_refused_with_nothing_changed(
             False,
         ]
     else:
-        with pytest.raises(PlanError, match="'weight' of level 'all' has a sparse gradient"):
+        with pytest.raises(SettingError, match="'weight' of level 'all' has a sparse gradient"):
             nested.step()
         assert nested.num_steps == 0
         assert torch.equal(model.weight, before)

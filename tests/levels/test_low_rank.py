@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
-from nestling.core.errors import IdlePattern, PlanError
+from nestling.core.errors import IdlePattern, SettingError
 from nestling.levels.low_rank import LowRank, attach_low_rank, detach_low_rank, merge_low_rank
 
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
@@ -181,11 +181,11 @@ def normed() -> nn.Module:
     [
         (make_model, ["3.wieght"], 2, IdlePattern, r"'3\.wieght' matches no .*mean '3\.weight'"),
         (make_model, ["0.*", "3.bias"], 2, IdlePattern, r"'3\.bias' matches no weight"),
-        (make_model, ["*"], 4, PlanError, r"rank 4 does not fit '3\.weight' .*choose 1 to 3"),
-        (make_model, ["*"], 0, PlanError, "rank 0 does not fit"),
-        (Tied, ["head.weight"], 2, PlanError, r"'head\.weight' is tied to 'embed\.weight'"),
-        (adapted, ["*"], 2, PlanError, r"'3\.weight' is already parametrized \(LowRank\)"),
-        (normed, ["*"], 2, PlanError, r"'3\.weight' is already parametrized \(_WeightNorm\)"),
+        (make_model, ["*"], 4, SettingError, r"rank 4 does not fit '3\.weight' .*choose 1 to 3"),
+        (make_model, ["*"], 0, SettingError, "rank 0 does not fit"),
+        (Tied, ["head.weight"], 2, SettingError, r"'head\.weight' is tied to 'embed\.weight'"),
+        (adapted, ["*"], 2, SettingError, r"'3\.weight' is already parametrized \(LowRank\)"),
+        (normed, ["*"], 2, SettingError, r"'3\.weight' is already parametrized \(_WeightNorm\)"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(make, match, rank, error, message) -> None:
@@ -198,7 +198,7 @@ def test_what_does_not_fit_changes_nothing(make, match, rank, error, message) ->
 
 def test_nothing_to_merge_says_so() -> None:
     for call in (merge_low_rank, lambda model: detach_low_rank(model, merge=True)):
-        with pytest.raises(PlanError, match="has no low-rank overlay"):
+        with pytest.raises(SettingError, match="has no low-rank overlay"):
             call(normed())
 
 

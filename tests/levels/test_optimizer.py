@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import PlanError
+from nestling.core.errors import SettingError
 from nestling.levels import Freeze, Level, LevelAlarm, NestedOptimizer, Plan
 from nestling.levels.saving import export_inner
 from nestling.optim import OptimizerSpec
@@ -233,7 +233,7 @@ def test_freezes_hold_the_level(prepare: bool) -> None:
     moved = []
     for step in range(1, 9):
         if step == 1:
-            with pytest.raises(PlanError, match=r"'springs'.*did you mean 'spring'"):
+            with pytest.raises(SettingError, match=r"'springs'.*did you mean 'spring'"):
                 nested.release("springs")
         if step == 4:
             nested.release("spring")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nestling as nl
-from nestling.core.errors import PlanError, UnknownLevel
+from nestling.core.errors import SettingError, UnknownLevel
 from nestling.levels import (
     AgreementGate,
     Copy,
@@ -156,7 +156,7 @@ WRONG_TOML = {
 @pytest.mark.parametrize("case", WRONG_TOML)
 def test_wrong_toml_is_one_line_that_names_key_and_value(case: str) -> None:
     text, words = WRONG_TOML[case]
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(SettingError) as caught:
         Plan.from_toml(text, "job.toml")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -213,7 +213,7 @@ def raise_for(case: str) -> object:
     ],
 )
 def test_wrong_python_is_one_line(case: str, words: str) -> None:
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(SettingError) as caught:
         raise_for(case)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -226,14 +226,14 @@ def test_find_and_files(tmp_path: Path) -> None:
     with pytest.raises(UnknownLevel, match=r"'trunc'.*did you mean 'trunk'"):
         plan.find("trunc")
     path = tmp_path / "plan.toml"
-    with pytest.raises(PlanError, match="cannot read plan"):
+    with pytest.raises(SettingError, match="cannot read plan"):
         Plan.load(path)
     path.write_text(plan.to_toml(), encoding="utf-8")
     assert Plan.load(path) == plan
     path.write_text("oops", encoding="utf-8")
-    with pytest.raises(PlanError, match=r"plan\.toml' is not TOML|plan\.toml is not TOML"):
+    with pytest.raises(SettingError, match=r"plan\.toml' is not TOML|plan\.toml is not TOML"):
         Plan.load(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(PlanError, match="cannot read plan"):
+    with pytest.raises(SettingError, match="cannot read plan"):
         Plan.load(path)
     assert plan != "plan"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.core.errors import NestlingError, PlanError
+from nestling.core.errors import NestlingError, SettingError
 from nestling.levels import (
     NestedOptimizer,
     Plan,
@@ -102,7 +102,7 @@ def test_presets_that_cannot_work_leave_the_model_alone(
 ) -> None:
     model = mlp([4, 5, 2])
     names = [name for name, _ in model.named_parameters()]
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(SettingError) as caught:
         make(model)
     assert isinstance(caught.value, NestlingError)
     assert "\n" not in str(caught.value)

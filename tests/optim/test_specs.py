@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import nestling as nl
-from nestling.core.errors import PlanError
+from nestling.core.errors import SettingError
 from nestling.optim import SGD, Adam, AdamW, OptimizerSpec
 
 
@@ -88,7 +88,7 @@ def test_fused_where_it_can_be(make: Callable[..., OptimizerSpec], asked: bool |
 )
 def test_wrong_values_are_one_line(make: Callable[[], object], words: str) -> None:
     for _ in range(2):  # the first use of a class builds its schema
-        with pytest.raises(PlanError, match=words) as caught:
+        with pytest.raises(SettingError, match=words) as caught:
             make()
         assert "\n" not in str(caught.value)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling import retain
+from nestling import protect
 from nestling.core.machine import fingerprint, use_threads
 
 FILE = Path(__file__).with_name("recorded.json")
@@ -136,20 +136,20 @@ SETUPS: dict[str, Callable[[], nl.Learner]] = {
     "values": lambda: learner(Net(1)),
     "values with a link": lambda: learner(Net(1), link=torch.tanh, pretrained=True),
     "positions": lambda: learner(Tagger(), pretrained=True),
-    "EWC": lambda: learner(made=plan(), retain=[retain.EWC(5.0)]),
+    "EWC": lambda: learner(made=plan(), retain=[protect.EWC(5.0)]),
     "online EWC and SI": lambda: learner(
-        made=plan(), retain=[retain.OnlineEWC(5.0, 0.9), retain.SI(0.5)]
+        made=plan(), retain=[protect.OnlineEWC(5.0, 0.9), protect.SI(0.5)]
     ),
     "MAS and L2-SP": lambda: learner(
-        made=plan(), retain=[retain.MAS(0.3), retain.L2SP(0.01, 0.01)]
+        made=plan(), retain=[protect.MAS(0.3), protect.L2SP(0.01, 0.01)]
     ),
-    "LwF": lambda: learner(made=plan(), retain=[retain.LwF(1.0)]),
+    "LwF": lambda: learner(made=plan(), retain=[protect.LwF(1.0)]),
     "ER and masked logits": lambda: learner(
-        made=plan(), retain=[retain.MaskAbsent(), retain.ER(30)]
+        made=plan(), retain=[protect.MaskAbsent(), protect.ER(30)]
     ),
-    "DER++": lambda: learner(made=plan(), retain=[retain.DERpp(30, 0.3, 0.5)]),
-    "A-GEM": lambda: learner(made=plan(), retain=[retain.AGEM(30)]),
-    "CLS-ER": lambda: learner(made=plan(), retain=[retain.CLSER(30)]),
+    "DER++": lambda: learner(made=plan(), retain=[protect.DERpp(30, 0.3, 0.5)]),
+    "A-GEM": lambda: learner(made=plan(), retain=[protect.AGEM(30)]),
+    "CLS-ER": lambda: learner(made=plan(), retain=[protect.CLSER(30)]),
 }
 
 

@@ -53,7 +53,7 @@ def test_the_folder_is_synced_after_the_rename(
 
 def test_nobody_else_renames_a_draft() -> None:
     """What is fetched, and what torch writes, is moved into place where it is made."""
-    allowed = {"store/whole_files.py", "data/sources/fetching.py", "learn/exports/modules.py"}
+    allowed = {"store/whole_files.py", "data/sources/fetching.py", "answer/exported_modules.py"}
     for path in SOURCE.rglob("*.py"):
         text = path.read_text()
         calls = {

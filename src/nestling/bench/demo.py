@@ -19,13 +19,13 @@ from nestling.bench.trial import Record, Trial, follow
 from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience, demo_experiences
-from nestling.learn import Learner
-from nestling.learn.runs.scoring import (
+from nestling.jobs.scoring import (
     describe_compute,
 )
-from nestling.ledger import RunWriter, write_demo_picture, write_report
+from nestling.learn import Learner
 from nestling.levels import LevelReading
 from nestling.models import build_model
+from nestling.report import RunWriter, write_demo_picture, write_report
 
 SIZES = (64, 128, 64, 10)
 EPOCHS = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nestling.bench.baselines import Batch, Rival
 from nestling.data import Experience
-from nestling.learn.runs.scoring import accuracy_among, describe_level, list_batches, summarize
+from nestling.jobs.scoring import accuracy_among, describe_level, list_batches, summarize
 from nestling.levels import LevelReading
 
 NUM_LOOKS = 12  # evaluations within an experience

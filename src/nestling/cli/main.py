@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import click
 
-from nestling.cli.bench import bench
-from nestling.cli.data import data
-from nestling.cli.demo import demo
-from nestling.cli.learn import learn
+from nestling.cli.bench_command import bench
+from nestling.cli.data_command import data
+from nestling.cli.demo_command import demo
+from nestling.cli.learn_command import learn
 from nestling.cli.output import Commands
-from nestling.cli.plan import plan
-from nestling.cli.report import report
-from nestling.cli.tune import tune
+from nestling.cli.plan_command import plan
+from nestling.cli.report_command import report
+from nestling.cli.tune_command import tune
 from nestling.core.errors import NestlingError
 
 WRONG_INPUT = 2

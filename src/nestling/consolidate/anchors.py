@@ -10,7 +10,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from nestling.core.errors import PlanError, ShapeMismatch
+from nestling.core.errors import SettingError, ShapeMismatch
 
 # Bisections: halves an interval of length 1 down to what float64 can tell.
 _NUM_HALVINGS = 55
@@ -62,13 +62,13 @@ def promise(num_anchors: int, disagreement: float, confidence: float = 0.95) -> 
     Returns: a share of accuracy; times 100 for points.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> [round(100 * promise(n, 0.05), 1) for n in (200, 500, 1345)]
     [2.6, 1.6, 1.0]
     """
     if num_anchors < 1 or not 0.0 <= disagreement <= 1.0 or not 0.5 <= confidence < 1.0:
-        raise PlanError(
+        raise SettingError(
             f"{num_anchors} anchors, disagreement {disagreement}, confidence {confidence}; 1 or "
             "more anchors, a disagreement in [0, 1] and a confidence in [0.5, 1) work"
         )
@@ -90,7 +90,7 @@ def compare_on_anchors(
 
     Raises:
         ShapeMismatch: not two (N,) of bools, or no anchors.
-        PlanError: the confidence is outside its range.
+        SettingError: the confidence is outside its range.
 
     >>> yes = torch.ones(100, dtype=torch.bool)
     >>> compare_on_anchors(yes, yes).fall_at_most < 0.03  # unchanged on all, yet not proven
@@ -132,13 +132,13 @@ def bound_fall(num_worse: int, num_better: int, num_anchors: int, confidence: fl
     Returns: a share of accuracy, at most 1.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> [round(100 * bound_fall(5, 5, 200, c), 1) for c in (0.95, 0.995)]
     [3.2, 5.4]
     """
     if min(num_worse, num_better) < 0 or num_worse + num_better > num_anchors or num_anchors < 1:
-        raise PlanError(
+        raise SettingError(
             f"{num_worse} worse and {num_better} better of {num_anchors} anchors; counts of 0 or "
             "more that leave out none work"
         )
@@ -166,13 +166,13 @@ def bound_share(num_hits: int, num_trials: int, confidence: float) -> float:
         confidence: one-sided, in [0.5, 1).
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> round(bound_share(0, 300, 0.95), 4)  # the rule of three
     0.0099
     """
     if not 0 <= num_hits <= num_trials or num_trials < 1:
-        raise PlanError(f"{num_hits} hits of {num_trials} trials; 0 to {num_trials} hits work")
+        raise SettingError(f"{num_hits} hits of {num_trials} trials; 0 to {num_trials} hits work")
     _check_confidence(confidence)
     if num_hits == num_trials:
         return 1.0
@@ -204,18 +204,18 @@ def share_confidence(confidence: float, use: int, num_uses: int | None) -> float
         num_uses: m; None if it is not known.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> round(share_confidence(0.95, 3, 10), 4), round(share_confidence(0.95, 3, None), 4)
     (0.995, 0.9958)
     """
     _check_confidence(confidence)
     if use < 1 or (num_uses is not None and use > num_uses):
-        raise PlanError(f"use {use} of {num_uses}; uses are counted from 1 to the last")
+        raise SettingError(f"use {use} of {num_uses}; uses are counted from 1 to the last")
     risk = 1.0 - confidence
     return 1.0 - (risk / num_uses if num_uses is not None else risk / (use * (use + 1)))
 
 
 def _check_confidence(confidence: float) -> None:
     if not 0.5 <= confidence < 1.0:
-        raise PlanError(f"confidence {confidence}; a number in [0.5, 1) works")
+        raise SettingError(f"confidence {confidence}; a number in [0.5, 1) works")

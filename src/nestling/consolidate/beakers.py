@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import ForeignSnapshot, NonFiniteInput, PlanError
+from nestling.core.errors import ForeignSnapshot, NonFiniteInput, SettingError
 from nestling.core.params import Params, check_same_names, wide_dtype
 
 
@@ -34,7 +34,7 @@ class Chain:
             or not all(0.0 <= size < math.inf for size in sizes)
             or min(self.capacities) == 0.0
         ):
-            raise PlanError(
+            raise SettingError(
                 f"capacities {self.capacities} and conductances {self.conductances} with leak "
                 f"{self.leak}; n >= 2 capacities above 0 and n - 1 conductances work"
             )
@@ -66,13 +66,13 @@ def make_chain(
         with_leak: whether the last beaker leaks at its own time, so that what is old fades to 0.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> make_chain(3, shortest=4, longest=64)
     Chain(capacities=(1.0, 2.0, 4.0), conductances=(0.25, 0.125), leak=0.0)
     """
     if num_beakers < 2 or not 0.0 < shortest <= longest < math.inf:
-        raise PlanError(
+        raise SettingError(
             f"{num_beakers} beakers of {shortest} to {longest} steps; 2 or more beakers and "
             "0 < shortest <= longest work"
         )
@@ -103,7 +103,7 @@ def step_beakers(
     Returns: the new u_1 .. u_n.
 
     Raises:
-        PlanError: the step is too large, or there are not n levels.
+        SettingError: the step is too large, or there are not n levels.
         MismatchedParameters: names or shapes differ.
 
     >>> full, empty = {"w": torch.ones(1)}, {"w": torch.zeros(1)}
@@ -112,7 +112,7 @@ def step_beakers(
     """
     check_step(chain, step_size)
     if len(levels) != len(chain.capacities):
-        raise PlanError(f"{len(levels)} levels for a chain of {len(chain.capacities)} beakers")
+        raise SettingError(f"{len(levels)} levels for a chain of {len(chain.capacities)} beakers")
     for level in levels[1:]:
         check_same_names(levels[0], level)
     result: list[dict[str, Tensor]] = [{} for _ in levels]
@@ -142,9 +142,9 @@ def measure_charge(levels: Sequence[Params], chain: Chain) -> dict[str, Tensor]:
 
 
 def check_step(chain: Chain, step_size: float) -> None:
-    """Raise PlanError unless no beaker overshoots in a step of this size."""
+    """Raise SettingError unless no beaker overshoots in a step of this size."""
     if not 0.0 < step_size <= chain.largest_step * (1.0 + 1e-12):
-        raise PlanError(
+        raise SettingError(
             f"a step of {step_size:g} in a chain that is stable up to {chain.largest_step:g}; "
             "take a smaller step or a longer shortest time"
         )
@@ -164,7 +164,7 @@ class Beakers:
         step_size: time per call, in steps.
 
     Raises:
-        PlanError: a step that is too large for the chain, or a tensor that is not floating.
+        SettingError: a step that is too large for the chain, or a tensor that is not floating.
 
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> beakers = Beakers({"w": weight}, make_chain(2, shortest=4, longest=16))
@@ -179,7 +179,7 @@ class Beakers:
         check_step(chain, step_size)
         for name, value in params.items():
             if not value.is_floating_point():
-                raise PlanError(f"{name!r} is {value.dtype}; beakers hold floating tensors only")
+                raise SettingError(f"{name!r} is {value.dtype}; beakers hold floating tensors only")
         self.params = dict(params)
         self.chain = chain
         self.step_size = step_size

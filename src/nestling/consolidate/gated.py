@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nestling.consolidate.anchors import compare_on_anchors, share_confidence
 from nestling.consolidate.proposal import Proposal, Verdict, propose
-from nestling.core.errors import DataError, PlanError, ShapeMismatch
+from nestling.core.errors import DataError, SettingError, ShapeMismatch
 from nestling.memory.checks import check_saved
 
 BLOCK = 512  # anchors answered at once
@@ -36,7 +36,7 @@ class AnchorGate:
         predict: (model, x) -> labels (N,); None for the largest logit.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
         DataError: no anchors.
         ShapeMismatch: not one integer label for each.
 
@@ -61,12 +61,12 @@ class AnchorGate:
         predict: Callable[[nn.Module, Tensor], Tensor] | None = None,
     ) -> None:
         if not 0.0 <= tolerance < 1.0 or (num_uses is not None and num_uses < 1):
-            raise PlanError(
+            raise SettingError(
                 f"tolerance {tolerance} and {num_uses} uses; a share in [0, 1) and 1 or more "
                 "uses (or None) work"
             )
         if not 0.5 <= confidence < 1.0:
-            raise PlanError(f"confidence {confidence}; a number in [0.5, 1) works")
+            raise SettingError(f"confidence {confidence}; a number in [0.5, 1) works")
         self.tolerance = tolerance
         self.confidence = confidence
         self.num_uses = num_uses

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestling.core.errors import DataError, PlanError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
 from nestling.core.modes import eval_mode
 from nestling.core.seeds import export_torch_generators, import_torch_generators
 
@@ -54,7 +54,7 @@ def consolidate_offline(
     Returns: the copy's `state_dict`, tensors in memory of their own.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
         DataError: an empty block, or a loss or new weights that are not finite; says at which
             step.
         ShapeMismatch: targets do not fit the answers, or the teacher's answers do not.
@@ -66,14 +66,14 @@ def consolidate_offline(
     (['bias', 'weight'], False)
     """
     if num_steps < 0 or not 0.0 <= distil_share <= 1.0 or not 0.0 < temperature < float("inf"):
-        raise PlanError(
+        raise SettingError(
             f"{num_steps} steps, distillation share {distil_share}, temperature {temperature}; "
             "0 or more steps, a share in [0, 1] and a temperature above 0 work"
         )
     trial = _copy_to_train(slow)
     params = [param for param in trial.parameters() if param.requires_grad]
     if not params:
-        raise PlanError("no parameter of the slow network needs a gradient; thaw some first")
+        raise SettingError("no parameter of the slow network needs a gradient; thaw some first")
     optimizer = torch.optim.Adam(params) if make_optimizer is None else make_optimizer(params)
     share = distil_share if teacher is not None else 0.0
     device = params[0].device
@@ -113,7 +113,7 @@ def distil_divergence(output: Tensor, target: Tensor, temperature: float) -> Ten
 
     T^2 KL(softmax(target/T) || softmax(output/T)), mean over examples   [Hinton 2015, Eq. 1]
 
-    `nestling.retain.distillation_loss` is the same for heads that have grown since; neither room
+    `nestling.protect.distillation_loss` is the same for heads that have grown since; neither room
     may import the other, and a test holds the two together.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nestling.consolidate.transfers import lookahead_step
-from nestling.core.errors import MismatchedParameters, NonFiniteInput, PlanError
+from nestling.core.errors import MismatchedParameters, NonFiniteInput, SettingError
 from nestling.core.params import Params, check_same_names
 
 
@@ -63,7 +63,7 @@ class OuterNesterov:
         momentum: mu in [0, 1); 0 is Lookahead.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> outer = OuterNesterov({"w": weight}, period=2, step_size=0.5, momentum=0.0)
@@ -81,13 +81,15 @@ class OuterNesterov:
         self, params: Params, *, period: int, step_size: float = 0.7, momentum: float = 0.9
     ) -> None:
         if period < 1 or not 0.0 < step_size < math.inf or not 0.0 <= momentum < 1.0:
-            raise PlanError(
+            raise SettingError(
                 f"period {period}, step size {step_size}, momentum {momentum}; a period of 1 or "
                 "more, a step size above 0 and a momentum in [0, 1) work"
             )
         for name, value in params.items():
             if not value.is_floating_point():
-                raise PlanError(f"{name!r} is {value.dtype}; outer steps are of floating tensors")
+                raise SettingError(
+                    f"{name!r} is {value.dtype}; outer steps are of floating tensors"
+                )
         self.params = dict(params)
         self.period = period
         self.step_size = step_size

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nestling.core.errors import IdlePattern, PlanError, suggest
+from nestling.core.errors import IdlePattern, SettingError, suggest
 
 
 def split_rates(
@@ -31,7 +31,7 @@ def split_rates(
         would be empty is left out.
 
     Raises:
-        PlanError: an argument outside its range.
+        SettingError: an argument outside its range.
         IdlePattern: a glob that matches no parameter which needs a gradient.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
@@ -40,12 +40,12 @@ def split_rates(
     [('backbone', 0.005, 2), ('head', 0.5, 2)]
     """
     if not 0.0 < lr < math.inf or not 0.0 <= slow_factor <= 1.0:
-        raise PlanError(
+        raise SettingError(
             f"rate {lr} and slow factor {slow_factor}; a rate above 0 and a factor in [0, 1] work"
         )
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
     if not head:
-        raise PlanError("no head named, so all would be slow; " + suggest("head", params))
+        raise SettingError("no head named, so all would be slow; " + suggest("head", params))
     for pattern in head:
         if not any(fnmatchcase(name, pattern) for name in params):
             raise IdlePattern(f"head={pattern!r} matches nothing; " + suggest(pattern, params))

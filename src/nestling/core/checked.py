@@ -1,4 +1,4 @@
-"""Checked data classes: a wrong argument is one line of a `PlanError`."""
+"""Checked data classes: a wrong argument is one line of a `SettingError`."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
-from nestling.core.errors import PlanError, suggest
+from nestling.core.errors import SettingError, suggest
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def describe(error: ValidationError) -> str:
 
 
 def checked(cls: type[T]) -> type[T]:
-    """Let the constructor of a pydantic dataclass raise `PlanError`, on one line.
+    """Let the constructor of a pydantic dataclass raise `SettingError`, on one line.
 
     Args:
         cls: a pydantic dataclass; its constructor is replaced.
@@ -35,7 +35,7 @@ def checked(cls: type[T]) -> type[T]:
     ...     x: int = 0
     >>> Point(x="far")
     Traceback (most recent call last):
-    nestling.core.errors.PlanError: Point x: Input should be a valid integer, ... got 'far'
+    nestling.core.errors.SettingError: Point x: Input should be a valid integer, ... got 'far'
     """
     construct = cast(Callable[..., None], cls.__init__)
 
@@ -49,7 +49,7 @@ def checked(cls: type[T]) -> type[T]:
             if first["type"] == "unexpected_keyword_argument":
                 known = [field.name for field in fields(cast(Any, cls))]
                 hint = f"; {suggest(str(first['loc'][-1]), known)}"
-            raise PlanError(f"{cls.__name__} {describe(error)}{hint}") from None
+            raise SettingError(f"{cls.__name__} {describe(error)}{hint}") from None
         finally:
             # Pydantic puts its own constructor back when it builds a deferred schema.
             cls.__init__ = init  # type: ignore[assignment]

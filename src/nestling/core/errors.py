@@ -1,7 +1,7 @@
 """Everything that can go wrong because of what the user gave.
 
 NestlingError
-├── PlanError               a plan that cannot be carried out
+├── SettingError            a plan, an argument or a knob that cannot be carried out
 │   ├── UnclaimedParameter  a trainable parameter that no level claims
 │   ├── IdlePattern         a pattern that claims nothing
 │   ├── UnknownLevel        a name that no level has
@@ -30,23 +30,23 @@ class NestlingError(Exception):
     """Base of all errors that the user can mend."""
 
 
-class PlanError(NestlingError):
-    """A plan that cannot be carried out."""
+class SettingError(NestlingError, ValueError):
+    """A plan, an argument or a knob that cannot be carried out."""
 
 
-class UnclaimedParameter(PlanError):
+class UnclaimedParameter(SettingError):
     """A trainable parameter that no level claims."""
 
 
-class IdlePattern(PlanError):
+class IdlePattern(SettingError):
     """A pattern that claims no parameter."""
 
 
-class UnknownLevel(PlanError):
+class UnknownLevel(SettingError):
     """A name that no level of the plan has."""
 
 
-class LateParameter(PlanError):
+class LateParameter(SettingError):
     """A parameter that appeared after the levels were assigned."""
 
 

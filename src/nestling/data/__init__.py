@@ -18,7 +18,7 @@ from nestling.data.scenarios import (
 )
 from nestling.data.sources import Source, fetch_source, find_folder, list_sources
 from nestling.data.suites import Suite, list_suite_sources, list_suites, make_suite
-from nestling.data.tables import from_arrays, read_table
+from nestling.data.table_files import from_arrays, read_table
 
 __all__ = [
     "Experience",

@@ -6,8 +6,8 @@ from nestling.judge.curves import (
     steps_to_fraction,
     worst_case_accuracy,
 )
+from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
-from nestling.judge.statistics import Estimate, LevelCompute, compare_paired, estimate_mean
 
 __all__ = [
     "FORMULAS",

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from nestling.core.batches import IGNORE_INDEX, Batch
 from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
-from nestling.learn.batches import IGNORE_INDEX, Batch
 
 
 def check_batch(

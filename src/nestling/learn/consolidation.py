@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from nestling.answer.held_answers import HeldAnswers
 from nestling.consolidate import Judge, Proposal, propose
-from nestling.core.errors import PlanError, UnknownLevel, suggest
-from nestling.learn.admission import flatten_target
-from nestling.learn.answering.held import HeldAnswers
-from nestling.learn.batches import read_output
+from nestling.core.batches import read_output
+from nestling.core.errors import SettingError, UnknownLevel, suggest
+from nestling.learn.guard import flatten_target
 from nestling.learn.rehearsal import unpack
 from nestling.levels import Change
 from nestling.levels.low_rank import merge_low_rank
@@ -35,7 +35,7 @@ def consolidate(
     live = [level for level in learner.levels.values() if not level.spec.frozen]
     stale = [level for level in live if level.reader.module is not None and not level.is_empty]
     if stale and learner.rehearsal is None:
-        raise PlanError(
+        raise SettingError(
             f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
             "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
         )
@@ -60,13 +60,13 @@ def control_memory(
     level = learner.levels[name]
     if others or share is None:
         asked = sorted(others)[0] if others else ""
-        raise PlanError(f"memory {name!r} has no knob {asked!r}; {suggest(asked, ['share'])}")
+        raise SettingError(f"memory {name!r} has no knob {asked!r}; {suggest(asked, ['share'])}")
     if not 0.0 <= share < 1.0:
-        raise PlanError(f"memory {name!r}: share must be in [0, 1), got {share!r}")
+        raise SettingError(f"memory {name!r}: share must be in [0, 1), got {share!r}")
     if not reason.strip():
-        raise PlanError(f"a change of memory {name!r} needs a reason; reason='...' is kept")
+        raise SettingError(f"a change of memory {name!r} needs a reason; reason='...' is kept")
     if level.bank is None:
-        raise PlanError(f"memory {name!r} is empty; turn its knobs once it has learned")
+        raise SettingError(f"memory {name!r} is empty; turn its knobs once it has learned")
     level.bank.gate.share = share
     step = learner.num_examples
     record = Change(name, {"share": share}, reason, asked_at=step, applied_at=step)
@@ -100,7 +100,7 @@ def _choose_change(
 def _judge_by_replay(learner: Learner) -> Judge:
     rehearsal = learner.rehearsal
     if rehearsal is None or len(rehearsal.store) == 0 or learner.task != "classification":
-        raise PlanError("consolidate needs a judge; give judge=model -> bool, score or Verdict")
+        raise SettingError("consolidate needs a judge; give judge=model -> bool, score or Verdict")
     drawn = rehearsal.draw(learner.device)
     drawn.pop("output")
     batch = unpack(drawn)

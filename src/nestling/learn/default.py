@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from nestling.core.errors import PlanError
-from nestling.learn.answering.features import MAX_POOLED, find_early_layer, find_last_linear
+from nestling.core.errors import SettingError
 from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.levels.spec import INPUT_OF
+from nestling.levels.taps import MAX_POOLED, find_early_layer, find_last_linear
 from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
@@ -142,7 +142,7 @@ def _count_products(model: nn.Module, most: int) -> int:
 def _split_spine(model: nn.Module) -> tuple[Level, ...]:
     head = find_last_linear(model)
     if not head:
-        raise PlanError("the model is a single linear layer; give a plan, or pretrained=False")
+        raise SettingError("the model is a single linear layer; give a plan, or pretrained=False")
     inside = [name for name, p in model.named_parameters() if p.requires_grad]
     spine = [name for name in inside if not name.startswith(f"{head}.")]
     levels = [Level("head", match=(f"{head}.*",), optimizer=adamw(lr=1e-3))]

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nestling.core.errors import PlanError, UnknownLabel
-from nestling.learn.answering.features import find_last_linear
+from nestling.core.errors import SettingError, UnknownLabel
 from nestling.levels import NestedOptimizer
+from nestling.levels.taps import find_last_linear
 
 MOST_NEW_CLASSES = 10_000
 
@@ -22,29 +22,31 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
         num_classes: outputs wanted.
 
     Raises:
-        PlanError: the last linear layer is not the head, or shares or overlays its weight.
+        SettingError: the last linear layer is not the head, or shares or overlays its weight.
         UnknownLabel: more new classes than can be meant.
     """
     remedy = f"make the model with {num_classes} outputs and declare num_classes={num_classes}"
     label = num_classes - 1
     linear = [n for n, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise PlanError(f"label {label} is new but the model has no linear head to grow; {remedy}")
+        raise SettingError(
+            f"label {label} is new but the model has no linear head to grow; {remedy}"
+        )
     name = linear[-1]
     head = model.get_submodule(name)
     assert isinstance(head, nn.Linear)
     if head.out_features != num_outputs:
-        raise PlanError(
+        raise SettingError(
             f"label {label} is new but the last linear layer {name!r} has {head.out_features} "
             f"outputs and the model {num_outputs}, so it is not the head; {remedy}"
         )
     if parametrize.is_parametrized(head) or head._parameters.get("weight") is None:
-        raise PlanError(f"label {label} is new but head {name!r} has an overlay; {remedy}")
+        raise SettingError(f"label {label} is new but head {name!r} has an overlay; {remedy}")
     for part in ("weight", "bias"):
         own = f"{name}.{part}" if name else part
         for other, param in model.named_parameters(remove_duplicate=False):
             if param is getattr(head, part) and other != own:
-                raise PlanError(
+                raise SettingError(
                     f"label {label} is new but head parameter {own!r} is tied to {other!r} and "
                     f"cannot grow; {remedy}"
                 )

@@ -13,8 +13,12 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from nestling.answer.experts import Experts, Form
+from nestling.answer.export import export_learner
+from nestling.answer.readout import Readout
 from nestling.consolidate import Judge, Proposal
-from nestling.core.errors import DataError, NonFiniteInput, NotFitted, PlanError, ShapeMismatch
+from nestling.core.batches import Batch, default_loss, read_batch
+from nestling.core.errors import DataError, NonFiniteInput, NotFitted, SettingError, ShapeMismatch
 from nestling.core.modes import eval_modules, has_modes, in_own_modes
 from nestling.core.seeds import (
     export_generator,
@@ -23,25 +27,20 @@ from nestling.core.seeds import (
     import_torch_generators,
     make_generator,
 )
-from nestling.learn import consolidation
-from nestling.learn.admission import Admitted, admit, check_loader, check_task
-from nestling.learn.answering.experts import Experts, Form
-from nestling.learn.answering.readout import Readout
-from nestling.learn.answering.remember import MemoryLevel, Rows
+from nestling.learn import consolidation, learner_state
 from nestling.learn.batch_checks import check_batch
-from nestling.learn.batches import Batch, default_loss, read_batch
 from nestling.learn.board import Board
 from nestling.learn.default import drop_early, make_default_plan
-from nestling.learn.exports.baking import export_learner
 from nestling.learn.growth import count_head_rows, resize_head
+from nestling.learn.guard import Admitted, admit, check_loader, check_task
 from nestling.learn.protection import Protection
 from nestling.learn.rehearsal import Rehearsal
-from nestling.learn.snapshots import saving
 from nestling.learn.step import FitReport, Loss, StepReport, take_step
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs
+from nestling.levels.memory import MemoryLevel, Rows
 from nestling.memory.ridge import Task
-from nestling.retain import Retention
+from nestling.protect import Retention
 
 _SNAPSHOT = "learner"
 _SCHEMA = 2
@@ -66,7 +65,7 @@ class Learner:
             mean squared error on floating ones.
         pretrained: for the default plan: whether the model's features are worth keeping.
         replay: examples that may be stored and learned again; 0 stores nothing raw.
-        retain: what protects the weights, e.g. `nestling.retain.EWC(20.0)`; several add up.
+        retain: what protects the weights, e.g. `nestling.protect.EWC(20.0)`; several add up.
         num_classes: the declared number of classes; labels outside are errors. None lets the
             head grow.
         link: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`; None for
@@ -79,7 +78,7 @@ class Learner:
         board: folder for TensorBoard metrics; None for none.
 
     Raises:
-        PlanError: the plan does not fit the model.
+        SettingError: the plan does not fit the model.
 
     >>> import nestling as nl
     >>> model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
@@ -109,9 +108,11 @@ class Learner:
         board: Path | str | None = None,
     ) -> None:
         if precision not in (None, "bf16"):
-            raise PlanError(f"precision {precision!r}; known: 'bf16', or None for the model's own")
+            raise SettingError(
+                f"precision {precision!r}; known: 'bf16', or None for the model's own"
+            )
         if replay < 0:
-            raise PlanError(f"replay={replay}; 0 stores nothing, 200 stores 200 examples")
+            raise SettingError(f"replay={replay}; 0 stores nothing, 200 stores 200 examples")
         self.model = model if device is None else model.to(device)
         first = next(model.parameters(), None)
         self.device = torch.device(device or (first.device if first is not None else "cpu"))
@@ -536,17 +537,17 @@ class Learner:
             if name in self.levels:
                 return consolidation.control_memory(self, name, reason, share, dict(knobs))
             if share is not None:
-                raise PlanError(f"level {name!r} is no memory and has no knob 'share'")
+                raise SettingError(f"level {name!r} is no memory and has no knob 'share'")
             if self.optimizer is None:
                 self.plan.find(name)
-                raise PlanError("the plan has no gradient level whose knobs could be turned")
+                raise SettingError("the plan has no gradient level whose knobs could be turned")
             return self.optimizer.control(name, reason=reason, **knobs)
 
     def release(self, event: str) -> None:
         """Say that an event has happened, for levels frozen until it."""
         with self._lock:
             if self.optimizer is None:
-                raise PlanError(f"no level waits for event {event!r}")
+                raise SettingError(f"no level waits for event {event!r}")
             self.optimizer.release(event)
 
     @in_own_modes
@@ -605,7 +606,7 @@ class Learner:
         Torch's own generator is saved too, since dropout draws from it.
         """
         with self._lock:
-            saving.write_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
+            learner_state.write_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
 
     def copy(self) -> "Learner":
         """A learner that goes on from here by itself: model, levels, memories and all else.
@@ -630,7 +631,7 @@ class Learner:
                 is changed then.
         """
         with self._lock:
-            saving.read_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
+            learner_state.read_learner(self, Path(path), kind=_SNAPSHOT, schema=_SCHEMA)
 
     # --- inside
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.core.errors import DataError, ForeignSnapshot, NestlingError, PlanError
-from nestling.learn.batches import Batch, read_batch
+from nestling.core.batches import Batch, read_batch
+from nestling.core.errors import DataError, ForeignSnapshot, NestlingError, SettingError
 from nestling.levels import Plan
-from nestling.retain import Retention
+from nestling.protect import Retention
 
 
 class Protection:
-    """Methods of `nestling.retain` beside the levels of a learner.
+    """Methods of `nestling.protect` beside the levels of a learner.
 
     Args:
         model: the live model.
@@ -22,17 +22,21 @@ class Protection:
         plan: must have a gradient level if there is a method.
 
     Raises:
-        PlanError: no gradient level, the same method twice, or something that is no method.
+        SettingError: no gradient level, the same method twice, or something that is no method.
     """
 
     def __init__(self, model: nn.Module, methods: Sequence[Retention], plan: Plan) -> None:
         for method in methods:
             if not isinstance(method, Retention):
-                raise PlanError(f"retain={method!r}; give methods such as nestling.retain.EWC(20)")
+                raise SettingError(
+                    f"retain={method!r}; give methods such as nestling.protect.EWC(20)"
+                )
         if len({id(method) for method in methods}) < len(methods):
-            raise PlanError("the same method stands in retain twice; give each one once")
+            raise SettingError("the same method stands in retain twice; give each one once")
         if methods and not plan.gradient_levels:
-            raise PlanError("retain protects weights, but no level of the plan learns by gradient")
+            raise SettingError(
+                "retain protects weights, but no level of the plan learns by gradient"
+            )
         self.model = model
         self.methods = tuple(methods)
         self._task: int | None = None
@@ -79,10 +83,10 @@ class Protection:
         self._num_open += 1
 
     def check_growth(self) -> None:
-        """Raise PlanError if a method answers by a copy of the model, whose head cannot grow."""
+        """Raise SettingError if a method answers by a copy of the model, whose head cannot grow."""
         reading = next((m for m in self.methods if m.find_reader() is not None), None)
         if reading is not None:
-            raise PlanError(
+            raise SettingError(
                 f"{type(reading).__name__} answers by a copy whose head cannot grow; give the "
                 "model all outputs and declare num_classes"
             )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.learn.batches import Batch, read_output
+from nestling.core.batches import Batch, read_output
 from nestling.memory import ReservoirReplay
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nestling.learn.batches import Batch, read_output
+from nestling.core.batches import Batch, read_output
 from nestling.levels import NestedOptimizer
-from nestling.retain import Retention
+from nestling.protect import Retention
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

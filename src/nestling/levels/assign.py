@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nestling.core.errors import (
     IdlePattern,
     LateParameter,
-    PlanError,
+    SettingError,
     UnclaimedParameter,
     suggest,
 )
@@ -38,12 +38,14 @@ def collect_aliases(model: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
     Returns: first name -> (parameter, all its names).
 
     Raises:
-        PlanError: a lazy module has not been run yet.
+        SettingError: a lazy module has not been run yet.
     """
     found: dict[int, tuple[str, Tensor, list[str]]] = {}
     for name, parameter in unwrap(model).named_parameters(remove_duplicate=False):
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise PlanError(f"parameter {name!r} has no shape yet; run one batch through the model")
+            raise SettingError(
+                f"parameter {name!r} has no shape yet; run one batch through the model"
+            )
         found.setdefault(id(parameter), (name, parameter, []))[2].append(name)
     return {first: (parameter, names) for first, parameter, names in found.values()}
 
@@ -71,7 +73,9 @@ def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
     aliases = collect_aliases(model)
     trainable = {n: names for n, (param, names) in aliases.items() if param.requires_grad}
     if not trainable:
-        raise PlanError("the model has no trainable parameter; requires_grad is False everywhere")
+        raise SettingError(
+            "the model has no trainable parameter; requires_grad is False everywhere"
+        )
     claimed: dict[str, list[str]] = {level.name: [] for level in plan.gradient_levels}
     idle = {pattern: level.name for level in plan.gradient_levels for pattern in level.match}
     for first, names in trainable.items():

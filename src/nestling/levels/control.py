@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from nestling.core.checked import describe
-from nestling.core.errors import MismatchedParameters, PlanError, suggest
+from nestling.core.errors import MismatchedParameters, SettingError, suggest
 from nestling.levels.gates import Gate
 from nestling.levels.gradient import GradientLevel
 from nestling.levels.plan import Plan, order_by_parent
@@ -37,7 +37,7 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
         knobs: knob -> value.
 
     Raises:
-        PlanError: no knob, an unknown one, or a value that does not fit.
+        SettingError: no knob, an unknown one, or a value that does not fit.
 
     >>> turn_level(Level("trunk", period=4), {"period": 64}).period
     64
@@ -52,33 +52,33 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
         )
         return TypeAdapter(Level).validate_python(values)
     except ValidationError as error:
-        raise PlanError(f"level {spec.name!r}: {describe(error)}") from None
+        raise SettingError(f"level {spec.name!r}: {describe(error)}") from None
 
 
 def turn_copy(spec: Copy, knobs: dict[str, object]) -> Copy:
     """A checked copy of a copy level's specification with other values; as `turn_level`."""
     _check_known("copy", spec.name, knobs, _COPY_KNOBS)
     if spec.decay == 1.0:
-        raise PlanError(
+        raise SettingError(
             f"copy {spec.name!r} never moves and has no knob to turn; add another copy to the plan"
         )
     if knobs.get("decay") == 1.0:
-        raise PlanError(
+        raise SettingError(
             f"copy {spec.name!r}: decay 1 is for copies that never moved; decay=0.9999 works"
         )
     values = {field.name: getattr(spec, field.name) for field in fields(spec)}
     try:
         return TypeAdapter(Copy).validate_python(values | knobs)
     except ValidationError as error:
-        raise PlanError(f"copy {spec.name!r}: {describe(error)}") from None
+        raise SettingError(f"copy {spec.name!r}: {describe(error)}") from None
 
 
 def _check_known(kind: str, name: str, knobs: dict[str, object], known: tuple[str, ...]) -> None:
     if not knobs:
-        raise PlanError(f"nothing to turn on {kind} {name!r}; knobs: {list(known)}")
+        raise SettingError(f"nothing to turn on {kind} {name!r}; knobs: {list(known)}")
     for knob in knobs:
         if knob not in known:
-            raise PlanError(f"{kind} {name!r} has no knob {knob!r}; {suggest(knob, known)}")
+            raise SettingError(f"{kind} {name!r} has no knob {knob!r}; {suggest(knob, known)}")
 
 
 class Knobs(TypedDict, total=False):
@@ -128,12 +128,12 @@ class ChangeQueue:
         """
         if name not in live:
             self.plan.find(name)
-            raise PlanError(f"level {name!r} is a memory; turn it through the learner")
+            raise SettingError(f"level {name!r} is a memory; turn it through the learner")
         pending = {change.level: spec for change, spec in self.waiting}
         spec = pending.get(name, live[name])
         changed = turn_copy(spec, knobs) if isinstance(spec, Copy) else turn_level(spec, knobs)
         if not reason.strip():
-            raise PlanError(f"a change of level {name!r} needs a reason; reason='...' is kept")
+            raise SettingError(f"a change of level {name!r} needs a reason; reason='...' is kept")
         # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
         Plan(*(live | pending | {name: changed}).values())
         self.sort(live, changed)

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from nestling.core.checked import checked
-from nestling.core.errors import PlanError
+from nestling.core.errors import SettingError
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -267,9 +267,9 @@ class GateState:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take over what `state_dict` gave; raises PlanError if an entry is missing."""
+        """Take over what `state_dict` gave; raises SettingError if an entry is missing."""
         if missing := self.state_dict().keys() - state.keys():
-            raise PlanError(f"gate state lacks {sorted(missing)}")
+            raise SettingError(f"gate state lacks {sorted(missing)}")
         for name in self.state_dict():
             value = state[name]
             copied = [v.clone() for v in value] if isinstance(value, list) else value
@@ -284,12 +284,12 @@ def feed_gates(gates: Mapping[str, GateState], loss: float | None) -> None:
         loss: of this step; None if nobody told.
 
     Raises:
-        PlanError: a gate wants the loss and there is none.
+        SettingError: a gate wants the loss and there is none.
     """
     watching = {name: state for name, state in gates.items() if state.needs_loss}
     for name, state in watching.items():
         if loss is None:
-            raise PlanError(
+            raise SettingError(
                 f"the surprise gate of level {name!r} needs the loss; call "
                 "optimizer.observe(loss) before step(), or pass a closure"
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nestling.core.errors import PlanError
+from nestling.core.errors import SettingError
 from nestling.levels.gates import GateState
 from nestling.levels.readings import (
     PERIODS_UNTIL_DEAD,
@@ -72,14 +72,14 @@ class GradientLevel:
             self.is_enabled = wanted
 
     def check(self, step: int, released: set[str]) -> None:
-        """Raise PlanError, with nothing changed, if the gradients at hand cannot be used."""
+        """Raise SettingError, with nothing changed, if the gradients at hand cannot be used."""
         if (
             self.in_place
             and self.num_gradients > 0
             and self.is_enabled
             and not self.is_wanted(step, released)
         ):
-            raise PlanError(
+            raise SettingError(
                 f"level {self.spec.name!r} gathers in place and froze in the middle of a period; "
                 "optimizer.prepare_step() before the forward pass keeps its gradient clean"
             )
@@ -88,7 +88,7 @@ class GradientLevel:
             return
         for name, grad in zip(self.names, grads, strict=True):
             if grad is not None and grad.layout != torch.strided:
-                raise PlanError(
+                raise SettingError(
                     f"parameter {name!r} of level {self.spec.name!r} has a sparse gradient; "
                     "sparse=False works, or period=1 without gates and nl.sgd(fused=False)"
                 )

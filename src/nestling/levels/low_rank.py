@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nestling.core.errors import IdlePattern, PlanError, suggest
+from nestling.core.errors import IdlePattern, SettingError, suggest
 
 
 class LowRank(nn.Module):
@@ -70,7 +70,7 @@ def attach_low_rank(
 
     Raises:
         IdlePattern: a glob matches no linear weight.
-        PlanError: a matched weight is tied or already parametrized, or the rank does not fit;
+        SettingError: a matched weight is tied or already parametrized, or the rank does not fit;
             nothing is changed then.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
@@ -106,7 +106,7 @@ def merge_low_rank(model: nn.Module, *, generator: torch.Generator | None = None
     Returns: names of the slow weights that took an overlay in.
 
     Raises:
-        PlanError: there is no overlay.
+        SettingError: there is no overlay.
     """
     layers = _find_layers(model)
     for layer, overlay in layers.values():
@@ -128,7 +128,7 @@ def detach_low_rank(model: nn.Module, *, merge: bool) -> list[str]:
     Returns: names of the weights that are plain again.
 
     Raises:
-        PlanError: there is no overlay.
+        SettingError: there is no overlay.
     """
     if merge:
         merge_low_rank(model)
@@ -185,7 +185,7 @@ def _match_layers(model: nn.Module, match: Sequence[str]) -> dict[str, nn.Linear
 def _check_layer(model: nn.Module, name: str, layer: nn.Linear, rank: int) -> None:
     if parametrize.is_parametrized(layer, "weight"):
         kind = type(layer.parametrizations.weight[0]).__name__  # type: ignore[union-attr, index]
-        raise PlanError(
+        raise SettingError(
             f"{name!r} is already parametrized ({kind}); "
             "call detach_low_rank or leave it out of `match`"
         )
@@ -195,12 +195,12 @@ def _check_layer(model: nn.Module, name: str, layer: nn.Linear, rank: int) -> No
         if parameter is layer.weight and other != name
     ]
     if twins:
-        raise PlanError(
+        raise SettingError(
             f"{name!r} is tied to {twins[0]!r}, and an overlay on one would not reach the other; "
             "leave it out of `match`"
         )
     if not 1 <= rank <= min(layer.weight.shape, default=0):
-        raise PlanError(
+        raise SettingError(
             f"rank {rank} does not fit {name!r} of shape {tuple(layer.weight.shape)}; "
             f"choose 1 to {min(layer.weight.shape, default=0)}"
         )
@@ -214,13 +214,13 @@ def _find_layers(model: nn.Module) -> dict[str, tuple[nn.Linear, LowRank]]:
             if not any(isinstance(part, LowRank) for part in chain):
                 continue
             if len(chain) > 1:
-                raise PlanError(
+                raise SettingError(
                     f"{_join(name, 'weight')!r} has other parametrizations beside the overlay; "
                     "remove them first"
                 )
             layers[name] = (module, chain[0])
     if not layers:
-        raise PlanError("the model has no low-rank overlay; call attach_low_rank first")
+        raise SettingError("the model has no low-rank overlay; call attach_low_rank first")
     return layers
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack, overload
 import torch
 from torch import Tensor, nn
 
-from nestling.core.errors import LateParameter, PlanError, suggest
+from nestling.core.errors import LateParameter, SettingError, suggest
 from nestling.levels import saving
 from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
 from nestling.levels.control import ChangeQueue, Knobs, check_importance
@@ -45,7 +45,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         seed: of the copies that update by chance.
 
     Raises:
-        PlanError: the plan does not fit the model; see `assign_levels`.
+        SettingError: the plan does not fit the model; see `assign_levels`.
 
     >>> import nestling as nl
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -72,11 +72,11 @@ class NestedOptimizer(torch.optim.Optimizer):
         seed: int = 0,
     ) -> None:
         if accumulate not in ("separate", "in_place"):
-            raise PlanError(
+            raise SettingError(
                 f"accumulate={accumulate!r}; {suggest(accumulate, ['in_place', 'separate'])}"
             )
         if not plan.gradient_levels:
-            raise PlanError("the plan has no gradient level to optimize; add nl.Level(...)")
+            raise SettingError("the plan has no gradient level to optimize; add nl.Level(...)")
         self.model = unwrap(model)
         self.plan = plan
         self.judge = judge
@@ -145,7 +145,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             LateParameter: the model has a trainable parameter that no level claimed.
-            PlanError: a surprise gate has not been told the loss, or a gradient is sparse.
+            SettingError: a surprise gate has not been told the loss, or a gradient is sparse.
                 Nothing is changed by either.
         """
         loss = None
@@ -205,7 +205,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             UnknownLevel: no level has that name.
-            PlanError: no reason, no knob, one that the level does not have, or a wrong value;
+            SettingError: no reason, no knob, one that the level does not have, or a wrong value;
                 nothing is changed.
         """
         live = {key: level.spec for key, level in (self.levels | self.copies).items()}
@@ -217,12 +217,12 @@ class NestedOptimizer(torch.optim.Optimizer):
         """Say that an event has happened: levels frozen until it begin to learn.
 
         Raises:
-            PlanError: no level waits for that event.
+            SettingError: no level waits for that event.
         """
         freezes = [level.spec.freeze for level in self._order if level.spec.freeze is not None]
         awaited = {freeze.until for freeze in freezes if freeze.until is not None}
         if event not in awaited:
-            raise PlanError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
+            raise SettingError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
         self.released.add(event)
 
     def set_importance(self, importance: Mapping[str, Tensor]) -> None:
@@ -254,7 +254,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         """
         if name not in self.copies:
             self.plan.find(name)
-            raise PlanError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
+            raise SettingError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
         level = self.copies[name]
         return {key: value.clone() for key, value in (level.values | level.buffers).items()}
 

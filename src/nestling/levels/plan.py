@@ -8,7 +8,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from nestling.core.checked import describe
-from nestling.core.errors import PlanError, UnknownLevel, suggest
+from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
 from nestling.levels.spec import AnyLevel, Copy, Level, Memory, Mix
 
@@ -29,7 +29,7 @@ class Plan:
             `nl.mix(...)`.
 
     Raises:
-        PlanError: names occur twice, a pattern stands in two levels, or gates form a circle.
+        SettingError: names occur twice, a pattern stands in two levels, or gates form a circle.
         UnknownLevel: a copy, gate or read-out names a level that is not there.
 
     >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", period=16))
@@ -40,12 +40,12 @@ class Plan:
     def __init__(self, *levels: Level | Copy | Memory, readout: str | Mix = "live") -> None:
         for level in levels:
             if not isinstance(level, Level | Copy | Memory):
-                raise PlanError(
+                raise SettingError(
                     f"a plan is made of levels, got {type(level).__name__}; "
                     "nl.Plan(nl.Level(...), nl.Copy(...)) works, nl.Plan(*levels) for a list"
                 )
         if not isinstance(readout, str | Mix):
-            raise PlanError(f"readout {readout!r}; 'live', a level's name or nl.mix(...) works")
+            raise SettingError(f"readout {readout!r}; 'live', a level's name or nl.mix(...) works")
         self.levels = levels
         self.readout = readout
         self._check_names()
@@ -115,13 +115,13 @@ class Plan:
             source: what to call it in errors.
 
         Raises:
-            PlanError: a wrong key or value; names it and what would work.
+            SettingError: a wrong key or value; names it and what would work.
         """
         if not isinstance(data, dict) or not isinstance(data.get("level"), list):
-            raise PlanError(f"{source} has no [[level]] table; one level needs name and match")
+            raise SettingError(f"{source} has no [[level]] table; one level needs name and match")
         if extra := sorted(data.keys() - {"level", "readout"}):
             hint = suggest(extra[0], ["level", "readout"])
-            raise PlanError(f"{source}: unknown key {extra[0]!r}; {hint}")
+            raise SettingError(f"{source}: unknown key {extra[0]!r}; {hint}")
         levels = []
         for index, raw in enumerate(data["level"]):
             name = raw.get("name", f"number {index + 1}") if isinstance(raw, dict) else index + 1
@@ -130,31 +130,31 @@ class Plan:
             try:
                 levels.append(_LEVEL.validate_python(raw))
             except ValidationError as error:
-                raise PlanError(f"{source}, level {name!r}: {describe(error)}") from None
+                raise SettingError(f"{source}, level {name!r}: {describe(error)}") from None
         try:
             raw = data.get("readout", "live")
             # Not as a union: the error would be about a string that nobody meant.
             readout = (_MIX if isinstance(raw, dict) else _READOUT).validate_python(raw)
         except ValidationError as error:
-            raise PlanError(f"{source}, readout: {describe(error)}") from None
+            raise SettingError(f"{source}, readout: {describe(error)}") from None
         return cls(*levels, readout=readout)
 
     @classmethod
     def from_toml(cls, text: str, source: str = "plan") -> "Plan":
-        """Parse TOML text; raises as `from_data`, and PlanError if it is no TOML."""
+        """Parse TOML text; raises as `from_data`, and SettingError if it is no TOML."""
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise PlanError(f"{source} is not TOML: {error}") from None
+            raise SettingError(f"{source} is not TOML: {error}") from None
         return cls.from_data(data, source)
 
     @classmethod
     def load(cls, path: str | Path) -> "Plan":
-        """Read a TOML file; raises as `from_toml`, and PlanError if it cannot be read."""
+        """Read a TOML file; raises as `from_toml`, and SettingError if it cannot be read."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"cannot read plan {str(path)!r}: {error}") from None
+            raise SettingError(f"cannot read plan {str(path)!r}: {error}") from None
         return cls.from_toml(text, str(path))
 
     def find(self, name: str) -> Level | Copy | Memory:
@@ -167,13 +167,17 @@ class Plan:
 
     def _check_names(self) -> None:
         if not self.levels:
-            raise PlanError("a plan needs at least one level, e.g. nl.Level('all', match=('*',))")
+            raise SettingError(
+                "a plan needs at least one level, e.g. nl.Level('all', match=('*',))"
+            )
         names = [level.name for level in self.levels]
         for name in names:
             if names.count(name) > 1:
-                raise PlanError(f"two levels are called {name!r}; give one another name")
+                raise SettingError(f"two levels are called {name!r}; give one another name")
             if name == "live":
-                raise PlanError("'live' means the model as it is now; give the level another name")
+                raise SettingError(
+                    "'live' means the model as it is now; give the level another name"
+                )
 
     def _check_references(self) -> None:
         gradient = [level.name for level in self.gradient_levels]
@@ -195,9 +199,11 @@ class Plan:
         if outside is None:
             return
         if outside not in {copy.name for copy in self.copies}:
-            raise PlanError(f"outside={outside!r} is no copy level; add nl.Copy({outside!r}, ...)")
+            raise SettingError(
+                f"outside={outside!r} is no copy level; add nl.Copy({outside!r}, ...)"
+            )
         if not {memory.name for memory in self.memories} & set(self.answering):
-            raise PlanError(f"outside={outside!r} of no memory; mix a memory with it")
+            raise SettingError(f"outside={outside!r} of no memory; mix a memory with it")
 
     def _check_patterns(self) -> None:
         owner: dict[str, str] = {}
@@ -205,12 +211,12 @@ class Plan:
             for pattern in level.match:
                 if pattern in owner:
                     both = f"{owner[pattern]!r} and {level.name!r}"
-                    raise PlanError(f"pattern {pattern!r} stands in {both}; keep it in one")
+                    raise SettingError(f"pattern {pattern!r} stands in {both}; keep it in one")
                 owner[pattern] = level.name
 
 
 def order_by_parent(levels: Iterable[Level]) -> list[str]:
-    """Level names with every parent before its children; raises PlanError on a circle.
+    """Level names with every parent before its children; raises SettingError on a circle.
 
     A name may come several times, with other gates: the order then suits all of them.
     """
@@ -222,7 +228,7 @@ def order_by_parent(levels: Iterable[Level]) -> list[str]:
     while waiting:
         ready = [name for name, parents in waiting.items() if not parents - set(ordered)]
         if not ready:
-            raise PlanError(f"parent gates form a circle among {sorted(waiting)}; break it")
+            raise SettingError(f"parent gates form a circle among {sorted(waiting)}; break it")
         ordered += ready
         for name in ready:
             del waiting[name]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nestling.core.errors import PlanError
+from nestling.core.errors import SettingError
 from nestling.levels.assign import collect_aliases
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.plan import Plan
@@ -31,7 +31,7 @@ def spine_and_head(
         spine_lr: AdamW's rate of the spine.
 
     Raises:
-        PlanError: no such head, or nothing is left for the spine.
+        SettingError: no such head, or nothing is left for the spine.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> [(level.name, level.match) for level in spine_and_head(model).gradient_levels]
@@ -43,7 +43,7 @@ def spine_and_head(
     names = _list_trainable(model)
     inside = [name for name in names if name.startswith(f"{head}.")]
     if not head or not inside or len(inside) == len(names):
-        raise PlanError(
+        raise SettingError(
             f"head {head!r} holds {len(inside)} of {len(names)} trainable parameters; "
             "name a submodule that holds some but not all"
         )
@@ -66,7 +66,7 @@ def by_depth(model: nn.Module, num_levels: int, *, ratio: int = 4, lr: float = 1
         lr: AdamW's rate of every level.
 
     Raises:
-        PlanError: more levels than modules with parameters.
+        SettingError: more levels than modules with parameters.
 
     >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     >>> [(level.match, level.period) for level in by_depth(model, 3).gradient_levels]
@@ -78,7 +78,7 @@ def by_depth(model: nn.Module, num_levels: int, *, ratio: int = 4, lr: float = 1
             owner = name.rpartition(".")[0]
             sizes[owner] = sizes.get(owner, 0) + param.numel()
     if not 1 <= num_levels <= len(sizes) or ratio < 1:
-        raise PlanError(
+        raise SettingError(
             f"num_levels={num_levels}, ratio={ratio}; from 1 to {len(sizes)} levels (modules that "
             "hold trainable parameters) and a ratio of 1 or more work"
         )
@@ -119,7 +119,7 @@ def adapters(
         slow_lr: AdamW's rate of everything else.
 
     Raises:
-        PlanError: an overlay cannot be attached; the model is then unchanged.
+        SettingError: an overlay cannot be attached; the model is then unchanged.
 
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     >>> plan = adapters(model, ["*.weight"], rank=2, generator=torch.Generator())

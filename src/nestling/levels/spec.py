@@ -258,7 +258,7 @@ def mix(
             the loss of each (fixed share).
         share: probability per example that the best one changes, for the gate.
         outside: a copy level that is asked about what the first memory has not seen, such as the
-            model as it was given; see `nestling.learn.answering.outside`.
+            model as it was given; see `nestling.answer.outside`.
 
     >>> mix("recent", "live").mix
     ('recent', 'live')

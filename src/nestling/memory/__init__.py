@@ -5,7 +5,7 @@ from nestling.memory.context import RecentContext
 from nestling.memory.features import JoinedFeatures, RandomFeatures
 from nestling.memory.gate import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
 from nestling.memory.prior import ClassPrior
-from nestling.memory.replay import BalancedReplay, ReservoirReplay
+from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
 from nestling.memory.ridge import RidgeMemory
 
 __all__ = [

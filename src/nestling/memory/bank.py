@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nestling.core.errors import NotFitted
 from nestling.core.modes import in_own_modes
-from nestling.memory import experts
+from nestling.memory import bank_experts as experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.features import Features

@@ -10,7 +10,7 @@ from nestling.judge import Estimate, compare_paired
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """One default against one rival.
 
     Attributes:
@@ -101,7 +101,7 @@ def correct_holm(p_values: Sequence[float]) -> list[float]:
 
 def compare_all(
     ours: str, values: Mapping[str, Sequence[float]], rivals: Sequence[str]
-) -> list[Comparison]:
+) -> list[PairedComparison]:
     """A default against each rival, corrected over all of them.
 
     Args:
@@ -111,6 +111,6 @@ def compare_all(
     """
     p_values = [run_paired_test(values[ours], values[rival]) for rival in rivals]
     return [
-        Comparison(ours, rival, compare_paired(values[ours], values[rival]), p, p_corrected)
+        PairedComparison(ours, rival, compare_paired(values[ours], values[rival]), p, p_corrected)
         for rival, p, p_corrected in zip(rivals, p_values, correct_holm(p_values), strict=True)
     ]

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nestling.bench.suites.competitors import Competitor, Pair
+from nestling.bench.rivals.competitors import Competitor, Pair
+from nestling.bench.rivals.methods_by_name import find_method
+from nestling.bench.rivals.tunable import Settings, make_setup
 from nestling.bench.suites.measuring import Replayable
-from nestling.bench.suites.method import Settings, make_setup
-from nestling.bench.suites.methods import find_method
-from nestling.bench.suites.runner import Place, Progress, open_suite
+from nestling.bench.suites.parallel_cells import CellFolders, Progress, open_suite
 from nestling.bench.timing import Side, time_rounds
 from nestling.core.errors import JobError, NestlingError
 from nestling.core.machine import fingerprint, use_threads
@@ -29,7 +29,7 @@ BASE = "finetune"
 def time_methods(
     suite_name: str,
     settings: Mapping[str, Settings],
-    place: Place,
+    place: CellFolders,
     *,
     progress: Progress | None = None,
 ) -> dict[str, float | None]:

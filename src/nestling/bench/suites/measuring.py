@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nestling.bench.suites.competitors import Competitor, Pair
+from nestling.bench.rivals.competitors import Competitor, Pair
 from nestling.data.suites import Suite
+from nestling.jobs.scoring import accuracy_among, list_batches
 from nestling.judge import AccuracyMatrix, steps_to_fraction, worst_case_accuracy
-from nestling.learn.runs.scoring import accuracy_among, list_batches
 
 NUM_LOOKS = 16  # within an experience; dense at its start, where adaptation happens
 # Memories of many features are solved at each look; with more, looking would cost most of the time.
@@ -22,7 +22,7 @@ NUM_LOOKS_ENCODED = 6
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """Accuracies at one moment.
 
     Attributes:
@@ -52,7 +52,7 @@ class Measurement:
     """
 
     matrix: list[list[float]] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
+    looks: list[Evaluation] = field(default_factory=list)
     prequential: float | None = None
     num_bytes: int = 0
     seconds: float = 0.0
@@ -121,7 +121,7 @@ def measure(
         found.seconds += time.process_time() - started
         everything = scorer.score(index, len(suite.experiences))
         found.matrix.append(everything)
-        found.looks.append(Look(index, found.num_seen - start, everything[: index + 1]))
+        found.looks.append(Evaluation(index, found.num_seen - start, everything[: index + 1]))
     found.num_bytes = competitor.count_bytes()
     if suite.is_ordered:
         found.prequential = num_right / found.num_seen
@@ -208,7 +208,7 @@ class _Scorer:
 
     def look(self, index: int, num_examples: int) -> None:
         """Score what was met so far."""
-        self.found.looks.append(Look(index, num_examples, self.score(index, index + 1)))
+        self.found.looks.append(Evaluation(index, num_examples, self.score(index, index + 1)))
 
     def score(self, index: int, num_scored: int) -> list[float]:
         """Accuracy on the first `num_scored` experiences; asked at once, which is fast."""

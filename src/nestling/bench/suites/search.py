@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nestling.bench.suites.cells import Cell, Outcome
-from nestling.bench.suites.method import draw_settings
-from nestling.bench.suites.methods import find_method
-from nestling.bench.suites.runner import Place, Progress, run_cells
+from nestling.bench.rivals.methods_by_name import find_method
+from nestling.bench.rivals.tunable import draw_settings
+from nestling.bench.suites.cell_files import Cell, Outcome
+from nestling.bench.suites.parallel_cells import CellFolders, Progress, run_cells
 from nestling.core.errors import JobError
 from nestling.store import write_whole
 
@@ -54,7 +54,7 @@ def search(
     suite: str,
     methods: Sequence[str],
     num_trials: int,
-    place: Place,
+    place: CellFolders,
     *,
     num_workers: int | None = None,
     progress: Progress | None = None,

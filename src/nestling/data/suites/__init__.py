@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestling.core.errors import DataError, suggest
-from nestling.data.suites import digits, people, pictures, places, words
+from nestling.data.suites import grey_images as digits
+from nestling.data.suites import people, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
 
 __all__ = ["Suite", "list_suite_sources", "list_suites", "make_suite"]

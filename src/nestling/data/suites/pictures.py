@@ -11,7 +11,7 @@ from nestling.data.digits import load_digits
 from nestling.data.experiences import Experience, list_classes, split_by_class
 from nestling.data.scenarios import class_incremental, multi_task
 from nestling.data.sources.images import Emoji, read_cifar10, read_emoji, read_omniglot
-from nestling.data.suites.digits import pool_images, read_fashion, read_mnist
+from nestling.data.suites.grey_images import pool_images, read_fashion, read_mnist
 from nestling.data.suites.suite import Request, Suite, cut_by_class, cut_rows, shuffle_domains
 
 # Who drew it, so that no hand is tested on that was trained on.

@@ -6,7 +6,7 @@ import torch
 
 from nestling.core.seeds import make_generator
 from nestling.data.experiences import Experience, list_classes
-from nestling.data.sources.tables import encode_census, read_census, read_heart
+from nestling.data.sources.table_archives import encode_census, read_census, read_heart
 from nestling.data.suites.suite import Request, Suite, cut_rows, shuffle_domains
 
 CENSUS_TRAIN, CENSUS_TEST = 20_000, 10_000

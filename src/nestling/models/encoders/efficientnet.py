@@ -78,7 +78,7 @@ class EfficientNetLite0(nn.Module):
         for repeats, kernel_size, stride, expansion, out_width in _STAGES:
             for place in range(repeats):
                 step = 1 if place else stride
-                self.blocks.append(Block(width, out_width, kernel_size, step, expansion))
+                self.blocks.append(BottleneckBlock(width, out_width, kernel_size, step, expansion))
                 width = out_width
         self.top_conv = nn.Conv2d(width, NUM_FEATURES, 1, bias=False)
         self.top_norm = _make_norm(NUM_FEATURES)
@@ -109,7 +109,7 @@ class EfficientNetLite0(nn.Module):
         return torch.as_tensor(self.classifier(self.extract(x)))
 
 
-class Block(nn.Module):
+class BottleneckBlock(nn.Module):
     """Widen, filter each channel by itself, narrow; added to its input if the shapes agree.
 
     [Sandler 2018, MobileNetV2, section 3.3]
@@ -121,7 +121,7 @@ class Block(nn.Module):
         stride: of the filter, in pixels.
         expansion: inner width = expansion * in_width; 1 for no widening.
 
-    >>> Block(4, 4, 3, 1, 6).eval()(torch.ones(1, 4, 5, 5)).shape
+    >>> BottleneckBlock(4, 4, 3, 1, 6).eval()(torch.ones(1, 4, 5, 5)).shape
     torch.Size([1, 4, 5, 5])
     """
 

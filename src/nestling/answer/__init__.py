@@ -1,0 +1,1 @@
+"""Who answers, and how what answers is exported."""

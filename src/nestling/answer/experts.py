@@ -1,0 +1,266 @@
+"""What each expert of a read-out answers: the live model, its copies, the memories."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nestling.answer.outside import Knowers
+from nestling.core.batches import Batch, read_output
+from nestling.core.errors import DataError, ShapeMismatch
+from nestling.core.modes import eval_mode
+from nestling.levels import NestedOptimizer
+from nestling.levels.memory import MemoryLevel, Rows, widen
+from nestling.levels.taps import align_features
+from nestling.memory.ridge import Task
+
+Layout = Literal["row", "last", "second"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What all experts of a read-out answer.
+
+    Args:
+        by_expert: per expert (R, K) probabilities or (R, M) values in float64.
+        shape: that the rows have: (N,), (N, T) or (N, H, W).
+        read: per memory what it read of them, (R, D).
+        knowers: what the slow memory and who knows outside it say; None if nobody does.
+    """
+
+    by_expert: list[Tensor]
+    shape: tuple[int, ...]
+    read: dict[str, Tensor]
+    knowers: Knowers | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is predicted.
+
+    Args:
+        task: "classification", "regression", or None before the first batch.
+        layout: where the classes of an output are: (N, K), (N, T, K) or (N, K, H, W).
+        num_outputs: K; 0 for values.
+    """
+
+    task: Task | None
+    layout: Layout = "row"
+    num_outputs: int = 0
+
+
+class Experts:
+    """Asks the experts of a read-out, and brings their answers into one form: rows.
+
+    Args:
+        find_live: the module that answers as "live".
+        optimizer: holds the copies; None if nothing learns by gradient.
+        levels: the memory levels, by name.
+        names: who answers, in the read-out's order, but for `outside`.
+        link: maps outputs to the scale of floating targets; None for the identity.
+        outside: the copy that is asked about what the first memory of `names` has not seen.
+    """
+
+    def __init__(
+        self,
+        find_live: Callable[[], nn.Module],
+        optimizer: NestedOptimizer | None,
+        levels: Mapping[str, MemoryLevel],
+        names: tuple[str, ...],
+        link: Callable[[Tensor], Tensor] | None,
+        outside: str | None = None,
+    ) -> None:
+        self.find_live = find_live
+        self.optimizer = optimizer
+        self.levels = levels
+        self.names = names
+        self.link = link
+        self.outside = outside
+        # The memory beside which `outside` stands.
+        self.slow = next((n for n in names if n in levels), "") if outside is not None else ""
+        self.is_lent = outside is not None and self._can_lend(outside, levels[self.slow])
+        self.form = Form(None)
+
+    def _can_lend(self, outside: str, memory: MemoryLevel) -> bool:
+        """Whether the frozen copy that a memory reads is the same model as a copy level."""
+        assert self.optimizer is not None
+        copied = self.optimizer.copies[outside]
+        trainable = {n for n, p in self.optimizer.model.named_parameters() if p.requires_grad}
+        reader = memory.reader
+        is_whole = reader.module is not None and reader.is_frozen
+        return is_whole and copied.is_fixed and copied.values.keys() == trainable
+
+    def inspect(self, batch: Batch) -> "Form":
+        """Find out from a batch what is predicted and how the model lays it out.
+
+        Args:
+            batch: with a target: (N,), (N, T) or (N, H, W) classes, or values.
+
+        Raises:
+            DataError: the model gives no logit per class for such a target.
+        """
+        target = batch.target
+        assert target is not None
+        if target.is_floating_point() and len(self.names) == 1 and self.outside is None:
+            return Form("regression")
+        model = self.find_live()
+        with torch.no_grad(), eval_mode(model):
+            output = read_output(batch.call(model))
+        if target.is_floating_point():
+            self._check_values(output, target)
+            return Form("regression")
+        if output.shape[:-1] == target.shape:
+            return Form("classification", "row" if target.ndim == 1 else "last", output.shape[-1])
+        if output.shape[:1] + output.shape[2:] == target.shape:
+            return Form("classification", "second", output.shape[1])
+        raise DataError(
+            f"outputs of shape {tuple(output.shape)} do not fit classes of shape "
+            f"{tuple(target.shape)}; the model must give one logit per class"
+        )
+
+    def _check_values(self, output: Tensor, target: Tensor) -> None:
+        """Raise unless the model's values can be mixed with those of others."""
+        values = output if self.link is None else self.link(output)
+        if len(values) != len(target) or values.numel() != target.numel():
+            raise ShapeMismatch(
+                f"outputs of shape {tuple(values.shape)} do not fit targets of shape "
+                f"{tuple(target.shape)} and cannot be mixed with {', '.join(self.names)}; bring "
+                "them to the targets' shape with link=..., or choose one read-out"
+            )
+
+    @torch.no_grad()
+    def answer(self, batch: Batch) -> Answers:
+        """Ask every expert about a batch of N examples."""
+        outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
+        shape: tuple[int, ...] = (batch.size,)
+        target = None
+        if self.form.layout != "row":
+            output = next(iter(outputs.values()), None)
+            output = self._run(batch, "live") if output is None else output
+            shape, target = self._find_positions(output, self.form.layout)
+        rows = {
+            name: self.levels[name].read_rows(batch, target)
+            for name in self.names
+            if name in self.levels
+        }
+        given, knowers = None, None
+        if self.outside is not None:
+            given = self._align_given(batch, rows, target)
+        read_rows = {name: one.features for name, one in rows.items()}
+        if given is not None and self.levels[self.slow].is_empty:
+            # Nothing was learned that counts: it stands in for everyone.
+            return Answers([given for _ in self.names], shape, read_rows, None)
+        answers = []
+        for name in self.names:
+            if name == self.slow:
+                assert given is not None
+                answer, found = self.levels[name].answer_and_compare(rows[name].features)
+                knowers = Knowers(answer, found.known, given, found.novelty, found.num_effective)
+                answers.append(answer)
+            elif name in self.levels:
+                answers.append(self.levels[name].answer(rows[name].features))
+            else:
+                answers.append(self._activate(align_features(outputs[name], target)[0]))
+        return Answers(answers, shape, read_rows, knowers)
+
+    def _find_positions(self, output: Tensor, layout: Layout) -> tuple[tuple[int, ...], Tensor]:
+        """The shape of answers per position, and a target of it that leaves nothing out."""
+        is_last = layout == "last"
+        shape = tuple(output.shape[:-1] if is_last else output.shape[:1] + output.shape[2:])
+        return shape, torch.zeros(shape, dtype=torch.long, device=output.device)
+
+    def _align_given(self, batch: Batch, rows: Mapping[str, Rows], target: Tensor | None) -> Tensor:
+        """What who knows outside answers, (R, K) or (R, M)."""
+        assert self.outside is not None
+        output = rows[self.slow].output if self.is_lent and rows else None
+        output = self._run(batch, self.outside) if output is None else output
+        return self._activate(align_features(output, target)[0])
+
+    @torch.no_grad()
+    def answer_as_given(
+        self, batch: Batch, task: Task | None
+    ) -> tuple[Tensor, tuple[int, ...], Task]:
+        """What who knows outside answers to N examples before anything is learned.
+
+        Args:
+            batch: N examples.
+            task: what is predicted; None: classes, if there are two outputs or more per row.
+
+        Returns: (R, K) or (R, M), the shape that the rows have, and what is predicted.
+
+        Raises:
+            DataError: classes are asked for and the model gives one number per row.
+        """
+        assert self.outside is not None
+        output = self._run(batch, self.outside)
+        has_classes = output.ndim >= 2 and output.shape[1] >= 2
+        if self.link is not None and task is None:
+            task = "regression"  # it maps outputs to the scale of values
+        if task == "classification" and not has_classes:
+            raise DataError(
+                f"outputs of shape {tuple(output.shape)} are no logits of classes; "
+                "the model must give one logit per class"
+            )
+        if task == "regression" or not has_classes:
+            shape: tuple[int, ...] = (batch.size,)
+            answer = self._activate(align_features(output, None)[0], "regression")
+            return answer if answer.ndim > 1 else answer[:, None], shape, "regression"
+        layout: Layout = "row" if output.ndim == 2 else "last" if output.ndim == 3 else "second"
+        shape, target = (batch.size,), None
+        if layout != "row":
+            shape, target = self._find_positions(output, layout)
+        answer = self._activate(align_features(output, target)[0], "classification")
+        return answer, shape, "classification"
+
+    @torch.no_grad()
+    def ask_given(self, batch: Batch, rows: Mapping[str, Rows]) -> Tensor:
+        """What who knows outside answers to N examples with their target, a row per label."""
+        return self._align_given(batch, rows, batch.target)
+
+    @torch.no_grad()
+    def answer_cheaply(
+        self, batch: Batch, read: Mapping[str, Rows], live: Tensor | None = None
+    ) -> list[Tensor] | None:
+        """Ask every expert without solving a memory anew; None if one has no answer yet.
+
+        The memory beside which someone knows outside is left out: it says what it foresees when it
+        learns.
+
+        Args:
+            batch: N examples with their target; positions with label -100 are left out.
+            read: what the memories have read of it already.
+            live: output of the live model if it is known already.
+        """
+        answers = []
+        for name in self.names:
+            if name == self.slow:
+                continue
+            if name in self.levels:
+                found = self.levels[name].answer_cheaply(read[name].features)
+                if found is None:
+                    return None
+                answers.append(found)
+                continue
+            output = live if name == "live" and live is not None else self._run(batch, name)
+            answers.append(self._activate(align_features(output, batch.target)[0]))
+        return answers
+
+    def _run(self, batch: Batch, name: str) -> Tensor:
+        model = self.find_live()
+        if name == "live":
+            with eval_mode(model):
+                return read_output(batch.call(model))
+        assert self.optimizer is not None
+        model = self.optimizer.model
+        values = self.optimizer.copies[name].values | self.optimizer.copies[name].buffers
+        with eval_mode(model):
+            output = functional_call(model, values, batch.inputs, dict(batch.keywords))
+            return read_output(output)
+
+    def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
+        if (task or self.form.task) == "classification":
+            return widen(output).softmax(dim=-1)
+        return widen(output if self.link is None else self.link(output))

@@ -1,0 +1,170 @@
+"""Pictures of a suite: accuracy against adaptation, and every experience over time."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nestling.bench.rivals.methods_by_name import find_method
+from nestling.bench.rivals.tunable import Kind
+from nestling.bench.suites.measuring import Measurement
+from nestling.bench.suites.suite_figures import Contest
+from nestling.core.errors import MissingExtra
+from nestling.report.plots import save_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKS: dict[Kind, tuple[str, str, str]] = {
+    "no_replay": ("o", "#0072b2", "nothing stored"),
+    "replay200": ("s", "#d55e00", "200 examples stored"),
+    "closed_form": ("^", "#009e73", "closed form"),
+    "reference": ("x", "#777777", "reference"),
+}
+_MAX_PANELS = 6
+_NUM_POINTS = 16  # per experience
+
+
+def draw_scatter(contest: Contest) -> "Figure":
+    """Accuracy at the end against examples until 90 %: up and left is better.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    figure = _make_figure(7.5, 5.0)
+    axes = figure.subplots()
+    shown: set[Kind] = set()
+    for name in contest.list_whole():
+        steps = contest.average(name, "steps_to_90")
+        accuracy = contest.average(name, contest.measure)
+        if steps is None or accuracy is None:
+            continue
+        method = find_method(name)
+        mark, colour, label = _MARKS[method.kind]
+        axes.scatter(
+            [steps],
+            [100.0 * accuracy],
+            s=130 if method.is_default else 45,
+            marker=mark,
+            color=colour,
+            label=None if method.kind in shown else label,
+        )
+        shown.add(method.kind)
+        axes.annotate(
+            name,
+            (steps, 100.0 * accuracy),
+            xytext=(5, 4),
+            textcoords="offset points",
+            fontsize=8,
+            fontweight="bold" if method.is_default else "normal",
+        )
+    axes.set_xlabel("examples until 90 % of its own best on the new experience")
+    axes.set_ylabel("prequential accuracy, %" if contest.measure == "prequential" else "ACC, %")
+    axes.set_title(contest.suite.name, loc="left")
+    if shown:
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def draw_curves(contest: Contest, methods: Sequence[str]) -> "Figure":
+    """Accuracy on each experience over the whole stream, mean over the seeds, a panel a method.
+
+    Dips right after a boundary (dashed) are the stability gap.
+
+    Args:
+        contest: with looks within experiences.
+        methods: which of those that went through.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    figure = _make_figure(9.0, 2.4 * max(1, len(methods)))
+    panels = figure.subplots(max(1, len(methods)), 1, squeeze=False, sharex=True, sharey=True)
+    for axes, method in zip(panels.flat, methods, strict=False):
+        found = [
+            one.measurement
+            for one in contest.outcomes
+            if one.cell.method == method and one.measurement is not None
+        ]
+        _draw_method(axes, found, contest)
+        axes.set_title(method, loc="left", fontsize=9)
+        axes.set_ylim(-2, 102)
+        axes.set_ylabel("accuracy, %", fontsize=8)
+    panels.flat[-1].set_xlabel("share of the stream, in experiences")
+    return figure
+
+
+def write_plots(contest: Contest, folder: Path) -> list[Path]:
+    """Write scatter.png and curves.png into a folder; an older picture is replaced.
+
+    Curves are drawn of the defaults and of the best others by the suite's measure.
+    """
+    whole = contest.list_whole()
+    defaults = [name for name in whole if find_method(name).is_default]
+    others = sorted(
+        (name for name in whole if name not in defaults),
+        key=lambda name: -(contest.average(name, contest.measure) or 0.0),
+    )
+    paths = [folder / "scatter.png", folder / "curves.png"]
+    save_png(draw_scatter(contest), paths[0])
+    save_png(draw_curves(contest, [*defaults, *others][:_MAX_PANELS]), paths[1])
+    return paths
+
+
+def average_curve(found: Sequence[Measurement], index: int) -> tuple[list[float], list[float]]:
+    """Accuracy on one experience over the stream since it began, mean over the seeds.
+
+    Seeds differ in the lengths of experiences, so each is read at the same shares of them.
+
+    Args:
+        found: one per seed.
+        index: of the experience.
+
+    Returns: positions, in experiences; and accuracies in per cent.
+    """
+    num_experiences = len(found[0].matrix)
+    grid, means = [], []
+    for during in range(index, num_experiences):
+        # Dense where looks are; nothing was asked before the very first example.
+        shares = [(i / _NUM_POINTS) ** 2 for i in range(0 if during else 1, _NUM_POINTS + 1)]
+        curves = [_read_curve(one, index, during, shares) for one in found]
+        grid += [during + share for share in shares]
+        means += [100.0 * statistics.mean(values) for values in zip(*curves, strict=True)]
+    return grid, means
+
+
+def _read_curve(
+    found: Measurement, index: int, during: int, shares: Sequence[float]
+) -> list[float]:
+    import numpy as np
+
+    looks = [look for look in found.looks if look.during == during]
+    length = max(1, looks[-1].num_examples)
+    seen = [look.num_examples / length for look in looks]
+    return [float(v) for v in np.interp(shares, seen, [look.accuracies[index] for look in looks])]
+
+
+def _draw_method(axes: "Axes", found: Sequence[Measurement], contest: Contest) -> None:
+    num_experiences = len(contest.suite.experiences)
+    if not found:
+        return
+    for index in range(num_experiences):
+        positions, accuracies = average_curve(found, index)
+        shade = 0.15 + 0.7 * index / max(1, num_experiences - 1)
+        axes.plot(
+            positions,
+            accuracies,
+            color=(0.1, 0.25 + 0.5 * shade, 1.0 - shade),
+            linewidth=1.2,
+        )
+    for boundary in range(1, num_experiences):
+        axes.axvline(boundary, color="#999999", linewidth=0.6, linestyle="--")
+
+
+def _make_figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("plots need matplotlib: pip install 'nestling[report]'") from None
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,210 @@
+"""`nestling bench`: run a suite, show its figures, and hold them to their limits."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nestling.cli.output import Advance, json_option, show_progress, show_table
+from nestling.core.errors import JobError, suggest
+
+if TYPE_CHECKING:
+    from nestling.bench.result import SuiteResult
+    from nestling.bench.suites.suite_run import SuiteRequest
+
+# Of nestling itself, or of papers; all others are suites of learning.
+OWN = ("overhead", "ridge", "spine-cost", "demo", "personal", "reproduce")
+NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
+
+
+@click.command()
+@click.argument("suite")
+@json_option
+@click.option("--methods", help="Names with commas between; without it, what --budget holds.")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), help="Test streams; by default 10, of personal 3."
+)
+@click.option(
+    "--budget",
+    default="small",
+    show_default=True,
+    help="small (a named subset of the methods), full (all), or trials per search for all.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
+@click.option(
+    "--looks",
+    type=click.IntRange(min=1),
+    help="Evaluations within each experience; by default 16, on encoded features 6.",
+)
+@click.option("--offline", is_flag=True, help="Fetch nothing; use what is in --data.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--data",
+    "data_folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where data sets are kept; by default as for nestling data fetch.",
+)
+@click.option("--check", is_flag=True, help="Exit with 1 if a figure misses its limit.")
+def bench(
+    suite: str,
+    json_file: Path | None,
+    methods: str | None,
+    seeds: int | None,
+    budget: str,
+    out: Path | None,
+    workers: int | None,
+    looks: int | None,
+    offline: bool,
+    threads: int,
+    data_folder: Path | None,
+    check: bool,
+) -> None:
+    """Run a suite: overhead, ridge, spine-cost, demo, personal, reproduce, or one of continual
+    learning.
+
+    A suite of continual learning tunes every method with the same budget on streams of its own,
+    runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
+    methods may also be the user's own, as module:function.
+
+    \b
+    Example:
+      nestling bench overhead --json benchmarks/results/overhead.json
+      nestling bench split-mnist --methods default,er,derpp --seeds 5
+      nestling bench reproduce --methods smnist,hsu_class
+    """
+    from nestling.bench import build_table, write_result
+    from nestling.bench.result import LIMITS, find_missed
+
+    if suite == "reproduce":
+        result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
+    elif suite in OWN:
+        with show_progress(suite) as advance:
+            result = _run(suite, offline, threads, data_folder, seeds, advance)
+        show_table(build_table(result.rows, title=suite))
+    else:
+        request = _make_wish(
+            suite, methods, seeds or NUM_SEEDS, budget, out, data_folder, offline, looks
+        )
+        result = _run_suite(request, workers)
+    limits = LIMITS.get(suite, {})
+    figures = [
+        {"figure": name, "value": value, "limit": str(limits[name]) if name in limits else None}
+        for name, value in result.figures.items()
+    ]
+    show_table(build_table(figures))
+    if json_file is not None:
+        write_result(json_file, result)
+    missed = find_missed(suite, result.figures) if limits else []
+    for line in missed:
+        click.echo(line, err=True)
+    if check and missed:
+        click.get_current_context().exit(1)
+
+
+def _make_wish(
+    suite: str,
+    methods: str | None,
+    num_seeds: int,
+    budget: str,
+    out: Path | None,
+    data_folder: Path | None,
+    offline: bool,
+    num_looks: int | None,
+) -> "SuiteRequest":
+    """What was asked for, checked before anything is read or fetched."""
+    from nestling.bench.suites.parallel_cells import CellFolders
+    from nestling.bench.suites.suite_run import SuiteRequest
+    from nestling.data.suites import list_suites
+
+    known = [*OWN, *list_suites()]
+    if suite not in known and ":" not in suite:
+        raise JobError(f"suite {suite!r}; {suggest(suite, known)}")
+    names = [] if methods is None else [name.strip() for name in methods.split(",")]
+    if methods is not None and not all(names):
+        raise JobError(f"--methods {methods!r} has an empty name; write e.g. default,er")
+    folder = out or Path("runs") / "bench" / suite.replace(":", "..")
+    return SuiteRequest(
+        suite,
+        CellFolders(folder, data_folder, offline),
+        names,
+        num_seeds,
+        int(budget) if budget.isdecimal() else budget,
+        num_looks,
+    )
+
+
+def _reproduce(
+    names: str | None,
+    num_seeds: int,
+    out: Path | None,
+    num_workers: int | None,
+    data_folder: Path | None,
+    offline: bool,
+) -> "SuiteResult":
+    from nestling.bench import build_table
+    from nestling.bench.reproduction.reproduce import choose_targets, reproduce
+    from nestling.bench.suites.parallel_cells import CellFolders
+
+    targets = choose_targets([] if names is None else [one.strip() for one in names.split(",")])
+    place = CellFolders(out or Path("runs") / "bench" / "reproduce", data_folder, offline)
+    with show_progress("reproduce") as advance:
+        result = reproduce(
+            targets, place, num_seeds=num_seeds, num_workers=num_workers, progress=advance
+        )
+    show_table(build_table(result.rows, title="published figures again"))
+    return result
+
+
+def _run_suite(request: "SuiteRequest", num_workers: int | None) -> "SuiteResult":
+    from nestling.bench import build_table
+    from nestling.bench.suites.suite_run import run_suite
+
+    with show_progress(request.suite) as advance:
+        result, summary = run_suite(request, num_workers=num_workers, progress=advance)
+    title = f"{request.suite}, {request.num_seeds} seeds, budget {request.budget}"
+    show_table(build_table(summary, title=title))
+    click.echo(f"written to {request.place.folder}: table.md, result.json, scatter.png, curves.png")
+    return result
+
+
+def _run(
+    suite: str,
+    offline: bool,
+    num_threads: int,
+    data_folder: Path | None,
+    num_seeds: int | None,
+    advance: Advance,
+) -> "SuiteResult":
+    from nestling.bench.result import SuiteResult
+
+    if suite == "overhead":
+        from nestling.bench import overhead
+
+        return overhead.run(num_threads=num_threads, progress=lambda text: advance(text, 0.0))
+    if suite == "demo":
+        from nestling.bench import demo
+
+        return demo.run(num_threads=num_threads, progress=advance)
+    if suite == "personal":
+        from nestling.bench import personal
+
+        count = num_seeds or NUM_SEEDS_PERSONAL
+        return personal.run(num_seeds=count, num_threads=num_threads, progress=advance)
+    if suite == "spine-cost":
+        from nestling.bench import spine_cost
+
+        return spine_cost.run(
+            data_folder,
+            offline,
+            num_threads=num_threads,
+            progress=lambda text: advance(text, 0.0),
+        )
+    from nestling.bench import ridge_promises
+
+    found = ridge_promises.run(data_folder, offline, num_threads)
+    return SuiteResult("ridge", found["figures"], found["rows"])

@@ -1,0 +1,1 @@
+"""Jobs: what is learned from which data, run and scored; plans suggested and tuned."""

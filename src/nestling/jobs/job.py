@@ -1,0 +1,261 @@
+"""A job: model, data, experiences and plan of one run, as a TOML file says them."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+
+from nestling.core.errors import DataError, JobError, NestlingError, suggest
+from nestling.data import Experience, list_classes, load, read_table, split_by_class
+from nestling.levels import Plan
+from nestling.models import build_model, import_function
+
+# JSON has no infinity, which an inline plan may hold as a half-life.
+_STRICT = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+_EXAMPLE = 'e.g. model = "my_models:make_net" and data = { train = "a.csv", test = "b.csv" }'
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str | Path) else value
+
+
+Files = Annotated[tuple[Path, ...], BeforeValidator(_as_list)]
+
+
+class ModelSource(BaseModel):
+    """A built-in model or the user's own function, with its options."""
+
+    model_config = _STRICT
+    name: str
+    options: dict[str, object] = {}
+
+
+class DataSource(BaseModel):
+    """Where experiences come from: one of a data set's name, files, or a function."""
+
+    model_config = _STRICT
+    name: str | None = None
+    train: Files = ()
+    test: Files = ()
+    target: str = "label"
+    function: str | None = None
+    options: dict[str, object] = {}
+
+
+def _read_model(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _read_data(value: object) -> object:
+    if isinstance(value, str):
+        return {"function": value} if ":" in value else {"name": value}
+    return value
+
+
+class Job(BaseModel):
+    """Everything that decides a run.
+
+    Attributes:
+        model: "mlp", "module:function", or a table with name and options.
+        data: "digits", "module:function" (returns experiences), or a table: train and test
+            (a file or a list of files) with the target's column, or name, or function.
+        experiences: lists of classes, one list per experience; "files" for one per training
+            file; "one" for all at once; "given" for what the function returned. By default
+            what the data suggest.
+        plan: a plan as a table, or the path of one; by default the learner's own.
+        epochs: passes over each experience.
+        batch_size: examples per step.
+        seed: of weights, order and memories.
+        num_threads: torch's threads; results depend on it to the last bits.
+        out: the run folder.
+        replay: examples kept for replay; 0 for none.
+        pretrained: the model's features can be trusted from the start.
+        snapshot_every: steps between two snapshots; 0 for only after each experience.
+        evaluate_every: steps between two evaluations within an experience; 0 for ten times.
+    """
+
+    model_config = _STRICT
+    model: Annotated[ModelSource, BeforeValidator(_read_model)]
+    data: Annotated[DataSource, BeforeValidator(_read_data)]
+    experiences: tuple[tuple[int, ...], ...] | Literal["files", "one", "given"] | None = None
+    plan: dict[str, object] | Path | None = None
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    seed: int = 0
+    num_threads: int = Field(2, ge=1)
+    out: Path = Path("runs/learn")
+    replay: int = Field(0, ge=0)
+    pretrained: bool = False
+    snapshot_every: int = Field(500, ge=0)
+    evaluate_every: int = Field(0, ge=0)
+
+    def to_data(self) -> dict[str, object]:
+        """The job as JSON-ready data, to be read back by `read_job`."""
+        data: dict[str, object] = json.loads(self.model_dump_json(exclude_none=True))
+        return data
+
+    def build_model(self) -> nn.Module:
+        """The model with its first weights; raises ModelError."""
+        return build_model(self.model.name, self.model.options, seed=self.seed)
+
+    def build_plan(self) -> Plan | None:
+        """The plan, or None for the default; raises SettingError."""
+        if self.plan is None:
+            return None
+        return Plan.load(self.plan) if isinstance(self.plan, Path) else Plan.from_data(self.plan)
+
+    def load_experiences(self) -> list[Experience]:
+        """Read the data and split them; raises DataError or JobError."""
+        source = self.data
+        given = [bool(source.name), bool(source.train), bool(source.function)]
+        if sum(given) != 1:
+            raise JobError(
+                "data must say exactly one of name, train (with test), function; "
+                f"it says {sum(given)}"
+            )
+        if source.function:
+            return self._call_function(source.function)
+        if source.train:
+            return self._read_files()
+        name = str(source.name)
+        x, y, x_test, y_test = load(name)
+        return self._split(x, y, x_test, y_test)
+
+    def _call_function(self, name: str) -> list[Experience]:
+        if self.experiences not in (None, "given"):
+            raise JobError(
+                f"experiences = {self.experiences!r}: data function {name!r} returns its own; "
+                "leave the key out"
+            )
+        function = import_function(name)
+        try:
+            made = function(**self.data.options)
+        except NestlingError:
+            raise
+        except Exception as error:
+            raise JobError(
+                f"data function {name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+        found = list(made) if isinstance(made, Sequence) else []
+        if not found or not all(isinstance(one, Experience) for one in found):
+            raise JobError(
+                f"data function {name!r} must return a list of nestling.data.Experience, "
+                f"got {type(made).__name__}"
+            )
+        return found
+
+    def _read_files(self) -> list[Experience]:
+        train, test = self.data.train, self.data.test
+        if len(test) not in (1, len(train)):
+            raise JobError(
+                f"data has {len(train)} train and {len(test)} test files; give one test file, "
+                "or one per training file"
+            )
+        pairs = [_read_pair(path, self.data.target) for path in train]
+        tests = [_read_pair(path, self.data.target) for path in test]
+        if self.experiences not in (None, "files"):
+            x, y = _join(pairs)
+            return self._split(x, y, *_join(tests))
+        tests = tests * len(pairs) if len(tests) == 1 else tests
+        return [
+            Experience(
+                name=path.stem, train=pair, test=held_out, classes=list_classes(pair[1]), task=None
+            )
+            for path, pair, held_out in zip(train, pairs, tests, strict=True)
+        ]
+
+    def _split(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> list[Experience]:
+        if self.experiences in ("files", "given"):
+            raise JobError(
+                f"experiences = {self.experiences!r} does not fit data {self.data.name!r}; "
+                "give lists of classes, or 'one'"
+            )
+        groups = self.experiences
+        if groups is None or isinstance(groups, str):
+            name = self.data.name or "all"
+            return [
+                Experience(
+                    name=name,
+                    train=(x, y),
+                    test=(x_test, y_test),
+                    classes=list_classes(y),
+                    task=None,
+                )
+            ]
+        return split_by_class(x, y, x_test, y_test, groups)
+
+
+def read_job(data: object, source: str = "job", folder: Path = Path()) -> Job:
+    """Check plain data and make the job.
+
+    Args:
+        data: parsed TOML or JSON.
+        source: what to call it in errors.
+        folder: relative paths of data and plan start here.
+
+    Raises:
+        JobError: a wrong key or value; names it and what would work.
+    """
+    try:
+        job = Job.model_validate(data)
+    except ValidationError as error:
+        raise JobError(f"{source}: {_describe(error)}") from None
+    files = {
+        key: tuple(folder / path for path in getattr(job.data, key)) for key in ("train", "test")
+    }
+    changed: dict[str, object] = {"data": job.data.model_copy(update=files)}
+    if isinstance(job.plan, Path):
+        changed["plan"] = folder / job.plan
+    return job.model_copy(update=changed)
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file; paths of data and plan in it are relative to it.
+
+    Raises:
+        JobError: unreadable, no TOML, or see `read_job`.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"cannot read job '{path}': {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"job '{path}' is not TOML: {error}") from None
+    if not data:
+        raise JobError(f"job '{path}' is empty; it needs model and data, {_EXAMPLE}")
+    return read_job(data, f"job '{path}'", path.parent)
+
+
+def _describe(error: ValidationError) -> str:
+    """One line: key, problem, value; the nearest key for an unknown one."""
+    found = error.errors(include_url=False)
+    # A misspelt key is also a missing one: say the spelling.
+    first = min(found, key=lambda one: one["type"] != "extra_forbidden")
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where) or "job"
+    if first["type"] == "extra_forbidden":
+        tables: dict[str, type[BaseModel]] = {"model": ModelSource, "data": DataSource}
+        known = tables[where[0]] if len(where) > 1 else Job
+        return f"unknown key {key!r}; {suggest(where[-1], known.model_fields)}"
+    if first["type"] == "missing":
+        return f"key {key!r} is missing; {_EXAMPLE}"
+    value = first.get("input")
+    shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return f"{key}: {first['msg']}{shown}"
+
+
+def _read_pair(path: Path, target: str) -> tuple[Tensor, Tensor]:
+    x, y, _ = read_table(path, target=target)
+    return x, y
+
+
+def _join(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    widths = {x.shape[1:] for x, _ in pairs}
+    if len(widths) > 1:
+        raise DataError(f"data files differ in their columns: {sorted(map(tuple, widths))}")
+    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])

@@ -1,0 +1,244 @@
+"""Running a job: learn its experiences in order, measure, and be able to go on after a stop."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nestling.core.errors import JobError
+from nestling.core.machine import fingerprint, use_threads
+from nestling.data import Experience
+from nestling.jobs.job import Job
+from nestling.jobs.scoring import (
+    describe_compute,
+    describe_level,
+    list_batches,
+    score,
+    summarize,
+)
+from nestling.learn.learner import Learner
+from nestling.report import RunWriter, read_run, write_report
+from nestling.store import write_whole
+
+NUM_LOOKS = 10  # evaluations within an experience, if the job does not say
+POSITION = "position.json"
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: the next batch to learn.
+
+    Attributes:
+        experience: its index.
+        batch: batches of this experience that are learned, all epochs counted.
+        num_seen: examples learned so far, repeats counted.
+        seconds: spent learning so far.
+        snapshot: name of the folder under snapshots/ that belongs to it.
+        num_bytes: of metrics.jsonl; what is written after it belongs to no snapshot.
+    """
+
+    experience: int = 0
+    batch: int = 0
+    num_seen: int = 0
+    seconds: float = 0.0
+    snapshot: str = ""
+    num_bytes: int = 0
+
+
+Progress = Callable[[Position, int], None]
+
+
+def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Learn a job's experiences in order and write the run folder.
+
+    The folder holds config.json, metrics.jsonl, snapshots/ and report.html. A run that was
+    stopped goes on from its last snapshot and gives the same weights as one that was not.
+
+    Args:
+        job: what to do.
+        resume: go on with the run in `job.out`; start anew if there is none.
+        progress: called after every step with the position and the batches of the experience.
+
+    Returns: the run folder.
+
+    Raises:
+        JobError: the folder holds a run already, or one of another job.
+        NestlingError: whatever is wrong with model, data or plan; nothing is written then.
+    """
+    with use_threads(job.num_threads):
+        plan, model = job.build_plan(), job.build_model()
+        experiences = job.load_experiences()
+        learner = Learner(
+            model,
+            plan,
+            pretrained=job.pretrained,
+            replay=job.replay,
+            seed=job.seed,
+            quiet=True,
+        )
+        start = _open_folder(job, resume)
+        if start.snapshot:
+            learner.restore(job.out / "snapshots" / start.snapshot)
+        config = {"job": job.to_data(), "machine": fingerprint(), "num_threads": job.num_threads}
+        writer = RunWriter(job.out, config)
+        try:
+            run = _Run(job, experiences, learner, writer, start)
+            run.learn_all(progress)
+        finally:
+            writer.close()
+    write_report(job.out)
+    return job.out
+
+
+class _Run:
+    """One run in the making: the learner, where it stands, and what is written."""
+
+    def __init__(
+        self,
+        job: Job,
+        experiences: Sequence[Experience],
+        learner: Learner,
+        writer: RunWriter,
+        start: Position,
+    ) -> None:
+        self.job = job
+        self.experiences = experiences
+        self.learner = learner
+        self.writer = writer
+        self.position = start
+        self.num_alarms = len(learner.alarms)
+        self.readings = learner.read_levels()
+
+    def learn_all(self, progress: Progress | None) -> None:
+        for index in range(self.position.experience, len(self.experiences)):
+            self._learn_one(index, progress)
+        self._write_summary()
+
+    def _learn_one(self, index: int, progress: Progress | None) -> None:
+        experience, job = self.experiences[index], self.job
+        x, y = experience.train
+        num_batches = job.epochs * -(-len(x) // job.batch_size)
+        look_every = job.evaluate_every or max(1, num_batches // NUM_LOOKS)
+        if index and self.position.batch == 0:  # before the first nothing can answer yet
+            self._evaluate(during=index)
+        batches = list_batches(
+            len(x), epochs=job.epochs, batch_size=job.batch_size, seed=job.seed, index=index
+        )
+        for number, rows in enumerate(batches, start=1):
+            if number <= self.position.batch:
+                continue
+            is_new = number <= num_batches // job.epochs
+            started = time.perf_counter()
+            # As `Learner.fit` does: memories see an example once, in the first epoch.
+            self.learner.learn(x[rows], y[rows], task=experience.task, again=not is_new)
+            self.position = replace(
+                self.position,
+                batch=number,
+                num_seen=self.position.num_seen + len(rows),
+                seconds=self.position.seconds + time.perf_counter() - started,
+            )
+            if number % look_every == 0 and number < num_batches:
+                self._evaluate(during=index)
+            if job.snapshot_every and number % job.snapshot_every == 0 and number < num_batches:
+                self._save(f"step-{self.position.num_seen:09d}")
+            if progress is not None:
+                progress(self.position, num_batches)
+        self.learner.end_experience()
+        self._evaluate(during=index, is_last=True)
+        record = {
+            "index": index,
+            "name": experience.name,
+            "num_examples": len(x),
+            "seconds": self.position.seconds,
+        }
+        self.writer.write("experience", record)
+        self.position = replace(self.position, experience=index + 1, batch=0)
+        self._save(f"after-{index:03d}")
+
+    def _evaluate(self, during: int, is_last: bool = False) -> None:
+        """Accuracy on every experience met so far, and how the levels stand."""
+        met = self.experiences[: during + 1]
+        classes = sorted({label for one in met for label in one.classes})
+        record = {
+            "method": "nestling",
+            "seed": self.job.seed,
+            "after": during if is_last else None,
+            "during": during,
+            "step": self.position.num_seen,
+            "accuracies": {one.name: score(self.learner, one, classes) for one in met},
+        }
+        self.writer.write("evaluation", record)
+        self.readings = self.learner.read_levels()
+        for reading in self.readings:
+            self.writer.write("level", self._sign(describe_level(reading, self.position.num_seen)))
+        for alarm in self.learner.alarms[self.num_alarms :]:
+            self.writer.write("alarm", self._sign(asdict(alarm)))
+        self.num_alarms = len(self.learner.alarms)
+
+    def _sign(self, record: dict[str, object]) -> dict[str, object]:
+        return {"method": "nestling", "seed": self.job.seed} | record
+
+    def _save(self, name: str) -> None:
+        """Snapshot first, then the position that points to it; older ones between go last."""
+        folder = self.job.out / "snapshots"
+        self.learner.snapshot(folder / name)
+        num_bytes = (self.job.out / METRICS).stat().st_size
+        self.position = replace(self.position, snapshot=name, num_bytes=num_bytes)
+        write_whole(self.job.out / POSITION, json.dumps(asdict(self.position)))
+        for old in folder.glob("step-*"):
+            if old.name != name:
+                shutil.rmtree(old)
+
+    def _write_summary(self) -> None:
+        for reading in self.readings:
+            self.writer.write("compute", self._sign(describe_compute(reading)))
+        records = read_run(self.job.out).records
+        evaluations = [record for record in records if record["kind"] == "evaluation"]
+        record = summarize(evaluations, [one.name for one in self.experiences])
+        seconds = self.position.seconds / max(1, self.position.num_seen)
+        self.writer.write("summary", self._sign(record) | {"seconds_per_example": seconds})
+
+
+def _open_folder(job: Job, resume: bool) -> Position:
+    """Make sure that nothing is overwritten; drop what came after the last snapshot."""
+    config = job.out / "config.json"
+    if not config.exists():
+        return Position()
+    if not resume:
+        raise JobError(
+            f"'{job.out}' already holds a run; go on with --resume, or name another folder (out)"
+        )
+    before, now = _read_json(config).get("job"), job.to_data()
+    if not isinstance(before, dict) or before != now:
+        known = before if isinstance(before, dict) else {}
+        changed = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
+        raise JobError(
+            f"'{job.out}' holds a run of another job (different: {', '.join(changed)}); "
+            "name another folder (out)"
+        )
+    metrics, position = job.out / METRICS, job.out / POSITION
+    start = Position()
+    if position.exists():
+        start = _read_position(position)
+    if metrics.exists():
+        os.truncate(metrics, start.num_bytes)
+    return start
+
+
+def _read_position(path: Path) -> Position:
+    try:
+        return Position(**_read_json(path))  # type: ignore[arg-type]  # checked by the call
+    except TypeError as error:
+        raise JobError(f"'{path}' is not of this version: {error}; start a new folder") from None
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise JobError(f"cannot read '{path}': {error}; start a new folder") from None
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,1 @@
+"""A learner behind the interfaces of other libraries."""

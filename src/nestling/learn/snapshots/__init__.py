@@ -1,1 +1,0 @@
-"""A learner on disk: its state as a tree, the tree as a folder that is written atomically."""

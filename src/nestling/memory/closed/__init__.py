@@ -1,0 +1,16 @@
+"""Classifiers in closed form: sums of what was seen, solved when asked; nothing is forgotten."""
+
+from nestling.memory.closed.class_means import NearestClassMean
+from nestling.memory.closed.closed_form import ClosedForm
+from nestling.memory.closed.lda import StreamingLDA
+from nestling.memory.closed.ranpac import RandomProjectionRidge, choose_on_held
+from nestling.memory.closed.recursive_ridge import RecursiveRidge
+
+__all__ = [
+    "ClosedForm",
+    "NearestClassMean",
+    "RandomProjectionRidge",
+    "RecursiveRidge",
+    "StreamingLDA",
+    "choose_on_held",
+]

@@ -1,0 +1,142 @@
+"""What all rehearsal shares: a buffer that is fed after each step, and draws from it.
+
+Letters: N examples of a batch, M replayed ones, K classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.errors import DataError, SettingError
+from nestling.core.seeds import export_generator, import_generator, make_generator
+from nestling.memory.checks import check_saved
+from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
+from nestling.memory.tensor_slots import Columns
+from nestling.protect.method import Retention
+
+
+class ReplayMethod(Retention):
+    """A buffer of examples and the generator of what is replayed; the losses are its users'.
+
+    Args:
+        buffer_size: most examples that are kept, 1 or more.
+        batch_size: M, replayed at each step, 1 or more; fewer while fewer are kept.
+        balanced: as equal a number of each class as can be, instead of a uniform sample.
+        seed: of what is kept and of what is replayed.
+
+    Raises:
+        SettingError: a setting outside its range.
+    """
+
+    def __init__(
+        self, buffer_size: int, batch_size: int, *, balanced: bool = False, seed: int = 0
+    ) -> None:
+        self.buffer_size = check_count("buffer_size", buffer_size, "without one, no rehearsal")
+        self.batch_size = check_count("batch_size", batch_size)
+        self.balanced = balanced
+        self.seed = seed
+        kind = BalancedReplay if balanced else ReservoirReplay
+        self._buffer: BalancedReplay | ReservoirReplay = kind(buffer_size, seed=seed)
+        self._generator = make_generator(seed, "rehearsal draws")
+
+    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+        """Offer the batch to the buffer; targets that the loss ignores are left out.
+
+        Raises:
+            ShapeMismatch: examples of another shape or dtype than those that are kept.
+        """
+        self._buffer.add(drop_ignored(self._read_columns(x, y, output)))
+
+    def list_generators(self) -> list[torch.Generator]:
+        """Of what is kept and of what is replayed."""
+        return [find_generator(self._buffer), self._generator]
+
+    def count_bytes(self) -> int:
+        """Of the examples that are kept."""
+        return self._buffer.num_bytes
+
+    def state_dict(self) -> dict[str, Any]:
+        """The settings, the buffer and the generators."""
+        return {
+            "config": self._describe(),
+            "buffer": self._buffer.state_dict(),
+            "generator": export_generator(self._generator),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the method that was saved; ForeignSnapshot if it was built otherwise."""
+        check_saved(state["config"], self._describe(), "retention method")
+        self._buffer.load_state_dict(state["buffer"])
+        import_generator(self._generator, state["generator"])
+
+    def _read_columns(self, x: Tensor, y: Tensor, output: Tensor) -> Columns:
+        """What is kept of a batch: name -> (N, ...)."""
+        return {"x": x, "y": y}
+
+    def _check_batch(self, x: Tensor, y: Tensor, output: Tensor) -> None:
+        """Refuse, before the step, a batch that could not be kept after it."""
+        if self.balanced:
+            require_classes(y, "a balanced buffer sorts")
+        self._buffer.store.check(self._read_columns(x, y, output))
+
+    def _draw(self, like: Tensor) -> Columns | None:
+        """Replayed examples, name -> (at most M, ...), on the device of `like`; None if none."""
+        if not len(self._buffer):
+            return None
+        columns = self._buffer.store.sample(self.batch_size, self._generator)
+        return {name: column.to(like.device) for name, column in columns.items()}
+
+    def _describe(self) -> dict[str, object]:
+        return {
+            "kind": type(self).__name__,
+            "buffer_size": self.buffer_size,
+            "batch_size": self.batch_size,
+            "balanced": self.balanced,
+            "seed": self.seed,
+        }
+
+
+def measure_loss(output: Tensor, y: Tensor) -> Tensor:
+    """Mean cross entropy for classes, mean squared error for values, as `take_step` has it."""
+    if y.is_floating_point():
+        return functional.mse_loss(output, y)
+    return functional.cross_entropy(output, y)
+
+
+def drop_ignored(columns: Columns) -> Columns:
+    """The examples whose class is not negative; a negative one is a target that is ignored."""
+    y = columns["y"]
+    if y.ndim != 1 or y.is_floating_point() or not bool((y < 0).any()):
+        return columns
+    return {name: column[y >= 0] for name, column in columns.items()}
+
+
+def find_generator(buffer: BalancedReplay | ReservoirReplay) -> torch.Generator:
+    """What a buffer draws from."""
+    return buffer.generator if isinstance(buffer, ReservoirReplay) else buffer._generator
+
+
+def require_classes(y: Tensor, what: str) -> None:
+    """DataError unless the targets are one class for each example."""
+    if y.is_floating_point() or y.ndim != 1:
+        raise DataError(
+            f"{what} classes, and the targets are {y.dtype} of shape {tuple(y.shape)}; "
+            "integers (N,) work"
+        )
+
+
+def check_count(name: str, value: int, why: str = "") -> int:
+    """The value; SettingError unless it is a whole number of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        reason = f" ({why})" if why else ""
+        raise SettingError(f"{name}={value!r}; a whole number of 1 or more works{reason}, e.g. 200")
+    return value
+
+
+def check_share(name: str, value: float) -> float:
+    """The value as a float; SettingError unless it lies in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise SettingError(f"{name}={value}; a number from 0 to 1 works")
+    return float(value)

@@ -1,0 +1,285 @@
+"""The training step of a routed bank: only the chosen module learns.
+
+Letters: N examples, D features, C modules.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch
+from nestling.memory.checks import check_inputs
+from nestling.protect.routing.module_bank import ModuleBank, compute_loss
+from nestling.protect.routing.module_growth import Growth, HeldBatch, MergingRouter, merge_contexts
+from nestling.protect.routing.router import Explanation, Router, Score, Task
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did.
+
+    Args:
+        loss: of the batch under the best context, before anything was learned.
+        context: slot that learned the batch, or that fits it best if it waits.
+        surprise: standardised, in standard deviations; None if it was not judged.
+        grown: slot of a new module.
+        is_held: the batch waits and was not learned yet.
+        merged: (kept, freed) slots.
+        note: what the user should know, or nothing.
+    """
+
+    loss: float
+    context: int
+    surprise: float | None = None
+    grown: int | None = None
+    is_held: bool = False
+    merged: tuple[tuple[int, int], ...] = ()
+    note: str = ""
+
+
+def predict_routed(
+    bank: ModuleBank,
+    router: Router,
+    x: Tensor,
+    *,
+    task: Task | None = None,
+    inputs: Tensor | None = None,
+) -> Tensor:
+    """Answers (N, ...) of the modules that the router picks for each example.
+
+    Args:
+        bank: in the mode that it is in.
+        router: of as many contexts as the bank has slots.
+        x: (N, ...) inputs.
+        task: label, where it is known.
+        inputs: (N, D) what the router reads; None for the spine's features.
+    """
+    with torch.no_grad():
+        z = bank.spine(x)
+        return bank.apply_modules(z, router.route(_read(z, inputs), task))
+
+
+def learn_routed(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    task: Task | None = None,
+    context: int | None = None,
+    growth: Growth | None = None,
+    inputs: Tensor | None = None,
+    learn_spine: bool = False,
+) -> StepResult:
+    """One step in which the context of a batch is found and only its module learns.
+
+    The other modules are neither computed nor changed (a `LearnedRouter` computes their losses,
+    without gradients). The batch counts as one context; split batches that mix several.
+
+    Args:
+        bank: in training mode.
+        router: of as many contexts as the bank has slots.
+        optimizer: over the bank's parameters; give the spine a group with a lower rate.
+        x: (N, ...) inputs, N >= 1.
+        y: (N,) classes, or floating values of the output's shape.
+        task: label, for a router that goes by it.
+        context: slot, where it is known while learning; then nothing is found or grown.
+        growth: grows and merges modules; None for neither.
+        inputs: (N, D) what the router reads; None for the spine's features.
+        learn_spine: whether the spine learns too. Its features then move under a router that
+            reads them: give `inputs`.
+
+    Returns: what was done.
+
+    Raises:
+        ShapeMismatch, DataError, NonFiniteInput, UnknownLabel: bad input; nothing changed then.
+        SettingError: a router of another number of contexts.
+    """
+    if router.num_contexts != bank.max_modules:
+        raise SettingError(
+            f"a router of {router.num_contexts} contexts for a bank of {bank.max_modules} slots; "
+            "equal numbers work"
+        )
+    if not len(x) or len(x) != len(y):
+        raise ShapeMismatch(f"{len(x)} inputs and {len(y)} targets; as many of each, at least 1")
+    with torch.no_grad():
+        z = bank.spine(x)
+    batch = HeldBatch(x, y, _read(z, inputs))
+    check_inputs(batch.read, batch.read.shape[-1])
+    if context is None:
+        found = router.explain(batch.read, task, _make_score(bank, z, y))
+    else:
+        found = Explanation(context, None)
+    bank.check_context(found.context)
+    with torch.no_grad():
+        loss = float(compute_loss(bank.apply_modules(z, context=found.context), y))
+    if not math.isfinite(loss):
+        raise NonFiniteInput(
+            f"the loss under module {found.context} is {loss}: NaN or infinity in the inputs, the "
+            "targets or the module"
+        )
+    if growth is None:
+        _learn_in(bank, router, optimizer, batch, found.context, learn_spine)
+        return StepResult(loss, found.context)
+    return _learn_growing(bank, router, optimizer, batch, found, growth, learn_spine, loss)
+
+
+def learn_held(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    growth: Growth,
+    *,
+    context: int | None = None,
+    learn_spine: bool = False,
+) -> list[int]:
+    """Learn the batches that wait, e.g. at the end of a stream.
+
+    Args:
+        context: slot for all of them; None for the best of each.
+
+    Returns: the slot of each.
+    """
+    slots = _release(bank, router, optimizer, growth, context, learn_spine)
+    for slot in set(slots):
+        growth.restart(slot)
+    return slots
+
+
+def _learn_growing(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    batch: HeldBatch,
+    found: Explanation,
+    growth: Growth,
+    learn_spine: bool,
+    loss: float,
+) -> StepResult:
+    near, surprise = found
+    level = None if surprise is None else growth.standardise(near, surprise)
+    is_surprising = surprise is not None and growth.is_surprising(near, surprise)
+    note, grown = "", None
+    merged: tuple[tuple[int, int], ...] = ()
+    if is_surprising:
+        assert surprise is not None
+        if not growth.grow_when(near, surprise):
+            growth.held.append(_copy(batch))
+            return StepResult(loss, near, level, is_held=True)
+        grown = _grow(bank, [*growth.held, batch], near)
+        if grown is None:
+            note = (
+                f"no module was grown: all {bank.max_modules} are in use; {len(growth.held) + 1} "
+                f"surprising batches go to the nearest module, {near}"
+            )
+        else:
+            _clear_state(optimizer, bank.parts[grown])
+    slot = near if grown is None else grown
+    # What waited goes to the new module, to the nearest if there is none, else where it fits.
+    target = slot if is_surprising else None
+    touched = set(_release(bank, router, optimizer, growth, target, learn_spine))
+    if surprise is not None and near in touched and not is_surprising:
+        again = _explain(bank, router, batch)
+        if again.surprise is not None and again.context == near:
+            growth.shift(near, again.surprise - surprise)
+            surprise = again.surprise
+    _learn_in(bank, router, optimizer, batch, slot, learn_spine)
+    growth.record(slot, None if is_surprising else surprise)
+    for other in touched | ({slot} if is_surprising else set()):
+        if is_surprising or other != near:
+            growth.restart(other)
+    if growth.clock % growth.merge_every == 0 and isinstance(router, MergingRouter):
+        merged = merge_contexts(bank, router, growth)
+    return StepResult(loss, slot, level, grown, merged=merged, note=note)
+
+
+def _release(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    growth: Growth,
+    context: int | None,
+    learn_spine: bool,
+) -> list[int]:
+    held, growth.held = growth.held, []
+    slots = []
+    for batch in held:
+        slot = _explain(bank, router, batch).context if context is None else context
+        _learn_in(bank, router, optimizer, batch, slot, learn_spine)
+        growth.record(slot, None)
+        slots.append(slot)
+    return slots
+
+
+def _grow(bank: ModuleBank, batches: list[HeldBatch], near: int) -> int | None:
+    """A module that starts as it was made, or as the nearest where that one's loss is lower.
+
+    What was learned in an unlike context can be worse than nothing: see docs/routing.md.
+    """
+    free = bank.find_free()
+    if free is None:
+        return None
+    gain = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            z = bank.spine(batch.x)
+            gain += float(compute_loss(bank.parts[free](z), batch.y)) * len(z)
+            gain -= float(compute_loss(bank.parts[near](z), batch.y)) * len(z)
+    is_made_better = gain < 0.0 and bool(bank.pristine[free])
+    return bank.grow(like=None if is_made_better else near)
+
+
+def _learn_in(
+    bank: ModuleBank,
+    router: Router,
+    optimizer: torch.optim.Optimizer,
+    batch: HeldBatch,
+    slot: int,
+    learn_spine: bool,
+) -> None:
+    # None, not zero: an optimizer leaves parameters without a gradient alone, decay included.
+    optimizer.zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(learn_spine):
+        z = bank.spine(batch.x)
+    compute_loss(bank.apply_modules(z, context=slot), batch.y).backward()
+    optimizer.step()
+    router.observe(batch.read, slot)
+
+
+def _explain(bank: ModuleBank, router: Router, batch: HeldBatch) -> Explanation:
+    with torch.no_grad():
+        z = bank.spine(batch.x)
+    return router.explain(batch.read, None, _make_score(bank, z, batch.y))
+
+
+def _make_score(bank: ModuleBank, z: Tensor, y: Tensor) -> Score:
+    """Mean loss of a batch under each module: (C,), inf for slots that are not in use."""
+
+    def score() -> Tensor:
+        losses_C = torch.full((bank.max_modules,), torch.inf)
+        with torch.no_grad():
+            for slot in bank.list_active():
+                losses_C[slot] = compute_loss(bank.apply_modules(z, context=slot), y)
+        return losses_C
+
+    return score
+
+
+def _clear_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
+    """A slot may have had another module before, whose moments are not those of the new one."""
+    for param in module.parameters():
+        optimizer.state.pop(param, None)
+
+
+def _read(z: Tensor, inputs: Tensor | None) -> Tensor:
+    read = z if inputs is None else inputs
+    if len(read) != len(z):
+        raise DataError(f"router inputs for {len(read)} examples, but {len(z)} examples came")
+    return read.detach().flatten(1)
+
+
+def _copy(batch: HeldBatch) -> HeldBatch:
+    return HeldBatch(*(part.detach().clone() for part in batch))

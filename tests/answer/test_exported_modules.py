@@ -1,0 +1,254 @@
+"""An exported read-out answers like the parts it was made of, in every runtime."""
+
+import copy
+import math
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nestling.answer.exported_mixture import BankExpert, ExportedReadout, LiveExpert
+from nestling.answer.exported_modules import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
+from nestling.core.errors import MissingExtra, SettingError, ShapeMismatch
+from nestling.levels.low_rank import attach_low_rank
+from nestling.levels.taps import Tap
+from nestling.memory import mix_on_present
+
+
+def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+
+
+X = seeded(7, 5)
+
+
+def make_spine() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(seeded(*parameter.shape))
+    return model
+
+
+def make_live(model: nn.Module | None = None, classifies: bool = True) -> LiveExpert:
+    return LiveExpert(bake_model(make_spine() if model is None else model), classifies)
+
+
+def make_readout(
+    kind: Literal["fourier", "relu"] = "fourier",
+    dtype: torch.dtype = torch.float64,
+    present: Tensor | None = None,
+) -> ExportedReadout:
+    """A live spine of 3 classes and two memories of 4 classes that share random features."""
+    features = RandomMap(
+        seeded(8, 50, dtype=dtype), seeded(50, dtype=dtype), kind=kind, gain=math.sqrt(2 / 50)
+    )
+    heads = [
+        RidgeHead(seeded(50, 4, dtype=dtype) * s, seeded(4, dtype=dtype), temperature=0.7)
+        for s in (1, -1)
+    ]
+    memories = [
+        BankExpert(FeatureTap(bake_model(make_spine()), [Tap("3", "input")]), features, head)
+        for head in heads
+    ]
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    return ExportedReadout([make_live(), *memories], weights, present, slow=1).eval()
+
+
+def test_the_mixture_is_the_equation() -> None:
+    readout = make_readout()
+    spine = make_spine().eval()
+    h = spine[:3](X).double()
+    wide = torch.float64
+    phi = math.sqrt(2 / 50) * torch.cos(h @ seeded(8, 50, dtype=wide) + seeded(50, dtype=wide))
+    expected = 0.2 * nn.functional.pad(spine(X).softmax(1), (0, 1))
+    for weight, sign in ((0.3, 1), (0.5, -1)):
+        scores = phi @ seeded(50, 4, dtype=wide) * sign + seeded(4, dtype=wide)
+        expected = expected + weight * (scores / 0.7).softmax(1)
+    torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
+
+
+def test_absent_classes_are_left_to_the_slow_expert() -> None:
+    present = torch.tensor([True, False, True, False])
+    readout = make_readout(present=present)
+    answers = [nn.functional.pad(e(X), (0, 4 - e(X).shape[1])) for e in readout.experts]
+    expected = mix_on_present(torch.stack(answers), torch.tensor([0.2, 0.3, 0.5]), 1, present)
+    torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(readout(X), make_readout()(X), atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 5), st.floats(0, 1))
+def test_answers_are_probabilities(num_examples: int, share: float) -> None:
+    readout = make_readout()
+    readout.weights.copy_(torch.tensor([share, 1 - share, 0.0]))
+    p = readout(X[:num_examples])
+    assert p.shape == (num_examples, 4)
+    assert p.dtype == torch.float32
+    assert bool((p >= 0).all())
+    torch.testing.assert_close(p.sum(1), torch.ones(num_examples))
+
+
+def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
+    image = seeded(3, 1, 6, 6)
+    conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    wide = torch.float64
+    raw = BankExpert(
+        None, RandomMap(seeded(36, 30, dtype=wide)), RidgeHead(seeded(30, 4), seeded(4))
+    )
+    frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output")])
+    rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
+    values = RidgeHead(seeded(8, 3), seeded(3), task="regression")
+    one, half = torch.ones(1), torch.tensor([0.5, 0.5])
+    present = torch.tensor([True, False, True, False])
+    return {
+        "fourier float64": (make_readout(), X),
+        "relu float32": (make_readout("relu"), X),
+        "only some present": (make_readout(present=present), X),
+        "live only": (ExportedReadout([make_live(conv)], one), image),
+        "raw images": (ExportedReadout([make_live(conv), raw], half), image),
+        "memory only": (ExportedReadout([raw], one), image),
+        "frozen spine": (ExportedReadout([rows], one), X),
+        "regression": (
+            ExportedReadout(
+                [make_live(classifies=False), BankExpert(frozen, nn.Identity(), values)], half
+            ),
+            X,
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", make_cases())
+def test_torch_export_and_onnx_agree(case: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    readout, x = make_cases()[case]
+    readout.eval()
+    program = torch.export.export(readout, (x,))
+    torch.testing.assert_close(program.module()(x), readout(x), atol=1e-5, rtol=1e-5)
+    save_onnx(readout, (x,), tmp_path / "m.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    other = torch.cat([x, 2 * x])  # another batch size than the example's
+    (answer,) = session.run(None, {session.get_inputs()[0].name: other.numpy()})
+    torch.testing.assert_close(torch.from_numpy(answer), readout(other), atol=1e-5, rtol=1e-5)
+
+
+def test_weights_travel_as_safetensors(tmp_path: Path) -> None:
+    readout, other = make_readout(), make_readout()
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    safetensors.torch.save_model(readout, str(tmp_path / "w.safetensors"))
+    safetensors.torch.load_model(other, str(tmp_path / "w.safetensors"))
+    assert torch.equal(other(X), readout(X))
+    assert not any(parameter.requires_grad for parameter in readout.parameters())
+
+
+def test_an_unseen_class_has_probability_zero() -> None:
+    head = RidgeHead(seeded(5, 3), torch.tensor([0.0, -math.inf, 0.0]))
+    assert not head(X)[:, 1].any()
+    prior = RidgeHead(torch.zeros(5, 2), torch.tensor([0.25, 0.75]).log())
+    torch.testing.assert_close(prior(X), torch.tensor([[0.25, 0.75]]).expand(7, 2))
+
+
+def test_passthrough_puts_the_input_first() -> None:
+    phi = RandomMap(seeded(5, 4), passthrough=True)(X)
+    assert torch.equal(phi[:, :5], X)
+    assert torch.equal(phi[:, 5:], torch.relu(X @ seeded(5, 4)))
+
+
+def test_baking_folds_overlays_in_and_leaves_the_model() -> None:
+    model = make_spine().train()
+    attach_low_rank(model, ["*"], 2, generator=torch.Generator())
+    nn.init.ones_(model[0].parametrizations.weight[0].B)
+    names = list(model.state_dict())
+    baked = bake_model(model)
+    torch.testing.assert_close(baked(X), copy.deepcopy(model).eval()(X))
+    assert sorted(baked.state_dict()) == sorted(make_spine().state_dict())
+    assert not any(p.requires_grad for p in baked.parameters())
+    assert list(model.state_dict()) == names
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_tap_reads_either_side_and_copies_apart() -> None:
+    spine = make_spine().eval()
+    features, output = FeatureTap(spine, [Tap("0", "output")])(X)
+    assert torch.equal(features, spine[0](X))
+    assert torch.equal(output, spine(X))
+    tap = FeatureTap(make_spine().eval(), [Tap("3", "input")])
+    twin = copy.deepcopy(tap)
+    nn.init.zeros_(twin.model[0].weight)
+    assert not torch.equal(twin(X)[0], tap(X)[0])
+    assert torch.equal(tap(X)[0], spine[:3](X))
+
+
+def test_threads_get_their_own_features() -> None:
+    readout = make_readout()
+    inputs = [seeded(4, 5) * k for k in range(1, 5)]
+    expected = [readout(x) for x in inputs]
+    wrong: list[int] = []
+
+    def ask(index: int) -> None:
+        answers = [readout(inputs[index]) for _ in range(50)]
+        wrong.extend(index for p in answers if not torch.equal(p, expected[index]))
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_wrong_parts_are_named() -> None:
+    with pytest.raises(SettingError, match=r"no submodule 'haed'.*did you mean 'head'"):
+        FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output")])
+    with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
+        ExportedReadout([make_spine()], torch.ones(2))
+    with pytest.raises(ShapeMismatch, match="0 experts"):
+        ExportedReadout([], torch.ones(0))
+    with pytest.raises(ShapeMismatch, match=r"need an intercept of shape \(3,\), not \(2,\)"):
+        RidgeHead(torch.zeros(5, 3), torch.zeros(2))
+
+
+def test_a_tap_that_did_not_run_says_so() -> None:
+    class Skips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(5, 3), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    with pytest.raises(SettingError, match="'idle' did not run"):
+        FeatureTap(Skips(), [Tap("idle", "output")])(X)
+
+
+def test_missing_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingExtra, match=r"nestling\[onnx\]"):
+        save_onnx(make_readout(), (X,), tmp_path / "m.onnx")
+
+
+def test_a_failed_onnx_write_leaves_the_old_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"before")
+
+    def fill_disk(*args: object, **_: object) -> None:
+        Path(str(args[2])).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", fill_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_onnx(make_readout(), (X,), path)
+    assert path.read_bytes() == b"before"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]

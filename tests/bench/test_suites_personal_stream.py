@@ -1,0 +1,81 @@
+"""People who come to a model of others."""
+
+import json
+
+import pytest
+import torch
+
+from nestling.bench.suites import personal_stream as personal
+from nestling.bench.suites.parallel_cells import CellFolders
+from nestling.bench.suites.personal_stream import (
+    Counts,
+    build_figures,
+    format_people,
+    measure_people,
+)
+from nestling.core.errors import JobError
+from nestling.data.suites.people import PersonStream
+
+
+def make_person(shift: float) -> PersonStream:
+    """Others say 1 where the first number is above 0; this person where it is above `shift`."""
+    x = torch.randn(600, 4, generator=torch.Generator().manual_seed(0))
+    base, own = (x[:, 0] > 0).long(), (x[:, 0] > shift).long()
+    return PersonStream(
+        "one",
+        (x[:200], base[:200]),
+        (x[200:400], own[200:400]),
+        (x[400:], own[400:]),
+        (x[400:], base[400:]),
+    )
+
+
+@pytest.fixture
+def people(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    asked: list[str] = []
+
+    def make(request, *, split, num_seconds):
+        asked.append(f"{split} {request.seed}")
+        assert num_seconds == 60.0
+        yield make_person(1.0)
+        yield make_person(0.0)
+
+    monkeypatch.setattr(personal, "make_person_streams", make)
+    return asked
+
+
+def test_errors_before_and_after_are_added_up_over_people_and_seeds(people, tmp_path) -> None:
+    settings = {"finetune": {"lr": 0.3}}
+    found = measure_people(settings, [0, 1], CellFolders(tmp_path), num_workers=1)
+    counts = found["finetune", "recordings"]
+    assert counts.num_own == counts.num_base == 2 * 2 * 200
+    # Between 0 and 1 lies a third of a normal's examples: there the first person differs.
+    assert 0.2 < counts.own_before / (2 * 200) < 0.5
+    assert counts.own_after < 0.6 * counts.own_before
+    assert counts.errors_removed == pytest.approx(1 - counts.own_after / counts.own_before)
+    assert counts.lost_on_others > 5.0  # what this person says is wrong of the others
+    assert "after 60 s" in format_people(found)
+    assert build_figures(found) == {}  # of the default only
+
+
+def test_what_was_measured_is_not_measured_again(people, tmp_path) -> None:
+    settings = {"default": {}}
+    first = measure_people(settings, [0], CellFolders(tmp_path), num_workers=1)
+    assert people == ["recordings 0", "halves 0"]
+    assert measure_people(settings, [0], CellFolders(tmp_path), num_workers=1) == first
+    assert len(people) == 2
+    assert set(build_figures(first)) == {
+        "errors_removed",
+        "lost_on_others",
+        "errors_removed_halves",
+        "lost_on_others_halves",
+    }
+    path = next((tmp_path / "personal").glob("default-halves*"))
+    path.write_text(json.dumps({"num_own": "many"}))
+    with pytest.raises(JobError, match="damaged"):
+        measure_people(settings, [0], CellFolders(tmp_path), num_workers=1)
+
+
+def test_nobody_and_no_error_divide_nothing() -> None:
+    assert Counts().errors_removed == 1.0
+    assert Counts().lost_on_others == 0.0

@@ -1,0 +1,100 @@
+"""A run that is stopped and goes on ends in the same bits as one that is not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nestling.core.errors import JobError
+from nestling.jobs.job import Job, read_job
+from nestling.jobs.running import Position, run_job
+from nestling.learn import Learner
+
+BASE: dict[str, object] = {
+    "model": {"name": "mlp", "options": {"sizes": [64, 16, 4]}},
+    "data": "digits",
+    "experiences": [[0, 1], [2, 3]],
+    "batch_size": 64,
+    "epochs": 2,
+    "num_threads": 1,
+    "snapshot_every": 3,
+}
+
+
+class Killed(BaseException):
+    """As if the process had been killed: nothing catches it."""
+
+
+def make_job(folder: Path, **changes: object) -> Job:
+    return read_job(BASE | {"out": str(folder)} | changes)
+
+
+def read_end(job: Job) -> dict[str, torch.Tensor]:
+    """Weights at the end of the run, and what memories and network then answer together."""
+    learner = Learner(job.build_model(), job.build_plan(), replay=job.replay, quiet=True)
+    learner.restore(job.out / "snapshots" / "after-001")
+    x, _ = job.load_experiences()[0].test
+    return {**learner.model.state_dict(), "answer": learner.predict(x)}
+
+
+def read_records(folder: Path) -> list[dict[str, object]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if "seconds" not in k} for record in records]
+
+
+def run_until(job: Job, stop_at: int, *, resume: bool = False) -> None:
+    count = 0
+
+    def kill(_: Position, __: int) -> None:
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            raise Killed
+
+    run_job(job, resume=resume, progress=kill)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = make_job(tmp_path_factory.mktemp("whole") / "run")
+    run_job(job)
+    return job
+
+
+@settings(max_examples=5)
+@given(stop_at=st.integers(1, 16))
+def test_stopped_and_resumed_gives_the_same_bits(
+    whole: Job, tmp_path_factory: pytest.TempPathFactory, stop_at: int
+) -> None:
+    job = make_job(tmp_path_factory.mktemp("stopped") / "run")
+    with pytest.raises(Killed):
+        run_until(job, stop_at)
+    run_job(job, resume=True)
+    expected, found = read_end(whole), read_end(job)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read_records(job.out) == read_records(whole.out)
+
+
+def test_another_job_in_the_same_folder_is_refused(whole: Job) -> None:
+    with pytest.raises(JobError, match="different: epochs"):
+        run_job(whole.model_copy(update={"epochs": 3}), resume=True)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(whole: Job) -> None:
+    with pytest.raises(JobError, match="--resume"):
+        run_job(whole)
+
+
+def test_nothing_is_written_when_the_job_is_wrong(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "run", plan=str(tmp_path / "gone.toml"))
+    with pytest.raises(Exception, match=r"gone\.toml"):
+        run_job(job)
+    assert not job.out.exists()
+
+
+def test_only_the_newest_step_snapshot_stays(whole: Job) -> None:
+    names = sorted(path.name for path in (whole.out / "snapshots").iterdir())
+    assert names == ["after-000", "after-001"]

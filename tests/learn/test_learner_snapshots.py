@@ -303,10 +303,10 @@ def test_buffers_that_are_not_persistent_are_saved(tmp_path: Path) -> None:
             return torch.as_tensor(self.layer(x - self.mean))
 
     torch.manual_seed(0)
-    plan = nl.Plan(nl.Level("all"))
-    learner, twin = (nl.Learner(Centred(), plan, quiet=True) for _ in range(2))
+    plan = nl.Plan(nl.Level("all", match=["*"]))
+    learner, twin = (nl.Learner(Centred(), plan) for _ in range(2))
     x = torch.randn(20, 4) + 5.0
     learner.learn(x, (x[:, 0] > 5).long())
     learner.snapshot(tmp_path / "last")
     twin.restore(tmp_path / "last")
-    assert torch.equal(learner.predict(x), twin.predict(x))
+    assert torch.equal(learner.predict_proba(x), twin.predict_proba(x))

@@ -129,7 +129,7 @@ class DefaultLearner:
     def __init__(
         self, model: nn.Module, *, pretrained: bool = False, replay: int = 0, seed: int = 0
     ) -> None:
-        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed, quiet=True)
+        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed)
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         """`learner.learn`."""
@@ -140,7 +140,7 @@ class DefaultLearner:
 
     def compute_scores(self, x: Tensor) -> Tensor:
         """Probabilities."""
-        return self.learner.predict(x)
+        return self.learner.predict_proba(x)
 
     def count_bytes(self) -> int:
         """Its memories, stored examples and copies."""

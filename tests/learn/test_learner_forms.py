@@ -109,7 +109,10 @@ def test_dense_targets() -> None:
 def test_any_loss_and_a_link() -> None:
     model = make_mlp(4, 1)
     learner = nl.Learner(
-        model, loss=nn.functional.binary_cross_entropy_with_logits, link=torch.sigmoid, quiet=True
+        model,
+        loss=nn.functional.binary_cross_entropy_with_logits,
+        output_transform=torch.sigmoid,
+        quiet=True,
     )
     x, y = make_batch(num=64)
     for _ in range(30):
@@ -117,7 +120,9 @@ def test_any_loss_and_a_link() -> None:
     answer = learner.predict(x)
     assert answer.shape == (64, 1)
     assert float(((answer[:, 0] > 0.5).long() == y).float().mean()) > 0.9
-    live = nl.Learner(make_mlp(4, 1), nl.Plan(nl.Level("all")), link=torch.sigmoid, quiet=True)
+    live = nl.Learner(
+        make_mlp(4, 1), nl.Plan(nl.Level("all")), output_transform=torch.sigmoid, quiet=True
+    )
     live.learn(x, y[:, None].float())
     torch.testing.assert_close(live.predict(x), live.model.eval()(x).sigmoid().detach())
 

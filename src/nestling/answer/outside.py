@@ -236,11 +236,11 @@ class Outside:
     memory's experience it takes a given model that knows nothing of what comes, not merely less.
 
     Args:
-        share: of the gates, see `nestling.memory.FixedShare`.
+        switch_rate: of the gates, see `nestling.memory.FixedShare`.
     """
 
-    def __init__(self, share: float) -> None:
-        self.gates = [FixedShare(3, share, torch.tensor(prior)) for prior in PRIORS]
+    def __init__(self, switch_rate: float) -> None:
+        self.gates = [FixedShare(3, switch_rate, torch.tensor(prior)) for prior in PRIORS]
         self.squares = torch.full((3,), math.nan, dtype=torch.float64)
         # What the given model got wrong, and what chance would have; of values, squared errors,
         # and those of the mean, which is the third.

@@ -88,11 +88,13 @@ class Readout:
             else:
                 prior = torch.full((len(self.names),), _OTHERS_PRIOR, dtype=torch.float64)
                 prior[self.slow] = 1.0
-                self.gate = FixedShare(len(self.names), share=plan.readout.share, prior=prior)
+                self.gate = FixedShare(
+                    len(self.names), switch_rate=plan.readout.switch_rate, prior=prior
+                )
         self.outside: Outside | None = None
         self.held = HeldAnswers()
         if isinstance(plan.readout, Mix) and plan.outside is not None:
-            self.outside = Outside(plan.readout.share)
+            self.outside = Outside(plan.readout.switch_rate)
 
     @property
     def weights(self) -> dict[str, float]:

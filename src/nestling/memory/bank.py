@@ -57,7 +57,7 @@ class MemoryBank:
         num_outputs: as in `RidgeMemory`.
         features: made of x once, for all memories; None for x itself.
         ridge: strength for all; None for cross-validation.
-        share: of the gate, see `FixedShare`.
+        switch_rate: of the gate, see `FixedShare`.
         prior_half_life: of a class-prior memory as one more expert, about 20 where labels come in
             runs and the next event is what matters; None for none (docs/memories.md says why).
         block: examples between two updates of the gate.
@@ -85,7 +85,7 @@ class MemoryBank:
         num_outputs: int | None = None,
         features: Features | None = None,
         ridge: float | None = None,
-        share: float = 1e-3,
+        switch_rate: float = 1e-3,
         prior_half_life: float | None = None,
         block: int = 64,
         mix: experts.MixKind = "present",
@@ -106,7 +106,7 @@ class MemoryBank:
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
         self.has_prior = prior_half_life is not None and task == "classification"
         self.prior = experts.make_prior(task, prior_half_life, num_outputs)
-        self.gate = FixedShare(len(half_lives) + self.has_prior, share=share)
+        self.gate = FixedShare(len(half_lives) + self.has_prior, switch_rate=switch_rate)
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         self._start_block()
@@ -285,7 +285,7 @@ class MemoryBank:
             "half_lives": [memory.half_life for memory in self._memories],
             "features": self.features.read_config() if self.features is not None else None,
             "ridge": self._memories[0].ridge,
-            "share": self.gate.share,
+            "switch_rate": self.gate.switch_rate,
             "has_prior": self.has_prior,
             "prior_half_life": self.prior.half_life,
             "block": self.block,

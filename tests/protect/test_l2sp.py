@@ -62,6 +62,10 @@ def test_which_part_is_the_head() -> None:
     assert measure(L2SP(1.0, 2.0), single) == pytest.approx(whole, rel=1e-5)
     with pytest.raises(SettingError, match=r"head 'layer2' .*known: \['0', '2'\]"):
         measure(L2SP(1.0, 1.0, head="layer2"), model)
+    with pytest.raises(
+        SettingError, match=r"no linear layer; name it: head=.*head='' where nothing"
+    ):
+        measure(L2SP(1.0, 1.0), nn.Conv2d(1, 1, 1))
     with pytest.raises(SettingError, match="head_strength=-1"):
         L2SP(1.0, -1.0)
 

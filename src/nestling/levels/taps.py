@@ -10,35 +10,14 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, SettingError, ShapeMismatch, suggest
+from nestling.core.heads import find_head
 from nestling.core.modes import copy_module, eval_mode
 from nestling.levels.spec import INPUT_OF
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Numbers that are left of feature maps.
 MAX_POOLED = 512
-
-
-def find_last_linear(model: nn.Module) -> str:
-    """The name of the last linear layer in the order of registration.
-
-    Args:
-        model: any module.
-
-    Raises:
-        SettingError: it has none.
-
-    >>> find_last_linear(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
-    '2'
-    """
-    names: list[str] = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not names:
-        raise SettingError(
-            "the model has no linear layer whose input a memory could read; "
-            "nl.Memory(..., on='input') or on='<submodule>' works"
-        )
-    return names[-1]
+_REMEDY = "nl.Memory(..., on='input') or on='<submodule>' works"
 
 
 def find_early_layer(model: nn.Module) -> str | None:
@@ -233,7 +212,7 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
 
 def _find_tap(model: nn.Module, read: str | None) -> Tap:
     if read is None:
-        return Tap(find_last_linear(model), "input")
+        return Tap(find_head(model, _REMEDY), "input")
     name = read.removeprefix(INPUT_OF)
     known = dict(model.named_modules())
     if not name or name not in known:

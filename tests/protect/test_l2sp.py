@@ -62,12 +62,15 @@ def test_which_part_is_the_head() -> None:
     assert measure(L2SP(1.0, 2.0), single) == pytest.approx(whole, rel=1e-5)
     with pytest.raises(SettingError, match=r"head 'layer2' .*known: \['0', '2'\]"):
         measure(L2SP(1.0, 1.0, head="layer2"), model)
-    with pytest.raises(
-        SettingError, match=r"no linear layer; name it: head=.*head='' where nothing"
-    ):
-        measure(L2SP(1.0, 1.0), nn.Conv2d(1, 1, 1))
     with pytest.raises(SettingError, match="head_strength=-1"):
         L2SP(1.0, -1.0)
+
+
+def test_a_head_that_cannot_be_found_is_to_be_named() -> None:
+    model, x = nn.Conv1d(1, 1, 1), torch.ones(1, 1, 1)
+    with pytest.raises(SettingError, match=r"Conv1d has no linear layer; .*head='' where nothing"):
+        L2SP(1.0, 1.0).compute_loss(model, x, x, model(x))
+    assert L2SP(1.0, 1.0, head="").compute_loss(model, x, x, model(x)) is not None
 
 
 def test_what_is_unfrozen_later_starts_then_and_new_rows_are_free() -> None:

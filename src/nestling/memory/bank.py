@@ -18,6 +18,7 @@ from nestling.memory.checks import check_clock, check_inputs, check_saved, check
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.features import Features
 from nestling.memory.gate import FixedShare
+from nestling.memory.mixture import mix_experts
 from nestling.memory.prequential import (
     Foresight,
     HeldSolution,
@@ -244,7 +245,7 @@ class MemoryBank:
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""
-        return experts.find_present(self.prior, self.num_classes)
+        return self.prior.present(experts.PRESENCE_THRESHOLD, self.num_classes)
 
     def copy(self) -> "MemoryBank":
         """An independent bank with the same content."""
@@ -299,7 +300,7 @@ class MemoryBank:
     def _mix(self, answers: Tensor) -> Tensor:
         is_mixed_on_present = self.mix == "present" and self._counts_classes
         present = self.present() if is_mixed_on_present else None
-        return experts.mix_answers(answers, self.gate.weights, self.slow, present)
+        return mix_experts(answers, self.gate.weights, self.slow, present)
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""

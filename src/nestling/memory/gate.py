@@ -1,6 +1,6 @@
-"""Whom to trust: a fixed-share gate over experts, and how present classes are mixed.
+"""Whom to trust: a fixed-share gate over experts.
 
-Letters: E experts, N examples, K classes.
+Letters: E experts, N examples.
 """
 
 import math
@@ -14,7 +14,6 @@ from torch import Tensor
 from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
 from nestling.core.modes import in_own_modes
 
-_SMALLEST = 1e-12
 _LEAST = sys.float_info.min
 
 
@@ -179,61 +178,3 @@ class FixedShare:
                 f"{self.num_experts} with another prior or number"
             )
         self.log_weights = state["log_weights"].clone()
-
-
-def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
-    """p(c | c is present): probabilities of absent classes set to 0, the rest scaled up.
-
-    Args:
-        probabilities: (..., K).
-        present: (K,) or (..., K) bool; rows without a present class give zeros.
-
-    Returns: (..., K); equal shares where an expert gives all present classes nothing.
-    """
-    kept = probabilities * present
-    total = kept.sum(dim=-1, keepdim=True)
-    count = present.sum(dim=-1, keepdim=True).clamp_min(1)
-    even = present.to(probabilities.dtype) / count
-    return torch.where(total > _SMALLEST, kept / total.clamp_min(_SMALLEST), even)
-
-
-def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: Tensor) -> Tensor:
-    """Mix experts on the classes that are present; leave the rest to the slow one.
-
-    p(c) = p_slow(c)                                            for c absent,
-    p(c) = p_slow(present) sum_i w_i p_i(c | present)           for c present.
-
-    When classes come one after the other, a fast expert seems good because it has forgotten all
-    but the newest; mixed plainly it would take their probability away. Here it may only say how
-    the present classes share what the slow expert gives to all of them.
-
-    Args:
-        probabilities: (E, N, K).
-        weights: (E,), sums to 1; or (N, E), for each example its own.
-        slow: which expert remembers longest.
-        present: (K,) bool, classes seen recently; none: the slow expert answers alone.
-
-    Returns: (N, K); rows sum to 1 if the slow expert's do.
-
-    >>> slow, fast = [[0.4, 0.4, 0.2]], [[0.0, 0.1, 0.9]]
-    >>> p = torch.tensor([slow, fast])
-    >>> mix_on_present(p, torch.tensor([0.0, 1.0]), 0, torch.tensor([False, True, True]))
-    tensor([[0.4000, 0.0600, 0.5400]])
-    """
-    slow_NK = probabilities[slow]
-    if not bool(present.any()):
-        return slow_NK.clone()
-    restricted_ENK = restrict_to_present(probabilities, present)
-    mixed_NK = mix_rows(restricted_ENK, weights)
-    share_N1 = (slow_NK * present).sum(dim=-1, keepdim=True)
-    return torch.where(present, share_N1 * mixed_NK, slow_NK)
-
-
-def mix_rows(answers: Tensor, weights: Tensor) -> Tensor:
-    """sum_e w_e a_e: (E, N, K) and weights (E,), or (N, E) for each row its own -> (N, K).
-
-    >>> mix_rows(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([[0.25, 0.75]]))
-    tensor([[0.7500]])
-    """
-    letters = "e" if weights.ndim == 1 else "ne"
-    return torch.einsum(f"{letters},enk->nk", weights.to(answers.dtype), answers)

@@ -121,8 +121,8 @@ class RecentContext:
             life_DD = _measure_covariance(self._life.values, None)
             recent_DD = _measure_covariance(self._recent.values, life_DD)
             self._densities = (
-                _make_gaussian(self._recent.values.mean, recent_DD),
-                _make_gaussian(self._life.values.mean, life_DD),
+                make_gaussian(self._recent.values.mean, recent_DD),
+                make_gaussian(self._life.values.mean, life_DD),
             )
         return self._densities
 
@@ -169,19 +169,30 @@ class Gaussian(NamedTuple):
 
     Args:
         mean: (D,).
+        covariance: (D, D).
         whitening: transpose of the inverse of the covariance's lower root, (D, D).
         half_volume: half the logarithm of the covariance's determinant.
     """
 
     mean: Tensor
+    covariance: Tensor
     whitening: Tensor
     half_volume: float
+
+
+def make_gaussian(mean_D: Tensor, covariance_DD: Tensor) -> Gaussian:
+    """The normal distribution of a mean (D,) and a positive definite covariance (D, D)."""
+    root_DD = torch.linalg.cholesky(covariance_DD)
+    unit_DD = torch.eye(len(mean_D), dtype=covariance_DD.dtype)
+    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
+    half_volume = float(root_DD.diagonal().log().sum())
+    return Gaussian(mean_D.clone(), covariance_DD, whitening_DD, half_volume)
 
 
 def log_density(z_ND: Tensor, density: Gaussian) -> Tensor:
     """(N,) log N(z; m, C), without the constant.
 
-    >>> unit = Gaussian(torch.zeros(1), torch.eye(1), 0.0)
+    >>> unit = make_gaussian(torch.zeros(1), torch.eye(1))
     >>> log_density(torch.tensor([[2.0]]), unit)
     tensor([-2.])
     """
@@ -219,11 +230,3 @@ def _measure_covariance(statistics: Statistics, prior_DD: Tensor | None) -> Tens
         rounding = 1e-12 * float(statistics.mean.square().mean())
         covariance_DD.diagonal().add_(max(_FLOOR * variance, rounding, 1e-100))
     return covariance_DD
-
-
-def _make_gaussian(mean_D: Tensor, covariance_DD: Tensor) -> Gaussian:
-    root_DD = torch.linalg.cholesky(covariance_DD)
-    unit_DD = torch.eye(len(mean_D), dtype=torch.float64)
-    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
-    half_volume = float(root_DD.diagonal().log().sum())
-    return Gaussian(mean_D.clone(), whitening_DD, half_volume)

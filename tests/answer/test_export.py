@@ -89,8 +89,8 @@ def make_learner(case: str) -> nl.Learner:
             ),
         ),
         "regression": lambda: nl.Learner(make_mlp(4, 2)),
-        "regression with link": lambda: nl.Learner(
-            make_mlp(4, 2), link=torch.sigmoid
+        "regression, transformed": lambda: nl.Learner(
+            make_mlp(4, 2), output_transform=torch.sigmoid
         ),
     }  # fmt: skip
     return plans[case]()
@@ -101,7 +101,7 @@ CASES = [
     "nothing but what is read", "fourier", "product", "a submodule's output", "class prior",
     "several places", "outside of two half-lives", "pretrained with copies",
     "pretrained, other classes", "regression, pretrained",
-    "fixed mix", "an idle memory knows more classes", "regression", "regression with link",
+    "fixed mix", "an idle memory knows more classes", "regression", "regression, transformed",
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ RIGHT, WRONG = make_answers(torch.tensor([0]), sure=0.9), make_answers(torch.ten
 
 
 def test_before_anything_is_heard_the_given_model_answers() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     for novelty in (INSIDE, NEAR, FAR):
         answer = ask(outside, WRONG, RIGHT, novelty)
         assert answer.argmax() == 0
@@ -63,7 +63,7 @@ def test_before_anything_is_heard_the_given_model_answers() -> None:
 
 
 def test_inside_the_memory_speaks_once_it_has_proved_itself() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     teach(outside, LABELS, memory=0.9, given=0.1, novelty=INSIDE)
     assert ask(outside, RIGHT, WRONG, INSIDE).argmax() == 0
     # What it has learned of the familiar says nothing of the rest.
@@ -72,7 +72,7 @@ def test_inside_the_memory_speaks_once_it_has_proved_itself() -> None:
 
 
 def test_far_off_it_is_found_out_too_but_takes_more() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     teach(outside, LABELS[:6], memory=0.9, given=0.1, novelty=FAR)
     assert outside.weights[2].argmax() == 1
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_far_off_it_is_found_out_too_but_takes_more() -> None:
 
 
 def test_off_its_experience_a_memory_does_not_replace_who_knows_something() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     half = LABELS.clone()
     half[::2] = (half[::2] + 1) % 3  # every other answer of the given model is wrong
     knowers = Knowers(
@@ -102,14 +102,14 @@ def test_off_its_experience_a_memory_does_not_replace_who_knows_something() -> N
 def test_skill_of_values_is_beside_their_mean() -> None:
     target = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).double()
     novelty = torch.zeros(200).double()
-    skilled, unskilled = Outside(share=1e-3), Outside(share=1e-3)
+    skilled, unskilled = Outside(switch_rate=1e-3), Outside(switch_rate=1e-3)
     skilled.observe(Knowers(target, None, 0.8 * target, novelty, 300.0), target)
     unskilled.observe(Knowers(target, None, target.flip(0), novelty, 300.0), target)
     assert (skilled.skill, unskilled.skill) == (1.0, 0.0)
 
 
 def test_a_fresh_head_has_no_opinion() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     fresh = torch.tensor([[0.35, 0.33, 0.32]], dtype=torch.float64)
     assert ask(outside, RIGHT, fresh, FAR).argmax() == 0
     assert measure_opinion(fresh) < 0.05
@@ -119,21 +119,21 @@ def test_a_fresh_head_has_no_opinion() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_not_believed(value: float) -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     broken = torch.full((1, 3), value, dtype=torch.float64)
     torch.testing.assert_close(ask(outside, RIGHT, broken, FAR), RIGHT)
     novelty, everyone = torch.zeros(1).double(), torch.ones(3, dtype=torch.bool)
     outside.observe(Knowers(RIGHT, everyone, broken, novelty, 9.0), torch.tensor([0]))
     assert bool(outside.weights.isfinite().all())
     assert outside.weights[0, 0] > 0.1
-    values = Outside(share=1e-3)
+    values = Outside(switch_rate=1e-3)
     knowers = Knowers(RIGHT, None, broken, novelty, 9.0)
     values.observe(knowers, RIGHT)
     torch.testing.assert_close(values.mix(knowers)[0], RIGHT)
 
 
 def test_a_new_class_speaks_for_nobody() -> None:
-    outside = Outside(share=0.0)
+    outside = Outside(switch_rate=0.0)
     before = outside.weights
     memory = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64).repeat(9, 1)
     given = make_answers(torch.full((9,), 2), sure=0.98)
@@ -147,14 +147,14 @@ def test_a_new_class_speaks_for_nobody() -> None:
 
 
 def test_other_numbers_of_outputs_fit() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     wide, narrow = make_answers(torch.tensor([3]), sure=0.9, num_classes=5), RIGHT
     assert ask(outside, wide, narrow, INSIDE).shape == (1, 5)
     assert ask(outside, narrow, wide, FAR).argmax() == 3
 
 
 def test_values_are_weighed_by_their_errors() -> None:
-    outside = Outside(share=1e-3)
+    outside = Outside(switch_rate=1e-3)
     target = torch.linspace(0, 1, 50).double()[:, None]
     knowers = Knowers(target + 0.01, None, target + 5.0, torch.zeros(50).double(), 300.0)
     outside.observe(knowers, target)
@@ -212,7 +212,7 @@ def test_held_answers_are_given_up_by_the_clock() -> None:
 
 
 def test_a_saved_state_goes_on() -> None:
-    outside, twin = (Outside(share=1e-3) for _ in range(2))
+    outside, twin = (Outside(switch_rate=1e-3) for _ in range(2))
     teach(outside, LABELS, memory=0.7, given=0.6, novelty=NEAR)
     twin.load_state_dict(outside.state_dict())
     teach(outside, LABELS, memory=0.7, given=0.6, novelty=INSIDE)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nestling.bench.rivals.methods_by_name import METHODS, choose_methods, find_method
 from nestling.bench.rivals.tunable import draw_settings
 from nestling.bench.suites.cell_files import Cell, Outcome
-from nestling.bench.suites.compare import compare_all, correct_holm, measure_tail, run_paired_test
+from nestling.bench.suites.compare import compare_all, correct_holm, run_paired_test
 from nestling.bench.suites.costs import time_methods
 from nestling.bench.suites.measuring import Evaluation, Measurement
 from nestling.bench.suites.parallel_cells import CellFolders
@@ -21,14 +21,6 @@ from nestling.data.suites import Suite
 from tiny_suites import make_conflict, make_digits
 
 DIGITS = "tiny_suites:make_digits"
-
-
-@given(st.integers(1, 60), st.floats(-30, 30))
-def test_the_tail_of_students_t_is_that_of_scipy(num_degrees: int, t: float) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    assert measure_tail(t, num_degrees) == pytest.approx(
-        2 * stats.t.sf(abs(t), num_degrees), abs=1e-13
-    )
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=12))

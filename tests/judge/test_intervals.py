@@ -20,7 +20,7 @@ def test_the_interval_is_students(values):
     quantile = stats.t.ppf(0.975, len(values) - 1)
     wanted = quantile * np.std(values, ddof=1) / math.sqrt(len(values))
     assert found.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
-    assert found.half_width == pytest.approx(wanted, rel=1e-3, abs=1e-9)
+    assert found.half_width == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 def test_one_seed_promises_nothing():

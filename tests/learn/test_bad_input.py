@@ -84,7 +84,11 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     ),
     "evaluate without": (lambda m: m.evaluate(X), DataError, "needs targets"),
     "unknown knob": (lambda m: m.control("memory", reason="r", lr=1.0), SettingError, "knob 'lr'"),
-    "share of 2": (lambda m: m.control("memory", reason="r", share=2.0), SettingError, r"\[0, 1\)"),
+    "switch rate of 2": (
+        lambda m: m.control("memory", reason="r", switch_rate=2.0),
+        SettingError,
+        r"\[0, 1\)",
+    ),
 }
 
 
@@ -103,7 +107,7 @@ def test_bad_input_is_refused_and_changes_nothing(case: str) -> None:
 
 LATER = (  # refused only by a learner that has learned
     "float targets", "narrow inputs", "unknown task", "predict of NaN", "unknown knob",
-    "share of 2",
+    "switch rate of 2",
 )  # fmt: skip
 
 

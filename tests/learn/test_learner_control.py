@@ -187,20 +187,20 @@ def test_consolidation_says_what_it_needs() -> None:
 def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
     learner = nl.Learner(make_mlp())
     with pytest.raises(SettingError, match="turn its knobs once it has learned"):
-        learner.control("memory", reason="drift", share=0.1)
+        learner.control("memory", reason="drift", switch_rate=0.1)
     learner.learn(X, Y)
     rate = learner.control("network", reason="slower now", lr=1e-5)
-    share = learner.control("memory", reason="drift", share=0.1)
-    assert (rate.reason, share.reason) == ("slower now", "drift")
-    assert share.applied_at == 16
+    turned = learner.control("memory", reason="drift", switch_rate=0.1)
+    assert (rate.reason, turned.reason) == ("slower now", "drift")
+    assert turned.applied_at == 16
     learner.learn(X, Y)
     assert learner.optimizer is not None
     assert learner.optimizer.param_groups[0]["lr"] == 1e-5
-    assert learner.memories["memory"].gate.share == 0.1
+    assert learner.memories["memory"].gate.switch_rate == 0.1
     learner.snapshot(tmp_path / "s")
     twin = nl.Learner(make_mlp())
     twin.restore(tmp_path / "s")
-    assert twin.memories["memory"].gate.share == 0.1
+    assert twin.memories["memory"].gate.switch_rate == 0.1
     assert differences(read_state(learner), read_state(twin)) == []
 
 
@@ -209,10 +209,10 @@ def test_knobs_that_are_not_there() -> None:
     learner.learn(X, Y)
     with pytest.raises(UnknownLevel, match="did you mean 'memory'"):
         learner.control("memori", reason="r", lr=1.0)
-    with pytest.raises(SettingError, match="no memory and has no knob 'share'"):
-        learner.control("network", reason="r", share=0.1)
+    with pytest.raises(SettingError, match="no memory and has no knob 'switch_rate'"):
+        learner.control("network", reason="r", switch_rate=0.1)
     with pytest.raises(SettingError, match="needs a reason"):
-        learner.control("memory", reason=" ", share=0.1)
+        learner.control("memory", reason=" ", switch_rate=0.1)
     alone = nl.Learner(make_mlp(), nl.Plan(nl.Memory("m"), readout="m"))
     with pytest.raises(UnknownLevel, match=r"known: \['m'\]"):
         alone.control("live", reason="r", lr=1.0)

@@ -456,7 +456,7 @@ def test_values_of_a_far_person_do_not_spoil_the_others() -> None:
 def test_empty_batches_and_links_before_the_first_event() -> None:
     one = nl.Learner(make_mlp(4, 1).eval(), pretrained=True)
     assert one.predict(torch.zeros(0, 4)).shape == (0, 1)
-    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, link=torch.sigmoid)
+    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, output_transform=torch.sigmoid)
     x = draw(3, 4)
     with torch.no_grad():
         torch.testing.assert_close(two.predict(x), two.model(x).sigmoid())

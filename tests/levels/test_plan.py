@@ -87,7 +87,7 @@ def plans(draw: st.DrawFn) -> Plan:
             num_features=draw(st.integers(0, 100)),
             features=draw(st.sampled_from(["relu", "fourier", "product"])),
             ridge=draw(st.one_of(st.none(), st.floats(1e-9, 1e9))),
-            share=draw(fractions),
+            switch_rate=draw(fractions),
             prior_half_life=draw(st.one_of(st.none(), st.floats(1e-3, 1e9))),
             seed=draw(st.integers(0, 2**31)),
         )
@@ -99,7 +99,7 @@ def plans(draw: st.DrawFn) -> Plan:
             st.lists(st.floats(0.1, 1.0), min_size=len(answers), max_size=len(answers)),
         )
     )
-    mixed = nl.mix(*answers, weights=weights, share=draw(fractions))
+    mixed = nl.mix(*answers, weights=weights, switch_rate=draw(fractions))
     return Plan(*levels, readout=draw(st.one_of(st.sampled_from(answers), st.just(mixed))))
 
 

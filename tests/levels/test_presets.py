@@ -107,3 +107,8 @@ def test_presets_that_cannot_work_leave_the_model_alone(
     assert isinstance(caught.value, NestlingError)
     assert "\n" not in str(caught.value)
     assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_a_head_that_cannot_be_found_is_to_be_named() -> None:
+    with pytest.raises(SettingError, match=r"Conv2d has no linear layer; name it: head='\.\.\.'"):
+        spine_and_head(nn.Conv2d(1, 1, 1))

@@ -36,10 +36,10 @@ def test_the_gate_equals_a_loop_over_events(digits: Digits) -> None:
     """block=1: each example is answered by memories that know all before it, then learned."""
     x, y, _, _ = digits
     x, y = x[:120], y[:120]
-    bank = MemoryBank(64, half_lives=HALF_LIVES, ridge=0.3, share=0.01, block=1, mix="all")
+    bank = MemoryBank(64, half_lives=HALF_LIVES, ridge=0.3, switch_rate=0.01, block=1, mix="all")
     stream_into(bank, x, y)
     members = [RidgeMemory(64, half_life=h, ridge=0.3) for h in HALF_LIVES]
-    gate, solved_at, answers = FixedShare(3, share=0.01), [0, 0, 0], [None, None, None]
+    gate, solved_at, answers = FixedShare(3, switch_rate=0.01), [0, 0, 0], [None, None, None]
     for i in range(len(x)):
         if i:
             for k, member in enumerate(members):
@@ -82,7 +82,7 @@ def test_the_prior_expert_wins_where_only_runs_of_labels_can_be_known() -> None:
     x = torch.randn(2000, 3, generator=generator)
     y = (torch.arange(2000) // 50) % 3
     bank = MemoryBank(
-        3, half_lives=(100.0, math.inf), prior_half_life=5.0, block=16, mix="all", share=0.01
+        3, half_lives=(100.0, math.inf), prior_half_life=5.0, block=16, mix="all", switch_rate=0.01
     )
     stream_into(bank, x, y)
     assert float(bank.gate.weights[2]) > 0.5

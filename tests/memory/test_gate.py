@@ -24,12 +24,14 @@ def mixture_loss(gate: FixedShare, losses: Tensor) -> float:
     return total
 
 
-def best_segmented_loss(losses: Tensor, num_changes: int, prior: Tensor, share: float) -> float:
+def best_segmented_loss(
+    losses: Tensor, num_changes: int, prior: Tensor, switch_rate: float
+) -> float:
     """min over segmentations with k changes of (their loss + what the bound charges for them)."""
     T, E = losses.shape
     best = losses[0] - prior.log()
     table = [best] + [torch.full((E,), math.inf, dtype=torch.float64)] * num_changes
-    stay, change = -math.log1p(-share), -math.log(share)
+    stay, change = -math.log1p(-switch_rate), -math.log(switch_rate)
     for t in range(1, T):
         moved = [table[0] + stay]
         for k in range(1, num_changes + 1):
@@ -41,12 +43,12 @@ def best_segmented_loss(losses: Tensor, num_changes: int, prior: Tensor, share: 
 
 @given(losses_of_three, st.floats(1e-4, 0.5), st.integers(0, 3), st.booleans())
 def test_the_regret_bound_holds(
-    rows: list[tuple[float, ...]], share: float, num_changes: int, uneven: bool
+    rows: list[tuple[float, ...]], switch_rate: float, num_changes: int, uneven: bool
 ) -> None:
     losses = torch.tensor(rows, dtype=torch.float64)
     prior = torch.tensor([0.6, 0.3, 0.1] if uneven else [1 / 3] * 3, dtype=torch.float64)
-    bound = best_segmented_loss(losses, num_changes, prior, share)
-    found = mixture_loss(FixedShare(3, share=share, prior=prior), losses)
+    bound = best_segmented_loss(losses, num_changes, prior, switch_rate)
+    found = mixture_loss(FixedShare(3, switch_rate=switch_rate, prior=prior), losses)
     if math.isfinite(found):
         assert found <= bound + 1e-9 * (1.0 + abs(bound))
     else:  # the mixture is only as wrong as all experts at once
@@ -54,16 +56,16 @@ def test_the_regret_bound_holds(
 
 
 @given(losses_of_three, st.floats(0.0, 0.9))
-def test_weights_stay_a_distribution(rows: list[tuple[float, ...]], share: float) -> None:
-    gate = FixedShare(3, share=share)
+def test_weights_stay_a_distribution(rows: list[tuple[float, ...]], switch_rate: float) -> None:
+    gate = FixedShare(3, switch_rate=switch_rate)
     gate.update(torch.tensor(rows))
     assert float(gate.weights.sum()) == pytest.approx(1.0)
-    assert bool((gate.weights >= share * gate.prior * (1 - 1e-12)).all())
+    assert bool((gate.weights >= switch_rate * gate.prior * (1 - 1e-12)).all())
 
 
-def test_without_share_it_is_bayes_rule() -> None:
+def test_without_switches_it_is_bayes_rule() -> None:
     losses = torch.rand(20, 4, dtype=torch.float64)
-    gate = FixedShare(4, share=0.0)
+    gate = FixedShare(4, switch_rate=0.0)
     gate.update(losses)
     torch.testing.assert_close(gate.weights, torch.softmax(-losses.sum(dim=0), dim=0))
 
@@ -78,7 +80,7 @@ def test_one_step_as_in_the_paper() -> None:
 
 
 def test_an_expert_that_failed_utterly_comes_back() -> None:
-    gate = FixedShare(2, share=0.01)
+    gate = FixedShare(2, switch_rate=0.01)
     gate.update(torch.tensor([[0.0, math.inf], [math.nan, 0.0], [math.inf, math.inf]]))
     gate.update(torch.tensor([[5.0, 0.0]] * 20))
     assert float(gate.weights[1]) > 0.98
@@ -87,8 +89,8 @@ def test_an_expert_that_failed_utterly_comes_back() -> None:
 def test_wrong_use_is_named() -> None:
     with pytest.raises(ShapeMismatch, match=r"\(N, 2\)"):
         FixedShare(2).update(torch.zeros(5, 3))
-    with pytest.raises(DataError, match="share 1"):
-        FixedShare(2, share=1.0)
+    with pytest.raises(DataError, match="switch_rate 1"):
+        FixedShare(2, switch_rate=1.0)
     with pytest.raises(DataError, match="prior"):
         FixedShare(2, prior=torch.tensor([1.0, 0.0]))
     with pytest.raises(ForeignSnapshot, match="3 experts"):
@@ -131,14 +133,16 @@ def test_an_expert_without_opinion_on_present_classes_counts_as_even() -> None:
         ),
         max_size=20,
     ),
-    share=st.sampled_from([0.0, 1e-3, 0.3]),
+    switch_rate=st.sampled_from([0.0, 1e-3, 0.3]),
 )
-def test_plain_floats_follow_as_the_tensors_do(losses: list[list[float]], share: float) -> None:
+def test_plain_floats_follow_as_the_tensors_do(
+    losses: list[list[float]], switch_rate: float
+) -> None:
     prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     slow = prior.log()
     for row in losses:
-        slow = fixed_share_update(slow, torch.tensor(row, dtype=torch.float64), share, prior)
-    fast = follow_losses(prior.log().tolist(), losses, share, prior.tolist())
+        slow = fixed_share_update(slow, torch.tensor(row, dtype=torch.float64), switch_rate, prior)
+    fast = follow_losses(prior.log().tolist(), losses, switch_rate, prior.tolist())
     torch.testing.assert_close(
         torch.tensor(fast, dtype=torch.float64).exp(), slow.exp(), atol=1e-12, rtol=1e-9
     )

@@ -66,6 +66,13 @@ def test_which_part_is_the_head() -> None:
         L2SP(1.0, -1.0)
 
 
+def test_a_head_that_cannot_be_found_is_to_be_named() -> None:
+    model, x = nn.Conv1d(1, 1, 1), torch.ones(1, 1, 1)
+    with pytest.raises(SettingError, match=r"Conv1d has no linear layer; .*head='' where nothing"):
+        L2SP(1.0, 1.0).compute_loss(model, x, x, model(x))
+    assert L2SP(1.0, 1.0, head="").compute_loss(model, x, x, model(x)) is not None
+
+
 def test_what_is_unfrozen_later_starts_then_and_new_rows_are_free() -> None:
     model, method = make_mlp(), L2SP(1.0, 0.0)
     model[0].weight.requires_grad_(False)

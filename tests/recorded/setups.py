@@ -135,7 +135,9 @@ SETUPS: dict[str, Callable[[], nl.Learner]] = {
     "declared classes": lambda: learner(num_classes=3),
     "bf16": lambda: learner(precision="bf16", made=plan()),
     "values": lambda: learner(Net(1)),
-    "values with a link": lambda: learner(Net(1), link=torch.tanh, pretrained=True),
+    "values with an output transform": lambda: learner(
+        Net(1), output_transform=torch.tanh, pretrained=True
+    ),
     "positions": lambda: learner(Tagger(), pretrained=True),
     "EWC": lambda: learner(made=plan(), retain=[protect.EWC(5.0)]),
     "online EWC and SI": lambda: learner(

@@ -60,7 +60,7 @@ class Experts:
         optimizer: holds the copies; None if nothing learns by gradient.
         levels: the memory levels, by name.
         names: who answers, in the read-out's order, but for `outside`.
-        link: maps outputs to the scale of floating targets; None for the identity.
+        output_transform: maps outputs to the scale of floating targets; None for the identity.
         outside: the copy that is asked about what the first memory of `names` has not seen.
     """
 
@@ -70,14 +70,14 @@ class Experts:
         optimizer: NestedOptimizer | None,
         levels: Mapping[str, MemoryLevel],
         names: tuple[str, ...],
-        link: Callable[[Tensor], Tensor] | None,
+        output_transform: Callable[[Tensor], Tensor] | None,
         outside: str | None = None,
     ) -> None:
         self.find_live = find_live
         self.optimizer = optimizer
         self.levels = levels
         self.names = names
-        self.link = link
+        self.output_transform = output_transform
         self.outside = outside
         # The memory beside which `outside` stands.
         self.slow = next((n for n in names if n in levels), "") if outside is not None else ""
@@ -123,12 +123,12 @@ class Experts:
 
     def _check_values(self, output: Tensor, target: Tensor) -> None:
         """Raise unless the model's values can be mixed with those of others."""
-        values = output if self.link is None else self.link(output)
+        values = output if self.output_transform is None else self.output_transform(output)
         if len(values) != len(target) or values.numel() != target.numel():
             raise ShapeMismatch(
                 f"outputs of shape {tuple(values.shape)} do not fit targets of shape "
                 f"{tuple(target.shape)} and cannot be mixed with {', '.join(self.names)}; bring "
-                "them to the targets' shape with link=..., or choose one read-out"
+                "them to the targets' shape with output_transform=..., or choose one read-out"
             )
 
     @torch.no_grad()
@@ -197,7 +197,7 @@ class Experts:
         assert self.outside is not None
         output = self._run(batch, self.outside)
         has_classes = output.ndim >= 2 and output.shape[1] >= 2
-        if self.link is not None and task is None:
+        if self.output_transform is not None and task is None:
             task = "regression"  # it maps outputs to the scale of values
         if task == "classification" and not has_classes:
             raise DataError(
@@ -263,4 +263,4 @@ class Experts:
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
         if (task or self.form.task) == "classification":
             return widen(output).softmax(dim=-1)
-        return widen(output if self.link is None else self.link(output))
+        return widen(output if self.output_transform is None else self.output_transform(output))

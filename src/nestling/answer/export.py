@@ -65,7 +65,9 @@ def _export_expert(learner: Learner, name: str) -> nn.Module:
     if name in learner.levels:
         return _export_memory(learner, learner.levels[name])
     if name == "live":
-        return LiveExpert(bake_model(learner.experts.find_live()), classifies, learner.experts.link)
+        return LiveExpert(
+            bake_model(learner.experts.find_live()), classifies, learner.experts.output_transform
+        )
     return _export_copy(learner, name)
 
 
@@ -80,7 +82,9 @@ def _export_copy(learner: Learner, name: str) -> LiveExpert:
             setattr(module, part, nn.Parameter(value, requires_grad=False))
         else:
             module._buffers[part] = value
-    return LiveExpert(bake_model(model), learner.task == "classification", learner.experts.link)
+    return LiveExpert(
+        bake_model(model), learner.task == "classification", learner.experts.output_transform
+    )
 
 
 def _export_outside(learner: Learner, bank: MemoryBank) -> OutsideExpert:
@@ -96,7 +100,7 @@ def _export_outside(learner: Learner, bank: MemoryBank) -> OutsideExpert:
         seen = slow.statistics.life_targets > 0.0
         known[: len(seen)] = seen
     given = None if experts.is_lent else _export_copy(learner, experts.outside)
-    activate = LiveExpert(nn.Identity(), learner.task == "classification", experts.link)
+    activate = LiveExpert(nn.Identity(), learner.task == "classification", experts.output_transform)
     outside = readout.outside
     return OutsideExpert(given, activate, slow.reach, outside.weights, known, outside.skill)
 

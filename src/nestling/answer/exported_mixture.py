@@ -162,10 +162,10 @@ class LiveExpert(nn.Module):
         self,
         model: nn.Module,
         classifies: bool,
-        link: Callable[[Tensor], Tensor] | None = None,
+        output_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.classifies, self.link = model, classifies, link
+        self.model, self.classifies, self.output_transform = model, classifies, output_transform
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M), float64."""
@@ -175,7 +175,7 @@ class LiveExpert(nn.Module):
         """The model's output -> (N, K) or (N, M), float64."""
         if self.classifies:
             return output.double().softmax(dim=1)
-        values = output if self.link is None else self.link(output)
+        values = output if self.output_transform is None else self.output_transform(output)
         return values.reshape(values.shape[0], -1).double()
 
 

@@ -7,25 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-
-def pad_classes(answers: Sequence[Tensor]) -> Tensor:
-    """Stack probabilities of experts that know different numbers of classes.
-
-    Args:
-        answers: per expert (N, K_e).
-
-    Returns: (E, N, K) with K the largest; a class that an expert does not know gets 0.
-
-    >>> pad_classes([torch.ones(1, 1), torch.full((1, 2), 0.5)]).tolist()
-    [[[1.0, 0.0]], [[0.5, 0.5]]]
-    """
-    width = max(answer.shape[-1] for answer in answers)
-    return torch.stack(
-        [torch.nn.functional.pad(answer, (0, width - answer.shape[-1])) for answer in answers]
-    )
+from nestling.memory.mixture import pad_classes
 
 
 @dataclass(frozen=True)

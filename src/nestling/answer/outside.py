@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nestling.memory import FixedShare, restrict_to_present
 from nestling.memory.exact.reach import SLOPE, THRESHOLD, trust_experience
 from nestling.memory.exact.statistics import decay_factor
+from nestling.memory.mixture import mix_rows
 
 # Novelty above which an input is far from all that was learned, not merely on its edge.
 FAR = 4.0
@@ -113,23 +114,24 @@ def confer(
     Args:
         memory: (N, K') probabilities or (N, M) values.
         given: (N, K'') or (N, M); may hold NaN.
-        known_K: (K,) bool or 0 and 1, K at least K' and K'': classes that the memory has seen;
-            None for values.
+        known_K: (K''',) bool: classes that the memory has seen; None for values.
         novelty_N: (N,).
         trust: in [0, 1), how far a memory of so few examples is believed at all.
         skill: in [0, 1], how far the given model is known to know something.
 
-    Returns: answers (E, N, K) or (E, N, M), and how far the given model has an opinion, (N,).
+    Returns: answers (E, N, K), K the most of K', K'', K''', or (E, N, M); and how far the given
+        model has an opinion, (N,).
     """
     is_finite_N = given.isfinite().all(dim=1)
     given = torch.where(is_finite_N[:, None], given, torch.zeros_like(given))
     if known_K is None:
         return torch.stack((memory, given, 0.5 * (memory + given))), is_finite_N.to(memory.dtype)
     opinion_N = measure_opinion(given) * is_finite_N
-    memory, given = (
-        nn.functional.pad(one, (0, len(known_K) - one.shape[1])) for one in (memory, given)
+    width = max(known_K.shape[0], memory.shape[1], given.shape[1])
+    memory, given, known_K = (
+        nn.functional.pad(one, (0, width - one.shape[-1]))
+        for one in (memory, given, known_K.to(memory.dtype))
     )
-    known_K = known_K.to(memory.dtype)
     usual_N = torch.sigmoid((SECONDED - novelty_N) / SECONDING_SLOPE)
     voice_N = 1.0 - (1.0 - LEAST_VOICE) * trust * usual_N
     seconded = pool_classes(memory, given, known_K, (voice_N * opinion_N * skill)[:, None])
@@ -226,6 +228,30 @@ class Knowers:
             return self.is_given_finite
         return find_heard(self.known, target_N)
 
+    def confer(self, skill: float) -> tuple[Tensor, Tensor]:
+        """As the function of that name; `skill` of the given model."""
+        trust = trust_experience(self.num_effective)
+        return confer(self.memory, self.given, self.known, self.novelty, trust, skill)
+
+
+def mix_knowers(knowers: Knowers, weights_ZE: Tensor, skill: float) -> tuple[Tensor, Tensor]:
+    """One answer of a memory and of who knows outside it, and how far others are listened to.
+
+    Args:
+        knowers: what both answer.
+        weights_ZE: (Z, E) of the gates.
+        skill: in [0, 1], how far the given model is known to know something.
+
+    Returns: (N, K) or (N, M), finite where the memory's answer is; and (N,), see
+        `listen_to_others`.
+    """
+    answers_ENK, opinion_N = knowers.confer(skill)
+    trust, is_mixture = trust_experience(knowers.num_effective), knowers.known is not None
+    weights_NE = weigh_knowers(
+        knowers.novelty, opinion_N, weights_ZE, trust, is_mixture=is_mixture
+    )
+    return mix_rows(answers_ENK, weights_NE), listen_to_others(knowers.novelty, weights_NE)
+
 
 class Outside:
     """Keeps evidence of who knows what, by zones of familiarity, and mixes the answers.
@@ -236,11 +262,11 @@ class Outside:
     memory's experience it takes a given model that knows nothing of what comes, not merely less.
 
     Args:
-        share: of the gates, see `nestling.memory.FixedShare`.
+        switch_rate: of the gates, see `nestling.memory.FixedShare`.
     """
 
-    def __init__(self, share: float) -> None:
-        self.gates = [FixedShare(3, share, torch.tensor(prior)) for prior in PRIORS]
+    def __init__(self, switch_rate: float) -> None:
+        self.gates = [FixedShare(3, switch_rate, torch.tensor(prior)) for prior in PRIORS]
         self.squares = torch.full((3,), math.nan, dtype=torch.float64)
         # What the given model got wrong, and what chance would have; of values, squared errors,
         # and those of the mean, which is the third.
@@ -262,14 +288,7 @@ class Outside:
     def mix(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
         """One answer: (N, K) or (N, M), float64, finite where the memory's is; and how far others
         than these are listened to, (N,), see `listen_to_others`."""
-        answers_ENK, opinion_N = self._confer(knowers)
-        trust = trust_experience(knowers.num_effective)
-        is_mixture = knowers.known is not None
-        weights_NE = weigh_knowers(
-            knowers.novelty, opinion_N, self.weights, trust, is_mixture=is_mixture
-        )
-        answer = torch.einsum("ne,enk->nk", weights_NE, answers_ENK)
-        return answer, listen_to_others(knowers.novelty, weights_NE)
+        return mix_knowers(knowers, self.weights, self.skill)
 
     def observe(self, knowers: Knowers, target: Tensor) -> None:
         """Hear of examples by the answers that stood before they were learned.
@@ -278,7 +297,7 @@ class Outside:
             knowers: those answers.
             target: (N,) classes or (N, M) values.
         """
-        answers_ENK, _ = self._confer(knowers)
+        answers_ENK, _ = knowers.confer(self.skill)
         heard_N = knowers.find_heard(target)
         if not bool(heard_N.any()):
             return
@@ -327,14 +346,6 @@ class Outside:
     def _fade(self, num_examples: int) -> None:
         factor = decay_factor(num_examples, SKILL_HALF_LIFE)
         self.wrong, self.chance = self.wrong * factor, self.chance * factor
-
-    def _confer(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
-        known_K = knowers.known
-        if known_K is not None:
-            width = max(len(known_K), knowers.memory.shape[1], knowers.given.shape[1])
-            known_K = nn.functional.pad(known_K, (0, width - len(known_K)))
-        trust = trust_experience(knowers.num_effective)
-        return confer(knowers.memory, knowers.given, known_K, knowers.novelty, trust, self.skill)
 
     def state_dict(self) -> dict[str, object]:
         """The gates and running errors."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.answer.held_answers import HeldAnswers, pad_classes
+from nestling.answer.held_answers import HeldAnswers
 from nestling.answer.outside import (
     DOUBT,
     Knowers,
@@ -24,10 +24,10 @@ from nestling.memory import (
     ClassPrior,
     FixedShare,
     RecentContext,
-    mix_on_present,
+    mix_experts,
     restrict_to_present,
 )
-from nestling.memory.gate import mix_rows
+from nestling.memory.mixture import heed, pad_classes
 from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
 
@@ -88,11 +88,13 @@ class Readout:
             else:
                 prior = torch.full((len(self.names),), _OTHERS_PRIOR, dtype=torch.float64)
                 prior[self.slow] = 1.0
-                self.gate = FixedShare(len(self.names), share=plan.readout.share, prior=prior)
+                self.gate = FixedShare(
+                    len(self.names), switch_rate=plan.readout.switch_rate, prior=prior
+                )
         self.outside: Outside | None = None
         self.held = HeldAnswers()
         if isinstance(plan.readout, Mix) and plan.outside is not None:
-            self.outside = Outside(plan.readout.share)
+            self.outside = Outside(plan.readout.switch_rate)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -122,19 +124,13 @@ class Readout:
         if knowers is not None and self.outside is not None:
             answers[self.slow], listened_N = self.outside.mix(knowers)
         stacked = pad_classes(answers) if self.task == "classification" else torch.stack(answers)
-        if len(stacked) == 1:
-            return stacked[0]
-        is_finite_EN = stacked.isfinite().all(dim=-1)
-        if not bool(is_finite_EN.all()):  # who has no answer is not asked
-            stacked = torch.where(is_finite_EN[:, :, None], stacked, stacked[self.slow])
         if self.gate is None:
-            assert self.fixed is not None
-            return mix_rows(stacked, self.fixed)
-        weights = self._weigh(features, listened_N)
-        if self.task == "regression":
-            return mix_rows(stacked, weights)
-        present = self.find_present(stacked.shape[-1])
-        return mix_on_present(stacked, weights, self.slow, present)
+            fixed = torch.ones(1) if self.fixed is None else self.fixed
+            return mix_experts(stacked, fixed, self.slow)
+        weights, present = self._weigh(features, listened_N), None
+        if self.task == "classification":
+            present = self.find_present(stacked.shape[-1])
+        return mix_experts(stacked, weights, self.slow, present)
 
     def _weigh(self, features: Tensor | None, listened_N: Tensor | None) -> Tensor:
         """The gate's weights (E,); or (N, E), where the slow expert takes what is unlike now, and
@@ -143,11 +139,8 @@ class Readout:
         if self.context is not None and features is not None:
             recent_N = self.context.compare(features)
             listened_N = recent_N if listened_N is None else recent_N * listened_N
-        if listened_N is None:
-            return self.gate.weights
-        weights_NE = self.gate.weights * listened_N[:, None]
-        weights_NE[:, self.slow] += 1.0 - weights_NE.sum(dim=1)
-        return weights_NE
+        weights_E = self.gate.weights
+        return weights_E if listened_N is None else heed(weights_E, listened_N, self.slow)
 
     def hold(self, clock: int, target: Tensor, given: Tensor, others: Sequence[Tensor]) -> None:
         """Keep what was answered to a batch until the memory has said what it foresaw of it.
@@ -229,14 +222,11 @@ class Readout:
 
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""
-        present = torch.zeros(num_classes, dtype=torch.bool)
         prior = self.prior
         if self._uncounted:  # on a copy: asking must not change how labels are put together
             prior = copy.deepcopy(prior)
             prior.add_checked(torch.cat(self._uncounted))
-        found = prior.present(_PRESENT_COUNT)[:num_classes]
-        present[: len(found)] = found
-        return present
+        return prior.present(_PRESENT_COUNT, num_classes)
 
     def state_dict(self) -> dict[str, object]:
         """The gate, what is present, and running errors."""

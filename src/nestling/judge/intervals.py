@@ -5,13 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nestling.core.errors import DataError
-
-# Student's t, two-sided 95 %, for 1 to 30 degrees of freedom.
-_T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
+from nestling.judge.student import student_quantile
 
 
 @dataclass(frozen=True)
@@ -45,9 +39,7 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, math.inf, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    # Beyond the table, the first term of the expansion in 1/df is right to 0.1 %.
-    quantile = _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.38 / (n - 1)
-    return Estimate(mean, quantile * math.sqrt(variance / n), n)
+    return Estimate(mean, student_quantile(0.05, n - 1) * math.sqrt(variance / n), n)
 
 
 def compare_paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:

@@ -54,22 +54,23 @@ def consolidate(
 
 
 def control_memory(
-    learner: Learner, name: str, reason: str, share: float | None, others: dict[str, object]
+    learner: Learner, name: str, reason: str, switch_rate: float | None, others: dict[str, object]
 ) -> Change:
-    """Turn the knob of a memory level: `share`, from the next block on."""
+    """Turn the knob of a memory level: `switch_rate`, from the next block on."""
     level = learner.levels[name]
-    if others or share is None:
+    if others or switch_rate is None:
         asked = sorted(others)[0] if others else ""
-        raise SettingError(f"memory {name!r} has no knob {asked!r}; {suggest(asked, ['share'])}")
-    if not 0.0 <= share < 1.0:
-        raise SettingError(f"memory {name!r}: share must be in [0, 1), got {share!r}")
+        known = suggest(asked, ["switch_rate"])
+        raise SettingError(f"memory {name!r} has no knob {asked!r}; {known}")
+    if not 0.0 <= switch_rate < 1.0:
+        raise SettingError(f"memory {name!r}: switch_rate must be in [0, 1), got {switch_rate!r}")
     if not reason.strip():
         raise SettingError(f"a change of memory {name!r} needs a reason; reason='...' is kept")
     if level.bank is None:
         raise SettingError(f"memory {name!r} is empty; turn its knobs once it has learned")
-    level.bank.gate.share = share
+    level.bank.gate.switch_rate = switch_rate
     step = learner.num_examples
-    record = Change(name, {"share": share}, reason, asked_at=step, applied_at=step)
+    record = Change(name, {"switch_rate": switch_rate}, reason, asked_at=step, applied_at=step)
     if learner.optimizer is not None:
         learner.optimizer.changes.append(record)
     return record
@@ -135,9 +136,9 @@ def _refit(learner: Learner, name: str) -> None:
     assert level.bank is not None
     rows = level.read_rows(batch, batch.target)
     labels, _ = flatten_target(batch.target, None)
-    share = level.bank.gate.share
+    switch_rate = level.bank.gate.switch_rate
     level.make_bank(rows.widths, level.bank.task)
-    level.bank.gate.share = share
+    level.bank.gate.switch_rate = switch_rate
     level.bank.add(rows.features, labels)
     if name == learner.experts.slow and learner.readout is not None:
         learner.readout.held = HeldAnswers()  # of a clock that has begun anew

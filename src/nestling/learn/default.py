@@ -6,9 +6,10 @@ from dataclasses import replace
 from torch import nn
 
 from nestling.core.errors import SettingError
+from nestling.core.heads import find_head, find_head_layer
 from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.levels.spec import INPUT_OF
-from nestling.levels.taps import MAX_POOLED, find_early_layer, find_last_linear
+from nestling.levels.taps import MAX_POOLED, find_early_layer
 from nestling.optim import adamw
 
 HALF_LIVES = (math.inf,)
@@ -101,12 +102,18 @@ def _remember_inputs(model: nn.Module) -> Memory:
 
 
 def _remember_features(model: nn.Module) -> Memory:
-    early, last = find_early_layer(model), find_last_linear(model)
+    found = find_head_layer(model)
+    if found is None:
+        raise SettingError(
+            f"{type(model).__name__} has no linear layer whose input a memory could read; give a "
+            "plan whose nl.Memory reads on='input' or on='<submodule>'"
+        )
+    early, (last, head) = find_early_layer(model), found
     if early is None:
         return Memory(
             "memory",
             half_lives=HALF_LIVES,
-            num_features=_count_products(model, MAX_WIDTH),
+            num_features=_count_products(head, MAX_WIDTH),
             features="product",
             block=256,
         )
@@ -114,7 +121,7 @@ def _remember_features(model: nn.Module) -> Memory:
     width = layer.in_features if isinstance(layer, nn.Linear) else MAX_POOLED
     includes = width <= MAX_EARLY_WIDTH
     num_early = min(NUM_PRODUCTS_PER_INPUT * width, NUM_EARLY_PRODUCTS)
-    num_last = _count_products(model, MAX_WIDTH - num_early - width * includes)
+    num_last = _count_products(head, MAX_WIDTH - num_early - width * includes)
     return Memory(
         "memory",
         on=(INPUT_OF + early, INPUT_OF + last),
@@ -126,21 +133,19 @@ def _remember_features(model: nn.Module) -> Memory:
     )
 
 
-def _count_products(model: nn.Module, most: int) -> int:
-    """How many random products of the last linear layer's input; of I numbers there are I^2/2.
+def _count_products(layer: nn.Linear, most: int) -> int:
+    """How many random products of a linear layer's input; of I numbers there are I^2/2.
 
     Args:
-        model: any module.
+        layer: of I inputs.
         most: width of the products and the input together.
     """
-    layer = model.get_submodule(find_last_linear(model))
-    assert isinstance(layer, nn.Linear)
     room = max(most - layer.in_features, MIN_PRODUCTS)
     return min(NUM_PRODUCTS_PER_INPUT * layer.in_features, room)
 
 
 def _split_spine(model: nn.Module) -> tuple[Level, ...]:
-    head = find_last_linear(model)
+    head = find_head(model)
     if not head:
         raise SettingError("the model is a single linear layer; give a plan, or pretrained=False")
     inside = [name for name, p in model.named_parameters() if p.requires_grad]

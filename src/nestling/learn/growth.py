@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from nestling.core.errors import SettingError, UnknownLabel
+from nestling.core.heads import find_head_layer
 from nestling.levels import NestedOptimizer
-from nestling.levels.taps import find_last_linear
 
 MOST_NEW_CLASSES = 10_000
 
@@ -27,14 +27,12 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
     """
     remedy = f"make the model with {num_classes} outputs and declare num_classes={num_classes}"
     label = num_classes - 1
-    linear = [n for n, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    found = find_head_layer(model)
+    if found is None:
         raise SettingError(
             f"label {label} is new but the model has no linear head to grow; {remedy}"
         )
-    name = linear[-1]
-    head = model.get_submodule(name)
-    assert isinstance(head, nn.Linear)
+    name, head = found
     if head.out_features != num_outputs:
         raise SettingError(
             f"label {label} is new but the last linear layer {name!r} has {head.out_features} "
@@ -59,8 +57,8 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
 
 def count_head_rows(model: nn.Module) -> int:
     """Outputs of the last linear layer; 0 if there is none."""
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1].out_features if linear else 0
+    found = find_head_layer(model)
+    return 0 if found is None else found[1].out_features
 
 
 def resize_head(
@@ -82,9 +80,9 @@ def resize_head(
         num_classes: outputs afterwards.
         generator: draws the new rows.
     """
-    name = find_last_linear(model)
-    head = model.get_submodule(name)
-    assert isinstance(head, nn.Linear)
+    found = find_head_layer(model)
+    assert found is not None
+    name, head = found
     num_new = max(0, num_classes - head.out_features)
     bound = 1.0 / math.sqrt(head.in_features)
     for part in ("weight", "bias"):

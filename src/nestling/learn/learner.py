@@ -69,8 +69,8 @@ class Learner:
         retain: what protects the weights, e.g. `nestling.protect.EWC(20.0)`; several add up.
         num_classes: the declared number of classes; labels outside are errors. None lets the
             head grow.
-        link: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`; None for
-            the identity.
+        output_transform: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`;
+            None for the identity.
         device: where the model is moved and batches go; None leaves the model where it is.
         precision: "bf16" for autocast in the forward pass of training; None for the model's.
         judge: asked about updates of levels with `protect`: model -> whether it may stay.
@@ -100,7 +100,7 @@ class Learner:
         replay: int = 0,
         retain: Sequence[Retention] = (),
         num_classes: int | None = None,
-        link: Callable[[Tensor], Tensor] | None = None,
+        output_transform: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str | None = None,
         precision: Literal["bf16"] | None = None,
         judge: Callable[[nn.Module], bool] | None = None,
@@ -143,7 +143,7 @@ class Learner:
             self.optimizer,
             self.levels,
             names,
-            link,
+            output_transform,
             outside,
         )
         self.readout: Readout | None = None
@@ -542,18 +542,18 @@ class Learner:
     # --- controls and readings
 
     def control(
-        self, name: str, *, reason: str, share: float | None = None, **knobs: Unpack[Knobs]
+        self, name: str, *, reason: str, switch_rate: float | None = None, **knobs: Unpack[Knobs]
     ) -> Change:
         """Turn knobs of a live level; see `NestedOptimizer.control` for all but memories.
 
-        A memory level has the knob `share` (fixed share of its gate), which counts from the
+        A memory level has the knob `switch_rate` (fixed share of its gate), which counts from the
         next block on.
         """
         with self._lock:
             if name in self.levels:
-                return consolidation.control_memory(self, name, reason, share, dict(knobs))
-            if share is not None:
-                raise SettingError(f"level {name!r} is no memory and has no knob 'share'")
+                return consolidation.control_memory(self, name, reason, switch_rate, dict(knobs))
+            if switch_rate is not None:
+                raise SettingError(f"level {name!r} is no memory and has no knob 'switch_rate'")
             if self.optimizer is None:
                 self.plan.find(name)
                 raise SettingError("the plan has no gradient level whose knobs could be turned")

@@ -12,6 +12,7 @@ from torch import nn
 from nestling.answer.experts import Form
 from nestling.answer.readout import Readout
 from nestling.core.errors import ForeignSnapshot, MismatchedParameters, NestlingError
+from nestling.core.heads import find_head_layer
 from nestling.core.params import Params, check_same_names
 from nestling.core.seeds import (
     export_generator,
@@ -23,7 +24,6 @@ from nestling.learn.default import drop_early
 from nestling.learn.growth import resize_head
 from nestling.learn.rehearsal import Rehearsal
 from nestling.levels import Plan
-from nestling.levels.taps import find_last_linear
 from nestling.store.snapshots import read_snapshot, write_snapshot
 
 if TYPE_CHECKING:
@@ -152,10 +152,10 @@ def _find_resized(learner: Learner, state: dict[str, Any]) -> set[str]:
     """Head parameters that have other rows in the snapshot: the head can get as many."""
     if learner.num_classes is not None:
         return set()
-    try:
-        head = find_last_linear(learner.model)
-    except NestlingError:
+    found = find_head_layer(learner.model)
+    if found is None:
         return set()
+    head = found[0]
     own, saved = learner.model.state_dict(), state["model"]
     names = [f"{head}.{part}" if head else part for part in ("weight", "bias")]
     return {

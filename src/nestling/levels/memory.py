@@ -83,7 +83,7 @@ class MemoryLevel:
             task=task,
             features=parts[0] if len(parts) == 1 else JoinedFeatures(parts),
             ridge=spec.ridge,
-            share=spec.share,
+            switch_rate=spec.switch_rate,
             prior_half_life=spec.prior_half_life,
             block=spec.block,
             foresees=self.foresees,
@@ -171,7 +171,8 @@ class MemoryLevel:
         if state["bank"] is not None:
             self.make_bank(state["widths"], state["task"])
             assert self.bank is not None
-            self.bank.gate.share = state["bank"]["gate"]["share"]  # `control` may have turned it
+            # `control` may have turned it.
+            self.bank.gate.switch_rate = state["bank"]["gate"]["switch_rate"]
             self.bank.load_state_dict(state["bank"])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import SettingError
+from nestling.core.heads import find_head
 from nestling.levels.assign import collect_aliases
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.plan import Plan
@@ -38,8 +39,7 @@ def spine_and_head(
     [('head', ('2.*',)), ('spine', ('*',))]
     """
     if head is None:
-        linears = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-        head = linears[-1] if linears else ""
+        head = find_head(model)
     names = _list_trainable(model)
     inside = [name for name in names if name.startswith(f"{head}.")]
     if not head or not inside or len(inside) == len(names):

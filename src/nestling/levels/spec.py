@@ -158,7 +158,7 @@ class Memory:
         ridge: ridge strength; None for generalised cross-validation from the statistics.
         frozen: read a frozen copy of the model (True) or the live one, which then needs
             `refit` after the spine changed (False).
-        share: probability per example that the best half-life changes (fixed share).
+        switch_rate: probability per example that the best half-life changes (fixed share).
         block: examples between two updates of the gate.
         prior_half_life: half-life in examples of a class-prior expert; None for none.
         seed: of the random features.
@@ -172,7 +172,7 @@ class Memory:
     include_read: bool | Annotated[Sequence[bool], AsTuple] = True
     ridge: Positive | None = None
     frozen: bool = True
-    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
+    switch_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
     block: Count = 64
     prior_half_life: Positive | None = None
     seed: int = 0
@@ -226,7 +226,7 @@ class Mix:
 
     mix: Annotated[Sequence[Name], AsTuple]
     weights: Annotated[Sequence[Annotated[float, Field(ge=0.0)]], AsTuple] | None = None
-    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
+    switch_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
     outside: Name | None = None
 
     @model_validator(mode="after")
@@ -247,7 +247,7 @@ class Mix:
 def mix(
     *names: str,
     weights: Sequence[float] | None = None,
-    share: float = 1e-3,
+    switch_rate: float = 1e-3,
     outside: str | None = None,
 ) -> Mix:
     """A read-out that mixes several answers.
@@ -256,11 +256,11 @@ def mix(
         names: levels, or "live" for the model as it is now.
         weights: fixed weights >= 0, one per name, normalised; None for a gate that follows
             the loss of each (fixed share).
-        share: probability per example that the best one changes, for the gate.
+        switch_rate: probability per example that the best one changes, for the gate.
         outside: a copy level that is asked about what the first memory has not seen, such as the
             model as it was given; see `nestling.answer.outside`.
 
     >>> mix("recent", "live").mix
     ('recent', 'live')
     """
-    return Mix(mix=names, weights=weights, share=share, outside=outside)
+    return Mix(mix=names, weights=weights, switch_rate=switch_rate, outside=outside)

@@ -1,7 +1,9 @@
 """What a memory level reads: the model's input, or what flows through a named submodule."""
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,35 +12,14 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, SettingError, ShapeMismatch, suggest
+from nestling.core.heads import find_head
 from nestling.core.modes import copy_module, eval_mode
 from nestling.levels.spec import INPUT_OF
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Numbers that are left of feature maps.
 MAX_POOLED = 512
-
-
-def find_last_linear(model: nn.Module) -> str:
-    """The name of the last linear layer in the order of registration.
-
-    Args:
-        model: any module.
-
-    Raises:
-        SettingError: it has none.
-
-    >>> find_last_linear(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)))
-    '2'
-    """
-    names: list[str] = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not names:
-        raise SettingError(
-            "the model has no linear layer whose input a memory could read; "
-            "nl.Memory(..., on='input') or on='<submodule>' works"
-        )
-    return names[-1]
+_REMEDY = "nl.Memory(..., on='input') or on='<submodule>' works"
 
 
 def find_early_layer(model: nn.Module) -> str | None:
@@ -104,6 +85,67 @@ def pool_grid(maps: Tensor) -> Tensor:
     return pooled.flatten(1)
 
 
+def read_taps(
+    module: nn.Module | None, taps: Sequence[Tap | None], batch: Batch
+) -> tuple[list[Tensor], Tensor | None]:
+    """Run a model once and read what goes into or comes out of some of its submodules.
+
+    The only place where a submodule is listened to: for as long as the call lasts, and to this
+    thread's own pass, so that several may ask one model at once. torch.export traces it.
+
+    Args:
+        module: the model, in the modes that the caller wants; None where no tap needs one.
+        taps: where to read; None for the model's input.
+        batch: N examples.
+
+    Returns: what was read at each place, (N, ...), and what the model answered; None if none was
+        run.
+
+    Raises:
+        DataError: the input is not numeric features, or a submodule was not run.
+    """
+    if module is None:
+        return [_read_input(batch) for _ in taps], None
+    found: dict[int, Tensor] = {}
+    handles = [
+        module.get_submodule(tap.name).register_forward_hook(_keep(found, index, tap))
+        for index, tap in enumerate(taps)
+        if tap is not None
+    ]
+    try:
+        output = read_output(batch.call(module))
+    finally:
+        for handle in handles:
+            handle.remove()
+    views = []
+    for index, tap in enumerate(taps):
+        if tap is not None and index not in found:
+            raise DataError(f"submodule {tap.name!r} was not run in a forward pass; read another")
+        views.append(_read_input(batch) if tap is None else found[index])
+    return views, output
+
+
+def align_views(
+    views: Sequence[Tensor], taps: Sequence[Tap | None], target: Tensor | None
+) -> list[Tensor]:
+    """What `read_taps` read, a row per answer: (R, D) of each place; see `align_features`.
+
+    Raises:
+        ShapeMismatch: places give different numbers of rows.
+    """
+    rows = [
+        align_features(fit_positions(view, tap, target), target)[0]
+        for view, tap in zip(views, taps, strict=True)
+    ]
+    for row, tap in zip(rows, taps, strict=True):
+        if row.shape[0] != rows[-1].shape[0]:
+            raise ShapeMismatch(
+                f"{tap or 'the model input'} gives {row.shape[0]} rows and {taps[-1]} "
+                f"{rows[-1].shape[0]}; read places that give as many"
+            )
+    return rows
+
+
 class FeatureReader:
     """Reads features for one memory level.
 
@@ -150,43 +192,14 @@ class FeatureReader:
         Raises:
             DataError: the input is not numeric features, or a submodule was not run.
         """
-        if self.module is None:
-            return [_read_input(batch) for _ in self.taps], None
-        found: dict[int, Tensor] = {}
-        handles = [
-            self.module.get_submodule(tap.name).register_forward_hook(_keep(found, index, tap))
-            for index, tap in enumerate(self.taps)
-            if tap is not None
-        ]
-        try:
-            with eval_mode(self.module):
-                output = read_output(batch.call(self.module))
-        finally:
-            for handle in handles:
-                handle.remove()
-        views = []
-        for index, tap in enumerate(self.taps):
-            if tap is not None and index not in found:
-                raise DataError(
-                    f"submodule {tap.name!r} was not run in a forward pass; read another"
-                )
-            views.append(_read_input(batch) if tap is None else found[index])
-        return views, output
+        with nullcontext() if self.module is None else eval_mode(self.module):
+            views, output = read_taps(self.module, self.taps, batch)
+        return [view.detach() for view in views], output
 
     def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """As `read`, a row per answer: (R, D) of each place; see `align_features`."""
         views, output = self.read(batch)
-        rows = [
-            align_features(fit_positions(view, tap, target), target)[0]
-            for view, tap in zip(views, self.taps, strict=True)
-        ]
-        for row, tap in zip(rows, self.taps, strict=True):
-            if len(row) != len(rows[-1]):
-                raise ShapeMismatch(
-                    f"{tap or 'the model input'} gives {len(row)} rows and {self.taps[-1]} "
-                    f"{len(rows[-1])}; read places that give as many"
-                )
-        return rows, output
+        return align_views(views, self.taps, target), output
 
     def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty where none is kept."""
@@ -216,7 +229,7 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
     torch.Size([10, 3])
     """
     if target is None or target.ndim == 1 or target.is_floating_point():
-        return features.reshape(len(features), math.prod(features.shape[1:])), target
+        return features.reshape(features.shape[0], math.prod(features.shape[1:])), target
     if features.shape[:-1] == target.shape:
         rows = features.reshape(-1, features.shape[-1])
     elif features.shape[:1] + features.shape[2:] == target.shape:
@@ -233,7 +246,7 @@ def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Ten
 
 def _find_tap(model: nn.Module, read: str | None) -> Tap:
     if read is None:
-        return Tap(find_last_linear(model), "input")
+        return Tap(find_head(model, _REMEDY), "input")
     name = read.removeprefix(INPUT_OF)
     known = dict(model.named_modules())
     if not name or name not in known:
@@ -247,8 +260,11 @@ def _find_tap(model: nn.Module, read: str | None) -> Tap:
 
 
 def _keep(found: dict[int, Tensor], index: int, tap: Tap) -> Callable[..., None]:
+    thread = threading.get_ident()
+
     def keep(_: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
-        found[index] = _first_tensor(inputs if tap.side == "input" else output).detach()
+        if threading.get_ident() == thread:
+            found[index] = _first_tensor(inputs if tap.side == "input" else output)
 
     return keep
 
@@ -274,7 +290,7 @@ def _read_input(batch: Batch) -> Tensor:
             f"a memory on 'input' needs numeric features, got {first.dtype} indices; "
             "nl.Memory(..., on=None) reads the last linear layer's input"
         )
-    return first.detach()
+    return first
 
 
 def _first_tensor(value: object) -> Tensor:

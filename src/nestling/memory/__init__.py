@@ -3,7 +3,8 @@
 from nestling.memory.bank import MemoryBank
 from nestling.memory.context import RecentContext
 from nestling.memory.features import JoinedFeatures, RandomFeatures
-from nestling.memory.gate import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
+from nestling.memory.gate import FixedShare, fixed_share_update
+from nestling.memory.mixture import mix_experts, mix_on_present, restrict_to_present
 from nestling.memory.prior import ClassPrior
 from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
 from nestling.memory.ridge import RidgeMemory
@@ -19,6 +20,7 @@ __all__ = [
     "ReservoirReplay",
     "RidgeMemory",
     "fixed_share_update",
+    "mix_experts",
     "mix_on_present",
     "restrict_to_present",
 ]

@@ -18,6 +18,7 @@ from nestling.memory.checks import check_clock, check_inputs, check_saved, check
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.features import Features
 from nestling.memory.gate import FixedShare
+from nestling.memory.mixture import mix_experts
 from nestling.memory.prequential import (
     Foresight,
     HeldSolution,
@@ -57,7 +58,7 @@ class MemoryBank:
         num_outputs: as in `RidgeMemory`.
         features: made of x once, for all memories; None for x itself.
         ridge: strength for all; None for cross-validation.
-        share: of the gate, see `FixedShare`.
+        switch_rate: of the gate, see `FixedShare`.
         prior_half_life: of a class-prior memory as one more expert, about 20 where labels come in
             runs and the next event is what matters; None for none (docs/memories.md says why).
         block: examples between two updates of the gate.
@@ -85,7 +86,7 @@ class MemoryBank:
         num_outputs: int | None = None,
         features: Features | None = None,
         ridge: float | None = None,
-        share: float = 1e-3,
+        switch_rate: float = 1e-3,
         prior_half_life: float | None = None,
         block: int = 64,
         mix: experts.MixKind = "present",
@@ -106,7 +107,7 @@ class MemoryBank:
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
         self.has_prior = prior_half_life is not None and task == "classification"
         self.prior = experts.make_prior(task, prior_half_life, num_outputs)
-        self.gate = FixedShare(len(half_lives) + self.has_prior, share=share)
+        self.gate = FixedShare(len(half_lives) + self.has_prior, switch_rate=switch_rate)
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         self._start_block()
@@ -244,7 +245,7 @@ class MemoryBank:
 
     def present(self) -> Tensor:
         """Which classes were seen recently: (K,) bool."""
-        return experts.find_present(self.prior, self.num_classes)
+        return self.prior.present(experts.PRESENCE_THRESHOLD, self.num_classes)
 
     def copy(self) -> "MemoryBank":
         """An independent bank with the same content."""
@@ -285,7 +286,7 @@ class MemoryBank:
             "half_lives": [memory.half_life for memory in self._memories],
             "features": self.features.read_config() if self.features is not None else None,
             "ridge": self._memories[0].ridge,
-            "share": self.gate.share,
+            "switch_rate": self.gate.switch_rate,
             "has_prior": self.has_prior,
             "prior_half_life": self.prior.half_life,
             "block": self.block,
@@ -299,7 +300,7 @@ class MemoryBank:
     def _mix(self, answers: Tensor) -> Tensor:
         is_mixed_on_present = self.mix == "present" and self._counts_classes
         present = self.present() if is_mixed_on_present else None
-        return experts.mix_answers(answers, self.gate.weights, self.slow, present)
+        return mix_experts(answers, self.gate.weights, self.slow, present)
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""

@@ -1,4 +1,4 @@
-"""What the experts of a bank do together: answer, are mixed, scored, renewed, learn on copies.
+"""What the experts of a bank do together: answer, are scored, renewed, learn on copies.
 
 Functions without a state of their own; `MemoryBank` keeps what they return.
 Letters: E experts, N examples, D features, K classes, M outputs.
@@ -13,7 +13,6 @@ from torch import Tensor
 from nestling.core.errors import DataError
 from nestling.memory.checks import count_classes
 from nestling.memory.features import Features
-from nestling.memory.gate import mix_on_present
 from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
 from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task
@@ -85,14 +84,6 @@ def remove_in_copies(
     return copies
 
 
-def find_present(prior: ClassPrior, num_classes: int) -> Tensor:
-    """Which classes a prior has counted recently: (K,) bool."""
-    present = torch.zeros(num_classes, dtype=torch.bool)
-    recent = prior.present(PRESENCE_THRESHOLD)
-    present[: recent.shape[0]] = recent
-    return present
-
-
 def answer_now(
     memories: Sequence[RidgeMemory], slow: int, phi_ND: Tensor, prior: ClassPrior | None
 ) -> Tensor:
@@ -120,22 +111,6 @@ def answer_held(
     if prior is not None:
         answers.append(prior.predict(phi_ND.shape[0]))
     return torch.stack(answers)
-
-
-def mix_answers(answers: Tensor, weights_E: Tensor, slow: int, present_K: Tensor | None) -> Tensor:
-    """One answer of all experts: (N, K) or (N, M).
-
-    Args:
-        answers: (E, N, K) or (E, N, M).
-        weights_E: (E,) of the gate.
-        slow: the expert that is followed on classes that are not present.
-        present_K: (K,) bool, see `mix_on_present`; None: mix linearly.
-    """
-    if answers.shape[0] == 1:
-        return answers[0]
-    if present_K is None:
-        return torch.einsum("e,enk->nk", weights_E, answers)
-    return mix_on_present(answers, weights_E, slow, present_K)
 
 
 def renew_held(

@@ -107,7 +107,7 @@ class RecentContext:
         if self._life.clock == 0:
             return torch.ones(len(x), dtype=torch.float64)
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
-        return (ratio_N - self.level).clamp_max(0.0).exp()
+        return trust_recent(ratio_N, self.level)
 
     @property
     def level(self) -> float:
@@ -118,16 +118,17 @@ class RecentContext:
     def densities(self) -> "tuple[Gaussian, Gaussian] | None":
         """Those of recent inputs and of all; None before the first block."""
         if self._densities is None and self._life.clock:
-            life = _fit(self._life.values, None)
-            self._densities = _fit(self._recent.values, life), life
+            life_DD = _measure_covariance(self._life.values, None)
+            recent_DD = _measure_covariance(self._recent.values, life_DD)
+            self._densities = (
+                make_gaussian(self._recent.values.mean, recent_DD),
+                make_gaussian(self._life.values.mean, life_DD),
+            )
         return self._densities
 
     def _compute_ratio(self, z_ND: Tensor) -> Tensor:
-        """l(x): (N,); endlessly far from both is unlike what is recent, whatever it is like."""
         assert self.densities is not None
-        recent, life = self.densities
-        ratio_N = log_density(z_ND, recent) - log_density(z_ND, life)
-        return ratio_N.nan_to_num(nan=-math.inf)
+        return compare_densities(z_ND, *self.densities)
 
     def state_dict(self) -> dict[str, object]:
         """Everything, the unfinished block included."""
@@ -179,10 +180,19 @@ class Gaussian(NamedTuple):
     half_volume: float
 
 
+def make_gaussian(mean_D: Tensor, covariance_DD: Tensor) -> Gaussian:
+    """The normal distribution of a mean (D,) and a positive definite covariance (D, D)."""
+    root_DD = torch.linalg.cholesky(covariance_DD)
+    unit_DD = torch.eye(len(mean_D), dtype=covariance_DD.dtype)
+    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
+    half_volume = float(root_DD.diagonal().log().sum())
+    return Gaussian(mean_D.clone(), covariance_DD, whitening_DD, half_volume)
+
+
 def log_density(z_ND: Tensor, density: Gaussian) -> Tensor:
     """(N,) log N(z; m, C), without the constant.
 
-    >>> unit = Gaussian(torch.zeros(1), torch.eye(1), torch.eye(1), 0.0)
+    >>> unit = make_gaussian(torch.zeros(1), torch.eye(1))
     >>> log_density(torch.tensor([[2.0]]), unit)
     tensor([-2.])
     """
@@ -190,19 +200,33 @@ def log_density(z_ND: Tensor, density: Gaussian) -> Tensor:
     return -0.5 * whitened_ND.square().sum(dim=1) - density.half_volume
 
 
-def _fit(statistics: Statistics, prior: Gaussian | None) -> Gaussian:
-    """Mean and covariance, shrunk towards those of `prior` by D examples' worth."""
+def compare_densities(z_ND: Tensor, recent: Gaussian, life: Gaussian) -> Tensor:
+    """l(x), the logarithm of the ratio of two densities: (N,).
+
+    What is endlessly far from both is unlike what is recent, whatever it is like.
+    """
+    ratio_N = log_density(z_ND, recent) - log_density(z_ND, life)
+    return ratio_N.nan_to_num(nan=-math.inf)
+
+
+def trust_recent(ratio_N: Tensor, level: float) -> Tensor:
+    """r(x) = min(1, exp(l(x) - level)): (N,) in [0, 1].
+
+    >>> trust_recent(torch.tensor([2.0, 0.5]), 0.5)
+    tensor([1., 1.])
+    """
+    return (ratio_N - level).clamp_max(0.0).exp()
+
+
+def _measure_covariance(statistics: Statistics, prior_DD: Tensor | None) -> Tensor:
+    """Covariance (D, D), shrunk towards a prior one by D examples' worth."""
     scatter_DD, weight = mirror_scatter(statistics), statistics.weight
     D = len(scatter_DD)
-    if prior is not None:
-        scatter_DD, weight = scatter_DD + D * prior.covariance, weight + D
+    if prior_DD is not None:
+        scatter_DD, weight = scatter_DD + D * prior_DD, weight + D
     covariance_DD = scatter_DD / weight
-    if prior is None:
+    if prior_DD is None:
         variance = float(covariance_DD.diagonal().mean())
         rounding = 1e-12 * float(statistics.mean.square().mean())
         covariance_DD.diagonal().add_(max(_FLOOR * variance, rounding, 1e-100))
-    root_DD = torch.linalg.cholesky(covariance_DD)
-    unit_DD = torch.eye(D, dtype=torch.float64)
-    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
-    half_volume = float(root_DD.diagonal().log().sum())
-    return Gaussian(statistics.mean.clone(), covariance_DD, whitening_DD, half_volume)
+    return covariance_DD

@@ -6,8 +6,8 @@ Letters: N examples, I inputs, F random features, D outputs.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,53 @@ from nestling.core.seeds import make_generator
 
 FeatureKind = Literal["relu", "fourier", "product"]
 KINDS = ("relu", "fourier", "product")
+
+
+class Draws(NamedTuple):
+    """What makes random features.
+
+    Args:
+        weights: w, (I, F).
+        partners: v, (I, F); None but for products.
+        phases: c, (F,).
+    """
+
+    weights: Tensor
+    partners: Tensor | None
+    phases: Tensor
+
+
+def map_randomly(x_NI: Tensor, draws: Draws, kind: FeatureKind, *, passthrough: bool) -> Tensor:
+    """Random features of inputs, see `RandomFeatures`: (N, F), or (N, I + F) with `passthrough`.
+
+    Args:
+        x_NI: (N, I), of the dtype of the weights.
+        draws: weights, partners and phases.
+        kind: "relu", "fourier" or "product".
+        passthrough: the inputs come first.
+    """
+    if draws.partners is not None:
+        phi = (x_NI @ draws.weights).mul_(x_NI @ draws.partners)
+    elif kind == "relu":
+        phi = (x_NI @ draws.weights).relu_()
+    else:
+        phi = torch.addmm(draws.phases, x_NI, draws.weights).cos_()
+        phi.mul_(math.sqrt(2.0 / max(1, draws.weights.shape[1])))
+    return torch.cat((x_NI, phi), dim=1) if passthrough else phi
+
+
+def join_maps(
+    x_NI: Tensor, maps: Iterable[Callable[[Tensor], Tensor]], widths: Sequence[int]
+) -> Tensor:
+    """Several maps side by side, each of its own part of the inputs: (N, I) -> (N, D).
+
+    Args:
+        x_NI: (N, I).
+        maps: each (N, I_i) -> (N, D_i).
+        widths: I_i; they add up to I.
+    """
+    views = x_NI.split(list(widths), dim=1)
+    return torch.cat([one(view) for one, view in zip(maps, views, strict=True)], dim=1)
 
 
 class RandomFeatures:
@@ -87,17 +134,20 @@ class RandomFeatures:
         weights_IF = torch.randn(
             num_inputs, num_features, generator=generator, dtype=torch.float64
         ) / math.sqrt(num_inputs)
-        # The scale is folded into the weights once: per input it stands on the rows.
-        self.weights_IF = (self.scale.reshape(-1, 1) * weights_IF).contiguous()
-        self.partners_IF: Tensor | None = None
+        partners_IF: Tensor | None = None
         if kind == "product":
             drawn_IF = torch.randn(
                 num_inputs, num_features, generator=generator, dtype=torch.float64
             )
             drawn_IF.div_(math.sqrt(num_inputs))
-            self.partners_IF = (self.scale.reshape(-1, 1) * drawn_IF).contiguous()
-        self.phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
-        self.phases_F.mul_(2.0 * math.pi)
+            partners_IF = (self.scale.reshape(-1, 1) * drawn_IF).contiguous()
+        phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
+        # The scale is folded into the weights once: per input it stands on the rows.
+        self.draws = Draws(
+            (self.scale.reshape(-1, 1) * weights_IF).contiguous(),
+            partners_IF,
+            phases_F.mul_(2.0 * math.pi),
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of a batch.
@@ -113,14 +163,7 @@ class RandomFeatures:
         if x.ndim != 2 or x.shape[1] != self.num_inputs:
             raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
         wide = x.detach().to("cpu", torch.float64)
-        if self.kind == "relu":
-            phi = (wide @ self.weights_IF).relu_()
-        elif self.partners_IF is not None:
-            phi = (wide @ self.weights_IF).mul_(wide @ self.partners_IF)
-        else:
-            phi = torch.addmm(self.phases_F, wide, self.weights_IF).cos_()
-            phi.mul_(math.sqrt(2.0 / max(1, self.num_features)))
-        return torch.cat((wide, phi), dim=1) if self.passthrough else phi
+        return map_randomly(wide, self.draws, self.kind, passthrough=self.passthrough)
 
     def read_config(self) -> dict[str, object]:
         """What makes these features what they are, ready for a `state_dict`."""
@@ -180,8 +223,7 @@ class JoinedFeatures:
         """(N, I) -> (N, D) float64 on the CPU; ShapeMismatch if x is not (N, I)."""
         if x.ndim != 2 or x.shape[1] != self.num_inputs:
             raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
-        views = x.split([part.num_inputs for part in self.parts], dim=1)
-        return torch.cat([part(view) for part, view in zip(self.parts, views, strict=True)], dim=1)
+        return join_maps(x, self.parts, [part.num_inputs for part in self.parts])
 
     def read_config(self) -> dict[str, object]:
         """What makes these features what they are, ready for a `state_dict`."""

@@ -1,9 +1,10 @@
-"""Whom to trust: a fixed-share gate over experts, and how present classes are mixed.
+"""Whom to trust: a fixed-share gate over experts.
 
-Letters: E experts, N examples, K classes.
+Letters: E experts, N examples.
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,15 +14,15 @@ from torch import Tensor
 from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
 from nestling.core.modes import in_own_modes
 
-_SMALLEST = 1e-12
+_LEAST = sys.float_info.min
 
 
 def fixed_share_update(
-    log_weights_E: Tensor, losses_E: Tensor, share: float, prior_E: Tensor
+    log_weights_E: Tensor, losses_E: Tensor, switch_rate: float, prior_E: Tensor
 ) -> Tensor:
     """Weights of experts after one example.
 
-    v_i = w_i exp(-l_i) / sum_j w_j exp(-l_j),   w_i' = (1 - share) v_i + share prior_i
+    v_i = w_i exp(-l_i) / sum_j w_j exp(-l_j),   w_i' = (1 - a) v_i + a prior_i
     [Herbster & Warmuth 1998, Fig. 1, eta = 1]
 
     Differs: from the paper in that what is shared returns to the prior, itself included, and not
@@ -31,7 +32,7 @@ def fixed_share_update(
         log_weights_E: (E,) logarithms of weights that sum to 1.
         losses_E: (E,) log-losses in nats; infinity is allowed, NaN counts as infinity. If all
             are infinite nobody is better and only the sharing happens.
-        share: probability per example that the best expert changes, in [0, 1).
+        switch_rate: a, probability per example that the best expert changes, in [0, 1).
         prior_E: (E,) sums to 1.
 
     Returns: (E,) logarithms of the new weights.
@@ -46,21 +47,27 @@ def fixed_share_update(
     total = torch.logsumexp(joint_E, dim=0)
     if bool(total.isfinite()):
         log_weights_E = joint_E - total
-    if share == 0.0:
+    if switch_rate == 0.0:
         return log_weights_E
-    return torch.logaddexp(log_weights_E + math.log1p(-share), prior_E.log() + math.log(share))
+    return torch.logaddexp(
+        log_weights_E + math.log1p(-switch_rate), prior_E.log() + math.log(switch_rate)
+    )
 
 
 def follow_losses(
-    log_weights_E: list[float], losses_NE: list[list[float]], share: float, prior_E: list[float]
+    log_weights_E: list[float],
+    losses_NE: list[list[float]],
+    switch_rate: float,
+    prior_E: list[float],
 ) -> list[float]:
     """`fixed_share_update` example by example, in plain floats: faster for few experts.
 
     >>> follow_losses([math.log(0.5)] * 2, [[0.0, math.inf]], 0.0, [0.5, 0.5])
     [0.0, -inf]
     """
-    stays = math.log1p(-share)
-    returns_E = [math.log(share * p) for p in prior_E] if share else []
+    stays = math.log1p(-switch_rate)
+    # The product may underflow where neither factor is 0.
+    returns_E = [math.log(max(switch_rate * p, _LEAST)) for p in prior_E] if switch_rate else []
     for losses_E in losses_NE:
         joint_E = [
             -math.inf if math.isnan(loss) else log_weight - loss
@@ -70,7 +77,7 @@ def follow_losses(
         if math.isfinite(top):
             total = top + math.log(sum(math.exp(joint - top) for joint in joint_E))
             log_weights_E = [joint - total for joint in joint_E]
-        if share:
+        if switch_rate:
             log_weights_E = [
                 _add_logs(log_weight + stays, returned)
                 for log_weight, returned in zip(log_weights_E, returns_E, strict=True)
@@ -91,32 +98,34 @@ class FixedShare:
     way to cut the examples into k + 1 segments with expert e_s in segment s whose summed loss is
     L*, of which e_1, ..., e_(k+1) are the experts,
 
-        L <= L* + sum_{s=1}^{k+1} ln(1 / prior_{e_s}) + k ln(1 / share)
-                + (T - 1 - k) ln(1 / (1 - share)),
+        L <= L* + sum_{s=1}^{k+1} ln(1 / prior_{e_s}) + k ln(1 / switch_rate)
+                + (T - 1 - k) ln(1 / (1 - switch_rate)),
 
     after Herbster & Warmuth [1998, Theorem 1 and Corollary 1] with eta = 1 and log-loss, for which
     the mixture's loss is exactly what the weights lose. Nothing is assumed about the data.
 
     Args:
         num_experts: E.
-        share: in [0, 1); about one over the examples between two changes. 0 is Bayes' rule.
+        switch_rate: in [0, 1); about one over the examples between two changes. 0 is Bayes' rule.
         prior: (E,) > 0, normalised here; None for equal. Weights start from it and what is shared
             returns to it.
 
     Raises:
-        DataError: share or prior outside their range.
+        DataError: switch_rate or prior outside their range.
 
-    >>> gate = FixedShare(2, share=0.01)
+    >>> gate = FixedShare(2, switch_rate=0.01)
     >>> gate.update(torch.tensor([[0.1, 2.0]] * 5))
     >>> round(gate.weights[0].item(), 2)
     0.99
     """
 
-    def __init__(self, num_experts: int, share: float = 1e-3, prior: Tensor | None = None) -> None:
+    def __init__(
+        self, num_experts: int, switch_rate: float = 1e-3, prior: Tensor | None = None
+    ) -> None:
         if num_experts < 1:
             raise DataError(f"a gate over {num_experts} experts; 1 or more works")
-        if not 0.0 <= share < 1.0:
-            raise DataError(f"share {share}; a probability from 0 to below 1 works")
+        if not 0.0 <= switch_rate < 1.0:
+            raise DataError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
         given = torch.ones(num_experts) if prior is None else prior.detach()
         wide_E = given.to("cpu", torch.float64)
         if wide_E.shape != (num_experts,) or not bool(
@@ -124,7 +133,7 @@ class FixedShare:
         ):
             raise DataError(f"prior {given.tolist()}; {num_experts} numbers above 0 work")
         self.num_experts = num_experts
-        self.share = share
+        self.switch_rate = switch_rate
         self.prior = wide_E / wide_E.sum()
         self.log_weights = self.prior.log()
 
@@ -147,82 +156,25 @@ class FixedShare:
                 f"losses of shape {tuple(losses.shape)}; (N, {self.num_experts}) works"
             )
         log_weights = follow_losses(
-            self.log_weights.tolist(), losses.tolist(), self.share, self.prior.tolist()
+            self.log_weights.tolist(), losses.tolist(), self.switch_rate, self.prior.tolist()
         )
         self.log_weights = torch.tensor(log_weights, dtype=torch.float64)
 
     def state_dict(self) -> dict[str, object]:
         """Weights, and what they belong to."""
         return {
-            "share": self.share,
+            "switch_rate": self.switch_rate,
             "prior": self.prior.clone(),
             "log_weights": self.log_weights.clone(),
         }
 
     @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the gate that was saved; ForeignSnapshot if it had other experts or share."""
-        if state["share"] != self.share or not torch.equal(state["prior"], self.prior):
+        """Become the gate that was saved; ForeignSnapshot if experts or rate differ."""
+        if state["switch_rate"] != self.switch_rate or not torch.equal(state["prior"], self.prior):
             raise ForeignSnapshot(
-                f"saved by a gate of share {state['share']} over {len(state['prior'])} experts, "
-                f"here it is {self.share} over {self.num_experts} with another prior or number"
+                f"saved by a gate of switch rate {state['switch_rate']} over "
+                f"{len(state['prior'])} experts, here it is {self.switch_rate} over "
+                f"{self.num_experts} with another prior or number"
             )
         self.log_weights = state["log_weights"].clone()
-
-
-def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
-    """p(c | c is present): probabilities of absent classes set to 0, the rest scaled up.
-
-    Args:
-        probabilities: (..., K).
-        present: (K,) or (..., K) bool; rows without a present class give zeros.
-
-    Returns: (..., K); equal shares where an expert gives all present classes nothing.
-    """
-    kept = probabilities * present
-    total = kept.sum(dim=-1, keepdim=True)
-    count = present.sum(dim=-1, keepdim=True).clamp_min(1)
-    even = present.to(probabilities.dtype) / count
-    return torch.where(total > _SMALLEST, kept / total.clamp_min(_SMALLEST), even)
-
-
-def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: Tensor) -> Tensor:
-    """Mix experts on the classes that are present; leave the rest to the slow one.
-
-    p(c) = p_slow(c)                                            for c absent,
-    p(c) = p_slow(present) sum_i w_i p_i(c | present)           for c present.
-
-    When classes come one after the other, a fast expert seems good because it has forgotten all
-    but the newest; mixed plainly it would take their probability away. Here it may only say how
-    the present classes share what the slow expert gives to all of them.
-
-    Args:
-        probabilities: (E, N, K).
-        weights: (E,), sums to 1; or (N, E), for each example its own.
-        slow: which expert remembers longest.
-        present: (K,) bool, classes seen recently; none: the slow expert answers alone.
-
-    Returns: (N, K); rows sum to 1 if the slow expert's do.
-
-    >>> slow, fast = [[0.4, 0.4, 0.2]], [[0.0, 0.1, 0.9]]
-    >>> p = torch.tensor([slow, fast])
-    >>> mix_on_present(p, torch.tensor([0.0, 1.0]), 0, torch.tensor([False, True, True]))
-    tensor([[0.4000, 0.0600, 0.5400]])
-    """
-    slow_NK = probabilities[slow]
-    if not bool(present.any()):
-        return slow_NK.clone()
-    restricted_ENK = restrict_to_present(probabilities, present)
-    mixed_NK = mix_rows(restricted_ENK, weights)
-    share_N1 = (slow_NK * present).sum(dim=-1, keepdim=True)
-    return torch.where(present, share_N1 * mixed_NK, slow_NK)
-
-
-def mix_rows(answers: Tensor, weights: Tensor) -> Tensor:
-    """sum_e w_e a_e: (E, N, K) and weights (E,), or (N, E) for each row its own -> (N, K).
-
-    >>> mix_rows(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([[0.25, 0.75]]))
-    tensor([[0.7500]])
-    """
-    letters = "e" if weights.ndim == 1 else "ne"
-    return torch.einsum(f"{letters},enk->nk", weights.to(answers.dtype), answers)

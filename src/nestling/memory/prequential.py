@@ -16,7 +16,7 @@ from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.reach import Reach
 from nestling.memory.exact.solve import Solution, solve_ridge
 from nestling.memory.exact.statistics import select_features, space_evenly
-from nestling.memory.gate import restrict_to_present
+from nestling.memory.mixture import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
 _SMALLEST_VARIANCE = 1e-12
@@ -211,26 +211,44 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
 def _hold(
     solution: Solution, calibration: Calibration | None, clock: int, tuned_at: int
 ) -> HeldSolution:
-    if calibration is None:
-        return HeldSolution(
-            solution.weights, solution.intercept, solution.residual_variance, clock, tuned_at
-        )
-    return HeldSolution(
-        solution.weights @ calibration.matrix,
-        solution.intercept @ calibration.matrix + calibration.offset,
-        torch.zeros(0, dtype=torch.float64),
-        clock,
-        tuned_at,
-    )
+    none = torch.zeros(0, dtype=torch.float64)
+    variance = solution.residual_variance if calibration is None else none
+    return HeldSolution(*fold_calibration(solution, calibration), variance, clock, tuned_at)
 
 
 def answer(held: HeldSolution, phi_ND: Tensor, num_outputs: int) -> Tensor:
     """Probabilities (N, K) or means (N, M); a class that came later gets 0."""
-    outputs = torch.addmm(held.offset, phi_ND, held.weights)
-    if held.variance.numel():
-        return outputs
-    probabilities = torch.softmax(outputs, dim=1)
-    return torch.nn.functional.pad(probabilities, (0, num_outputs - outputs.shape[1]))
+    is_values = held.variance.numel() > 0
+    answers = answer_linearly(phi_ND, held.weights, held.offset, classifies=not is_values)
+    if is_values:
+        return answers
+    return torch.nn.functional.pad(answers, (0, num_outputs - answers.shape[1]))
+
+
+def answer_linearly(
+    phi_ND: Tensor, weights_DK: Tensor, offset_K: Tensor, *, classifies: bool
+) -> Tensor:
+    """softmax(phi W + b), or phi W + b for values: (N, K).
+
+    Args:
+        phi_ND: (N, D).
+        weights_DK: (D, K), calibration folded in, see `fold_calibration`.
+        offset_K: (K,); -inf for a class that was never seen, whose probability is 0.
+        classifies: whether probabilities are asked.
+    """
+    outputs_NK = torch.addmm(offset_K, phi_ND, weights_DK)
+    return torch.softmax(outputs_NK, dim=1) if classifies else outputs_NK
+
+
+def fold_calibration(solution: Solution, calibration: Calibration | None) -> tuple[Tensor, Tensor]:
+    """One linear map of features: weights (D, K) and offset (K,) of calibrated logits; those of
+    the solution where nothing is calibrated."""
+    if calibration is None:
+        return solution.weights, solution.intercept
+    return (
+        solution.weights @ calibration.matrix,
+        solution.intercept @ calibration.matrix + calibration.offset,
+    )
 
 
 def score_classes(probabilities_ENK: Tensor, labels_N: Tensor, present_NK: Tensor | None) -> Tensor:

@@ -117,15 +117,20 @@ class ClassPrior:
             raise NotFitted("the class prior is empty; add(y) first")
         return (self.counts / self.counts.sum()).expand(num_examples, -1).clone()
 
-    def present(self, threshold: float = 2.0**-5) -> Tensor:
+    def present(self, threshold: float = 2.0**-5, num_classes: int | None = None) -> Tensor:
         """Which classes were seen recently.
 
         Args:
             threshold: least decayed count; 2^-5 means that one example counts for 5 half-lives.
+            num_classes: of so many, also where none of the last ones, or more, were ever counted;
+                None: of those that were.
 
         Returns: (K,) bool.
         """
-        return self.counts >= threshold
+        found = self.counts >= threshold
+        if num_classes is None:
+            return found
+        return torch.nn.functional.pad(found, (0, num_classes - len(found)))
 
     def trace(self, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """Counts as they would stand before each of the next labels; changes nothing.

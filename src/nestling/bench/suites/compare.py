@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from nestling.core.errors import DataError
 from nestling.judge import Estimate, compare_paired
+from nestling.judge.student import student_tail
 
 
 @dataclass(frozen=True)
@@ -26,35 +27,6 @@ class PairedComparison:
     difference: Estimate
     p: float
     p_corrected: float
-
-
-def measure_tail(t: float, num_degrees: int) -> float:
-    """P(|T| >= |t|) for Student's t, exact for whole degrees of freedom.
-
-    With theta = atan(t / sqrt(n)), 1 - P is a finite sum in sin and cos of theta
-    [Abramowitz and Stegun 1964, 26.7.3 and 26.7.4].
-
-    Args:
-        t: the statistic.
-        num_degrees: n, at least 1.
-
-    >>> round(measure_tail(2.262, 9), 4), measure_tail(0.0, 3)
-    (0.05, 1.0)
-    """
-    if num_degrees < 1:
-        raise DataError(f"{num_degrees} degrees of freedom; at least 1")
-    if math.isinf(t):
-        return 0.0
-    theta = math.atan(abs(t) / math.sqrt(num_degrees))
-    sine, cosine = math.sin(theta), math.cos(theta)
-    is_odd = num_degrees % 2
-    # Terms of cos^k for k = 0, 2, 4, ... (even) or 1, 3, 5, ... (odd), up to n - 2.
-    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
-    for power in range(is_odd, num_degrees - 1, 2):
-        total += term
-        term *= cosine**2 * (power + 1) / (power + 2)
-    inside = 2.0 / math.pi * (theta + sine * total) if is_odd else sine * total
-    return min(1.0, max(0.0, 1.0 - inside))
 
 
 def run_paired_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -78,7 +50,7 @@ def run_paired_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
     if mean == 0.0:
         return 1.0
     t = math.inf if spread == 0.0 else mean / (spread / math.sqrt(len(differences)))
-    return measure_tail(t, len(differences) - 1)
+    return student_tail(t, len(differences) - 1)
 
 
 def correct_holm(p_values: Sequence[float]) -> list[float]:

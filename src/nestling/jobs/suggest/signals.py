@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Batch, default_loss, read_output
 from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch
+from nestling.core.heads import find_head_layer
 from nestling.core.modes import copy_module, eval_mode
 from nestling.core.params import Params, cosine
 from nestling.core.seeds import make_generator
@@ -23,7 +24,6 @@ from nestling.jobs.suggest.gradients import (
 from nestling.jobs.suggest.grouping import Group, list_groups
 from nestling.jobs.suggest.linearity import Linearity, count_random_features, measure_linearity
 from nestling.learn.growth import check_growth, count_head_rows, resize_head
-from nestling.levels.taps import find_last_linear
 from nestling.protect import estimate_fisher
 
 # The diagonal's mean over a block settles long before its single entries do.
@@ -130,7 +130,8 @@ def measure_model(
     with eval_mode(twin):
         _fit_head(twin, x, y, seed)
         y = y.reshape(len(y), -1) if y.is_floating_point() else y.long()
-        head = _find_head(twin)
+        found = find_head_layer(twin)
+        head = None if found is None else found[0]
         groups = list_groups(twin, head or "")
         if not groups[0].num_weights:
             raise SettingError("the model has no trainable parameter; set requires_grad on some")
@@ -196,13 +197,6 @@ def _measure_fisher(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Params
 def _cut_halves(x: Tensor, y: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     middle = len(x) // 2
     return (x[:middle], y[:middle]), (x[middle:], y[middle:])
-
-
-def _find_head(model: nn.Module) -> str | None:
-    try:
-        return find_last_linear(model)
-    except SettingError:
-        return None
 
 
 def _count_outputs(y: Tensor) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import SettingError, suggest
+from nestling.core.heads import find_head
 from nestling.core.params import Params
 from nestling.memory.checks import check_saved
 from nestling.protect.method import Retention
@@ -84,7 +85,7 @@ class L2SP(Retention):
         """The pull and the decay, scalar (); the first call takes the starting point.
 
         Raises:
-            SettingError: the model has nothing of the head's name.
+            SettingError: the model has nothing of the head's name, or no linear layer.
         """
         params = {name: p for name, p in model.named_parameters() if p.requires_grad}
         head = _find_head(model, self.head)
@@ -125,10 +126,7 @@ def _find_head(model: nn.Module, head: str | None) -> set[str]:
     if head == "":
         return set()
     if head is None:
-        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            return set()
-        head = linear[-1]
+        head = find_head(model, "name it: head='...', or head='' where nothing is new")
         if head == "":  # the model is its head
             return set(names)
     found = {name for name in names if name == head or name.startswith(f"{head}.")}

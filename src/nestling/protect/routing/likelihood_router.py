@@ -14,7 +14,7 @@ from nestling.core.errors import DataError, SettingError
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_inputs, check_saved
 from nestling.memory.clocked import ClockedStatistics
-from nestling.memory.context import Gaussian, log_density
+from nestling.memory.context import Gaussian, log_density, make_gaussian
 from nestling.memory.exact.statistics import Statistics, mirror_scatter
 from nestling.protect.routing.router import (
     Explanation,
@@ -238,18 +238,14 @@ def fit_gaussian(statistics: Statistics, shared_DD: Tensor) -> Gaussian:
     D, weight = len(shared_DD), statistics.weight
     covariance_DD = (mirror_scatter(statistics) + D * shared_DD) / (weight + D)
     covariance_DD *= (weight + 1.0) / weight
-    root_DD = torch.linalg.cholesky(covariance_DD)
-    unit_DD = torch.eye(D, dtype=torch.float64)
-    whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
-    half_volume = float(root_DD.diagonal().log().sum())
-    return Gaussian(statistics.mean.clone(), covariance_DD, whitening_DD, half_volume)
+    return make_gaussian(statistics.mean, covariance_DD)
 
 
 def measure_divergence(one: Gaussian, other: Gaussian) -> float:
     """KL(one | other) + KL(other | one) in nats; see `LikelihoodRouter.compare_contexts`.
 
     >>> def make(mean):
-    ...     return Gaussian(torch.tensor([mean]), torch.eye(1), torch.eye(1), 0.0)
+    ...     return make_gaussian(torch.tensor([mean]), torch.eye(1))
     >>> measure_divergence(make(0.0), make(2.0))
     4.0
     """

@@ -119,7 +119,9 @@ def test_any_loss_and_a_link() -> None:
     answer = learner.predict(x)
     assert answer.shape == (64, 1)
     assert float(((answer[:, 0] > 0.5).long() == y).float().mean()) > 0.9
-    live = nl.Learner(make_mlp(4, 1), nl.Plan(nl.Level("all", match=["*"])), output_transform=torch.sigmoid)
+    live = nl.Learner(
+        make_mlp(4, 1), nl.Plan(nl.Level("all", match=["*"])), output_transform=torch.sigmoid
+    )
     live.learn(x, y[:, None].float())
     torch.testing.assert_close(live.predict(x), live.model.eval()(x).sigmoid().detach())
 

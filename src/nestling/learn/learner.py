@@ -17,7 +17,7 @@ from nestling.answer.experts import Experts, Form
 from nestling.answer.export import export_learner
 from nestling.answer.readout import Readout
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, default_loss, read_batch
+from nestling.core.batches import Batch, Loss, default_loss, read_batch
 from nestling.core.errors import DataError, NonFiniteInput, NotFitted, SettingError, ShapeMismatch
 from nestling.core.modes import eval_modules, has_modes, in_own_modes
 from nestling.core.seeds import (
@@ -29,18 +29,17 @@ from nestling.core.seeds import (
 )
 from nestling.learn import consolidation, learner_state
 from nestling.learn.batch_checks import check_batch
-from nestling.learn.default import drop_early, make_default_plan
+from nestling.learn.default import drop_early, make_default_plan, make_replay
 from nestling.learn.growth import count_head_rows, resize_head
 from nestling.learn.guard import Admitted, admit, check_loader, check_task
 from nestling.learn.metrics_writer import Writer, write_reading
 from nestling.learn.protection import Protection
-from nestling.learn.rehearsal import Rehearsal
-from nestling.learn.step import FitReport, Loss, StepReport, take_step
+from nestling.learn.step import FitReport, StepReport
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs
 from nestling.levels.memory import MemoryLevel, Rows
 from nestling.memory.ridge import Task
-from nestling.protect import Retention
+from nestling.protect import Retention, take_step
 
 _LOGGER = logging.getLogger("nestling")
 _SNAPSHOT = "learner"
@@ -119,8 +118,8 @@ class Learner:
         self.plan = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
         # Not before the first batch is it known what the layers that were chosen give.
         self.may_drop_early = plan is None and pretrained
-        self.protection = Protection(self.model, retain, self.plan)
         self.loss = loss or default_loss
+        self.protection = Protection(self.model, retain, self.plan, self.loss)
         self.num_classes = num_classes
         self.seed = seed
         self.precision = precision
@@ -137,7 +136,7 @@ class Learner:
             spec.name: MemoryLevel(spec, self.model, foresees=spec.name == slow)
             for spec in self.plan.memories
         }
-        self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
+        self.rehearsal = make_replay(replay, seed) if replay else None
         self.experts = Experts(
             self.protection.find_reader,
             self.optimizer,
@@ -249,7 +248,7 @@ class Learner:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
             check_batch(batch, self.num_classes, dtype=self.dtype)
             task = check_task(task)
-            self.protection.check(batch, task)
+            self.protection.check(task)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
             if self.may_drop_early and is_new:
@@ -397,7 +396,7 @@ class Learner:
 
     def _list_generators(self, grows: bool) -> list[torch.Generator]:
         """Which of its own a step draws from."""
-        stored = [] if self.rehearsal is None else [self.rehearsal.store.generator]
+        stored = [] if self.rehearsal is None else self.rehearsal.list_generators()
         stored += self.protection.list_generators()
         return [self._generator, *stored] if grows else stored
 
@@ -406,28 +405,23 @@ class Learner:
             return None, StepReport(float("nan"), batch.size)
         if not self.model.training:
             self.model.train()
-        rehearse = None
-        rehearsal = self.rehearsal
-        if rehearsal is not None and len(rehearsal.store) > 0:
-            rehearse = lambda model: rehearsal.compute_loss(model, self.device)  # noqa: E731
+        replay = () if self.rehearsal is None else (self.rehearsal,)
         # One example has no statistics of its own: the running ones are used, and stand still.
         with eval_modules(self._norms if batch.size == 1 else ()):
-            loss, output, refused = take_step(
+            step = take_step(
                 self.model,
                 self.optimizer,
                 batch,
-                self.loss,
-                rehearse=rehearse,
-                methods=self.protection.methods,
+                (*replay, *self.protection.methods),
+                loss=self.loss,
                 precision=self._autocast(),
                 buffers=self._buffers,
+                is_new=is_new,
             )
-        if refused:
+        if step.refused:
             self.num_refused += 1
-            _LOGGER.warning("step refused: %s (%d so far)", refused, self.num_refused)
-        elif rehearsal is not None and is_new:
-            rehearsal.add(batch, output)
-        return output, StepReport(loss, batch.size, refused)
+            _LOGGER.warning("step refused: %s (%d so far)", step.refused, self.num_refused)
+        return step.output, StepReport(step.loss, batch.size, step.refused)
 
     @in_own_modes
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:

@@ -196,6 +196,7 @@ def test_a_manifest_of_another_program(tmp_path: Path, text: bytes) -> None:
         {"$tree": torch.ones(2)},
         {"$tree": torch.tensor([*b'{"w": {"$tensor": "/w"}}'], dtype=torch.uint8)},
         {"$tree": torch.tensor([*b'{"$float": "much"}'], dtype=torch.uint8)},
+        {"$tree": torch.tensor([*b"[" * 100_000], dtype=torch.uint8)},
         None,
     ],
 )

@@ -157,6 +157,16 @@ def test_a_sum_with_a_path_in_it_is_refused(tmp_path: Path) -> None:
         read_snapshot(tmp_path, kind="k", schema=1)
 
 
+@pytest.mark.parametrize("change_by", [-1, 1])
+def test_another_size_is_refused(tmp_path: Path, change_by: int) -> None:
+    write_snapshot(tmp_path, PARTS, kind="k", schema=1)
+    parts = json.loads((tmp_path / "manifest.json").read_text())["body"]["parts"]
+    parts["counters"]["num_bytes"] += change_by
+    change(tmp_path, {"parts": parts})
+    with pytest.raises(CorruptSnapshot, match=r"has \d+ bytes instead of \d+; restore another"):
+        read_snapshot(tmp_path, kind="k", schema=1)
+
+
 @pytest.mark.parametrize("parts", [None, [], "x", {"a": None}, {"a": {}}, {"a": {"file": "x"}}])
 def test_parts_of_another_form_are_refused(tmp_path: Path, parts: object) -> None:
     write_snapshot(tmp_path, PARTS, kind="k", schema=1)
@@ -186,6 +196,7 @@ def test_a_manifest_of_another_program(tmp_path: Path, text: bytes) -> None:
         {"$tree": torch.ones(2)},
         {"$tree": torch.tensor([*b'{"w": {"$tensor": "/w"}}'], dtype=torch.uint8)},
         {"$tree": torch.tensor([*b'{"$float": "much"}'], dtype=torch.uint8)},
+        {"$tree": torch.tensor([*b"[" * 100_000], dtype=torch.uint8)},
         None,
     ],
 )

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import math
 import os
 import resource
@@ -252,11 +253,9 @@ def test_what_was_read_is_written_with_the_same_bytes(part: object) -> None:
 
 def test_one_part_alone_opens_no_other_file(tmp_path: Path) -> None:
     write(tmp_path, OLD)
-    head, spine = (list_files(tmp_path), {})
-    write(tmp_path / "alone", {"head": OLD["head"]})
-    for name in head.keys() - list_files(tmp_path / "alone").keys():
-        spine[name] = (tmp_path / name).unlink()
-    assert len(spine) == 2
+    files = json.loads((tmp_path / "manifest.json").read_text())["body"]["parts"]
+    for name in ("spine", "step"):
+        (tmp_path / files[name]["file"]).unlink()
     assert is_same(read_part(tmp_path, "head", kind="k", schema=1), OLD["head"])
     with pytest.raises(CorruptSnapshot, match="has lost its file"):
         read_part(tmp_path, "spine", kind="k", schema=1)
@@ -304,7 +303,7 @@ def test_a_damaged_file_is_not_linked(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     write(tmp_path / "two", {"w": torch.ones(3)}, reuse=[tmp_path / "one"])
     assert is_same(read(tmp_path / "two"), {"w": torch.ones(3)})
-    # In its place a whole one is linked.
+    # The link's place is taken, so a whole file is written over the damaged one.
     write(tmp_path / "one", {"w": torch.ones(3)}, reuse=[tmp_path / "two"])
     assert is_same(read(tmp_path / "one"), {"w": torch.ones(3)})
 
@@ -526,7 +525,8 @@ def test_parts_lie_on_the_disk_before_the_manifest_names_them(
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
     monkeypatch.setattr(os, "link", note_link)
-    write(tmp_path / "s", {**OLD, "last": OLD["spine"]}, reuse=[tmp_path / "other"])
+    parts = {name: OLD[name] for name in ("head", "step", "spine")}  # the linked one last
+    write(tmp_path / "s", parts, reuse=[tmp_path / "other"])
     text = " ".join(done)
     assert text.count("part") == 3
     assert text.count("file part") == 2

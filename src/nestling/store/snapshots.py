@@ -291,7 +291,7 @@ def _unpack(file: Path, part: PartFile) -> object:
         tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(payload).items()}
         tree = json.loads(bytes(tensors.pop(TREE).numpy()))
         return decode_tree(tree, tensors)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CorruptSnapshot(
             f"'{file}' holds no part of a snapshot ({error!r}); restore another snapshot"
         ) from error

@@ -103,6 +103,51 @@ def average_into(slow: Iterable[Tensor], fast: Iterable[Tensor], decay: float) -
         torch._foreach_lerp_(means, values, 1.0 - decay)
 
 
+def flatten_tensors(state: object, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors of a nested state by dotted names.
+
+    Args:
+        state: tensors in dicts and lists, beside whatever else.
+        prefix: of all names.
+
+    >>> flatten_tensors({"a": [torch.zeros(1), {"b": torch.ones(1)}], "c": 3})
+    {'a.0': tensor([0.]), 'a.1.b': tensor([1.])}
+    """
+    if isinstance(state, Tensor):
+        return {prefix: state}
+    pairs: Iterable[tuple[object, object]] = ()
+    if isinstance(state, Mapping):
+        pairs = state.items()
+    elif isinstance(state, list | tuple):
+        pairs = enumerate(state)
+    found: dict[str, Tensor] = {}
+    for key, value in pairs:
+        found |= flatten_tensors(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def digest_tensors(tensors: Params) -> str:
+    """Fingerprint (sha256) of named tensors: equal if and only if every bit is.
+
+    Args:
+        tensors: name -> tensor; names, dtypes and shapes count, their order does not.
+
+    >>> digest_tensors({"w": torch.zeros(2)}) == digest_tensors({"w": torch.zeros(2)})
+    True
+    >>> digest_tensors({"w": torch.zeros(2)}) == digest_tensors({"w": torch.zeros(2, 1)})
+    False
+    """
+    import hashlib
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        if value.numel():
+            found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
 def squared_norm(params: Params) -> Tensor:
     """Sum of squares over all tensors: sum_n ||theta_n||^2.
 

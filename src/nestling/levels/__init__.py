@@ -1,6 +1,7 @@
 """Levels: which parameters learn how fast, on their own clocks."""
 
 from nestling.levels.assign import assign_levels
+from nestling.levels.events import Alarm, Change, Event, LevelAlarm, Refusal
 from nestling.levels.gates import (
     AgreementGate,
     Gate,
@@ -9,28 +10,35 @@ from nestling.levels.gates import (
     ScheduleGate,
     SurpriseGate,
 )
+from nestling.levels.level import Clock, LiveLevel
 from nestling.levels.optimizer import NestedOptimizer
 from nestling.levels.plan import Plan
 from nestling.levels.presets import adapters, by_depth, spine_and_head
-from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
+from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Copy, Freeze, Level, Memory, Mix, mix
+from nestling.levels.stack import Levels
 
 __all__ = [
     "AgreementGate",
     "Alarm",
     "Change",
+    "Clock",
     "Copy",
+    "Event",
     "Freeze",
     "Gate",
     "ImportanceGate",
     "Level",
     "LevelAlarm",
     "LevelReading",
+    "Levels",
+    "LiveLevel",
     "Memory",
     "Mix",
     "NestedOptimizer",
     "ParentGate",
     "Plan",
+    "Refusal",
     "ScheduleGate",
     "SurpriseGate",
     "adapters",

@@ -1,19 +1,16 @@
 """Turning the knobs of a live level: new values are checked, then wait for its boundary."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import Literal, TypedDict
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from nestling.core.checked import describe
-from nestling.core.errors import MismatchedParameters, SettingError, suggest
+from nestling.core.errors import SettingError, suggest
+from nestling.levels.events import Change
 from nestling.levels.gates import Gate
-from nestling.levels.gradient import GradientLevel
-from nestling.levels.plan import Plan, order_by_parent
-from nestling.levels.readings import Change
-from nestling.levels.spec import Copy, Freeze, Level
+from nestling.levels.spec import Copy, Freeze, Level, Memory, dump_spec, load_spec
 
 _LEVEL_KNOBS = (
     "period",
@@ -27,6 +24,9 @@ _LEVEL_KNOBS = (
     "trust",
 )
 _COPY_KNOBS = ("period", "decay", "probability")
+_MEMORY_KNOBS = ("switch_rate",)
+
+Spec = TypeVar("Spec", bound=Level | Copy | Memory)
 
 
 def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
@@ -73,6 +73,16 @@ def turn_copy(spec: Copy, knobs: dict[str, object]) -> Copy:
         raise SettingError(f"copy {spec.name!r}: {describe(error)}") from None
 
 
+def turn_memory(spec: Memory, knobs: dict[str, object]) -> Memory:
+    """A checked copy of a memory level's specification with other values; as `turn_level`."""
+    _check_known("memory", spec.name, knobs, _MEMORY_KNOBS)
+    values = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    try:
+        return TypeAdapter(Memory).validate_python(values | knobs)
+    except ValidationError as error:
+        raise SettingError(f"memory {spec.name!r}: {describe(error)}") from None
+
+
 def _check_known(kind: str, name: str, knobs: dict[str, object], known: tuple[str, ...]) -> None:
     if not knobs:
         raise SettingError(f"nothing to turn on {kind} {name!r}; knobs: {list(known)}")
@@ -95,67 +105,65 @@ class Knobs(TypedDict, total=False):
     trust: float | None
     decay: float
     probability: float | None
+    switch_rate: float
 
 
-class ChangeQueue:
-    """Changes of live levels: all that were made, and those that wait for a boundary.
+class WaitingChanges(Generic[Spec]):
+    """Changes of one level's knobs that wait for its boundary.
 
     Args:
-        plan: says which levels there are.
+        turn: (specification, knobs) -> checked specification with these values.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.changes: list[Change] = []
-        self.waiting: list[tuple[Change, Level | Copy]] = []
+    def __init__(self, turn: Callable[[Spec, dict[str, object]], Spec]) -> None:
+        self.turn = turn
+        self.waiting: list[tuple[Change, Spec]] = []
+        # Asked whether the other levels can bear the change; set by whoever holds them together.
+        self.admit: Callable[[Spec], None] | None = None
 
-    def ask(
-        self,
-        live: dict[str, Level | Copy],
-        name: str,
-        reason: str,
-        step: int,
-        knobs: dict[str, object],
-    ) -> Change:
-        """Check a change and let it wait; see `NestedOptimizer.control`.
+    def ask(self, live: Spec, knobs: dict[str, object], reason: str, tick: int) -> Change:
+        """Check a change and let it wait.
 
         Args:
-            live: level name -> specification as it is now.
-            name: of the level.
-            reason: why.
-            step: optimizer steps so far.
+            live: specification as it is now.
             knobs: knob -> new value.
+            reason: why.
+            tick: of the level's clock.
+
+        Returns: the record of the change, whose `applied_at` is filled in at the boundary.
+
+        Raises:
+            SettingError: no knob, an unknown one, a wrong value, no reason, or a parent gate that
+                the plan cannot have; nothing is changed.
         """
-        if name not in live:
-            self.plan.find(name)
-            raise SettingError(f"level {name!r} is a memory; turn it through the learner")
-        pending = {change.level: spec for change, spec in self.waiting}
-        spec = pending.get(name, live[name])
-        changed = turn_copy(spec, knobs) if isinstance(spec, Copy) else turn_level(spec, knobs)
+        changed = self.turn(self.waiting[-1][1] if self.waiting else live, knobs)
         if not reason.strip():
-            raise SettingError(f"a change of level {name!r} needs a reason; reason='...' is kept")
-        # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
-        Plan(*(live | pending | {name: changed}).values())
-        self.sort(live, changed)
-        change = Change(name, describe_knobs(knobs), reason, asked_at=step)
-        self.changes.append(change)
+            raise SettingError(
+                f"a change of level {live.name!r} needs a reason; reason='...' is kept"
+            )
+        if self.admit is not None:
+            self.admit(changed)
+        change = Change(live.name, describe_knobs(knobs), reason, asked_at=tick)
         self.waiting.append((change, changed))
         return change
 
-    def sort(self, live: Mapping[str, Level | Copy], *changed: Level | Copy) -> list[str]:
-        """Names of gradient levels, parents first, now and after every waiting change."""
-        specs = [*live.values(), *(spec for _, spec in self.waiting), *changed]
-        return order_by_parent(spec for spec in specs if isinstance(spec, Level))
+    def take(self, tick: int) -> list[tuple[Change, Spec]]:
+        """The changes that waited, now in force, oldest first."""
+        due, self.waiting = self.waiting, []
+        for change, _ in due:
+            change.applied_at = tick
+        return due
 
-    def take(self, name: str, step: int) -> Iterator[tuple[Change, Level | Copy]]:
-        """The waiting changes of a level that is at a boundary, oldest first."""
-        if not self.waiting:
-            return
-        due = [pair for pair in self.waiting if pair[0].level == name]
-        self.waiting = [pair for pair in self.waiting if pair[0].level != name]
-        for change, spec in due:
-            change.applied_at = step
-            yield change, spec
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What waits, as plain data."""
+        return [{"change": asdict(change), "spec": dump_spec(s)} for change, s in self.waiting]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what `state_dict` gave."""
+        self.waiting = [
+            (Change(**one["change"]), load_spec(one["spec"]))  # type: ignore[misc]
+            for one in state
+        ]
 
 
 def describe_knobs(knobs: Mapping[str, object]) -> dict[str, object]:
@@ -171,33 +179,3 @@ def describe_knobs(knobs: Mapping[str, object]) -> dict[str, object]:
         return value
 
     return {knob: plain(value) for knob, value in knobs.items()}
-
-
-def check_importance(
-    levels: Sequence[GradientLevel], importance: Mapping[str, Tensor]
-) -> list[tuple[GradientLevel, list[Tensor]]]:
-    """The levels that an importance is about, each with a copy of its part.
-
-    Raises:
-        MismatchedParameters: an unknown name, another shape, or a part of a level is missing.
-    """
-    known = {name for level in levels for name in level.names}
-    if unknown := sorted(importance.keys() - known):
-        raise MismatchedParameters(f"importance of {unknown[0]!r}; {suggest(unknown[0], known)}")
-    found: list[tuple[GradientLevel, list[Tensor]]] = []
-    for level in levels:
-        if not importance.keys() & set(level.names):
-            continue
-        for name, param in zip(level.names, level.params, strict=True):
-            if name not in importance or importance[name].shape != param.shape:
-                raise MismatchedParameters(
-                    f"importance of {name!r} must have shape {tuple(param.shape)}, got "
-                    f"{tuple(importance[name].shape) if name in importance else 'none'}"
-                )
-        values = [importance[name].detach().clone() for name in level.names]
-        if not all(bool((value >= 0).all()) for value in values):
-            raise MismatchedParameters(
-                f"importance of level {level.spec.name!r} must be 0 or more and not NaN"
-            )
-        found.append((level, values))
-    return found

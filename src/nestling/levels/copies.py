@@ -1,14 +1,18 @@
 """Copy levels: slow averages of other levels' parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from nestling.core.params import average_into, keep_rows
-from nestling.core.seeds import make_generator
+from nestling.core.params import average_into, check_same_names, digest_tensors, keep_rows
+from nestling.core.seeds import export_generator, import_generator, make_generator
+from nestling.levels.control import Knobs, WaitingChanges, turn_copy
+from nestling.levels.events import Change, Event
+from nestling.levels.level import Clock, check_kind
 from nestling.levels.readings import LevelReading
-from nestling.levels.spec import Copy
+from nestling.levels.spec import Copy, dump_spec, load_spec
 
 
 class CopyLevel:
@@ -37,15 +41,18 @@ class CopyLevel:
         self.params = dict(params)
         self.values = {name: param.detach().clone() for name, param in params.items()}
         self.generator = generator
-        self.age = self.num_steps = self.num_updates = 0
+        self.clock = Clock("steps")
+        self.events: list[Event] = []
+        self.changes: WaitingChanges[Copy] = WaitingChanges(turn_copy)
+        self.num_all = sum(value.numel() for value in self.values.values())  # of the model's
 
     def advance(self) -> bool:
         """Take one optimizer step; returns whether this was a boundary."""
-        self.age += 1
-        self.num_steps += 1
-        if self.age < self.spec.period:
+        self.clock.age += 1
+        self.clock.num_ticks += 1
+        if self.clock.age < self.spec.period:
             return False
-        self.age = 0
+        self.clock.age = 0
         probability = self.spec.probability
         if self.is_fixed:
             return True
@@ -54,10 +61,10 @@ class CopyLevel:
         return True
 
     def _update(self) -> None:
-        self.num_updates += 1
+        self.clock.num_updates += 1
         decay = self.spec.decay
         if self.spec.warmup:
-            decay = min(decay, 1.0 - 1.0 / (self.num_updates + 1))
+            decay = min(decay, 1.0 - 1.0 / (self.clock.num_updates + 1))
         average_into(self.values.values(), self.params.values(), decay)
 
     def swap(self, name: str, param: Tensor) -> None:
@@ -70,19 +77,74 @@ class CopyLevel:
             return
         self.values[name] = keep_rows(self.values[name], param)
 
-    def read(self, num_all: int) -> LevelReading:
-        """The level's reading; `num_all` is the model's number of trainable scalars."""
+    def read(self) -> LevelReading:
+        """How it stands."""
         num_parameters = sum(value.numel() for value in self.values.values())
         return LevelReading(
             level=self.spec.name,
             kind="copy",
             num_parameters=num_parameters,
-            share=num_parameters / num_all,
+            share=num_parameters / self.num_all,
             period=self.spec.period,
-            age=self.age,
-            num_steps=self.num_steps,
-            num_updates=self.num_updates,
+            age=self.clock.age,
+            num_steps=self.clock.num_ticks,
+            num_updates=self.clock.num_updates,
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it holds, by the names of the model; copies."""
+        return {name: value.clone() for name, value in self._list_tensors().items()}
+
+    def digest(self) -> str:
+        """The sha256 of its tensors, names, shapes and dtypes included."""
+        return digest_tensors(self._list_tensors())
+
+    def _list_tensors(self) -> dict[str, Tensor]:
+        return self.values | self.buffers
+
+    def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
+        """Turn knobs; see `NestedOptimizer.control`."""
+        return self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+
+    def apply_changes(self, step: int) -> None:
+        """Let changes that waited come into force, at the boundary of optimizer step `step`."""
+        for change, spec in self.changes.take(step):
+            self.spec = spec
+            self.events.append(change)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Values, clock and generator; tensors are copies."""
+        return {
+            "spec": dump_spec(self.spec),
+            "clock": self.clock.state_dict(),
+            "values": {name: value.clone() for name, value in self.values.items()},
+            "buffers": {name: value.clone() for name, value in self.buffers.items()},
+            "generator": export_generator(self.generator),
+            "waiting": self.changes.state_dict(),
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise MismatchedParameters unless `load_state_dict` will work; nothing is changed."""
+        check_kind(state, self.spec, {"clock", "values", "buffers", "generator", "waiting"})
+        check_same_names(state["values"], self.values)
+        check_same_names(state["buffers"], self.buffers)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the copy that was saved, in this learner or another of the same plan.
+
+        Raises:
+            MismatchedParameters: it is of another plan or model; nothing is changed.
+        """
+        self.check_state(state)
+        spec = load_spec(state["spec"])
+        assert isinstance(spec, Copy)
+        self.spec = spec
+        self.clock.load_state_dict(state["clock"])
+        for kind, values in (("values", self.values), ("buffers", self.buffers)):
+            for name, value in values.items():
+                value.copy_(state[kind][name])
+        import_generator(self.generator, state["generator"])
+        self.changes.load_state_dict(state["waiting"])
 
 
 def make_copies(

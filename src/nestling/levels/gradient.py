@@ -5,25 +5,45 @@ gradient averaged (or summed) over the period, so moments move only there.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nestling.core.errors import SettingError
+from nestling.core.errors import MismatchedParameters, SettingError
+from nestling.core.params import check_same_names, digest_tensors, keep_rows
+from nestling.levels.control import Knobs, WaitingChanges, turn_level
+from nestling.levels.events import Alarm, Change, Event, Refusal
 from nestling.levels.gates import GateState
+from nestling.levels.level import Clock, check_kind
 from nestling.levels.readings import (
     PERIODS_UNTIL_DEAD,
     UPDATES_PER_MEASUREMENT,
-    Alarm,
     ChangeMeter,
     LevelReading,
     norm,
 )
-from nestling.levels.saving import export_inner, import_inner
-from nestling.levels.spec import Level
+from nestling.levels.spec import Level, dump_spec, load_spec
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
+from nestling.optim.inner_state import (
+    export_group,
+    export_inner,
+    fit_rows,
+    import_group,
+    import_inner,
+)
+
+_COUNTS = (
+    "num_gradients",
+    "num_refused",
+    "num_idle",
+    "num_skipped",
+    "factor",
+    "seconds",
+)
+_COURSE = ("clock", "counts", "meter", "gathered", "gates", "moments", "waiting")
 
 
 class GradientLevel:
@@ -34,27 +54,36 @@ class GradientLevel:
         names: names of its parameters.
         params: the parameters themselves, in the order of `names`.
         in_place: gradients gather in `.grad` (whoever owns the loop must not clear them).
+        buffers: running statistics beside its parameters: name -> (module, name in it).
     """
 
     def __init__(
-        self, spec: Level, names: Sequence[str], params: Sequence[Tensor], in_place: bool
+        self,
+        spec: Level,
+        names: Sequence[str],
+        params: Sequence[Tensor],
+        in_place: bool,
+        buffers: Mapping[str, tuple[nn.Module, str]],
     ) -> None:
         self.spec = spec
         self.names = list(names)
         self.params = list(params)
         self.in_place = in_place
+        self.buffers = dict(buffers)
         self.inner = spec.optimizer.build(self.params)
         self.group = self.inner.param_groups[0]
         self.group["name"] = spec.name
         self.gates = GateState(spec.gate)
         self.gathered: list[Tensor | None] = [None] * len(self.params)
-        self.age = self.num_gradients = self.num_steps = self.num_updates = 0
-        self.num_refused = self.num_idle = self.num_skipped = 0
+        self.clock = Clock("steps")
+        self.num_gradients = self.num_refused = self.num_idle = self.num_skipped = 0
         self.factor = 1.0
         self.seconds = 0.0
         self.is_enabled = True
         self.meter = ChangeMeter(self.params)
-        self.alarms: list[Alarm] = []
+        self.events: list[Event] = []
+        self.changes: WaitingChanges[Level] = WaitingChanges(turn_level)
+        self.num_all = sum(param.numel() for param in self.params)  # of the model's scalars
 
     # --- the clock
 
@@ -62,7 +91,10 @@ class GradientLevel:
         """Whether the gradient of optimizer step `step`, the level's next one, counts."""
         if self.spec.freeze is not None and self.spec.freeze.covers(step, released):
             return False
-        return self.spec.between == "accumulate" or self.age >= self.spec.period - self.spec.window
+        return (
+            self.spec.between == "accumulate"
+            or self.clock.age >= self.spec.period - self.spec.window
+        )
 
     def enable(self, wanted: bool) -> None:
         """Let gradients reach the parameters, or stop backward before them."""
@@ -117,14 +149,14 @@ class GradientLevel:
         Returns: whether this was a boundary.
         """
         wanted = self.is_wanted(step, released)
-        self.age += 1
-        self.num_steps += 1
+        self.clock.age += 1
+        self.clock.num_ticks += 1
         self.num_skipped += not self.is_enabled
-        is_boundary = self.age >= self.spec.period
+        is_boundary = self.clock.age >= self.spec.period
         if is_boundary:
             if wanted or self.num_gradients:
                 self._update(step, wanted, factors, judge)
-            self.age = self.num_gradients = 0
+            self.clock.age = self.num_gradients = 0
         elif wanted:
             self._gather()
         return is_boundary
@@ -214,21 +246,22 @@ class GradientLevel:
         if is_careful:
             self._moderate(before, per_weight)
         if spec.protect:
-            is_accepted = False
+            reason = "the judge raised"
             try:
-                is_accepted = self._passes(judge)
+                reason = self._find_fault(judge)
             finally:  # also if the judge raised
-                if not is_accepted:
+                if reason:
                     torch._foreach_copy_(self.params, before)
                     import_inner(self.inner, self.names, self.params, inner_before)
                     self.gates.load_state_dict(gates_before)
-            if not is_accepted:
+            if reason:
                 self.num_refused += 1
+                self.events.append(Refusal(spec.name, step, reason))
                 self._count_idle(step, "had {} updates in a row refused; look at its judge")
                 return
-        self.num_updates += 1
+        self.clock.num_updates += 1
         self.num_idle = 0
-        if self.num_updates - self.meter.anchored_at >= UPDATES_PER_MEASUREMENT:
+        if self.clock.num_updates - self.meter.anchored_at >= UPDATES_PER_MEASUREMENT:
             self.measure(step)
 
     def _moderate(self, before: list[Tensor], per_weight: list[Tensor] | None) -> None:
@@ -243,16 +276,19 @@ class GradientLevel:
             torch._foreach_mul_(change, scale)
             torch._foreach_copy_(self.params, torch._foreach_add(before, change))
 
-    def _passes(self, judge: Callable[[str], bool] | None) -> bool:
-        is_finite = all(bool(torch.isfinite(param).all()) for param in self.params)
-        return is_finite and (judge is None or judge(self.spec.name))
+    def _find_fault(self, judge: Callable[[str], bool] | None) -> str:
+        """Why the update must not stay; empty if it may."""
+        for name, param in zip(self.names, self.params, strict=True):
+            if not bool(torch.isfinite(param).all()):
+                return f"{name!r} was not finite after the update"
+        return "" if judge is None or judge(self.spec.name) else "the judge refused the update"
 
     # --- what it tells
 
     def measure(self, step: int) -> float:
         """Mean relative change per update since the last measurement; raises alarms."""
         should_move = self.factor > 0.0 and self.group["lr"] > 0
-        found = self.meter.measure(self.params, self.num_updates, self.spec.band, should_move)
+        found = self.meter.measure(self.params, self.clock.num_updates, self.spec.band, should_move)
         if found is not None:
             self._raise(step, *found)
         return self.meter.mean_change
@@ -264,25 +300,28 @@ class GradientLevel:
 
     def _raise(self, step: int, kind: str, text: str) -> None:
         message = f"level {self.spec.name!r} {text}"
-        self.alarms.append(Alarm(self.spec.name, kind, step, message))
+        self.events.append(Alarm(self.spec.name, kind, step, message))
 
-    def read(self, step: int, num_all: int) -> LevelReading:
-        """The level's reading; `num_all` is the model's number of trainable scalars."""
+    def read(self) -> LevelReading:
+        """How it stands; measures how far it moved since the last time, and may raise an alarm."""
         num_parameters = sum(param.numel() for param in self.params)
+        num_steps = self.clock.num_ticks
         return LevelReading(
             level=self.spec.name,
             kind="gradient",
             num_parameters=num_parameters,
-            share=num_parameters / num_all,
+            share=num_parameters / self.num_all,
             period=self.spec.period,
-            age=self.age,
-            num_steps=self.num_steps,
-            num_updates=self.num_updates,
+            age=self.clock.age,
+            num_steps=num_steps,
+            num_updates=self.clock.num_updates,
             num_refused=self.num_refused,
-            relative_change=self.measure(step),
+            relative_change=self.measure(self.clock.num_ticks),
             factor=self.factor,
             lr=float(self.group["lr"]),
-            share_backward_skipped=self.num_skipped / self.num_steps if self.num_steps else 0.0,
+            share_backward_skipped=self.num_skipped / self.clock.num_ticks
+            if self.clock.num_ticks
+            else 0.0,
             seconds=self.seconds,
         )
 
@@ -298,3 +337,152 @@ class GradientLevel:
             self.gates = GateState(spec.gate)
             self.factor = 1.0
         self.spec = spec
+
+    # --- what it is made of
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters and the running statistics beside them, by name; copies."""
+        return {name: value.detach().clone() for name, value in self._list_tensors().items()}
+
+    def digest(self) -> str:
+        """The sha256 of its tensors, names, shapes and dtypes included."""
+        return digest_tensors(self._list_tensors())
+
+    def _list_tensors(self) -> dict[str, Tensor]:
+        values: dict[str, Tensor] = dict(zip(self.names, self.params, strict=True))
+        return values | {name: getattr(module, own) for name, (module, own) in self.buffers.items()}
+
+    def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
+        """Turn knobs; see `NestedOptimizer.control`."""
+        return self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+
+    def apply_changes(self, step: int) -> None:
+        """Let changes that waited come into force, at the boundary of optimizer step `step`."""
+        for change, spec in self.changes.take(step):
+            self.turn(spec, change.knobs)
+            self.events.append(change)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, running statistics, moments, clock, gathered gradients, rates; copies."""
+        return {
+            **self.export_course(),
+            "weights": self.tensors(),
+            "rates": export_group(self.group),
+        }
+
+    def export_course(self) -> dict[str, Any]:
+        """The state without weights and rates, which a torch optimizer's user saves elsewhere."""
+        gathered = [param.grad for param in self.params] if self.in_place else self.gathered
+        is_gathering = self.num_gradients > 0
+        return {
+            "spec": dump_spec(self.spec),
+            "clock": self.clock.state_dict(),
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "meter": self.meter.state_dict(self.names),
+            "gathered": {
+                name: value.detach().clone()
+                for name, value in zip(self.names, gathered, strict=True)
+                if is_gathering and value is not None
+            },
+            "gates": self.gates.state_dict(),
+            "moments": export_inner(self.inner, self.names, self.params),
+            "waiting": self.changes.state_dict(),
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise MismatchedParameters unless `load_state_dict` will work; nothing is changed."""
+        self.check_course(state)
+        check_kind(state, self.spec, {"weights", "rates"})
+        own = self._list_tensors()
+        check_same_names(state["weights"], own)
+        for name, value in state["weights"].items():
+            if value.dtype != own[name].dtype:
+                raise MismatchedParameters(
+                    f"{name!r} is {value.dtype} in the state and {own[name].dtype} here; "
+                    "convert the model before its levels are assigned"
+                )
+
+    def check_course(self, state: Mapping[str, Any]) -> None:
+        """As `check_state`, for what `export_course` gave."""
+        check_kind(state, self.spec, set(_COURSE))
+        check_same_names(state["meter"]["anchor"], dict(zip(self.names, self.params, strict=True)))
+        rule = (state["spec"].get("optimizer") or {}).get("name")
+        if rule != self.spec.optimizer.name:
+            raise MismatchedParameters(
+                f"level {self.spec.name!r} was saved with optimizer {rule!r}, this plan has "
+                f"{self.spec.optimizer.name!r}; restore it with the plan it was saved with"
+            )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the level that was saved, in this learner or another of the same plan.
+
+        Raises:
+            MismatchedParameters: it is of another plan or model; nothing is changed.
+        """
+        self.check_state(state)
+        with torch.no_grad():
+            for name, value in self._list_tensors().items():
+                value.copy_(state["weights"][name])
+        self.import_course(state)
+        import_group(self.group, state["rates"])
+
+    def import_course(self, state: Mapping[str, Any]) -> None:
+        """Take over what `export_course` gave."""
+        spec = load_spec(state["spec"])
+        assert isinstance(spec, Level)
+        self.turn(spec, {})  # the rates come with the parameter group
+        self.clock.load_state_dict(state["clock"])
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
+        self.meter.load_state_dict(state["meter"], self.names, self.params)
+        copies = [
+            value.to(param.device, copy=True)
+            if (value := state["gathered"].get(name)) is not None
+            else None
+            for name, param in zip(self.names, self.params, strict=True)
+        ]
+        if self.in_place:
+            for param, value in zip(self.params, copies, strict=True):
+                param.grad = value
+        else:
+            self.gathered = copies
+        self.gates.load_state_dict(state["gates"])
+        for values in (self.gates.slow, self.gates.importance):
+            values[:] = [v.to(p.device) for v, p in zip(values, self.params, strict=False)]
+        import_inner(self.inner, self.names, self.params, state["moments"])
+        self.changes.load_state_dict(state["waiting"])
+
+    def swap(self, name: str, param: Tensor) -> None:
+        """Put a parameter with other rows in the place of another; its state gets as many.
+
+        Raises:
+            MismatchedParameters: another shape, but for its rows.
+        """
+        index = self.names.index(name)
+        old = self.params[index]
+        if param.dim() == 0 or param.shape[1:] != old.shape[1:]:
+            raise MismatchedParameters(
+                f"{name!r} has shape {tuple(old.shape)}, its successor "
+                f"{tuple(param.shape)}; only more or fewer rows of the same shape work"
+            )
+        self.params[index] = param
+        self.group["params"][index] = param
+        if old in self.inner.state:
+            values = self.inner.state.pop(old)
+            self.inner.state[param] = {key: fit_rows(v, old, param) for key, v in values.items()}
+        if self.in_place and self.num_gradients > 0 and old.grad is not None:
+            param.grad = fit_rows(old.grad, old, param)
+        if (gathered := self.gathered[index]) is not None:
+            self.gathered[index] = fit_rows(gathered, old, param)
+        self.meter.anchor[index] = keep_rows(self.meter.anchor[index], param)
+        for values in (self.gates.slow, self.gates.importance):
+            if values:
+                values[index] = fit_rows(values[index], old, param)
+
+    def forget_moments(self, names: Collection[str]) -> None:
+        """Drop moments and gradients of weights that were replaced: they belong to the old ones."""
+        for name, param in zip(self.names, self.params, strict=True):
+            if name in names:
+                self.inner.state.pop(param, None)
+        for param in self.params:
+            param.grad = None

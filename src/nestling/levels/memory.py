@@ -1,15 +1,20 @@
 """A memory level at work: what it reads and the bank of memories it keeps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from nestling.core.batches import Batch
-from nestling.core.errors import NotFitted
-from nestling.levels import LevelReading, Memory
+from nestling.core.errors import MismatchedParameters, NotFitted
+from nestling.core.params import check_same_names, digest_tensors, flatten_tensors
+from nestling.levels.control import Knobs, WaitingChanges, turn_memory
+from nestling.levels.events import Change, Event
+from nestling.levels.level import Clock, check_kind
+from nestling.levels.readings import LevelReading
+from nestling.levels.spec import Memory, dump_spec, load_spec
 from nestling.levels.taps import FeatureReader
 from nestling.memory import JoinedFeatures, MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_rows, check_weights
@@ -49,6 +54,9 @@ class MemoryLevel:
         self.foresees = foresees
         self.reader = FeatureReader(model, spec.reads, spec.frozen)
         self.bank: MemoryBank | None = None
+        self.widths: tuple[int, ...] = ()
+        self.events: list[Event] = []
+        self.changes: WaitingChanges[Memory] = WaitingChanges(turn_memory)
 
     def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
         """What is read of a batch; errors as in `FeatureReader.read`."""
@@ -63,31 +71,8 @@ class MemoryLevel:
 
     def make_bank(self, widths: Sequence[int], task: Task) -> None:
         """An empty bank for features of these widths, one of each thing that is read."""
-        spec = self.spec
-        parts = [
-            RandomFeatures(
-                width,
-                num_features,
-                kind=spec.features,
-                seed=spec.seed + index,
-                passthrough=include_read,
-            )
-            for index, (width, (_, num_features, include_read)) in enumerate(
-                zip(widths, spec.list_views(), strict=True)
-            )
-        ]
         self.widths = tuple(widths)
-        self.bank = MemoryBank(
-            sum(widths),
-            half_lives=tuple(spec.half_lives),
-            task=task,
-            features=parts[0] if len(parts) == 1 else JoinedFeatures(parts),
-            ridge=spec.ridge,
-            switch_rate=spec.switch_rate,
-            prior_half_life=spec.prior_half_life,
-            block=spec.block,
-            foresees=self.foresees,
-        )
+        self.bank = _make_bank(self.spec, widths, task, foresees=self.foresees)
 
     def check(self, rows: Rows, target: Tensor, weight: Tensor | None) -> Checked:
         """Raise what `learn` would raise, with nothing changed; else what `learn` takes.
@@ -115,8 +100,8 @@ class MemoryLevel:
         return self.bank.learn_checked(*checked[:3])
 
     def read(self) -> LevelReading:
-        """The level's reading: it learns every example at once, so its period is 1."""
-        clock = 0 if self.bank is None else self.bank.clock
+        """How it stands: it learns every example at once, so its period is 1."""
+        clock = self.clock
         return LevelReading(
             level=self.spec.name,
             kind="memory",
@@ -124,14 +109,33 @@ class MemoryLevel:
             share=0.0,
             period=1,
             age=0,
-            num_steps=clock,
-            num_updates=clock,
+            num_steps=clock.num_ticks,
+            num_updates=clock.num_updates,
         )
 
     @property
-    def clock(self) -> int:
-        """Examples that arrived so far."""
-        return 0 if self.bank is None else self.bank.clock
+    def clock(self) -> Clock:
+        """Examples that arrived so far; each is an update."""
+        num_examples = 0 if self.bank is None else self.bank.clock
+        return Clock("examples", num_ticks=num_examples, num_updates=num_examples)
+
+    def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
+        """Turn its knob `switch_rate` (of its gate), which counts from the next block on."""
+        tick = self.clock.num_ticks
+        change = self.changes.ask(self.spec, dict(knobs), reason, tick)
+        ((_, self.spec),) = self.changes.take(tick)  # between two examples lies a boundary
+        if self.bank is not None:
+            self.bank.gate.switch_rate = self.spec.switch_rate
+        self.events.append(change)
+        return change
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Sums, gate and unfinished block of its bank, by dotted names; copies."""
+        return {} if self.bank is None else flatten_tensors(self.bank.state_dict())
+
+    def digest(self) -> str:
+        """The sha256 of its tensors, names, shapes and dtypes included."""
+        return digest_tensors(self.tensors())
 
     @property
     def is_empty(self) -> bool:
@@ -154,26 +158,72 @@ class MemoryLevel:
         """As `answer`, without solving, so up to a block behind; None before there is one."""
         return None if self.bank is None else self.bank.predict_held(rows)
 
-    def state_dict(self) -> dict[str, object]:
-        """The bank, and the frozen copy that it reads."""
+    def state_dict(self) -> dict[str, Any]:
+        """The bank, and the frozen copy that it reads; tensors are copies."""
         bank = self.bank
         return {
+            "spec": dump_spec(self.spec),
             "reader": self.reader.state_dict(),
-            "widths": None if bank is None else list(self.widths),
+            "widths": list(self.widths),
             "task": None if bank is None else bank.task,
             "bank": None if bank is None else bank.state_dict(),
         }
 
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise what `load_state_dict` would raise; nothing is changed."""
+        self._read_state(state)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Become the memory that was saved, in this learner or another of the same plan.
+
+        Raises:
+            MismatchedParameters: it is of another plan or model; nothing is changed.
+        """
+        self.spec, self.bank = self._read_state(state)
+        self.widths = tuple(state["widths"])
         self.reader.load_state_dict(state["reader"])
-        self.bank = None
-        if state["bank"] is not None:
-            self.make_bank(state["widths"], state["task"])
-            assert self.bank is not None
-            # `control` may have turned it.
-            self.bank.gate.switch_rate = state["bank"]["gate"]["switch_rate"]
-            self.bank.load_state_dict(state["bank"])
+
+    def _read_state(self, state: Mapping[str, Any]) -> tuple[Memory, MemoryBank | None]:
+        check_kind(state, self.spec, {"reader", "widths", "task", "bank"})
+        spec = load_spec(state["spec"])
+        assert isinstance(spec, Memory)
+        if replace(spec, switch_rate=self.spec.switch_rate) != self.spec:
+            raise MismatchedParameters(
+                f"memory {self.spec.name!r} was saved as {spec}, this plan has {self.spec}; "
+                "restore it with the plan it was saved with"
+            )
+        check_same_names(state["reader"], self.reader.state_dict())
+        if state["bank"] is None:
+            return spec, None
+        bank = _make_bank(spec, state["widths"], state["task"], foresees=self.foresees)
+        bank.load_state_dict(state["bank"])
+        return spec, bank
+
+
+def _make_bank(spec: Memory, widths: Sequence[int], task: Task, *, foresees: bool) -> MemoryBank:
+    parts = [
+        RandomFeatures(
+            width,
+            num_features,
+            kind=spec.features,
+            seed=spec.seed + index,
+            passthrough=include_read,
+        )
+        for index, (width, (_, num_features, include_read)) in enumerate(
+            zip(widths, spec.list_views(), strict=True)
+        )
+    ]
+    return MemoryBank(
+        sum(widths),
+        half_lives=tuple(spec.half_lives),
+        task=task,
+        features=parts[0] if len(parts) == 1 else JoinedFeatures(parts),
+        ridge=spec.ridge,
+        switch_rate=spec.switch_rate,
+        prior_half_life=spec.prior_half_life,
+        block=spec.block,
+        foresees=foresees,
+    )
 
 
 def widen(values: Tensor) -> Tensor:

@@ -1,22 +1,23 @@
 """`NestedOptimizer`: a torch optimizer over the gradient and copy levels of a plan."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
-from nestling.core.errors import LateParameter, SettingError, suggest
-from nestling.levels import saving
-from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
-from nestling.levels.control import ChangeQueue, Knobs, check_importance
-from nestling.levels.copies import make_copies
-from nestling.levels.gates import feed_gates
-from nestling.levels.gradient import GradientLevel
+from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
+from nestling.levels.control import Knobs
+from nestling.levels.events import Alarm, Change, Event, LevelAlarm
 from nestling.levels.plan import Plan
-from nestling.levels.readings import Alarm, Change, LevelAlarm, LevelReading
-from nestling.levels.spec import Level
+from nestling.levels.readings import LevelReading
+from nestling.levels.stack import Levels, check_level_names
+from nestling.optim.inner_state import export_group, import_group
+
+# Events that nobody takes: the oldest go.
+_MAX_EVENTS = 1000
 
 
 class NestedOptimizer(torch.optim.Optimizer):
@@ -75,40 +76,41 @@ class NestedOptimizer(torch.optim.Optimizer):
             raise SettingError(
                 f"accumulate={accumulate!r}; {suggest(accumulate, ['in_place', 'separate'])}"
             )
-        if not plan.gradient_levels:
+        self._adopt(Levels(model, plan, accumulate=accumulate, judge=judge, seed=seed))
+
+    @classmethod
+    def over(cls, levels: Levels) -> Self:
+        """An optimizer over levels that are at work already; it is their face to torch."""
+        made = cls.__new__(cls)
+        made._adopt(levels)
+        return made
+
+    def _adopt(self, levels: Levels) -> None:
+        if not levels.gradient:
             raise SettingError("the plan has no gradient level to optimize; add nl.Level(...)")
-        self.model = unwrap(model)
-        self.plan = plan
-        self.judge = judge
-        aliases = collect_aliases(model)
-        claims = assign_levels(model, plan)
-        self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
-        self.levels: dict[str, GradientLevel] = {}
-        for spec in plan.gradient_levels:
-            params = [self._owned[name] for name in claims[spec.name]]
-            in_place = accumulate == "in_place"
-            self.levels[spec.name] = GradientLevel(spec, claims[spec.name], params, in_place)
-        buffers = dict(self.model.named_buffers()) | {
-            name: param for name, param in self.model.named_parameters() if not param.requires_grad
-        }
-        self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
-        self._watch = ParameterWatch(self.model)
-        self.queue = ChangeQueue(plan)
-        self._sort_levels()
-        self.num_steps = 0
-        self.released: set[str] = set()
-        self.alarms: list[Alarm] = []
+        self.levels = levels
         self._loss: float | None = None
-        groups = [level.group for level in self.levels.values()]
+        self._events: deque[Event] = deque(maxlen=_MAX_EVENTS)
+        groups = [level.group for level in levels.gradient.values()]
         defaults = {key: value for key, value in groups[0].items() if key not in ("params", "name")}
         super().__init__([dict(group) for group in groups], defaults)
         # The groups are the inner optimizers' own, so that a scheduler turns the real knobs.
         self.param_groups = groups
 
     @property
-    def changes(self) -> list[Change]:
-        """Every turn of a knob so far, oldest first."""
-        return self.queue.changes
+    def model(self) -> nn.Module:
+        """The user's own module, out of its wrappers."""
+        return self.levels.model
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as it was given."""
+        return self.levels.plan
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.levels.num_steps
 
     def prepare_step(self) -> None:
         """Before a forward pass: stop backward before levels whose gradient will not count.
@@ -117,13 +119,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         back by `step`. Under torch.distributed nothing is stopped (data-parallel hooks need
         every gradient); gradients that do not count are then ignored.
         """
-        for level in self._order:
-            wanted = level.is_wanted(self.num_steps + 1, self.released)
-            if wanted == level.is_enabled:
-                continue
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                return
-            level.enable(wanted)
+        self.levels.prepare_step()
 
     def observe(self, loss: float | Tensor) -> None:
         """Tell this step's loss to the surprise gates; `step(closure)` does it by itself."""
@@ -163,41 +159,36 @@ class NestedOptimizer(torch.optim.Optimizer):
         The wrapper serves profilers, step hooks and LR schedulers; at small batches it costs
         as much as all that nestling adds. Raises as `step` does.
         """
-        self._watch.check(self._owned)
-        for level in self._order:
-            level.check(self.num_steps + 1, self.released)
-        gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
-        feed_gates(gated, self._loss)
-        self._loss = None
-        self.num_steps += 1
-        factors = {name: level.factor for name, level in self.levels.items()}
-        for level in self._order:
-            if level.advance(self.num_steps, self.released, factors, self.judge):
-                self._apply_waiting(level.spec.name)
-            level.enable(True)
-            factors[level.spec.name] = level.factor
-        for copy in self.copies.values():
-            if copy.advance():
-                self._apply_waiting(copy.spec.name)
-        self._sound_alarms()
+        loss, self._loss = self._loss, None
+        self._note(self.levels.step(loss))
+
+    def take_events(self) -> list[Event]:
+        """Alarms, refused updates and turned knobs since the last call, oldest first.
+
+        The newest thousand are kept until they are taken; they are no part of the state.
+        """
+        happened = list(self._events)
+        self._events.clear()
+        return happened
+
+    def _note(self, happened: list[Event]) -> None:
+        if not happened:
+            return
+        self._events += happened
+        for event in happened:  # last: a warning may be an error
+            if isinstance(event, Alarm):
+                warnings.warn(event.message, LevelAlarm, stacklevel=3)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, but for those that a level gathers in place."""
-        for level in self._order:
-            if level.in_place and level.num_gradients > 0:
-                continue
-            if set_to_none:  # without the wrapper that torch has for its profiler
-                for param in level.params:
-                    param.grad = None
-            else:
-                level.inner.zero_grad(set_to_none=False)
+        self.levels.zero_grad(set_to_none)
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs of a live level; it takes effect at the level's next boundary.
 
         Args:
             name: a gradient level or a copy.
-            reason: why, kept in `changes`.
+            reason: why, kept in the record of the change.
             knobs: period, lr, weight_decay, reduce, between, window, gate, freeze, trust of a
                 `Level`; period, decay, probability of a `Copy`.
 
@@ -208,10 +199,7 @@ class NestedOptimizer(torch.optim.Optimizer):
             SettingError: no reason, no knob, one that the level does not have, or a wrong value;
                 nothing is changed.
         """
-        live = {key: level.spec for key, level in (self.levels | self.copies).items()}
-        change = self.queue.ask(live, name, reason, self.num_steps, dict(knobs))
-        self._sort_levels()
-        return change
+        return self.levels.control(name, reason=reason, **knobs)
 
     def release(self, event: str) -> None:
         """Say that an event has happened: levels frozen until it begin to learn.
@@ -219,11 +207,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             SettingError: no level waits for that event.
         """
-        freezes = [level.spec.freeze for level in self._order if level.spec.freeze is not None]
-        awaited = {freeze.until for freeze in freezes if freeze.until is not None}
-        if event not in awaited:
-            raise SettingError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
-        self.released.add(event)
+        self.levels.release(event)
 
     def set_importance(self, importance: Mapping[str, Tensor]) -> None:
         """Give importance gates a Fisher diagonal instead of their own running estimate.
@@ -235,16 +219,12 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             MismatchedParameters: a name, shape, or part of a level is missing; nothing is set.
         """
-        for level, values in check_importance(self._order, importance):
-            level.gates.importance = values
-            level.gates.importance_is_given = True
+        self.levels.set_importance(importance)
 
     def read_levels(self) -> list[LevelReading]:
         """How every gradient and copy level stands, in the plan's order."""
-        num_all = sum(param.numel() for level in self._order for param in level.params)
-        readings = [level.read(self.num_steps, num_all) for level in self.levels.values()]
-        readings += [copy.read(num_all) for copy in self.copies.values()]
-        self._sound_alarms()
+        readings = self.levels.read()
+        self._note(self.levels.take_events())
         return readings
 
     def copy_values(self, name: str) -> dict[str, Tensor]:
@@ -252,15 +232,25 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Those of one that never moves hold the model's buffers, too.
         """
-        if name not in self.copies:
+        copies = self.levels.copies
+        if name not in copies:
             self.plan.find(name)
-            raise SettingError(f"level {name!r} is no copy; {suggest(name, self.copies)}")
-        level = self.copies[name]
-        return {key: value.clone() for key, value in (level.values | level.buffers).items()}
+            raise SettingError(f"level {name!r} is no copy; {suggest(name, copies)}")
+        return copies[name].tensors()
 
     def state_dict(self) -> dict[str, Any]:
-        """Clocks, gathered gradients, moments, gates, copies: all that the next step needs."""
-        return saving.export_state(self)
+        """Clocks, gathered gradients, moments, gates, copies: all that the next step needs but
+        the model's weights, which are its own state."""
+        levels = self.levels
+        return {
+            "state": {
+                "num_steps": levels.num_steps,
+                "released": sorted(levels.released),
+                "levels": {n: level.export_course() for n, level in levels.gradient.items()},
+                "copies": {name: copy.state_dict() for name, copy in levels.copies.items()},
+            },
+            "param_groups": [export_group(group) for group in self.param_groups],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken.
@@ -268,7 +258,27 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             MismatchedParameters: it belongs to another plan or model; nothing is changed.
         """
-        saving.import_state(self, state_dict)
+        state, levels = state_dict.get("state"), self.levels
+        if not isinstance(state, Mapping) or "levels" not in state or "copies" not in state:
+            raise MismatchedParameters(
+                "the state is not of a nested optimizer (it has no levels); "
+                "NestedOptimizer.state_dict() gives one"
+            )
+        check_level_names("levels", levels.gradient, state["levels"])
+        check_level_names("copies", levels.copies, state["copies"])
+        groups = state_dict.get("param_groups", ())
+        if [group.get("name") for group in groups] != list(levels.gradient):
+            raise MismatchedParameters("the state's parameter groups are not those of this plan")
+        for name, level in levels.gradient.items():
+            level.check_course(state["levels"][name])
+        for name, copy in levels.copies.items():
+            copy.check_state(state["copies"][name])
+        for (name, level), group in zip(levels.gradient.items(), groups, strict=True):
+            level.import_course(state["levels"][name])
+            import_group(level.group, group)
+        for name, copy in levels.copies.items():
+            copy.load_state_dict(state["copies"][name])
+        levels.load_course(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """All of it: torch's own would leave out the levels."""
@@ -276,7 +286,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refused after construction: parameters are claimed by the plan."""
-        if hasattr(self, "_loss") and len(self.param_groups) >= len(self.levels):
+        if hasattr(self, "_loss") and len(self.param_groups) >= len(self.levels.gradient):
             raise LateParameter(
                 "a parameter group was added to a nested optimizer; make a new one with a plan "
                 "that claims its parameters"
@@ -294,33 +304,4 @@ class NestedOptimizer(torch.optim.Optimizer):
             LateParameter: no level owns that name.
             MismatchedParameters: another shape, but for its rows.
         """
-        owner = next((level for level in self._order if name in level.names), None)
-        if owner is None:
-            raise LateParameter(f"no level owns {name!r}; {suggest(name, self._owned)}")
-        saving.swap_parameter(owner, owner.names.index(name), param)
-        for copy in self.copies.values():
-            if name in copy.values:
-                copy.swap(name, param)
-        self._owned[name] = param
-        self._watch.refresh()
-
-    def _sort_levels(self) -> None:
-        live = {name: level.spec for name, level in self.levels.items()}
-        self._order = [self.levels[name] for name in self.queue.sort(live)]
-
-    def _apply_waiting(self, name: str) -> None:
-        for change, spec in self.queue.take(name, self.num_steps):
-            if isinstance(spec, Level):
-                self.levels[name].turn(spec, change.knobs)
-            else:
-                self.copies[name].spec = spec
-
-    def _sound_alarms(self) -> None:
-        raised = [alarm for level in self._order for alarm in level.alarms]
-        if not raised:
-            return
-        self.alarms += raised
-        for level in self._order:
-            level.alarms.clear()
-        for alarm in raised:  # last: a warning may be an error
-            warnings.warn(alarm.message, LevelAlarm, stacklevel=3)
+        self.levels.swap_parameter(name, param)

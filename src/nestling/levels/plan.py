@@ -78,6 +78,11 @@ class Plan:
         """The copy level that is asked about what a memory has not seen; None if there is none."""
         return self.readout.outside if isinstance(self.readout, Mix) else None
 
+    def find_slow_memory(self) -> str | None:
+        """The memory level beside which someone answers `outside`; None if nobody does."""
+        memories = {memory.name for memory in self.memories}
+        return next((n for n in self.answering if self.outside and n in memories), None)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented

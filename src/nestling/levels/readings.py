@@ -1,8 +1,9 @@
-"""What can be read off a level while it learns: state of its clock, cost, alarms, changes."""
+"""What can be read off a level while it learns: its clock, its cost, how fast it moves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,47 +12,6 @@ from nestling.core.params import wide_dtype
 
 PERIODS_UNTIL_DEAD = 20
 UPDATES_PER_MEASUREMENT = 100
-
-
-class LevelAlarm(UserWarning):
-    """A level is dead, or moves outside of its band."""
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """One alarm of one level.
-
-    Attributes:
-        level: its name.
-        kind: "dead" (no update over many periods), "runaway" or "sluggish" (relative change
-            per update above or below its band).
-        step: optimizer steps so far.
-        message: what happened, the value, and what would help.
-    """
-
-    level: str
-    kind: str
-    step: int
-    message: str
-
-
-@dataclass
-class Change:
-    """One turn of a knob on a live level.
-
-    Attributes:
-        level: its name.
-        knobs: knob -> new value, JSON-ready.
-        reason: why, in the words of whoever turned it.
-        asked_at: optimizer step at which it was asked for.
-        applied_at: step of the boundary at which it took effect; None while it waits.
-    """
-
-    level: str
-    knobs: dict[str, object]
-    reason: str
-    asked_at: int
-    applied_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +108,26 @@ class ChangeMeter:
             return self._ring("sluggish", f"{shown}; raise its lr or widen its band")
         self.ringing = ""
         return None
+
+    def state_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """What the next measurement depends on; `names` are those of the parameters."""
+        return {
+            "anchored_at": self.anchored_at,
+            "mean_change": self.mean_change,
+            "ringing": self.ringing,
+            "anchor": {n: v.clone() for n, v in zip(names, self.anchor, strict=True)},
+        }
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], names: Sequence[str], params: Sequence[Tensor]
+    ) -> None:
+        """Take over what `state_dict` gave, each anchor beside its parameter."""
+        self.anchored_at, self.mean_change = state["anchored_at"], state["mean_change"]
+        self.ringing = state["ringing"]
+        self.anchor = [
+            state["anchor"][name].to(param.device, copy=True)
+            for name, param in zip(names, params, strict=True)
+        ]
 
     def _ring(self, kind: str, text: str) -> tuple[str, str] | None:
         is_new, self.ringing = kind != self.ringing, kind

@@ -1,10 +1,10 @@
 """The three kinds of level as data: gradient levels, copies and memories."""
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from nestling.core.checked import checked
@@ -217,6 +217,20 @@ class Memory:
 
 
 AnyLevel = Annotated[Level | Copy | Memory, Field(discriminator="kind")]
+_SPECS: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
+    AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
+)
+
+
+def dump_spec(spec: Level | Copy | Memory) -> dict[str, Any]:
+    """What the plan says of a level as JSON-ready data."""
+    data: dict[str, Any] = _SPECS.dump_python(spec, mode="json")
+    return data
+
+
+def load_spec(data: Mapping[str, Any]) -> Level | Copy | Memory:
+    """What `dump_spec` took apart, checked."""
+    return _SPECS.validate_python(data)
 
 
 @checked

@@ -1,0 +1,62 @@
+"""What happens to levels besides learning: alarms, refused updates, knobs that were turned."""
+
+from dataclasses import dataclass
+
+
+class LevelAlarm(UserWarning):
+    """A level is dead, or moves outside of its band."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One alarm of one level.
+
+    Attributes:
+        level: its name.
+        kind: "dead" (no update over many periods), "runaway" or "sluggish" (relative change
+            per update above or below its band).
+        step: optimizer steps so far.
+        message: what happened, the value, and what would help.
+    """
+
+    level: str
+    kind: str
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An update that was undone, or a step that was not taken.
+
+    Attributes:
+        level: whose update it was; None if the whole step was refused.
+        step: optimizer steps so far.
+        reason: who refused it, or what was not finite.
+    """
+
+    level: str | None
+    step: int
+    reason: str
+
+
+@dataclass
+class Change:
+    """One turn of a knob on a live level.
+
+    Attributes:
+        level: its name.
+        knobs: knob -> new value, JSON-ready.
+        reason: why, in the words of whoever turned it.
+        asked_at: tick of the level's clock at which it was asked for.
+        applied_at: tick of the boundary at which it took effect; None while it waits.
+    """
+
+    level: str
+    knobs: dict[str, object]
+    reason: str
+    asked_at: int
+    applied_at: int | None = None
+
+
+Event = Alarm | Refusal | Change

@@ -1,0 +1,401 @@
+"""All levels of a plan together: their order, boundaries, turned knobs, digests and state."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
+from nestling.core.params import check_same_names
+from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
+from nestling.levels.control import Knobs
+from nestling.levels.copies import CopyLevel, make_copies
+from nestling.levels.events import Change, Event
+from nestling.levels.gates import feed_gates
+from nestling.levels.gradient import GradientLevel
+from nestling.levels.memory import MemoryLevel
+from nestling.levels.plan import Plan, order_by_parent
+from nestling.levels.readings import LevelReading
+from nestling.levels.spec import Copy, Level, Memory
+
+AnyLive = GradientLevel | CopyLevel | MemoryLevel
+
+
+class Levels(Mapping[str, AnyLive]):
+    """Every level of a plan at work, by name, in the plan's order.
+
+    Args:
+        model: any module; compiled and data-parallel wrappers are looked through.
+        plan: what learns how fast.
+        accumulate: where gradients gather, see `NestedOptimizer`.
+        judge: asked with a level's name about updates of levels with `protect`.
+        seed: of the copies that update by chance.
+        has_memories: also the memory levels, which a learner feeds.
+
+    Raises:
+        SettingError: the plan does not fit the model; see `assign_levels`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    >>> plan = Plan(Level("head", match=["1.*"]), Level("spine", match=["*"]))
+    >>> levels = Levels(model, plan)
+    >>> list(levels), sorted(levels["head"].tensors())
+    (['head', 'spine'], ['1.bias', '1.weight'])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        *,
+        accumulate: Literal["separate", "in_place"] = "separate",
+        judge: Callable[[str], bool] | None = None,
+        seed: int = 0,
+        has_memories: bool = False,
+    ) -> None:
+        self.model = unwrap(model)
+        self.plan = plan
+        self.judge = judge
+        self.num_steps = 0
+        self.released: set[str] = set()
+        aliases = collect_aliases(model) if plan.gradient_levels else {}
+        claims = assign_levels(model, plan) if plan.gradient_levels else {}
+        self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
+        beside = _find_buffers(self.model, claims)
+        self.gradient = {
+            spec.name: GradientLevel(
+                spec,
+                claims[spec.name],
+                [self._owned[name] for name in claims[spec.name]],
+                accumulate == "in_place",
+                beside.get(spec.name, {}),
+            )
+            for spec in plan.gradient_levels
+        }
+        buffers = dict(self.model.named_buffers()) | {
+            name: param for name, param in self.model.named_parameters() if not param.requires_grad
+        }
+        self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
+        self.memories: dict[str, MemoryLevel] = {}
+        if has_memories:
+            self.memories = {
+                spec.name: MemoryLevel(
+                    spec, self.model, foresees=spec.name == plan.find_slow_memory()
+                )
+                for spec in plan.memories
+            }
+        for level in self.gradient.values():
+            level.changes.admit = self._admit
+        for copy in self.copies.values():
+            copy.changes.admit = self._admit
+        self._watch = ParameterWatch(self.model)
+        self._sort()
+        self._measure_model()
+
+    # --- a mapping of all levels
+
+    def __getitem__(self, name: str) -> AnyLive:
+        for levels in (self.gradient, self.copies, self.memories):
+            if name in levels:
+                return levels[name]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        present = self.gradient.keys() | self.copies.keys() | self.memories.keys()
+        return (level.name for level in self.plan.levels if level.name in present)
+
+    def __len__(self) -> int:
+        return len(self.gradient) + len(self.copies) + len(self.memories)
+
+    # --- a step
+
+    def prepare_step(self) -> None:
+        """Stop backward before levels whose gradient will not count; see `NestedOptimizer`."""
+        for level in self._order:
+            wanted = level.is_wanted(self.num_steps + 1, self.released)
+            if wanted == level.is_enabled:
+                continue
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                return
+            level.enable(wanted)
+
+    def enable_all(self) -> None:
+        """Let gradients reach every level again, where a step was prepared but not taken."""
+        for level in self._order:
+            level.enable(True)
+
+    def step(self, loss: float | None) -> list[Event]:
+        """Take one optimizer step: gather gradients, and update the levels that are at a boundary.
+
+        Args:
+            loss: of this step, for surprise gates; None if nobody told.
+
+        Returns: alarms, refused updates and knobs that came into force.
+
+        Raises:
+            LateParameter: the model has a trainable parameter that no level claimed.
+            SettingError: a surprise gate has not been told the loss, or a gradient is sparse.
+                Nothing is changed by either.
+        """
+        self._watch.check(self._owned)
+        for level in self._order:
+            level.check(self.num_steps + 1, self.released)
+        gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
+        feed_gates(gated, loss)
+        self.num_steps += 1
+        factors = {name: level.factor for name, level in self.gradient.items()}
+        for level in self._order:
+            if level.advance(self.num_steps, self.released, factors, self.judge):
+                level.apply_changes(self.num_steps)
+            level.enable(True)
+            factors[level.spec.name] = level.factor
+        for copy in self.copies.values():
+            if copy.advance():
+                copy.apply_changes(self.num_steps)
+        return self.take_events()
+
+    def take_events(self) -> list[Event]:
+        """What happened since it was last asked; it is not told again."""
+        happened: list[Event] = []
+        for events in (
+            *(level.events for level in self._order),
+            *(copy.events for copy in self.copies.values()),
+            *(memory.events for memory in self.memories.values()),
+        ):
+            if events:
+                happened += events
+                events.clear()
+        return happened
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, but for those that a level gathers in place."""
+        for level in self._order:
+            if level.in_place and level.num_gradients > 0:
+                continue
+            if set_to_none:  # without the wrapper that torch has for its profiler
+                for param in level.params:
+                    param.grad = None
+            else:
+                level.inner.zero_grad(set_to_none=False)
+
+    # --- controls and readings
+
+    def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
+        """Turn knobs of a live level; see `NestedOptimizer.control`.
+
+        Raises:
+            UnknownLevel: no level has that name.
+            SettingError: as `control` of that level; nothing is changed.
+        """
+        if name not in self:
+            self.plan.find(name)
+            raise SettingError(f"level {name!r} is a memory; turn it through the learner")
+        return self[name].control(reason=reason, **knobs)
+
+    def release(self, event: str) -> None:
+        """Say that an event has happened: levels frozen until it begin to learn.
+
+        Raises:
+            SettingError: no level waits for that event.
+        """
+        freezes = [level.spec.freeze for level in self._order if level.spec.freeze is not None]
+        awaited = {freeze.until for freeze in freezes if freeze.until is not None}
+        if event not in awaited:
+            raise SettingError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
+        self.released.add(event)
+
+    def set_importance(self, importance: Mapping[str, Tensor]) -> None:
+        """Give importance gates a Fisher diagonal; see `NestedOptimizer.set_importance`."""
+        for level, values in _check_importance(self.gradient, importance):
+            level.gates.importance = values
+            level.gates.importance_is_given = True
+
+    def read(self) -> list[LevelReading]:
+        """How every level stands: gradient levels, copies, memories, each in the plan's order."""
+        readings = [level.read() for level in self.gradient.values()]
+        readings += [copy.read() for copy in self.copies.values()]
+        return readings + [memory.read() for memory in self.memories.values()]
+
+    def digests(self) -> dict[str, str]:
+        """Level -> sha256 of its tensors: what changed, what stayed fixed."""
+        return {name: level.digest() for name, level in self.items()}
+
+    # --- state
+
+    def rest(self) -> dict[str, Any]:
+        """What the model holds and no level owns: frozen parameters, buffers, extra state."""
+        own = {id(param) for param in self._owned.values()}
+        held = {
+            name
+            for name, param in self.model.named_parameters(remove_duplicate=False)
+            if id(param) in own
+        }
+        held |= {name for level in self.gradient.values() for name in level.buffers}
+        values = dict(self.model.state_dict(keep_vars=True))
+        # Those that a module's own state leaves out (persistent=False) are state for us.
+        values |= dict(self.model.named_buffers())
+        return {
+            name: value.detach().clone() if isinstance(value, Tensor) else value
+            for name, value in values.items()
+            if name not in held
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All levels and the rest of the model; tensors are copies."""
+        return {
+            "course": {"num_steps": self.num_steps, "released": sorted(self.released)},
+            "levels": {name: level.state_dict() for name, level in self.items()},
+            "rest": self.rest(),
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Raise MismatchedParameters unless `load_state_dict` will work; nothing is changed."""
+        check_level_names("levels", self, state["levels"])
+        for name, level in self.items():
+            level.check_state(state["levels"][name])
+        tensors, saved = (
+            {name: value for name, value in rest.items() if isinstance(value, Tensor)}
+            for rest in (self.rest(), state["rest"])
+        )
+        check_same_names(saved, tensors)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the levels that were saved.
+
+        Raises:
+            MismatchedParameters: they are of another plan or model; nothing is changed.
+        """
+        self.check_state(state)
+        for name, level in self.items():
+            level.load_state_dict(state["levels"][name])
+        self.load_course(state["course"])
+        rest, buffers = dict(state["rest"]), dict(self.model.named_buffers())
+        self.model.load_state_dict(
+            {name: value for name, value in rest.items() if name not in buffers}, strict=False
+        )
+        with torch.no_grad():
+            for name, value in buffers.items():
+                if name in rest:
+                    value.copy_(rest[name])
+
+    def load_course(self, state: Mapping[str, Any]) -> None:
+        """Take over step number and events; levels must be loaded before."""
+        self.num_steps, self.released = state["num_steps"], set(state["released"])
+        self._sort()
+
+    def swap_parameter(self, name: str, param: Tensor) -> None:
+        """Take a parameter with other rows in the place of a claimed one (a head that grows).
+
+        Raises:
+            LateParameter: no level owns that name.
+            MismatchedParameters: another shape, but for its rows.
+        """
+        owner = next((level for level in self._order if name in level.names), None)
+        if owner is None:
+            raise LateParameter(f"no level owns {name!r}; {suggest(name, self._owned)}")
+        owner.swap(name, param)
+        for copy in self.copies.values():
+            if name in copy.values:
+                copy.swap(name, param)
+        self._owned[name] = param
+        self._watch.refresh()
+        self._measure_model()
+
+    # --- inside
+
+    def _measure_model(self) -> None:
+        """Tell every level how many trainable scalars the model has, of which it is a share."""
+        num_all = sum(param.numel() for level in self._order for param in level.params)
+        for level in self.gradient.values():
+            level.num_all = num_all
+        for copy in self.copies.values():
+            copy.num_all = num_all
+
+    def _list_waiting(self) -> list[Level | Copy]:
+        waiting: list[Level | Copy] = []
+        for level in self.gradient.values():
+            waiting += [spec for _, spec in level.changes.waiting]
+        for copy in self.copies.values():
+            waiting += [spec for _, spec in copy.changes.waiting]
+        return waiting
+
+    def _admit(self, changed: Level | Copy) -> None:
+        """Raise SettingError if the plan cannot be with a changed level, now or when others
+        that wait have changed; the order of the levels obeys both."""
+        live = {level.spec.name: level.spec for level in self.gradient.values()}
+        others = {copy.spec.name: copy.spec for copy in self.copies.values()}
+        pending = {spec.name: spec for spec in self._list_waiting()}
+        specs: dict[str, Level | Copy | Memory] = {**live, **others, **pending}
+        specs[changed.name] = changed
+        # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
+        Plan(*specs.values())
+        self._sort(changed)
+
+    def _sort(self, *changed: Level | Copy) -> None:
+        """Gradient levels, parents first, now and after every waiting change."""
+        live: list[Level | Copy] = [level.spec for level in self.gradient.values()]
+        specs = [*live, *self._list_waiting(), *changed]
+        names = order_by_parent(spec for spec in specs if isinstance(spec, Level))
+        self._order = [self.gradient[name] for name in names]
+
+
+def check_level_names(kind: str, ours: Iterable[str], saved: Iterable[str]) -> None:
+    """Raise MismatchedParameters unless a state has the levels of a plan, in its order."""
+    own, other = list(ours), list(saved)
+    if own != other:
+        raise MismatchedParameters(
+            f"the state has {kind} {other}, this plan has {own}; "
+            "restore it with the plan it was saved with"
+        )
+
+
+def _find_buffers(
+    model: nn.Module, claims: Mapping[str, list[str]]
+) -> dict[str, dict[str, tuple[nn.Module, str]]]:
+    """Level -> its running statistics: those of modules all of whose parameters it owns, or,
+    where a module has none, of the nearest module around it that has some."""
+    owner = {name: level for level, names in claims.items() for name in names}
+    modules = dict(model.named_modules())
+    found: dict[str, dict[str, tuple[nn.Module, str]]] = {}
+    for name, _ in model.named_buffers():
+        path, _, own = name.rpartition(".")
+        prefix = path
+        while True:
+            start = f"{prefix}." if prefix else ""
+            levels = {level for param, level in owner.items() if param.startswith(start)}
+            if levels or not prefix:
+                break
+            prefix = prefix.rpartition(".")[0]
+        if len(levels) == 1:
+            found.setdefault(levels.pop(), {})[name] = (modules[path], own)
+    return found
+
+
+def _check_importance(
+    levels: Mapping[str, GradientLevel], importance: Mapping[str, Tensor]
+) -> list[tuple[GradientLevel, list[Tensor]]]:
+    """The levels that an importance is about, each with a copy of its part.
+
+    Raises:
+        MismatchedParameters: an unknown name, another shape, or a part of a level is missing.
+    """
+    known = {name for level in levels.values() for name in level.names}
+    if unknown := sorted(importance.keys() - known):
+        raise MismatchedParameters(f"importance of {unknown[0]!r}; {suggest(unknown[0], known)}")
+    found: list[tuple[GradientLevel, list[Tensor]]] = []
+    for level in levels.values():
+        if not importance.keys() & set(level.names):
+            continue
+        for name, param in zip(level.names, level.params, strict=True):
+            if name not in importance or importance[name].shape != param.shape:
+                raise MismatchedParameters(
+                    f"importance of {name!r} must have shape {tuple(param.shape)}, got "
+                    f"{tuple(importance[name].shape) if name in importance else 'none'}"
+                )
+        values = [importance[name].detach().clone() for name in level.names]
+        if not all(bool((value >= 0).all()) for value in values):
+            raise MismatchedParameters(
+                f"importance of level {level.spec.name!r} must be 0 or more and not NaN"
+            )
+        found.append((level, values))
+    return found

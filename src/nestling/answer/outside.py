@@ -247,9 +247,7 @@ def mix_knowers(knowers: Knowers, weights_ZE: Tensor, skill: float) -> tuple[Ten
     """
     answers_ENK, opinion_N = knowers.confer(skill)
     trust, is_mixture = trust_experience(knowers.num_effective), knowers.known is not None
-    weights_NE = weigh_knowers(
-        knowers.novelty, opinion_N, weights_ZE, trust, is_mixture=is_mixture
-    )
+    weights_NE = weigh_knowers(knowers.novelty, opinion_N, weights_ZE, trust, is_mixture=is_mixture)
     return mix_rows(answers_ENK, weights_NE), listen_to_others(knowers.novelty, weights_NE)
 
 

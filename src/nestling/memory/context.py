@@ -206,7 +206,7 @@ def compare_densities(z_ND: Tensor, recent: Gaussian, life: Gaussian) -> Tensor:
     What is endlessly far from both is unlike what is recent, whatever it is like.
     """
     ratio_N = log_density(z_ND, recent) - log_density(z_ND, life)
-    return ratio_N.nan_to_num(nan=-math.inf)
+    return torch.where(ratio_N.isnan(), -math.inf, ratio_N)
 
 
 def trust_recent(ratio_N: Tensor, level: float) -> Tensor:

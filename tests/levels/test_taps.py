@@ -1,6 +1,6 @@
 """Where a memory reads, and how what is read becomes a row."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -104,20 +104,10 @@ def test_threads_that_read_one_model_get_their_own() -> None:
     reader = FeatureReader(CONV, ["input of 2"], frozen=True)
     inputs = [torch.full((2, 1, 8, 8), float(k)) for k in range(4)]
     wanted = [reader.read(Batch((x,)))[0][0] for x in inputs]
-    wrong: list[int] = []
-
-    def ask(index: int) -> None:
-        for _ in range(30):
-            (view,), _ = reader.read(Batch((inputs[index],)))
-            if not torch.equal(view, wanted[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(4) as pool:
+        asked = [index % 4 for index in range(120)]
+        found = pool.map(lambda index: reader.read(Batch((inputs[index],)))[0][0], asked)
+        assert all(torch.equal(view, wanted[k]) for view, k in zip(found, asked, strict=True))
 
 
 def test_nothing_listens_after_a_pass_whether_it_failed_or_not() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from nestling.core.modes import in_own_modes
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_half_life, check_inputs, check_saved
-from nestling.memory.clocked import ClockedStatistics
+from nestling.memory.exact.clocked import ClockedStatistics
 from nestling.memory.exact.statistics import Statistics, decay_factor, mirror_scatter
 
 # Variance that every direction has at least, as a share of the mean one: a constant input must

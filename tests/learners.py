@@ -25,6 +25,11 @@ def make_batch(seed: int = 0, num: int = 16, num_classes: int = 2) -> tuple[Tens
     return x, (x[:, 0] > 0).long() if num_classes == 2 else x[:, :num_classes].argmax(1)
 
 
+def read_answer(learner: nl.Learner, x: Any) -> Tensor:
+    """Probabilities (N, K), or values (N, M)."""
+    return learner.predict(x) if learner.task == "regression" else learner.predict_proba(x)
+
+
 def read_state(learner: nl.Learner) -> dict[str, Any]:
     """All of a learner's state but the time that it took."""
     state = copy.deepcopy(export_learner_state(learner))

@@ -1,7 +1,7 @@
 """Nested learning for PyTorch: parts of one model learn at different speeds.
 
 >>> import nestling as nl
->>> nl.Plan(nl.Level("all"))
+>>> nl.Plan(nl.Level("all", match=["*"]))
 Plan(gradient 'all'; read-out live)
 """
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
+from learners import read_answer
 from nestling.answer.exported_modules import save_onnx
 from nestling.core.errors import NotFitted, SettingError
 
@@ -35,33 +36,33 @@ def make_learner(case: str) -> nl.Learner:
         num_features=(5, 0, 7),
         include_read=(False, True, False),
     )
-    live, net = nl.Level("net"), make_mlp()
+    live, net = nl.Level("net", match=["*"]), make_mlp()
     plans = {
-        "default": lambda: nl.Learner(net, quiet=True),
-        "pretrained": lambda: nl.Learner(net, pretrained=True, quiet=True),
-        "replay and copies": lambda: nl.Learner(net, replay=20, quiet=True),
+        "default": lambda: nl.Learner(net),
+        "pretrained": lambda: nl.Learner(net, pretrained=True),
+        "replay and copies": lambda: nl.Learner(net, replay=20),
         "a copy alone": lambda: nl.Learner(
-            net, nl.Plan(live, nl.Copy("slow", of=["net"]), readout="slow"), quiet=True
+            net, nl.Plan(live, nl.Copy("slow", of=["net"]), readout="slow")
         ),
-        "live alone": lambda: nl.Learner(net, nl.Plan(live), quiet=True),
-        "memory alone": lambda: nl.Learner(net, nl.Plan(memory, readout="memory"), quiet=True),
+        "live alone": lambda: nl.Learner(net, nl.Plan(live)),
+        "memory alone": lambda: nl.Learner(net, nl.Plan(memory, readout="memory")),
         "nothing but what is read": lambda: nl.Learner(
-            net, nl.Plan(bare, readout="memory"), quiet=True
+            net, nl.Plan(bare, readout="memory")
         ),
         "fourier": lambda: nl.Learner(
-            net, nl.Plan(head, live, readout=nl.mix("live", "memory")), quiet=True
+            net, nl.Plan(head, live, readout=nl.mix("live", "memory"))
         ),
         "product": lambda: nl.Learner(
-            net, nl.Plan(product, live, readout=nl.mix("live", "memory")), quiet=True
+            net, nl.Plan(product, live, readout=nl.mix("live", "memory"))
         ),
         "a submodule's output": lambda: nl.Learner(
-            net, nl.Plan(hidden, live, readout=nl.mix("live", "memory")), quiet=True
+            net, nl.Plan(hidden, live, readout=nl.mix("live", "memory"))
         ),
         "class prior": lambda: nl.Learner(
-            net, nl.Plan(prior, live, readout=nl.mix("memory", "live")), quiet=True
+            net, nl.Plan(prior, live, readout=nl.mix("memory", "live"))
         ),
         "several places": lambda: nl.Learner(
-            net, nl.Plan(places, live, readout=nl.mix("memory", "live")), quiet=True
+            net, nl.Plan(places, live, readout=nl.mix("memory", "live"))
         ),
         "outside of two half-lives": lambda: nl.Learner(
             net,
@@ -71,28 +72,25 @@ def make_learner(case: str) -> nl.Learner:
                 nl.Copy("given", of=["net"], decay=1.0),
                 readout=nl.mix("live", "memory", "given", outside="given"),
             ),
-            quiet=True,
         ),
-        "pretrained with copies": lambda: nl.Learner(net, pretrained=True, replay=20, quiet=True),
+        "pretrained with copies": lambda: nl.Learner(net, pretrained=True, replay=20),
         "pretrained, other classes": lambda: nl.Learner(
-            make_mlp(4, 2), pretrained=True, quiet=True
+            make_mlp(4, 2), pretrained=True
         ),
-        "regression, pretrained": lambda: nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True),
+        "regression, pretrained": lambda: nl.Learner(make_mlp(4, 2), pretrained=True),
         "fixed mix": lambda: nl.Learner(
             net,
             nl.Plan(memory, live, readout=nl.mix("memory", "live", weights=(1, 3))),
-            quiet=True,
         ),
         "an idle memory knows more classes": lambda: nl.Learner(
             net,
             nl.Plan(
                 memory, live, nl.Copy("slow", of=["net"]), readout=nl.mix("slow", "live")
             ),
-            quiet=True,
         ),
-        "regression": lambda: nl.Learner(make_mlp(4, 2), quiet=True),
+        "regression": lambda: nl.Learner(make_mlp(4, 2)),
         "regression, transformed": lambda: nl.Learner(
-            make_mlp(4, 2), output_transform=torch.sigmoid, quiet=True
+            make_mlp(4, 2), output_transform=torch.sigmoid
         ),
     }  # fmt: skip
     return plans[case]()
@@ -122,7 +120,7 @@ def test_the_export_answers_as_the_learner(case: str, num_batches: int) -> None:
     learner = make_learner(case)
     teach(learner, case, num_batches)
     module, x = learner.export(), draw(9, seed=99)
-    torch.testing.assert_close(module(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(module(x), read_answer(learner, x), atol=1e-5, rtol=1e-5)
     before = module(x)
     teach(learner, case, 2)
     assert torch.equal(module(x), before)
@@ -136,7 +134,7 @@ def test_other_runtimes_agree(case: str, tmp_path: Path) -> None:
     learner = make_learner(case)
     teach(learner, case)
     module, x = learner.export(), draw(9, seed=99)
-    expected = learner.predict(x)
+    expected = read_answer(learner, x)
     program = torch.export.export(module, (x,))
     torch.testing.assert_close(program.module()(x), expected, atol=1e-5, rtol=1e-5)
     save_onnx(module, (x[:3],), tmp_path / "m.onnx")
@@ -158,7 +156,7 @@ def test_export_leaves_the_learner_as_it_is() -> None:
 def test_nothing_to_export() -> None:
     with pytest.raises(NotFitted, match="call fit or learn before export"):
         make_learner("default").export()
-    learner = nl.Learner(nn.Linear(4, 3), nl.Plan(nl.Level("net")), quiet=True)
+    learner = nl.Learner(nn.Linear(4, 3), nl.Plan(nl.Level("net", match=["*"])))
     learner.learn(draw(5 * 2).reshape(5, 2, 4), torch.zeros(5, 2, dtype=torch.long))
     with pytest.raises(SettingError, match=r"one target per example; export learner\.model"):
         learner.export()

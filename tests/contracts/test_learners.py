@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from learners import differences, make_batch, read_state
+from learners import differences, make_batch, read_answer, read_state
 from nestling.core.errors import SnapshotError
 from nestling.levels import Copy, Freeze, Gate, Level, Memory, Plan
 from nestling.optim import OptimizerSpec, adam, adamw, sgd
@@ -64,7 +64,7 @@ def make_plan(optimizer: str, gate: str, memory: str) -> Plan:
     return Plan(
         MEMORIES[memory],
         Level("head", match=("4.*",), optimizer=rule, gate=(nl.SurpriseGate(half_life=20.0),)),
-        Level("spine", period=3, optimizer=rule, gate=GATES[gate], trust=0.5),
+        Level("spine", match=["*"], period=3, optimizer=rule, gate=GATES[gate], trust=0.5),
         Copy("average", of=("head", "spine"), decay=0.9, probability=0.6),
         readout=nl.mix("m", "live", "average"),
     )
@@ -78,46 +78,41 @@ PLANS = {
     for memory in [list(MEMORIES)[(i + j) % len(MEMORIES)]]
 }
 SPECIAL = {
-    "default with replay": lambda: nl.Learner(Net(), replay=12, quiet=True),
-    "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3, quiet=True),
-    "pretrained without replay": lambda: nl.Learner(Net(), pretrained=True, seed=3, quiet=True),
+    "default with replay": lambda: nl.Learner(Net(), replay=12),
+    "pretrained": lambda: nl.Learner(Net(), pretrained=True, replay=12, seed=3),
+    "pretrained without replay": lambda: nl.Learner(Net(), pretrained=True, seed=3),
     "pretrained without modes": lambda: nl.Learner(
-        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), pretrained=True, quiet=True
+        nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), pretrained=True
     ),
     "outside of two half-lives": lambda: nl.Learner(
         Net(),
         Plan(
             Memory("m", on=("input of 0", "4"), half_lives=(9.0, float("inf")), num_features=6),
-            Level("all"),
+            Level("all", match=["*"]),
             Copy("given", of=("all",), decay=1.0),
             Copy("average", of=("all",), decay=0.9),
             readout=nl.mix("m", "live", "average", "given", outside="given"),
         ),
-        quiet=True,
     ),
     "outside of the first of two memories": lambda: nl.Learner(
         Net(),
         Plan(
             Memory("m", on="input of 4", half_lives=(float("inf"),), num_features=6),
             Memory("fast", on="input", half_lives=(9.0, 30.0), num_features=5, block=8),
-            Level("all"),
+            Level("all", match=["*"]),
             Copy("given", of=("all",), decay=1.0),
             readout=nl.mix("m", "fast", "live", "given", outside="given"),
         ),
-        quiet=True,
     ),
-    "memory alone": lambda: nl.Learner(
-        Net(), Plan(Memory("m", num_features=8), readout="m"), quiet=True
-    ),
+    "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m", num_features=8), readout="m")),
     "skip, freeze and protect": lambda: nl.Learner(
         Net(),
         Plan(
             Level("head", match=("4.*",), freeze=Freeze(windows=((5, 9),)), protect=True),
-            Level("spine", period=4, between="skip", window=2, reduce="sum"),
+            Level("spine", match=["*"], period=4, between="skip", window=2, reduce="sum"),
             readout="live",
         ),
         judge=lambda model: int(model[4].bias.sum() * 1e6) % 3 != 0,  # type: ignore[index]
-        quiet=True,
     ),
 }
 
@@ -126,7 +121,7 @@ def make_learner(case: str) -> nl.Learner:
     torch.manual_seed(0)
     if case in SPECIAL:
         return SPECIAL[case]()
-    return nl.Learner(Net(), make_plan(*PLANS[case]), replay=10, quiet=True)
+    return nl.Learner(Net(), make_plan(*PLANS[case]), replay=10)
 
 
 def give(learner: nl.Learner, index: int) -> None:
@@ -149,7 +144,7 @@ def test_killed_and_restored_at_any_batch(case: str, tmp_path: Path) -> None:
         give(learner, index)
         if index + 1 in wanted:
             states[index + 1] = read_state(learner)
-            answers[index + 1] = learner.predict(x)
+            answers[index + 1] = read_answer(learner, x)
     for kill in kills:
         torch.manual_seed(kill)  # what else the process has drawn does not matter
         again = make_learner(case)
@@ -158,7 +153,7 @@ def test_killed_and_restored_at_any_batch(case: str, tmp_path: Path) -> None:
         for index in range(kill, end):
             give(again, index)
         assert differences(states[end], read_state(again)) == []
-        assert torch.equal(answers[end], again.predict(x))
+        assert torch.equal(answers[end], read_answer(again, x))
 
 
 @pytest.mark.parametrize("case", [*SPECIAL, *list(PLANS)[::5]])
@@ -187,7 +182,7 @@ def test_a_copy_goes_on_by_itself(case: str, how: str) -> None:
         give(learner, index)
     assert differences(read_state(learner), read_state(twin)) == []
     x, _ = make_batch(999)
-    assert torch.equal(learner.predict(x), twin.predict(x))
+    assert torch.equal(read_answer(learner, x), read_answer(twin, x))
 
 
 def test_every_pair_is_in_the_table() -> None:

@@ -2,14 +2,11 @@
 
 import errno
 import hashlib
-import io
 import os
-import pickle
 import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +21,7 @@ from nestling.data.sources.images import (
     read_mnist_10k,
     read_omniglot,
 )
-from nestling.data.sources.recordings import read_object_array, read_watch
+from nestling.data.sources.recordings import read_watch
 from nestling.data.sources.source import Source, SourceFile
 from nestling.data.sources.table_archives import encode_census, read_census, read_heart
 from nestling.data.sources.templates import Grammar, expand
@@ -215,45 +212,6 @@ def test_the_folder_is_the_named_one_or_the_environments(tmp_path, monkeypatch):
     assert find_folder(Path("x")) == Path("x")
     monkeypatch.delenv("NESTLING_DATA")
     assert find_folder().name == "nestling"
-
-
-# --- recordings: a pickle that is read and never run
-
-
-def test_object_arrays_are_read_without_running_them():
-    held = {
-        "X": np.array([np.ones((3, 2)), np.arange(8.0).reshape(4, 2)], dtype=object),
-        "y": np.array([4, 5]),
-        "names": ["PEN", "ABD"],
-    }
-    file = io.BytesIO()
-    file.write(_write_header())
-    pickle.dump(np.array(held, dtype=object), file, protocol=2)
-    content = file.getvalue().replace(b"numpy._core", b"numpy.core")
-    found = read_object_array(content)
-    assert found["names"] == ["PEN", "ABD"]
-    assert np.array_equal(found["y"], [4, 5])
-    for one, other in zip(found["X"], held["X"], strict=True):
-        assert np.array_equal(one, other)
-
-
-class Attack:
-    def __reduce__(self):
-        return (os.mkdir, ("harm",))
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_calls_something_is_refused(tmp_path, monkeypatch, protocol):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="refused"):
-        read_object_array(_write_header() + pickle.dumps({"X": Attack()}, protocol=protocol))
-    assert list(tmp_path.iterdir()) == []
-
-
-def _write_header():
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
-    return file.getvalue()
 
 
 # --- templates

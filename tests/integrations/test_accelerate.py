@@ -25,7 +25,7 @@ def make_parts() -> tuple[nn.Module, NestedOptimizer, Any, DataLoader[tuple[Tens
         model,
         Plan(
             nl.Level("head", match=["2.*"], optimizer=nl.adamw(lr=0.02)),
-            nl.Level("spine", period=3, optimizer=nl.sgd(lr=0.1, momentum=0.9)),
+            nl.Level("spine", match=["*"], period=3, optimizer=nl.sgd(lr=0.1, momentum=0.9)),
             nl.Copy("slow", of=["head", "spine"], decay=0.9),
         ),
     )

@@ -28,7 +28,13 @@ def make_optimizer(net: nn.Module) -> NestedOptimizer:
         net,
         Plan(
             nl.Level("head", match=["2.*"], gate=[nl.SurpriseGate()], optimizer=nl.adamw(lr=0.02)),
-            nl.Level("spine", period=3, between="skip", optimizer=nl.sgd(lr=0.1, momentum=0.9)),
+            nl.Level(
+                "spine",
+                match=["*"],
+                period=3,
+                between="skip",
+                optimizer=nl.sgd(lr=0.1, momentum=0.9),
+            ),
             nl.Copy("slow", of=["head", "spine"], decay=0.9, probability=0.7),
         ),
     )

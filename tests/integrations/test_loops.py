@@ -23,7 +23,9 @@ def make_model() -> nn.Sequential:
 def make_plan(between: str = "accumulate") -> Plan:
     return Plan(
         Level("head", match=["2.*"], optimizer=nl.adamw(lr=0.02)),
-        Level("spine", period=3, optimizer=nl.sgd(lr=0.1, momentum=0.5), between=between),  # type: ignore[arg-type]
+        Level(
+            "spine", match=["*"], period=3, optimizer=nl.sgd(lr=0.1, momentum=0.5), between=between
+        ),  # type: ignore[arg-type]
         Copy("slow", of=["spine"], period=2),
     )
 
@@ -83,7 +85,7 @@ def test_schedulers_turn_each_level_as_they_turn_torchs_groups(kind: str) -> Non
 
 def test_schedule_changes_the_step_that_is_taken() -> None:
     model = nn.Linear(1, 1, bias=False)
-    nested = NestedOptimizer(model, Plan(Level("all", optimizer=nl.sgd(lr=0.1))))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], optimizer=nl.sgd(lr=0.1))))
     schedule = lr_scheduler.StepLR(nested, 1, gamma=0.5)
     moves = []
     for _ in range(3):

@@ -34,10 +34,10 @@ def make_job(folder: Path, **changes: object) -> Job:
 
 def read_end(job: Job) -> dict[str, torch.Tensor]:
     """Weights at the end of the run, and what memories and network then answer together."""
-    learner = Learner(job.build_model(), job.build_plan(), replay=job.replay, quiet=True)
+    learner = Learner(job.build_model(), job.build_plan(), replay=job.replay)
     learner.restore(job.out / "snapshots" / "after-001")
     x, _ = job.load_experiences()[0].test
-    return {**learner.model.state_dict(), "answer": learner.predict(x)}
+    return {**learner.model.state_dict(), "answer": learner.predict_proba(x)}
 
 
 def read_records(folder: Path) -> list[dict[str, object]]:

@@ -289,7 +289,7 @@ def test_a_suggested_plan_survives_toml_and_learns(values: bool) -> None:
     assert plan == suggestion.plan
     claimed = assign_levels(model, plan)
     assert sum(map(len, claimed.values())) == len(list(model.parameters()))
-    learner = nl.Learner(model, plan, quiet=True)
+    learner = nl.Learner(model, plan)
     learner.fit(list(zip(x[:200].split(20), y[:200].split(20), strict=True)), epochs=3)
     assert learner.evaluate(x[200:], y[200:]) > 0.7
     named = {one.level for one in suggestion.reasons} - {"learner"}

@@ -20,7 +20,7 @@ num_threads = 1
 batch_size = 32
 out = "%s"
 [plan]
-level = [{ name = "net", optimizer = { name = "sgd", lr = 0.1 } }]
+level = [{ name = "net", match = ["*"], optimizer = { name = "sgd", lr = 0.1 } }]
 [tune]
 num_seeds = 1
 num_trials = 4

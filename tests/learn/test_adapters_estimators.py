@@ -49,7 +49,7 @@ def make_batch_norm_network(num_inputs: int, num_outputs: int) -> nn.Module:
 
 
 # The whole learner where the network answers alone: what it learns is seen in full.
-LIVE = nl.Plan(nl.Level("all"), readout="live")
+LIVE = nl.Plan(nl.Level("all", match=["*"]), readout="live")
 
 
 @pytest.mark.parametrize("estimator", [nl.NestedClassifier(), nl.NestedRegressor()], ids=repr)

@@ -37,7 +37,7 @@ def spoil(value: float) -> Tensor:
 
 
 def make_learner(**options: Any) -> nl.Learner:
-    return nl.Learner(make_mlp(), replay=10, quiet=True, **options)
+    return nl.Learner(make_mlp(), replay=10, **options)
 
 
 class Ruined(nn.Module):
@@ -76,8 +76,12 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     "no loader": (lambda m: m.fit(3), DataError, "the loader is a int"),
     "no epoch": (lambda m: m.fit([(X, Y)], epochs=0), DataError, "epochs=0; 1 or more"),
     "task by name": (lambda m: m.learn(X, Y, task="first"), DataError, "number tasks 0, 1"),
-    "unknown task": (lambda m: m.predict(X, task=7), DataError, r"task 7 was never .*\[0\]"),
-    "predict of NaN": (lambda m: m.predict(spoil(math.nan)), NonFiniteInput, "drop or impute"),
+    "unknown task": (lambda m: m.predict_proba(X, task=7), DataError, r"task 7 was never .*\[0\]"),
+    "predict of NaN": (
+        lambda m: m.predict_proba(spoil(math.nan)),
+        NonFiniteInput,
+        "drop or impute",
+    ),
     "evaluate without": (lambda m: m.evaluate(X), DataError, "needs targets"),
     "unknown knob": (lambda m: m.control("memory", reason="r", lr=1.0), SettingError, "knob 'lr'"),
     "switch rate of 2": (
@@ -117,7 +121,7 @@ def test_bad_input_at_the_very_start(case: str) -> None:
     assert differences(before, read_state(learner)) == []
     assert learner.task is None
     with pytest.raises(NotFitted, match="call fit or learn first"):
-        learner.predict(X)
+        learner.predict_proba(X)
 
 
 def test_labels_outside_the_declared_classes() -> None:
@@ -125,7 +129,7 @@ def test_labels_outside_the_declared_classes() -> None:
     before = read_state(learner)
     with pytest.raises(UnknownLabel, match=r"label 2 is outside the declared classes 0\.\.1"):
         learner.learn(X, Y + 1)
-    wide = nl.Learner(make_mlp(), num_classes=5, quiet=True)
+    wide = nl.Learner(make_mlp(), num_classes=5)
     with pytest.raises(UnknownLabel, match="label 3 but the model has 2 outputs"):
         wide.learn(X, Y + 2)
     assert differences(before, read_state(learner)) == []
@@ -133,13 +137,13 @@ def test_labels_outside_the_declared_classes() -> None:
 
 
 def test_values_then_classes() -> None:
-    learner = nl.Learner(make_mlp(), quiet=True)
+    learner = nl.Learner(make_mlp())
     learner.learn(X, X[:, :2])
     before = read_state(learner)
     with pytest.raises(DataError, match="began as values"):
         learner.learn(X, Y)
-    with pytest.raises(DataError, match=r"values, not classes; use predict"):
-        learner.classify(X)
+    with pytest.raises(DataError, match=r"no probabilities; use predict"):
+        learner.predict_proba(X)
     with pytest.raises(ShapeMismatch, match=r"targets of shape \(16, 3\)"):
         learner.learn(X, X[:, :3])
     assert differences(before, read_state(learner)) == []
@@ -153,14 +157,14 @@ def test_a_batch_of_nothing_and_of_one() -> None:
     assert report.num_examples == 0
     assert math.isnan(report.loss)
     assert differences(before, read_state(learner)) == []
-    assert learner.predict(X[:0]).shape == (0, 2)
+    assert learner.predict_proba(X[:0]).shape == (0, 2)
     assert learner.learn(X[:1], Y[:1]).num_examples == 1
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_one_example_passes_batch_norm_by_the_running_statistics(pretrained: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
-    learner = nl.Learner(model, pretrained=pretrained, replay=5, quiet=True)
+    learner = nl.Learner(model, pretrained=pretrained, replay=5)
     learner.learn(X, Y)
     running = model[1].running_mean.clone()  # type: ignore[union-attr, operator]
     weight = model[2].weight.detach().clone()
@@ -178,9 +182,9 @@ def test_a_head_that_cannot_grow_says_so_before_anything_moves() -> None:
     overlay = make_mlp()
     plan = nl.adapters(overlay, ["2.weight"], 1, generator=torch.Generator())
     cases = [
-        (nl.Learner(tied, quiet=True), "tied to"),
-        (nl.Learner(other, quiet=True), "so it is not the head"),
-        (nl.Learner(overlay, plan, quiet=True), "has an overlay"),
+        (nl.Learner(tied), "tied to"),
+        (nl.Learner(other), "so it is not the head"),
+        (nl.Learner(overlay, plan), "has an overlay"),
     ]
     for learner, message in cases:
         learner.learn(X, Y)
@@ -192,7 +196,7 @@ def test_a_head_that_cannot_grow_says_so_before_anything_moves() -> None:
 
 def test_what_replay_cannot_store_is_refused_before_anything_moves() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    learner = nl.Learner(model, nl.Plan(nl.Level("all")), replay=50, quiet=True)
+    learner = nl.Learner(model, nl.Plan(nl.Level("all", match=["*"])), replay=50)
     x = draw(4, 5, 3)
     learner.learn(x, (x[..., 0] > 0).long())
     before = read_state(learner)
@@ -202,7 +206,9 @@ def test_what_replay_cannot_store_is_refused_before_anything_moves() -> None:
 
 
 def test_features_that_are_not_finite() -> None:
-    learner = nl.Learner(Ruined(), nl.Plan(nl.Memory("m", frozen=False), nl.Level("l")), quiet=True)
+    learner = nl.Learner(
+        Ruined(), nl.Plan(nl.Memory("m", frozen=False), nl.Level("l", match=["*"]))
+    )
     learner.learn(X, Y)
     with torch.no_grad():
         learner.model.spine.bias[0] = math.nan  # type: ignore[union-attr, operator]
@@ -219,7 +225,7 @@ def test_a_loss_that_raises_undoes_the_step() -> None:
         return nn.functional.cross_entropy(output, target)
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 2))
-    learner = nl.Learner(model, loss=refuse, replay=5, quiet=True)
+    learner = nl.Learner(model, loss=refuse, replay=5)
     wrong = draw(3, 4), torch.ones(3, dtype=torch.long)
     for _ in range(2):
         before = read_state(learner)
@@ -235,7 +241,7 @@ def test_a_loss_that_raises_on_a_new_class_takes_the_head_back() -> None:
             raise RuntimeError("two classes are enough")
         return nn.functional.cross_entropy(output, target)
 
-    learner = nl.Learner(make_mlp(), loss=refuse, replay=5, quiet=True)
+    learner = nl.Learner(make_mlp(), loss=refuse, replay=5)
     learner.learn(X, Y)
     before, width = read_state(learner), learner.model[-1].weight.shape
     with pytest.raises(RuntimeError, match="two classes"):
@@ -246,7 +252,7 @@ def test_a_loss_that_raises_on_a_new_class_takes_the_head_back() -> None:
 
 
 def test_a_model_that_raises_is_named_in_one_line() -> None:
-    learner = nl.Learner(make_mlp(), nl.Plan(nl.Level("all")), quiet=True)
+    learner = nl.Learner(make_mlp(), nl.Plan(nl.Level("all", match=["*"])))
     with pytest.raises(DataError, match=r"cannot take input 0 \(16, 3\) torch.float32: mat1"):
         learner.learn(X[:, :3], Y)
 
@@ -263,10 +269,10 @@ def save(tmp_path: Path) -> tuple[nl.Learner, Path]:
 
 
 @pytest.mark.parametrize("spoiled", ["truncated", "byte", "gone"])
-@pytest.mark.parametrize("pattern", ["state.json", "tensors-*"])
+@pytest.mark.parametrize("pattern", ["manifest.json", "*.safetensors"])
 def test_a_damaged_snapshot(spoiled: str, pattern: str, tmp_path: Path) -> None:
     learner, path = save(tmp_path)
-    (file,) = path.glob(pattern)
+    file = max(path.glob(pattern), key=lambda file: file.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if spoiled == "gone":
@@ -285,14 +291,14 @@ def test_a_damaged_snapshot(spoiled: str, pattern: str, tmp_path: Path) -> None:
 def make_foreign() -> dict[str, nl.Learner]:
     small = nl.Memory("memory", num_features=3, on="input")
     return {
-        "another width": nl.Learner(make_mlp(4, 2, width=9), replay=10, quiet=True),
-        "another depth": nl.Learner(nn.Sequential(make_mlp()), replay=10, quiet=True),
-        "another plan": nl.Learner(make_mlp(), nl.Plan(small), replay=10, quiet=True),
-        "no replay": nl.Learner(make_mlp(), make_learner().plan, quiet=True),
-        "smaller replay": nl.Learner(make_mlp(), replay=9, quiet=True),
-        "another seed": nl.Learner(make_mlp(), replay=10, seed=3, quiet=True),
-        "other inputs": nl.Learner(make_mlp(5, 2), replay=10, quiet=True),
-        "fewer declared": nl.Learner(make_mlp(4, 1), replay=10, num_classes=1, quiet=True),
+        "another width": nl.Learner(make_mlp(4, 2, width=9), replay=10),
+        "another depth": nl.Learner(nn.Sequential(make_mlp()), replay=10),
+        "another plan": nl.Learner(make_mlp(), nl.Plan(small), replay=10),
+        "no replay": nl.Learner(make_mlp(), make_learner().plan),
+        "smaller replay": nl.Learner(make_mlp(), replay=9),
+        "another seed": nl.Learner(make_mlp(), replay=10, seed=3),
+        "other inputs": nl.Learner(make_mlp(5, 2), replay=10),
+        "fewer declared": nl.Learner(make_mlp(4, 1), replay=10, num_classes=1),
     }
 
 

@@ -38,11 +38,11 @@ def make_wild(mode: str) -> tuple[Wild, nl.Learner]:
     model = Wild(mode)
     levels = (
         nl.Level("head", match=("head.*",), optimizer=nl.sgd(lr=0.1, momentum=0.9)),
-        nl.Level("slow", period=4, between="skip", window=2, optimizer=nl.adamw()),
+        nl.Level("slow", match=["*"], period=4, between="skip", window=2, optimizer=nl.adamw()),
         nl.Copy("average", of=("slow", "head")),
     )
     plan = nl.Plan(nl.Memory("m", on="input"), *levels, readout=nl.mix("m", "live", "average"))
-    return model, nl.Learner(model, plan, replay=8, quiet=True)
+    return model, nl.Learner(model, plan, replay=8)
 
 
 @pytest.mark.parametrize("mode", ["loss", "gradient"])
@@ -70,16 +70,16 @@ def test_a_step_that_is_not_finite_changes_no_weight(mode: str, num_steps: int) 
     assert differences(after["model"], read_state(learner)["model"]) != []
 
 
-def test_refusals_are_said_and_reported(capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals_are_said_and_reported(caplog: pytest.LogCaptureFixture) -> None:
     model, _ = make_wild("loss")
-    learner = nl.Learner(model, nl.Plan(nl.Level("all")))
+    learner = nl.Learner(model, nl.Plan(nl.Level("all", match=["*"])))
     learner.learn(X, Y)
     model.is_wild = True
     report = learner.fit([(X, Y), (X, Y)])
     assert (report.num_refused, report.num_steps, report.num_examples) == (2, 0, 32)
-    err = capsys.readouterr().err
-    assert err.count("nestling: step refused: loss is") == 2
-    assert "(2 so far)" in err
+    refused = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [one.getMessage()[:21] for one in refused] == ["step refused: loss is"] * 2
+    assert "(2 so far)" in caplog.messages[-1]
 
 
 def test_a_protected_level_asks_the_judge() -> None:
@@ -90,7 +90,7 @@ def test_a_protected_level_asks_the_judge() -> None:
         return len(asked) % 2 == 0
 
     model = make_mlp()
-    learner = nl.Learner(model, nl.Plan(nl.Level("all", protect=True)), judge=judge, quiet=True)
+    learner = nl.Learner(model, nl.Plan(nl.Level("all", match=["*"], protect=True)), judge=judge)
     moved = []
     for seed in range(4):
         before = [p.detach().clone() for p in model.parameters()]
@@ -112,7 +112,7 @@ def make_overlaid() -> nl.Learner:
     copy = nl.Copy("average", of=("spine",), decay=0.5)
     memory = nl.Memory("m", frozen=False)
     plan = nl.Plan(memory, *plan.levels, copy, readout=nl.mix("m", "live"))
-    learner = nl.Learner(model, plan, replay=50, quiet=True)
+    learner = nl.Learner(model, plan, replay=50)
     for seed in range(10):
         learner.learn(*make_batch(seed))
     return learner
@@ -175,7 +175,7 @@ def test_consolidation_says_what_it_needs() -> None:
     learner.rehearsal = None
     with pytest.raises(SettingError, match="reads the live model and would be out of date"):
         learner.consolidate(lambda _: True)
-    other = nl.Learner(make_mlp(), quiet=True)
+    other = nl.Learner(make_mlp())
     other.learn(X, Y)
     with pytest.raises(SettingError, match="consolidate needs a judge"):
         other.consolidate(change=halve)
@@ -185,7 +185,7 @@ def test_consolidation_says_what_it_needs() -> None:
 
 
 def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
-    learner = nl.Learner(make_mlp(), quiet=True)
+    learner = nl.Learner(make_mlp())
     with pytest.raises(SettingError, match="turn its knobs once it has learned"):
         learner.control("memory", reason="drift", switch_rate=0.1)
     learner.learn(X, Y)
@@ -198,14 +198,14 @@ def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
     assert learner.optimizer.param_groups[0]["lr"] == 1e-5
     assert learner.memories["memory"].gate.switch_rate == 0.1
     learner.snapshot(tmp_path / "s")
-    twin = nl.Learner(make_mlp(), quiet=True)
+    twin = nl.Learner(make_mlp())
     twin.restore(tmp_path / "s")
     assert twin.memories["memory"].gate.switch_rate == 0.1
     assert differences(read_state(learner), read_state(twin)) == []
 
 
 def test_knobs_that_are_not_there() -> None:
-    learner = nl.Learner(make_mlp(), quiet=True)
+    learner = nl.Learner(make_mlp())
     learner.learn(X, Y)
     with pytest.raises(UnknownLevel, match="did you mean 'memory'"):
         learner.control("memori", reason="r", lr=1.0)
@@ -213,14 +213,14 @@ def test_knobs_that_are_not_there() -> None:
         learner.control("network", reason="r", switch_rate=0.1)
     with pytest.raises(SettingError, match="needs a reason"):
         learner.control("memory", reason=" ", switch_rate=0.1)
-    alone = nl.Learner(make_mlp(), nl.Plan(nl.Memory("m"), readout="m"), quiet=True)
+    alone = nl.Learner(make_mlp(), nl.Plan(nl.Memory("m"), readout="m"))
     with pytest.raises(UnknownLevel, match=r"known: \['m'\]"):
         alone.control("live", reason="r", lr=1.0)
 
 
 def test_a_level_waits_for_its_event() -> None:
-    plan = nl.Plan(nl.Level("all", freeze=nl.Freeze(until="ready")))
-    learner = nl.Learner(make_mlp(), plan, quiet=True)
+    plan = nl.Plan(nl.Level("all", match=["*"], freeze=nl.Freeze(until="ready")))
+    learner = nl.Learner(make_mlp(), plan)
     before = learner.model[0].weight.detach().clone()  # type: ignore[index]
     learner.learn(X, Y)
     assert torch.equal(learner.model[0].weight, before)  # type: ignore[index]
@@ -252,9 +252,8 @@ class Steep(nn.Module):
 def test_finite_gradients_whose_sum_overflows_are_taken() -> None:
     learner = nl.Learner(
         Steep(),
-        nl.Plan(nl.Level("all", optimizer=nl.sgd(lr=1e-38))),
+        nl.Plan(nl.Level("all", match=["*"], optimizer=nl.sgd(lr=1e-38))),
         loss=lambda output, target: (output - target).sum() / len(target),
-        quiet=True,
     )
     report = learner.learn(torch.ones(2, 3), torch.zeros(2))
     assert report.refused == ""

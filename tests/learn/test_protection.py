@@ -68,7 +68,7 @@ def make_model() -> nn.Sequential:
 
 def make_learner(methods: list[Retention]) -> nl.Learner:
     plan = nl.Plan(nl.Level("all", match=("*",), optimizer=nl.sgd(lr=0.1)))
-    return nl.Learner(make_model(), plan, retain=methods, quiet=True)
+    return nl.Learner(make_model(), plan, retain=methods)
 
 
 def read_weights(model: nn.Module) -> list[Tensor]:
@@ -99,8 +99,8 @@ def test_a_learner_does_what_a_plain_loop_does(name: str) -> None:
     x = cut(6)[0][0]
     reader = method.find_reader() or model
     expected = reader(x).softmax(dim=1)
-    torch.testing.assert_close(learner.predict(x), expected, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(alone.predict(x), expected, atol=1e-3)
+    torch.testing.assert_close(learner.predict_proba(x), expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(alone.predict_proba(x), expected, atol=1e-3)
 
 
 @quiet_alarms
@@ -118,7 +118,7 @@ def test_a_snapshot_in_an_experience_goes_on_bit_by_bit(name: str, tmp_path: Pat
         one.end_experience(cut(2))
         one.fit(cut(4))
     x = cut(6)[0][0]
-    assert torch.equal(learner.predict(x), again.predict(x))
+    assert torch.equal(learner.predict_proba(x), again.predict_proba(x))
     for ours, theirs in zip(read_weights(learner.model), read_weights(again.model), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -172,7 +172,7 @@ def test_a_reader_answers_and_its_head_does_not_grow() -> None:
     learner.fit(cut(0))
     x = cut(0)[0][0]
     expected = Reader.model(x).softmax(dim=1)
-    torch.testing.assert_close(learner.predict(x), expected)
+    torch.testing.assert_close(learner.predict_proba(x), expected)
     torch.testing.assert_close(learner.export()(x), expected)
     with pytest.raises(SettingError, match="Reader answers by a copy whose head cannot grow"):
         learner.learn(x, torch.full((len(x),), 11))
@@ -194,4 +194,4 @@ def test_what_is_no_method_is_refused(methods: list[Retention], said: str) -> No
 def test_memories_alone_have_nothing_to_protect() -> None:
     plan = nl.Plan(nl.Memory("memory", on="input"), readout="memory")
     with pytest.raises(SettingError, match="no level of the plan learns by gradient"):
-        nl.Learner(make_model(), plan, retain=[SI(1.0)], quiet=True)
+        nl.Learner(make_model(), plan, retain=[SI(1.0)])

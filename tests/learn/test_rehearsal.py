@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from nestling.learn.rehearsal import Rehearsal, pack, unpack
 from torch import nn
 
 from learners import draw, make_batch, make_mlp
 from nestling.core.batches import Batch, default_loss
 from nestling.core.errors import ShapeMismatch
-from nestling.learn.rehearsal import Rehearsal, pack, unpack
 
 
 def make_rehearsal() -> tuple[Rehearsal, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """A trained model that begins to learn: never much worse than it was, whatever was given."""
 
 import copy
+import logging
 import pickle
 import threading
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_ordinary_events_do_not_spoil_it(digits: Pair, trained: nn.Module) -> No
     x, y = digits
     with torch.no_grad():
         was = score(trained(x[1300:]), y[1300:])
-    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True)
     found = [learner.evaluate(x[1300:], y[1300:])]
     for start, stop in ((0, 5), (5, 20), (20, 50), (50, 100), (100, 300)):
         follow(learner, (x[1000 + start :], y[1000 + start :]), stop - start)
@@ -73,7 +74,7 @@ def test_a_person_is_learned_and_the_others_are_kept(
 ) -> None:
     x, y = digits
     own = 1.0 - x[1000:]
-    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True)
     others = learner.evaluate(x[1300:], y[1300:])
     assert learner.evaluate(own[300:], y[1300:]) < 0.2
     follow(learner, (own, y[1000:]), size=size)
@@ -89,7 +90,7 @@ def test_a_person_is_learned_and_the_others_are_kept(
 def test_labels_in_another_order_are_found_out(digits: Pair, trained: nn.Module) -> None:
     x, y = digits
     other = (y + 3) % 10
-    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True)
     assert learner.evaluate(x[1300:], other[1300:]) < 0.1
     follow(learner, (x[1000:], other[1000:]))
     assert learner.evaluate(x[1300:], other[1300:]) > 0.88
@@ -101,20 +102,20 @@ def test_a_fresh_head_is_found_out(digits: Pair, trained: nn.Module, num_outputs
     model = copy.deepcopy(trained)
     torch.manual_seed(1)
     model[2] = nn.Linear(64, num_outputs)  # type: ignore[index]
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     by_class = y[1000:1300].argsort(stable=True)  # class after class
     follow(learner, (x[1000:1300][by_class], y[1000:1300][by_class]))
     assert learner.evaluate(x[1300:], y[1300:]) > 0.88
     origin = learner.optimizer.copies["origin"]  # type: ignore[union-attr]
     assert origin.values["2.bias"].shape == (num_outputs,)
-    assert learner.predict(x[:2]).shape == (2, max(10, num_outputs))
+    assert learner.predict_proba(x[:2]).shape == (2, max(10, num_outputs))
 
 
 def test_a_person_whose_classes_come_one_after_the_other(digits: Pair, trained: nn.Module) -> None:
     x, y = digits
     with torch.no_grad():
         was = score(trained(x[1300:]), y[1300:])
-    learner = nl.Learner(copy.deepcopy(trained), pretrained=True, quiet=True)
+    learner = nl.Learner(copy.deepcopy(trained), pretrained=True)
     order = y[1000:1300].argsort(stable=True)
     for rows in order.split(60):
         follow(learner, (1.0 - x[1000:1300][rows], y[1000:1300][rows]), len(rows))
@@ -127,24 +128,24 @@ def test_before_the_first_event_it_answers_as_the_model() -> None:
     x = draw(6, 4)
     with torch.no_grad():
         expected = model(x).softmax(dim=1)
-    learner = nl.Learner(model, pretrained=True, quiet=True)
-    torch.testing.assert_close(learner.predict(x), expected)
-    assert learner.classify(x).tolist() == expected.argmax(1).tolist()
+    learner = nl.Learner(model, pretrained=True)
+    torch.testing.assert_close(learner.predict_proba(x), expected)
+    assert learner.predict(x).tolist() == expected.argmax(1).tolist()
     assert learner.task is None
-    values = nl.Learner(make_mlp(4, 1).eval(), pretrained=True, quiet=True)
+    values = nl.Learner(make_mlp(4, 1).eval(), pretrained=True)
     assert values.predict(x).shape == (6, 1)
-    with pytest.raises(DataError, match="values, not classes"):
-        values.classify(x)
+    with pytest.raises(DataError, match="no probabilities; use predict"):
+        values.predict_proba(x)
     target = values.predict(x) + 0.1 * x[:, :1]
     assert values.evaluate(x, target) < 1.0
-    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, quiet=True)
+    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True)
     assert two.evaluate(x, draw(6, 2)) < 1.0  # values after all
     with pytest.raises(NotFitted):
-        nl.Learner(make_mlp(), quiet=True).predict(x)
+        nl.Learner(make_mlp()).predict(x)
     # Examples of no weight leave the memory empty.
-    weightless = nl.Learner(make_mlp(4, 3).eval(), pretrained=True, quiet=True)
+    weightless = nl.Learner(make_mlp(4, 3).eval(), pretrained=True)
     weightless.learn(x, torch.arange(6) % 3, weight=torch.zeros(6))
-    assert weightless.predict(x).shape == (6, 3)
+    assert weightless.predict_proba(x).shape == (6, 3)
 
 
 def test_one_example_and_equal_examples_change_little() -> None:
@@ -152,21 +153,21 @@ def test_one_example_and_equal_examples_change_little() -> None:
     model = train(make_mlp(4, 3), draw(400, 4, seed=1), draw(400, 4, seed=1)[:, :3].argmax(1))
     with torch.no_grad():
         expected = model(x).argmax(dim=1)
-    one = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+    one = nl.Learner(copy.deepcopy(model), pretrained=True)
     one.learn(x[:1], torch.tensor([2]))
-    assert (one.classify(x) == expected).double().mean() > 0.9
-    alike = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+    assert (one.predict(x) == expected).double().mean() > 0.9
+    alike = nl.Learner(copy.deepcopy(model), pretrained=True)
     for _ in range(20):
         alike.learn(x[:1].repeat(5, 1), torch.full((5,), 2))
-    assert alike.classify(x[:1]).tolist() == [2]
-    assert (alike.classify(x[1:]) == expected[1:]).double().mean() > 0.9
+    assert alike.predict(x[:1]).tolist() == [2]
+    assert (alike.predict(x[1:]) == expected[1:]).double().mean() > 0.9
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     model = make_mlp(4, 2).to(dtype).eval()
-    learner = nl.Learner(model, pretrained=True, quiet=True)
-    before = learner.predict(draw(5, 4).to(dtype))
+    learner = nl.Learner(model, pretrained=True)
+    before = learner.predict_proba(draw(5, 4).to(dtype))
     assert before.dtype == torch.float32
     for seed in range(12):
         x, y = make_batch(seed)
@@ -179,16 +180,16 @@ def test_outputs_that_are_not_finite_are_not_asked() -> None:
     model = make_mlp(4, 2)
     with torch.no_grad():
         model[2].bias.fill_(float("nan"))
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     x, y = make_batch(0, 64)
     with pytest.raises(NonFiniteInput, match="answer to row 0 is not finite") as found:
-        learner.predict(x)
+        learner.predict_proba(x)
     assert "\n" not in str(found.value)
     for rows in torch.arange(64).split(8):
         report = learner.learn(x[rows], y[rows])
         assert report.refused == "loss is nan"
     assert learner.evaluate(x, y) > 0.9
-    torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(learner.export()(x), learner.predict_proba(x), atol=1e-5, rtol=1e-5)
 
 
 def test_the_origin_stands_still_with_its_running_statistics() -> None:
@@ -197,7 +198,7 @@ def test_the_origin_stands_still_with_its_running_statistics() -> None:
     x, _ = make_batch(5, 20)
     with torch.no_grad():
         expected = model(x).softmax(dim=1)
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     for seed in range(20):
         learner.learn(*make_batch(seed))
     assert learner.optimizer is not None
@@ -217,7 +218,7 @@ def test_the_origin_stands_still_with_its_running_statistics() -> None:
 def test_going_back_to_the_model_as_it_was_given() -> None:
     model = make_mlp(4, 2)
     before = copy.deepcopy(model.state_dict())
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     for seed in range(20):
         learner.learn(*make_batch(seed))
     assert not torch.equal(model[2].weight, before["2.weight"])
@@ -227,7 +228,7 @@ def test_going_back_to_the_model_as_it_was_given() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 50])
 def test_every_example_is_heard(size: int) -> None:
-    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True)
     heard: list[int] = []
     num = 0
     for seed in range(200 // size):
@@ -250,7 +251,7 @@ def test_every_example_is_heard(size: int) -> None:
 
 def test_snapshots_of_a_head_that_grew(tmp_path: Path) -> None:
     x, y = make_batch(0, 60, num_classes=4)
-    learner, twin = (nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True) for _ in range(2))
+    learner, twin = (nl.Learner(make_mlp(4, 2), pretrained=True) for _ in range(2))
     for rows in torch.arange(40).split(5):
         learner.learn(x[rows], y[rows])
     learner.snapshot(tmp_path / "last")
@@ -258,18 +259,18 @@ def test_snapshots_of_a_head_that_grew(tmp_path: Path) -> None:
     for one in (learner, twin):
         one.restore(tmp_path / "last")
         one.learn(x[40:], y[40:])
-    assert torch.equal(learner.predict(x), twin.predict(x))
+    assert torch.equal(learner.predict_proba(x), twin.predict_proba(x))
 
 
 def test_threads_ask_while_one_learns() -> None:
-    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True)
     x, _ = make_batch(7, 5)
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
             for _ in range(30):
-                assert bool(learner.predict(x).isfinite().all())
+                assert bool(learner.predict_proba(x).isfinite().all())
         except BaseException as error:
             failed.append(error)
 
@@ -293,23 +294,27 @@ def test_positions_and_keyword_inputs() -> None:
             return self.head(torch.relu(self.mix(tokens)))  # type: ignore[no-any-return]
 
     torch.manual_seed(0)
-    learner = nl.Learner(Tagger(), pretrained=True, quiet=True)
+    learner = nl.Learner(Tagger(), pretrained=True)
     x = draw(30, 6, 3)
     y = (x[..., 0] > 0).long()
     y[:, -1] = -100
-    assert learner.predict({"tokens": x}).shape == (30, 6, 2)
+    assert learner.predict_proba({"tokens": x}).shape == (30, 6, 2)
     for rows in torch.arange(30).split(3):
         learner.learn({"tokens": x[rows], "labels": y[rows]})
-    assert learner.predict({"tokens": x}).shape == (30, 6, 2)
+    assert learner.predict_proba({"tokens": x}).shape == (30, 6, 2)
     assert learner.evaluate({"tokens": x, "labels": y}) > 0.85
 
 
 def test_a_plan_may_name_its_own_outside() -> None:
     with pytest.raises(SettingError, match="is no copy level"):
-        nl.Plan(nl.Memory("m"), nl.Level("all"), readout=nl.mix("m", "live", outside="live"))
+        nl.Plan(
+            nl.Memory("m"),
+            nl.Level("all", match=["*"]),
+            readout=nl.mix("m", "live", outside="live"),
+        )
     with pytest.raises(SettingError, match="of no memory"):
         nl.Plan(
-            nl.Level("all"),
+            nl.Level("all", match=["*"]),
             nl.Copy("origin", of=["all"], decay=1.0),
             readout=nl.mix("live", "origin", outside="origin"),
         )
@@ -317,14 +322,16 @@ def test_a_plan_may_name_its_own_outside() -> None:
         nl.mix("a", "b", outside="c")
     with pytest.raises(SettingError, match="leave the weights out"):
         nl.mix("a", "b", weights=(1, 1), outside="b")
-    plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
+    plan = nl.Learner(make_mlp(), pretrained=True).plan
     assert nl.Plan.from_toml(plan.to_toml()) == plan
     assert 'outside = "origin"' in plan.to_toml()
 
 
 def test_an_early_layer_that_tells_nothing_is_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "nestling")
+
     class Idle(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -346,21 +353,23 @@ def test_an_early_layer_that_tells_nothing_is_left_out(
         torch.manual_seed(0)
         model = kind()
         learner = nl.Learner(copy.deepcopy(model), pretrained=True)
-        learner.predict(x)
+        learner.predict_proba(x)
         for rows in torch.arange(60).split(6):
             learner.learn(x[rows], y[rows])
         assert learner.plan.memories[0].on is None
-        assert "reads the input of 'head' of a frozen copy" in capsys.readouterr().err
+        assert "reads the input of 'head' of a frozen copy" in caplog.messages[-1]
         assert learner.evaluate(x, y) > 0.6
-        torch.testing.assert_close(learner.export()(x), learner.predict(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            learner.export()(x), learner.predict_proba(x), atol=1e-5, rtol=1e-5
+        )
         learner.snapshot(tmp_path / kind.__name__)
-        twin = nl.Learner(copy.deepcopy(model), pretrained=True, quiet=True)
+        twin = nl.Learner(copy.deepcopy(model), pretrained=True)
         twin.restore(tmp_path / kind.__name__)
-        assert torch.equal(twin.predict(x), learner.predict(x))
+        assert torch.equal(twin.predict_proba(x), learner.predict_proba(x))
 
 
 def test_a_first_batch_that_is_wrong_takes_no_view_away() -> None:
-    learner = nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True)
+    learner = nl.Learner(make_mlp(4, 2), pretrained=True)
     plan = learner.plan
     with pytest.raises(DataError):
         learner.learn(draw(5, 7), torch.zeros(5, dtype=torch.long))
@@ -370,7 +379,7 @@ def test_a_first_batch_that_is_wrong_takes_no_view_away() -> None:
 
 
 def test_buffers_of_the_caller_may_be_used_again() -> None:
-    own, shared = (nl.Learner(make_mlp(4, 2), pretrained=True, quiet=True) for _ in range(2))
+    own, shared = (nl.Learner(make_mlp(4, 2), pretrained=True) for _ in range(2))
     x_buffer, y_buffer = torch.zeros(6, 4), torch.zeros(6, dtype=torch.long)
     for seed in range(30):
         x, y = make_batch(seed, 6)
@@ -379,28 +388,28 @@ def test_buffers_of_the_caller_may_be_used_again() -> None:
         y_buffer.copy_(y)
         shared.learn(x_buffer, y_buffer)
     x, _ = make_batch(99)
-    assert torch.equal(own.predict(x), shared.predict(x))
+    assert torch.equal(own.predict_proba(x), shared.predict_proba(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_labels_of_any_integers(dtype: torch.dtype, pretrained: bool) -> None:
-    learner = nl.Learner(make_mlp(4, 2), pretrained=pretrained, quiet=True)
+    learner = nl.Learner(make_mlp(4, 2), pretrained=pretrained)
     for seed in range(20):
         x, y = make_batch(seed)
         learner.learn(x, y.to(dtype))
     assert learner.evaluate(*make_batch(99)) > 0.8
-    assert learner.predict(x[:0]).shape == (0, 2)
+    assert learner.predict_proba(x[:0]).shape == (0, 2)
 
 
 def test_numbers_that_are_no_logits_say_so() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
     x, y = make_batch(0)
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     assert learner.predict(x).shape == (16, 1)
     with pytest.raises(DataError, match="no logits of classes"):
         learner.evaluate(x, y)
-    three = nl.Learner(make_mlp(4, 3), pretrained=True, quiet=True)
+    three = nl.Learner(make_mlp(4, 3), pretrained=True)
     with pytest.raises(DataError, match="one value per output"):
         three.evaluate(x, x[:, 0])
 
@@ -411,15 +420,15 @@ def test_a_frozen_head_that_grows_keeps_the_origin(digits: Pair, trained: nn.Mod
     x, _ = digits
     plan = nl.Plan(
         nl.Memory("m", on="input", half_lives=(float("inf"),), num_features=50),
-        nl.Level("all"),
+        nl.Level("all", match=["*"]),
         nl.Copy("given", of=["all"], decay=1.0),
         readout=nl.mix("m", "live", "given", outside="given"),
     )
-    learner = nl.Learner(model, plan, quiet=True)
+    learner = nl.Learner(model, plan)
     learner.learn(x[:4], torch.tensor([0, 1, 2, 11]))
     assert learner.optimizer is not None
     assert learner.optimizer.copies["given"].buffers["2.bias"].shape == (10,)
-    assert learner.predict(x[:4]).shape == (4, 12)
+    assert learner.predict_proba(x[:4]).shape == (4, 12)
 
 
 def test_values_of_a_far_person_do_not_spoil_the_others() -> None:
@@ -432,7 +441,7 @@ def test_values_of_a_far_person_do_not_spoil_the_others() -> None:
         optimizer.zero_grad()
         functional.mse_loss(model(x[:600]), y[:600]).backward()
         optimizer.step()
-    learner = nl.Learner(model.eval(), pretrained=True, quiet=True)
+    learner = nl.Learner(model.eval(), pretrained=True)
     before = learner.evaluate(x[600:], y[600:])
     assert before > 0.9
     for rows in torch.arange(300).split(5):
@@ -445,11 +454,9 @@ def test_values_of_a_far_person_do_not_spoil_the_others() -> None:
 
 
 def test_empty_batches_and_links_before_the_first_event() -> None:
-    one = nl.Learner(make_mlp(4, 1).eval(), pretrained=True, quiet=True)
+    one = nl.Learner(make_mlp(4, 1).eval(), pretrained=True)
     assert one.predict(torch.zeros(0, 4)).shape == (0, 1)
-    two = nl.Learner(
-        make_mlp(4, 2).eval(), pretrained=True, output_transform=torch.sigmoid, quiet=True
-    )
+    two = nl.Learner(make_mlp(4, 2).eval(), pretrained=True, output_transform=torch.sigmoid)
     x = draw(3, 4)
     with torch.no_grad():
         torch.testing.assert_close(two.predict(x), two.model(x).sigmoid())
@@ -459,15 +466,15 @@ def test_empty_batches_and_links_before_the_first_event() -> None:
 def test_a_head_whose_weight_a_hook_computes_cannot_grow() -> None:
     model = make_mlp(4, 2)
     torch.nn.utils.weight_norm(model[2])
-    learner = nl.Learner(model, pretrained=True, quiet=True)
+    learner = nl.Learner(model, pretrained=True)
     x, y = make_batch(0)
     learner.learn(x, y)
-    before = learner.predict(x)
+    before = learner.predict_proba(x)
     with pytest.raises(SettingError, match="has an overlay"):
         learner.learn(x, y + 2)
-    assert torch.equal(learner.predict(x), before)
+    assert torch.equal(learner.predict_proba(x), before)
 
 
 def test_a_plan_survives_pickling() -> None:
-    plan = nl.Learner(make_mlp(), pretrained=True, quiet=True).plan
+    plan = nl.Learner(make_mlp(), pretrained=True).plan
     assert pickle.loads(pickle.dumps(plan)) == plan

@@ -100,7 +100,7 @@ def test_frozen_parameters_and_buffers_are_left_alone() -> None:
 
 def test_lazy_modules_must_have_run() -> None:
     model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
-    plan = Plan(Level("all"))
+    plan = Plan(Level("all", match=["*"]))
     with pytest.raises(SettingError, match=r"'0\.weight' has no shape yet; run one batch"):
         NestedOptimizer(model, plan)
     model(torch.ones(1, 2))
@@ -119,7 +119,7 @@ def test_wrappers_do_not_change_names(wrapper: str) -> None:
     model = make_model()
     wrapped = WRAPPERS[wrapper](model)
     assert claim(wrapped, ["2.*"], ["*"]) == claim(model, ["2.*"], ["*"])
-    assert NestedOptimizer(wrapped, Plan(Level("all"))).model is model
+    assert NestedOptimizer(wrapped, Plan(Level("all", match=["*"]))).model is model
 
 
 def test_a_users_submodule_called_module_is_no_wrapper() -> None:

@@ -23,7 +23,7 @@ def make(period: int = 4) -> tuple[nn.Sequential, NestedOptimizer]:
         model,
         Plan(
             Level("head", match=["2.*"], optimizer=nl.sgd(lr=0.1, momentum=0.5)),
-            Level("spine", period=period, optimizer=nl.sgd(lr=0.1)),
+            Level("spine", match=["*"], period=period, optimizer=nl.sgd(lr=0.1)),
             Copy("slow", of=["spine"], period=3),
         ),
     )
@@ -144,7 +144,7 @@ def test_late_parameters_are_named(how: str) -> None:
 
 def test_unfrozen_parameter_is_late() -> None:
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
-    nested = NestedOptimizer(model, Plan(Level("all")))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"])))
     model(torch.ones(1, 2)).sum().backward()
     nested.step()
     model[0].bias.requires_grad_(True)
@@ -177,7 +177,7 @@ def test_add_param_group_is_refused() -> None:
 
 def test_sparse_gradients_need_period_1() -> None:
     model = nn.Embedding(5, 2, sparse=True)
-    nested = NestedOptimizer(model, Plan(Level("all", period=2, optimizer=nl.sgd())))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], period=2, optimizer=nl.sgd())))
     model(torch.tensor([1])).sum().backward()
     with pytest.raises(SettingError, match="'weight' of level 'all' has a sparse gradient"):
         nested.step()
@@ -190,7 +190,7 @@ def test_swapped_parameter_keeps_its_state(rule: nl.levels.spec.OptimizerSpec) -
     grown, plain = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
     plain.load_state_dict(grown.state_dict())
     plan = Plan(
-        Level("all", period=2, optimizer=rule, gate=[nl.ImportanceGate(strength=0.0)]),
+        Level("all", match=["*"], period=2, optimizer=rule, gate=[nl.ImportanceGate(strength=0.0)]),
         Copy("slow", of=["all"]),
     )
     optimizers = [NestedOptimizer(model, plan) for model in (grown, plain)]
@@ -216,7 +216,7 @@ def test_swapped_parameter_keeps_its_state(rule: nl.levels.spec.OptimizerSpec) -
 def test_wrong_arguments_are_plan_errors() -> None:
     model = nn.Linear(2, 1)
     with pytest.raises(SettingError, match="did you mean 'in_place'"):
-        NestedOptimizer(model, Plan(Level("all")), accumulate="inplace")  # type: ignore[arg-type]
+        NestedOptimizer(model, Plan(Level("all", match=["*"])), accumulate="inplace")  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="no gradient level"):
         NestedOptimizer(model, Plan(nl.Memory("m")))
     _, nested = make()

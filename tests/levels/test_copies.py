@@ -12,7 +12,7 @@ def run(copy: Copy, num_steps: int, seed: int = 0) -> tuple[list[float], list[fl
     """Weight and copy of a scalar that moves by -1 per step from 0."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
-    plan = Plan(Level("all", optimizer=nl.sgd(lr=1.0), band=(0.0, 1e9)), copy)
+    plan = Plan(Level("all", match=["*"], optimizer=nl.sgd(lr=1.0), band=(0.0, 1e9)), copy)
     nested = NestedOptimizer(model, plan, seed=seed)
     slow = []
     for _ in range(num_steps):
@@ -59,7 +59,7 @@ def test_chance_is_reproducible_and_fair() -> None:
 def test_chance_does_not_touch_global_randomness() -> None:
     model = nn.Linear(1, 1, bias=False)
     before = torch.get_rng_state()
-    plan = Plan(Level("all"), Copy("slow", of=["all"], probability=0.5))
+    plan = Plan(Level("all", match=["*"]), Copy("slow", of=["all"], probability=0.5))
     NestedOptimizer(model, plan).step()
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -69,7 +69,10 @@ def test_copies_hold_only_what_they_are_of() -> None:
     nested = NestedOptimizer(
         model,
         Plan(
-            Level("head", match=["1.*"]), Level("spine"), Copy("a", ["head"]), Copy("b", ["spine"])
+            Level("head", match=["1.*"]),
+            Level("spine", match=["*"]),
+            Copy("a", ["head"]),
+            Copy("b", ["spine"]),
         ),
     )
     assert list(nested.copy_values("a")) == ["1.weight", "1.bias"]

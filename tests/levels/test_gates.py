@@ -121,8 +121,8 @@ def test_update_is_scaled_by_the_gate(factor: float) -> None:
     plain, gated = make_model(), make_model()
     gate = ScheduleGate(start=0, stop=0, high=factor)
     rule = nl.adamw(lr=0.1, weight_decay=0.1)
-    bare = NestedOptimizer(plain, Plan(Level("all", optimizer=rule)))
-    nested = NestedOptimizer(gated, Plan(Level("all", optimizer=rule, gate=[gate])))
+    bare = NestedOptimizer(plain, Plan(Level("all", match=["*"], optimizer=rule)))
+    nested = NestedOptimizer(gated, Plan(Level("all", match=["*"], optimizer=rule, gate=[gate])))
     before = [param.detach().clone() for param in plain.parameters()]
     take_step(plain, bare, 0)
     take_step(gated, nested, 0)
@@ -143,7 +143,7 @@ def test_gates_multiply_and_children_follow_parents() -> None:
     half, third = (ScheduleGate(start=0, stop=0, high=h) for h in (0.5, 0.3))
     plan = Plan(
         Level("head", match=["2.*"], gate=[ParentGate(of="spine"), half]),
-        Level("spine", period=2, gate=[third, half]),
+        Level("spine", match=["*"], period=2, gate=[third, half]),
     )
     model = make_model()
     nested = NestedOptimizer(model, plan)
@@ -159,7 +159,7 @@ def test_agreement_gate_closes_on_opposite_gradients() -> None:
     model = nn.Linear(2, 1, bias=False)
     gate = AgreementGate(half_life=1e9, floor=0.1)
     rule = nl.sgd(lr=0.01)
-    nested = NestedOptimizer(model, Plan(Level("all", optimizer=rule, gate=[gate])))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], optimizer=rule, gate=[gate])))
     factors = []
     for sign in (1.0, 1.0, -1.0):
         nested.zero_grad()
@@ -186,9 +186,9 @@ def test_given_importance_holds_the_weights_that_matter() -> None:
     plain, held = make_model(), make_model()
     plan = Plan(
         Level("head", match=["2.*"], optimizer=nl.sgd(lr=0.1)),
-        Level("spine", optimizer=nl.sgd(lr=0.1), gate=[ImportanceGate(strength=3.0)]),
+        Level("spine", match=["*"], optimizer=nl.sgd(lr=0.1), gate=[ImportanceGate(strength=3.0)]),
     )
-    bare = NestedOptimizer(plain, Plan(Level("all", optimizer=nl.sgd(lr=0.1))))
+    bare = NestedOptimizer(plain, Plan(Level("all", match=["*"], optimizer=nl.sgd(lr=0.1))))
     nested = NestedOptimizer(held, plan)
     fisher = {"0.weight": torch.zeros(4, 3), "0.bias": torch.zeros(4)}
     fisher["0.weight"][0] = 1e12
@@ -212,7 +212,7 @@ def test_given_importance_holds_the_weights_that_matter() -> None:
     ],
 )
 def test_importance_that_does_not_fit_is_refused(importance: dict[str, Tensor]) -> None:
-    nested = NestedOptimizer(make_model(), Plan(Level("all", gate=[ImportanceGate()])))
+    nested = NestedOptimizer(make_model(), Plan(Level("all", match=["*"], gate=[ImportanceGate()])))
     with pytest.raises(MismatchedParameters, match=r"0\.|2\."):
         nested.set_importance(importance)
     assert nested.levels["all"].gates.importance == []
@@ -221,7 +221,7 @@ def test_importance_that_does_not_fit_is_refused(importance: dict[str, Tensor]) 
 def test_surprise_gate_needs_the_loss() -> None:
     model = make_model()
     gates: list[Gate] = [SurpriseGate()]
-    nested = NestedOptimizer(model, Plan(Level("all", gate=gates)))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], gate=gates)))
     with pytest.raises(SettingError, match=r"surprise gate of level 'all' needs the loss; call"):
         nested.step()
     assert nested.num_steps == 0

@@ -27,7 +27,7 @@ class Forked(nn.Module):
 def test_branch_that_a_period_did_not_use_is_not_updated() -> None:
     """No gradient is not a gradient of zero: momentum and weight decay must not move it."""
     models = [Forked(), Forked()]
-    plan = Plan(Level("all", period=2, optimizer=nl.adamw(lr=0.1)))
+    plan = Plan(Level("all", match=["*"], period=2, optimizer=nl.adamw(lr=0.1)))
     optimizers = [
         NestedOptimizer(models[0], plan, accumulate="separate"),
         NestedOptimizer(models[1], plan, accumulate="in_place"),
@@ -48,7 +48,7 @@ def test_branch_that_a_period_did_not_use_is_not_updated() -> None:
 def test_freeze_in_the_middle_of_an_in_place_period_asks_for_prepare_step() -> None:
     model = nn.Linear(2, 1)
     freeze = Freeze(windows=((2, 3),))
-    plan = Plan(Level("all", period=4, freeze=freeze, optimizer=nl.sgd()))
+    plan = Plan(Level("all", match=["*"], period=4, freeze=freeze, optimizer=nl.sgd()))
     nested = NestedOptimizer(model, plan, accumulate="in_place")
     for step in (1, 2):
         nested.zero_grad()
@@ -67,7 +67,7 @@ def test_judge_that_raises_leaves_no_trace() -> None:
     def judge(level: str) -> bool:
         raise RuntimeError(f"no verdict on {level}")
 
-    plan = Plan(Level("all", protect=True, optimizer=nl.sgd(momentum=0.9)))
+    plan = Plan(Level("all", match=["*"], protect=True, optimizer=nl.sgd(momentum=0.9)))
     nested = NestedOptimizer(model, plan, judge=judge)
     before = model.weight.detach().clone()
     model(torch.ones(1, 2)).sum().backward()
@@ -80,7 +80,7 @@ def test_judge_that_raises_leaves_no_trace() -> None:
 def test_refusals_in_a_row_sound_an_alarm() -> None:
     model = nn.Linear(2, 1)
     verdicts = [False] * 19 + [True] + [False] * 40
-    plan = Plan(Level("all", protect=True))
+    plan = Plan(Level("all", match=["*"], protect=True))
     nested = NestedOptimizer(model, plan, judge=lambda _: verdicts.pop(0))
 
     def run(num_steps: int) -> None:
@@ -100,12 +100,15 @@ def test_refusals_in_a_row_sound_an_alarm() -> None:
 @pytest.mark.parametrize(
     ("level", "works"),
     [
-        (Level("all", optimizer=nl.sgd(fused=False)), True),
-        (Level("all", optimizer=nl.sgd(fused=False), trust=0.5, protect=True), True),
-        (Level("all", optimizer=nl.sgd(fused=False), gate=[nl.AgreementGate()]), False),
-        (Level("all", optimizer=nl.sgd(fused=False), period=2), False),
-        (Level("all", optimizer=nl.sgd()), False),
-        (Level("all", optimizer=nl.adamw()), False),
+        (Level("all", match=["*"], optimizer=nl.sgd(fused=False)), True),
+        (Level("all", match=["*"], optimizer=nl.sgd(fused=False), trust=0.5, protect=True), True),
+        (
+            Level("all", match=["*"], optimizer=nl.sgd(fused=False), gate=[nl.AgreementGate()]),
+            False,
+        ),
+        (Level("all", match=["*"], optimizer=nl.sgd(fused=False), period=2), False),
+        (Level("all", match=["*"], optimizer=nl.sgd()), False),
+        (Level("all", match=["*"], optimizer=nl.adamw()), False),
     ],
 )
 def test_sparse_gradients_work_or_are_refused_with_nothing_changed(
@@ -133,7 +136,7 @@ def test_sparse_gradients_work_or_are_refused_with_nothing_changed(
 def test_replaced_module_is_late_even_if_the_old_one_is_gone() -> None:
     """A new module may get the address of the one that it replaces."""
     model = nn.Sequential(nn.Linear(2, 2))
-    nested = NestedOptimizer(model, Plan(Level("all")))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"])))
     del model[0]
     for _ in range(20):
         model.add_module("0", nn.Linear(2, 2))
@@ -145,7 +148,7 @@ def test_replaced_module_is_late_even_if_the_old_one_is_gone() -> None:
 
 def test_weights_that_are_not_finite_run_away() -> None:
     model = nn.Linear(2, 1)
-    nested = NestedOptimizer(model, Plan(Level("all", optimizer=nl.sgd())))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], optimizer=nl.sgd())))
     model(torch.full((1, 2), math.inf)).sum().backward()
     nested.step()
     with pytest.warns(LevelAlarm, match="'all' changes by inf per update"):
@@ -156,7 +159,7 @@ def test_weights_that_are_not_finite_run_away() -> None:
 def test_weights_that_start_at_zero_sound_no_alarm() -> None:
     model = nn.Linear(2, 1, bias=False)
     nn.init.zeros_(model.weight)
-    nested = NestedOptimizer(model, Plan(Level("all", band=(1e-6, 0.5))))
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], band=(1e-6, 0.5))))
     model(torch.ones(1, 2)).sum().backward()
     nested.step()
     assert nested.read_levels()[0].relative_change == 0.0
@@ -175,8 +178,8 @@ def test_dead_level_is_told_apart_from_a_closed_one() -> None:
     model = nn.Linear(2, 1)
     closed = [nl.ScheduleGate(start=0, stop=10**6, low=0.0, high=0.0)]
     plans = [
-        Plan(Level("all", optimizer=nl.sgd())),
-        Plan(Level("all", optimizer=nl.sgd(), gate=closed)),
+        Plan(Level("all", match=["*"], optimizer=nl.sgd())),
+        Plan(Level("all", match=["*"], optimizer=nl.sgd(), gate=closed)),
     ]
     for plan, kinds in zip(plans, (["dead"], []), strict=True):
         nested = NestedOptimizer(model, plan)

@@ -63,7 +63,7 @@ def two_levels(slow: Level, optimizer: OptimizerSpec | None = None) -> Plan:
 
 
 def spine(**knobs: object) -> Level:
-    return Level(**{"name": "spine", "optimizer": nl.sgd(lr=0.1)} | knobs)  # type: ignore[arg-type]
+    return Level(**{"name": "spine", "match": ["*"], "optimizer": nl.sgd(lr=0.1)} | knobs)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rule", TORCH)
@@ -75,7 +75,9 @@ def test_one_level_of_period_1_is_torch_bit_for_bit(
     spec, build = TORCH[rule]
     ours, theirs = make_model(), make_model()
     spec = type(spec)(**{**vars_of(spec), "fused": fused})
-    nested = NestedOptimizer(ours, Plan(Level("all", optimizer=spec)), accumulate=accumulate)  # type: ignore[arg-type]
+    nested = NestedOptimizer(
+        ours, Plan(Level("all", match=["*"], optimizer=spec)), accumulate=accumulate
+    )  # type: ignore[arg-type]
     plain = build(theirs.parameters(), fused=fused)
     for step in range(12):
         take_step(ours, nested, step)
@@ -206,7 +208,7 @@ def test_skip_equals_a_manual_loop(prepare: bool, window: int, accumulate: str) 
 
 def test_prepare_step_saves_memory_for_backward() -> None:
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)), nn.Linear(8, 2))
-    plan = Plan(Level("head", match=["6.*"]), Level("spine", period=4, between="skip"))
+    plan = Plan(Level("head", match=["6.*"]), Level("spine", match=["*"], period=4, between="skip"))
     nested = NestedOptimizer(model, plan)
     counts, saved = [], []
 
@@ -250,7 +252,9 @@ def test_freezes_hold_the_level(prepare: bool) -> None:
 )
 def test_trust_bounds_every_update(trust: float, lr: float, seed: int, period: int) -> None:
     model = make_model()
-    level = Level("all", period=period, trust=trust, optimizer=nl.sgd(lr=lr), band=(0.0, 1e9))
+    level = Level(
+        "all", match=["*"], period=period, trust=trust, optimizer=nl.sgd(lr=lr), band=(0.0, 1e9)
+    )
     nested = NestedOptimizer(model, Plan(level))
     for step in range(4):
         before = torch.cat([value.flatten() for value in values(model).values()])
@@ -348,7 +352,7 @@ def test_unused_parameter_sounds_one_dead_alarm_per_episode() -> None:
     model.add_module("unused", nn.Linear(1, 1))
     model.forward = lambda x: model[2](model[1](model[0](x)))  # type: ignore[method-assign]
     nested = NestedOptimizer(
-        model, Plan(Level("lost", match=["unused.*"], period=2), Level("rest"))
+        model, Plan(Level("lost", match=["unused.*"], period=2), Level("rest", match=["*"]))
     )
     for step in range(39):
         take_step(model, nested, step)

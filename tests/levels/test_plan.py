@@ -165,15 +165,15 @@ def test_wrong_toml_is_one_line_that_names_key_and_value(case: str) -> None:
 def raise_for(case: str) -> object:
     match case:
         case "list":
-            return Plan([Level("a")])  # type: ignore[arg-type]
+            return Plan([Level("a", match=["*"])])  # type: ignore[arg-type]
         case "nothing":
             return Plan()
         case "readout":
-            return Plan(Level("a"), readout=3)  # type: ignore[arg-type]
+            return Plan(Level("a", match=["*"]), readout=3)  # type: ignore[arg-type]
         case "level key":
-            return Level("a", perod=3)  # type: ignore[call-arg]
+            return Level("a", match=["*"], perod=3)  # type: ignore[call-arg]
         case "level value":
-            return Level("a", period=1.5)  # type: ignore[arg-type]
+            return Level("a", match=["*"], period=1.5)  # type: ignore[arg-type]
         case "match":
             return Level("a", match="head.*")
         case "optimizer":
@@ -181,7 +181,7 @@ def raise_for(case: str) -> object:
         case "circle":
             return Plan(
                 Level("a", match=["a"], gate=[ParentGate(of="b")]),
-                Level("b", gate=[ParentGate(of="a")]),
+                Level("b", match=["*"], gate=[ParentGate(of="a")]),
             )
         case "weights":
             return nl.mix("live", "b", weights=[1.0])
@@ -220,7 +220,7 @@ def test_wrong_python_is_one_line(case: str, words: str) -> None:
 
 
 def test_find_and_files(tmp_path: Path) -> None:
-    plan = Plan(Level("trunk", period=4), Copy("slow", of=["trunk"]), readout="slow")
+    plan = Plan(Level("trunk", match=["*"], period=4), Copy("slow", of=["trunk"]), readout="slow")
     assert plan.find("slow") is plan.copies[0]
     assert repr(plan) == "Plan(gradient 'trunk', copy 'slow'; read-out slow)"
     with pytest.raises(UnknownLevel, match=r"'trunc'.*did you mean 'trunk'"):

@@ -40,6 +40,7 @@ def make_plan() -> Plan:
         ),
         Level(
             "spine",
+            match=["*"],
             period=4,
             window=2,
             optimizer=nl.sgd(lr=0.05, momentum=0.9),
@@ -139,7 +140,7 @@ def test_saved_copies_and_factors_stand_alone() -> None:
     shut = ScheduleGate(start=3, stop=3, low=0.25)
     plan = Plan(
         Level("head", match=["4.*"], gate=[ParentGate(of="spine")]),
-        Level("spine", period=2, gate=[shut]),
+        Level("spine", match=["*"], period=2, gate=[shut]),
         Copy("slow", of=["head"]),
     )
     model, other = make_model(), make_model()
@@ -164,7 +165,7 @@ def take_plain_step(model: nn.Module, nested: NestedOptimizer, step: int) -> Non
 
 
 FOREIGN: dict[str, tuple[Plan, str]] = {
-    "level": (Plan(Level("other")), "levels"),
+    "level": (Plan(Level("other", match=["*"])), "levels"),
     "copy": (Plan(*make_plan().levels[:-1]), "copies"),
     "claims": (
         Plan(*[Level("head", match=["3.*", "4.*", "2.bias"]), *make_plan().levels[1:]]),

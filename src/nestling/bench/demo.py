@@ -43,7 +43,7 @@ class Nestling:
     """`nl.Learner(model)` as it comes, as a rival."""
 
     def __init__(self, model: nn.Module, seed: int) -> None:
-        self.learner = Learner(model, seed=seed, quiet=True)
+        self.learner = Learner(model, seed=seed)
 
     def fit(self, batches: Iterable[Batch], epochs: int) -> None:
         """`learner.fit(loader, epochs=...)`."""
@@ -51,7 +51,7 @@ class Nestling:
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities."""
-        return torch.as_tensor(self.learner.predict(x))
+        return torch.as_tensor(self.learner.predict_proba(x))
 
     def read_levels(self) -> Sequence[LevelReading]:
         """How its levels stand."""

@@ -116,7 +116,7 @@ def _advance_three_bare(model: nn.Module) -> Callable[[], None]:
 
 def measure_optimizers(num_rounds: int) -> tuple[Figures, Rows]:
     """One level and three levels against `AdamW(fused=True)`, and the same bits or not."""
-    one = Plan(Level("all", optimizer=adamw(lr=LR)))
+    one = Plan(Level("all", match=["*"], optimizer=adamw(lr=LR)))
     sides: dict[str, Side] = {
         "AdamW, fused": _OptimizerSide(advance_bare),
         "one level": _OptimizerSide(functools.partial(_advance_nested, one, False)),
@@ -148,7 +148,7 @@ def compare_bits(num_steps: int) -> bool:
         num_steps: steps on the same random gradients, new ones at each step.
     """
     models = [_make_gpt(), _make_gpt()]
-    plan = Plan(Level("all", optimizer=adamw(lr=LR)))
+    plan = Plan(Level("all", match=["*"], optimizer=adamw(lr=LR)))
     advances = [advance_bare(models[0]), _advance_nested(plan, False, models[1])]
     generator = make_generator(0, "bits")
     for _ in range(num_steps):

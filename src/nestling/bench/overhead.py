@@ -88,7 +88,7 @@ def _measure_learner(name: str, batch_size: int, num_rounds: int) -> tuple[Figur
         run_backward(functional.cross_entropy(by_hand(x), y))
         optimizer.step()
 
-    learner = Learner(make_model(), Plan(Level("all", optimizer=adamw(lr=LR))), quiet=True)
+    learner = Learner(make_model(), Plan(Level("all", match=["*"], optimizer=adamw(lr=LR))))
 
     def step_learner() -> None:
         learner.learn(x, y)

@@ -155,10 +155,10 @@ def measure_person(person: Person, model: nn.Module, seed: int, *, is_further: b
 
 def follow_learner(person: Person, model: nn.Module, seed: int, plan: Plan | None) -> Track:
     """nestling's default for pre-trained models, or another plan, on the person's stream."""
-    learner = Learner(copy.deepcopy(model), plan, pretrained=plan is None, seed=seed, quiet=True)
+    learner = Learner(copy.deepcopy(model), plan, pretrained=plan is None, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout
-        return _follow(person, learner.learn, learner.predict)
+        return _follow(person, learner.learn, learner.predict_proba)
 
 
 def fine_tune(person: Person, model: nn.Module, rule: str, rate: float, seed: int) -> Track:

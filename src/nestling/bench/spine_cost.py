@@ -96,7 +96,7 @@ def measure(make_model: Callable[[], nn.Module], batches: Batches, num_rounds: i
         run_backward(functional.cross_entropy(full(x), y))
         optimizer.step()
 
-    learner = Learner(make_model(), pretrained=True, num_classes=NUM_CLASSES, quiet=True)
+    learner = Learner(make_model(), pretrained=True, num_classes=NUM_CLASSES)
 
     def step_default(x: Tensor, y: Tensor) -> None:
         learner.learn(x, y)

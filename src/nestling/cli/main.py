@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a check failed, 2 wrong input, 130 interrupted.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ def run_command(args: Sequence[str]) -> int:
     # A console script does not search the working directory, where the user's model lies.
     if (folder := os.getcwd()) not in sys.path:
         sys.path.insert(0, folder)
+    _show_messages()
     try:
         code = nestling.main(args=list(args), prog_name="nestling", standalone_mode=False)
     except click.UsageError as error:
@@ -76,6 +78,16 @@ def run_command(args: Sequence[str]) -> int:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         return _refuse(f"{what}; choose a file or folder that can be read and written")
     return code if isinstance(code, int) else 0
+
+
+def _show_messages() -> None:
+    """What the library says, as lines on stderr."""
+    logger = logging.getLogger("nestling")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("nestling: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.WARNING)
 
 
 def _refuse(message: str) -> int:

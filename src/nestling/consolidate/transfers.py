@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters, suggest
-from nestling.core.params import Params, check_same_names, combine, wide_dtype
+from nestling.core.params import Params, average_into, check_same_names, combine, wide_dtype
 
 
 class Refittable(Protocol):
@@ -81,7 +81,10 @@ def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
     >>> ema_update({"w": torch.zeros(1)}, {"w": torch.ones(1)}, decay=0.75)["w"]
     tensor([0.2500])
     """
-    return lookahead_step(slow, fast, 1.0 - decay)
+    check_same_names(slow, fast)
+    mean = {name: value.detach().clone() for name, value in slow.items()}
+    average_into(mean.values(), [fast[name] for name in mean], decay)
+    return mean
 
 
 def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Tensor]:
@@ -97,11 +100,7 @@ def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Te
     Raises:
         MismatchedParameters: names or shapes differ.
     """
-
-    def step(old: Tensor, new: Tensor) -> Tensor:
-        return torch.lerp(old, new, step_size) if old.dtype.is_floating_point else new.clone()
-
-    return combine(step, slow, fast)
+    return ema_update(slow, fast, 1.0 - step_size)
 
 
 def merge_overlay(spine: Params, overlay: Params, scale: float = 1.0) -> dict[str, Tensor]:

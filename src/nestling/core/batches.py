@@ -3,7 +3,7 @@
 Axis letters: N examples, T tokens, K classes, H x W pixels, M outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nestling.core.errors import DataError, ShapeMismatch
 
 TARGET_KEYS = ("labels", "label", "target", "y")  # the first one found is the target
+Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> scalar ()
 IGNORE_INDEX = -100  # marks positions without a label in sequence and dense targets, as in torch
 
 
@@ -178,8 +179,8 @@ def default_loss(output: Tensor, target: Tensor) -> Tensor:
     tensor(1.3863)
     """
     if target.dtype.is_floating_point:
-        return nn.functional.mse_loss(output, _match_values(output, target))
-    logits = _move_classes(output, target)
+        return nn.functional.mse_loss(output, match_values(output, target))
+    logits = move_classes(output, target)
     return nn.functional.cross_entropy(logits, target.long(), ignore_index=IGNORE_INDEX)
 
 
@@ -190,9 +191,9 @@ def per_sample_loss(output: Tensor, target: Tensor) -> Tensor:
     tensor([1., 4.])
     """
     if target.dtype.is_floating_point:
-        values = _match_values(output, target)
+        values = match_values(output, target)
         return (output - values).square().reshape(len(output), -1).mean(dim=1)
-    logits, classes = _move_classes(output, target), target.long()
+    logits, classes = move_classes(output, target), target.long()
     cross_entropy = nn.functional.cross_entropy
     losses = cross_entropy(logits, classes, ignore_index=IGNORE_INDEX, reduction="none")
     counts = (classes != IGNORE_INDEX).reshape(len(classes), -1).sum(dim=1)
@@ -221,8 +222,19 @@ def _read_tensor(value: object, name: str) -> Tensor:
     )
 
 
-def _move_classes(output: Tensor, target: Tensor) -> Tensor:
-    """Logits with the classes where torch wants them: dimension 1."""
+def move_classes(output: Tensor, target: Tensor) -> Tensor:
+    """Logits with the classes where torch wants them: dimension 1.
+
+    Args:
+        output: (N, K), (N, T, K) or (N, K, H, W), ...
+        target: (N,), (N, T) or (N, H, W) classes.
+
+    Raises:
+        ShapeMismatch: the shapes do not fit; says what would.
+
+    >>> move_classes(torch.zeros(2, 5, 3), torch.zeros(2, 5)).shape
+    torch.Size([2, 3, 5])
+    """
     is_last = output.shape[:-1] == target.shape
     if is_last and output.ndim == 2:
         return output
@@ -240,7 +252,7 @@ def _move_classes(output: Tensor, target: Tensor) -> Tensor:
     )
 
 
-def _match_values(output: Tensor, target: Tensor) -> Tensor:
+def match_values(output: Tensor, target: Tensor) -> Tensor:
     """The target in the output's shape and dtype; (N,) and (N, 1) are never broadcast to (N, N)."""
     if output.shape != target.shape:
         column = output.ndim == target.ndim + 1 and output.shape[-1] == 1

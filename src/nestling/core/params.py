@@ -1,6 +1,6 @@
 """Mathematics over named parameters: pure functions of name -> tensor mappings."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -73,6 +73,34 @@ def interpolate(start: Params, end: Params, weight: float) -> dict[str, Tensor]:
     tensor([0.2500])
     """
     return combine(lambda a, b: torch.lerp(a, b, weight), start, end)
+
+
+@torch.no_grad()
+def average_into(slow: Iterable[Tensor], fast: Iterable[Tensor], decay: float) -> None:
+    """Exponential moving average of weights, in place: one step of it.
+
+    slow <- decay slow + (1 - decay) fast   [Tarvainen & Valpola 2017, Eq. 1]
+
+    Args:
+        slow: tensors that are overwritten.
+        fast: as many, of the same shapes and dtypes; counters (integers) are copied.
+        decay: in [0, 1]; 0 copies `fast`, 1 keeps `slow`.
+
+    >>> slow = [torch.zeros(1)]
+    >>> average_into(slow, [torch.ones(1)], decay=0.75)
+    >>> slow
+    [tensor([0.2500])]
+    """
+    means: list[Tensor] = []
+    values: list[Tensor] = []
+    for mean, value in zip(slow, fast, strict=True):
+        if mean.is_floating_point() or mean.is_complex():
+            means.append(mean)
+            values.append(value)
+        else:
+            mean.copy_(value)
+    if means:
+        torch._foreach_lerp_(means, values, 1.0 - decay)
 
 
 def squared_norm(params: Params) -> Tensor:

@@ -78,7 +78,6 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
             pretrained=job.pretrained,
             replay=job.replay,
             seed=job.seed,
-            quiet=True,
         )
         start = _open_folder(job, resume)
         if start.snapshot:

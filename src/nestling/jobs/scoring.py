@@ -45,7 +45,7 @@ def score(learner: Learner, experience: Experience, classes: Sequence[int]) -> f
     x, y = experience.test
     if not classes:
         return float(learner.evaluate(x, y))
-    answer = learner.predict(x, task=experience.task)
+    answer = learner.predict_proba(x, task=experience.task)
     return accuracy_among(answer, y, classes)
 
 

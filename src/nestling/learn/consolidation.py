@@ -13,9 +13,9 @@ from nestling.consolidate import Judge, Proposal, propose
 from nestling.core.batches import read_output
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.learn.guard import flatten_target
-from nestling.learn.rehearsal import unpack
 from nestling.levels import Change
 from nestling.levels.low_rank import merge_low_rank
+from nestling.protect import unpack_batch
 
 if TYPE_CHECKING:
     from nestling.learn.learner import Learner
@@ -102,9 +102,7 @@ def _judge_by_replay(learner: Learner) -> Judge:
     rehearsal = learner.rehearsal
     if rehearsal is None or len(rehearsal.store) == 0 or learner.task != "classification":
         raise SettingError("consolidate needs a judge; give judge=model -> bool, score or Verdict")
-    drawn = rehearsal.draw(learner.device)
-    drawn.pop("output")
-    batch = unpack(drawn)
+    batch = unpack_batch(rehearsal.draw(learner.device) or {})
 
     def judge(model: nn.Module) -> float:
         assert batch.target is not None
@@ -129,9 +127,7 @@ def _restart_changed(learner: Learner, proposal: Proposal) -> None:
 def _refit(learner: Learner, name: str) -> None:
     assert learner.rehearsal is not None
     level = learner.levels[name]
-    drawn = learner.rehearsal.store.read_all()
-    drawn.pop("output")
-    batch = unpack(drawn).to(learner.device)
+    batch = unpack_batch(learner.rehearsal.store.read_all()).to(learner.device)
     assert batch.target is not None
     assert level.bank is not None
     rows = level.read_rows(batch, batch.target)

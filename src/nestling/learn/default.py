@@ -11,6 +11,7 @@ from nestling.levels import Copy, Level, Memory, Plan, mix
 from nestling.levels.spec import INPUT_OF
 from nestling.levels.taps import MAX_POOLED, find_early_layer
 from nestling.optim import adamw
+from nestling.protect import DERpp
 
 HALF_LIVES = (math.inf,)
 NUM_FEATURES = 800
@@ -23,6 +24,10 @@ NUM_PRODUCTS_PER_INPUT, MAX_WIDTH, MIN_PRODUCTS = 10, 3584, 800
 # recipes/measure_early.py EfficientNet-Lite0 has 69.2 % of small pictures right by both, 64.4 by
 # the last alone; `nestling bench personal` has .942 and .908.
 NUM_EARLY_PRODUCTS, MAX_EARLY_WIDTH = 640, 1024
+
+
+# Of replay: examples drawn per step, and the weights of their stored outputs and labels.
+NUM_DRAWN, REPLAY_ALPHA, REPLAY_BETA = 32, 0.2, 1.0
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
@@ -155,3 +160,16 @@ def _split_spine(model: nn.Module) -> tuple[Level, ...]:
         return tuple(levels)
     slow = Level("spine", match=("*",), period=16, between="skip", optimizer=adamw(lr=1e-4))
     return (*levels, slow)
+
+
+def make_replay(capacity: int, seed: int) -> DERpp:
+    """What `replay=capacity` keeps: each example is offered once, one draw serves both terms."""
+    return DERpp(
+        capacity,
+        REPLAY_ALPHA,
+        REPLAY_BETA,
+        NUM_DRAWN,
+        one_draw=True,
+        takes_repeats=False,
+        seed=seed,
+    )

@@ -1,7 +1,7 @@
 """`Learner`: any module and a plan, learning as data arrive and answering at any time."""
 
 import copy
-import sys
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from nestling.answer.experts import Experts, Form
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, default_loss, read_batch
+from nestling.core.batches import Batch, Loss, default_loss, read_batch
 from nestling.core.errors import DataError, NonFiniteInput, NotFitted, SettingError, ShapeMismatch
 from nestling.core.modes import eval_modules, has_modes, in_own_modes
 from nestling.core.seeds import (
@@ -29,19 +29,19 @@ from nestling.core.seeds import (
 )
 from nestling.learn import consolidation, learner_state
 from nestling.learn.batch_checks import check_batch
-from nestling.learn.board import Board
-from nestling.learn.default import drop_early, make_default_plan
+from nestling.learn.default import drop_early, make_default_plan, make_replay
 from nestling.learn.growth import count_head_rows, resize_head
 from nestling.learn.guard import Admitted, admit, check_loader, check_task
+from nestling.learn.metrics_writer import Writer, write_reading
 from nestling.learn.protection import Protection
-from nestling.learn.rehearsal import Rehearsal
-from nestling.learn.step import FitReport, Loss, StepReport, take_step
+from nestling.learn.step import FitReport, StepReport
 from nestling.levels import Alarm, Change, LevelReading, NestedOptimizer, Plan
 from nestling.levels.control import Knobs
 from nestling.levels.memory import MemoryLevel, Rows
 from nestling.memory.ridge import Task
-from nestling.protect import Retention
+from nestling.protect import Retention, take_step
 
+_LOGGER = logging.getLogger("nestling")
 _SNAPSHOT = "learner"
 _SCHEMA = 2
 # Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
@@ -74,19 +74,19 @@ class Learner:
         precision: "bf16" for autocast in the forward pass of training; None for the model's.
         judge: asked about updates of levels with `protect`: model -> whether it may stay.
         seed: of replay, copies and new head rows.
-        quiet: do not say on stderr what was chosen by default.
-        board: folder for TensorBoard metrics; None for none.
+        writer: takes metrics: anything with `add_scalar(name, value, step)`, such as TensorBoard's
+            `SummaryWriter`; None for none.
 
     Raises:
         SettingError: the plan does not fit the model.
 
     >>> import nestling as nl
     >>> model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
-    >>> learner = nl.Learner(model, quiet=True)
+    >>> learner = nl.Learner(model)
     >>> x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     >>> _ = learner.fit([(x, (x[:, 0] > 0).long())])
-    >>> learner.predict(x).shape
-    torch.Size([64, 2])
+    >>> learner.predict(x).shape, learner.predict_proba(x).shape
+    (torch.Size([64]), torch.Size([64, 2]))
     """
 
     def __init__(
@@ -104,8 +104,7 @@ class Learner:
         precision: Literal["bf16"] | None = None,
         judge: Callable[[nn.Module], bool] | None = None,
         seed: int = 0,
-        quiet: bool = False,
-        board: Path | str | None = None,
+        writer: Writer | None = None,
     ) -> None:
         if precision not in (None, "bf16"):
             raise SettingError(
@@ -119,11 +118,10 @@ class Learner:
         self.plan = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
         # Not before the first batch is it known what the layers that were chosen give.
         self.may_drop_early = plan is None and pretrained
-        self.protection = Protection(self.model, retain, self.plan)
         self.loss = loss or default_loss
+        self.protection = Protection(self.model, retain, self.plan, self.loss)
         self.num_classes = num_classes
         self.seed = seed
-        self.quiet = quiet
         self.precision = precision
         self._judge = judge
         self.optimizer: NestedOptimizer | None = None
@@ -138,7 +136,7 @@ class Learner:
             spec.name: MemoryLevel(spec, self.model, foresees=spec.name == slow)
             for spec in self.plan.memories
         }
-        self.rehearsal = Rehearsal(replay, self.loss, seed=seed) if replay else None
+        self.rehearsal = make_replay(replay, seed) if replay else None
         self.experts = Experts(
             self.protection.find_reader,
             self.optimizer,
@@ -164,7 +162,7 @@ class Learner:
         self._has_modes = precision is not None or any(map(has_modes, model.modules()))
         self._buffers = list(model.buffers())
         self._lock = threading.RLock()
-        self._board = None if board is None else Board(Path(board))
+        self._writer = writer
         for level in self.levels.values():
             self._say(f"memory {level.spec.name!r} reads {level.reader.describe()}")
 
@@ -250,7 +248,7 @@ class Learner:
                 raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
             check_batch(batch, self.num_classes, dtype=self.dtype)
             task = check_task(task)
-            self.protection.check(batch, task)
+            self.protection.check(task)
             if batch.size == 0:
                 return StepReport(float("nan"), 0)
             if self.may_drop_early and is_new:
@@ -266,8 +264,8 @@ class Learner:
                 self._remember(batch, answers, output, admitted)
             self.num_examples += batch.size
             self.seconds += time.perf_counter() - started
-            if self._board is not None:
-                self._board.write("loss", report.loss, self.num_examples)
+            if self._writer is not None:
+                self._writer.add_scalar("loss", report.loss, self.num_examples)
             return report
 
     def _settle_reads(self, batch: Batch) -> None:
@@ -398,7 +396,7 @@ class Learner:
 
     def _list_generators(self, grows: bool) -> list[torch.Generator]:
         """Which of its own a step draws from."""
-        stored = [] if self.rehearsal is None else [self.rehearsal.store.generator]
+        stored = [] if self.rehearsal is None else self.rehearsal.list_generators()
         stored += self.protection.list_generators()
         return [self._generator, *stored] if grows else stored
 
@@ -407,28 +405,23 @@ class Learner:
             return None, StepReport(float("nan"), batch.size)
         if not self.model.training:
             self.model.train()
-        rehearse = None
-        rehearsal = self.rehearsal
-        if rehearsal is not None and len(rehearsal.store) > 0:
-            rehearse = lambda model: rehearsal.compute_loss(model, self.device)  # noqa: E731
+        replay = () if self.rehearsal is None else (self.rehearsal,)
         # One example has no statistics of its own: the running ones are used, and stand still.
         with eval_modules(self._norms if batch.size == 1 else ()):
-            loss, output, refused = take_step(
+            step = take_step(
                 self.model,
                 self.optimizer,
                 batch,
-                self.loss,
-                rehearse=rehearse,
-                methods=self.protection.methods,
+                (*replay, *self.protection.methods),
+                loss=self.loss,
                 precision=self._autocast(),
                 buffers=self._buffers,
+                is_new=is_new,
             )
-        if refused:
+        if step.refused:
             self.num_refused += 1
-            self._say(f"step refused: {refused} ({self.num_refused} so far)")
-        elif rehearsal is not None and is_new:
-            rehearsal.add(batch, output)
-        return output, StepReport(loss, batch.size, refused)
+            _LOGGER.warning("step refused: %s (%d so far)", step.refused, self.num_refused)
+        return step.output, StepReport(step.loss, batch.size, step.refused)
 
     @in_own_modes
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:
@@ -443,22 +436,22 @@ class Learner:
         with self._lock:
             self.protection.end_experience(loader, self.device)
             self.num_experiences += 1
-            if self._board is not None:
+            if self._writer is not None:
                 for reading in self.read_levels():
-                    self._board.write_level(reading, self.num_examples)
+                    write_reading(self._writer, reading, self.num_examples)
 
     # --- answering
 
     def predict(self, x: Any, *, task: int | None = None) -> Tensor:
-        """What the read-out answers.
+        """Predict labels, or values: the most probable class of each row, or its estimate.
 
         Args:
             x: inputs (N, ...): a tensor, a tuple of several, or a dict of keyword inputs (a
                 target in it is ignored).
             task: restrict the answer to the classes seen under this task label.
 
-        Returns: class probabilities (N, K), or (N, T, K) / (N, H, W, K) where targets are
-            sequences or dense; or values (N, M). On the CPU; float32.
+        Returns: classes (N,) int64, or (N, T) / (N, H, W) where targets are sequences or dense;
+            or values (N, M) float32. On the CPU.
 
         Before anything is learned a plan with someone `outside` (the default for pre-trained
         models) answers as the model that was given: by classes if that gives two outputs or more
@@ -469,6 +462,24 @@ class Learner:
             DataError: the inputs cannot be read.
             NonFiniteInput: nobody has a finite answer.
         """
+        answer, kind = self._answer(x, task)
+        return answer.argmax(dim=-1) if kind == "classification" else answer
+
+    def predict_proba(self, x: Any, *, task: int | None = None) -> Tensor:
+        """Predict class probabilities; arguments and errors as for `predict`.
+
+        Returns: (N, K), or (N, T, K) / (N, H, W, K) where targets are sequences or dense; each row
+            sums to 1. On the CPU; float32.
+
+        Raises:
+            DataError: the targets are values, not classes.
+        """
+        answer, kind = self._answer(x, task)
+        if kind == "regression":
+            raise DataError("the targets are values, which have no probabilities; use predict")
+        return answer
+
+    def _answer(self, x: Any, task: int | None) -> tuple[Tensor, Task]:
         with self._lock:
             # A tuple is several inputs here, never inputs and a target.
             batch = read_batch(x if isinstance(x, Batch) else (x,)).to(self.device)
@@ -476,8 +487,14 @@ class Learner:
             check_batch(batch, dtype=self.dtype)
             return self._predict(batch, task, None)
 
-    def _predict(self, batch: Batch, task: int | None, kind: Task | None) -> Tensor:
-        """As `predict`, for a batch that was checked; `kind` is what is predicted, if known."""
+    def _predict(self, batch: Batch, task: int | None, kind: Task | None) -> tuple[Tensor, Task]:
+        """What the read-out answers to a checked batch: probabilities or values, and which.
+
+        Args:
+            batch: without a target.
+            task: as in `predict`.
+            kind: what is predicted, if it is known.
+        """
         if self.readout is None:
             if self.experts.outside is None:
                 raise NotFitted("the learner has learned nothing yet; call fit or learn first")
@@ -487,18 +504,11 @@ class Learner:
             found = self.experts.answer(batch)
             compared = found.read.get(self.readout.compares or "")
             mixed = self.readout.mix(found.by_expert, compared, found.knowers)
-            kind, shape = self.task, found.shape
+            kind, shape = self.readout.task, found.shape
         _check_answers(mixed)
         if kind == "classification":
             mixed = self._restrict(mixed, task)
-        return mixed.reshape(*shape, mixed.shape[-1]).float()
-
-    def classify(self, x: Any, *, task: int | None = None) -> Tensor:
-        """The most probable class: (N,) integers; arguments as for `predict`."""
-        answer = self.predict(x, task=task)
-        if self.task == "regression" or (self.task is None and answer.shape[-1] < 2):
-            raise DataError("the targets are values, not classes; use predict")
-        return answer.argmax(dim=-1)
+        return mixed.reshape(*shape, mixed.shape[-1]).float(), kind
 
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
         """Accuracy in [0, 1] (classification), or R squared (regression), of `predict`."""
@@ -509,9 +519,9 @@ class Learner:
         with self._lock:
             known = Batch(batch.inputs, batch.keywords).to(self.device)
             check_batch(known, dtype=self.dtype)
-            answer = self._predict(known, task, kind)
+            answer, kind = self._predict(known, task, kind)
         target = batch.target.cpu()
-        if (self.task or kind) == "classification":
+        if kind == "classification":
             kept = target >= 0
             return float((answer.argmax(dim=-1)[kept] == target[kept]).float().mean())
         if target.numel() != answer.numel():
@@ -611,10 +621,10 @@ class Learner:
     def copy(self) -> "Learner":
         """A learner that goes on from here by itself: model, levels, memories and all else.
 
-        `copy.deepcopy` does the same, and a learner can be pickled. A board stays with the first.
+        `copy.deepcopy` does the same, and a learner can be pickled. A writer stays with the first.
 
         >>> import nestling as nl
-        >>> learner = nl.Learner(nn.Sequential(nn.Linear(2, 2)), quiet=True)
+        >>> learner = nl.Learner(nn.Sequential(nn.Linear(2, 2)))
         >>> twin = learner.copy()
         >>> _ = twin.learn(torch.ones(4, 2), torch.tensor([0, 1, 0, 1]))
         >>> learner.num_examples, twin.num_examples
@@ -637,10 +647,10 @@ class Learner:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            return {k: v for k, v in vars(self).items() if k not in ("_lock", "_board")}
+            return {k: v for k, v in vars(self).items() if k not in ("_lock", "_writer")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.RLock(), _board=None)
+        vars(self).update(state, _lock=threading.RLock(), _writer=None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Learner":
         with self._lock:  # for as long as it takes, so that nobody learns meanwhile
@@ -670,8 +680,7 @@ class Learner:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _say(self, text: str) -> None:
-        if not self.quiet:
-            sys.stderr.write(f"nestling: {text}\n")
+        _LOGGER.info(text)
 
 
 def _check_answers(answers: Tensor) -> None:

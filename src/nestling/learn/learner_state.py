@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ from nestling.core.seeds import (
 )
 from nestling.learn.default import drop_early
 from nestling.learn.growth import resize_head
-from nestling.learn.rehearsal import Rehearsal
 from nestling.levels import Plan
 from nestling.store.snapshots import read_snapshot, write_snapshot
 
@@ -119,9 +119,7 @@ def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
         raise ForeignSnapshot(f"the snapshot was taken {had} replay; make the learner {had} it")
     learner.protection.check_saved(state["protection"])
     if learner.rehearsal is not None:
-        store = learner.rehearsal.store
-        trial = Rehearsal(store.capacity, learner.loss, seed=store.seed)
-        trial.load_state_dict(state["rehearsal"])
+        copy.deepcopy(learner.rehearsal).load_state_dict(state["rehearsal"])
     try:
         for name, level in learner.levels.items():
             check_same_names(state["memories"][name]["reader"], level.reader.state_dict())

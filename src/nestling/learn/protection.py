@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from nestling.core.batches import Batch, read_batch
+from nestling.core.batches import Batch, Loss, default_loss, read_batch
 from nestling.core.errors import DataError, ForeignSnapshot, NestlingError, SettingError
 from nestling.levels import Plan
 from nestling.protect import Retention
@@ -20,12 +20,19 @@ class Protection:
         model: the live model.
         methods: called in this order.
         plan: must have a gradient level if there is a method.
+        loss: of the steps.
 
     Raises:
         SettingError: no gradient level, the same method twice, or something that is no method.
     """
 
-    def __init__(self, model: nn.Module, methods: Sequence[Retention], plan: Plan) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        methods: Sequence[Retention],
+        plan: Plan,
+        loss: Loss = default_loss,
+    ) -> None:
         for method in methods:
             if not isinstance(method, Retention):
                 raise SettingError(
@@ -39,6 +46,7 @@ class Protection:
             )
         self.model = model
         self.methods = tuple(methods)
+        self.loss = loss
         self._task: int | None = None
         self._num_open = 0  # batches since an experience ended
 
@@ -59,17 +67,8 @@ class Protection:
                 "read only once; give a DataLoader or a list"
             )
 
-    def check(self, batch: Batch, task: int | None) -> None:
-        """Raise unless the methods can take a batch.
-
-        Raises:
-            DataError: several inputs, or a new task though the last experience was not ended.
-        """
-        if not self.methods:
-            return
-        if len(batch.inputs) != 1 or batch.keywords:
-            name = type(self.methods[0]).__name__
-            raise DataError(f"{name} needs one input tensor per batch; bring them together")
+    def check(self, task: int | None) -> None:
+        """Raise DataError at a new task if the last experience was not ended and must be."""
         waiting = next((m for m in self.methods if m.needs_boundary), None)
         if waiting is not None and self._num_open and task != self._task:
             raise DataError(
@@ -95,7 +94,7 @@ class Protection:
         """Tell the methods that an experience is over."""
         again = None if loader is None or isinstance(loader, Iterator) else loader
         for method in self.methods:
-            method.end_experience(self.model, None if again is None else _Pairs(again, device))
+            method.end_experience(self.model, None if again is None else _Batches(again, device))
         self._num_open = 0
 
     def list_generators(self) -> list[torch.Generator]:
@@ -136,18 +135,17 @@ class Protection:
         self._task, self._num_open = state["task"], state["num_open"]
         for method, one in zip(self.methods, state["methods"], strict=True):
             method.load_state_dict(one["state"])
-            method.build_reader(self.model)
+            method.build_reader(self.model, self.loss)
 
 
-class _Pairs:
-    """A loader's batches as pairs (x, y) on a device; it can be read again and again."""
+class _Batches:
+    """A loader's batches on a device; it can be read again and again."""
 
     def __init__(self, loader: Iterable[Any], device: torch.device) -> None:
         self.loader, self.device = loader, device
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         for raw in self.loader:
             batch = read_batch(raw).to(self.device)
             if batch.size:
-                assert batch.target is not None
-                yield batch.inputs[0], batch.target
+                yield batch

@@ -39,7 +39,7 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
     Raises:
         SettingError: no knob, an unknown one, or a value that does not fit.
 
-    >>> turn_level(Level("trunk", period=4), {"period": 64}).period
+    >>> turn_level(Level("trunk", match=["*"], period=4), {"period": 64}).period
     64
     """
     _check_known("gradient level", spec.name, knobs, _LEVEL_KNOBS)

@@ -5,27 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nestling.core.params import keep_rows
+from nestling.core.params import average_into, keep_rows
 from nestling.core.seeds import make_generator
 from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Copy
-
-
-@torch.no_grad()
-def average_into(slow: Sequence[Tensor], fast: Sequence[Tensor], decay: float) -> None:
-    """slow <- decay * slow + (1 - decay) * fast, in place.
-
-    Args:
-        slow: tensors that are overwritten.
-        fast: same shapes.
-        decay: in [0, 1).
-
-    >>> slow = [torch.zeros(1)]
-    >>> average_into(slow, [torch.ones(1)], decay=0.75)
-    >>> slow
-    [tensor([0.2500])]
-    """
-    torch._foreach_lerp_(list(slow), list(fast), 1.0 - decay)
 
 
 class CopyLevel:
@@ -75,7 +58,7 @@ class CopyLevel:
         decay = self.spec.decay
         if self.spec.warmup:
             decay = min(decay, 1.0 - 1.0 / (self.num_updates + 1))
-        average_into(list(self.values.values()), list(self.params.values()), decay)
+        average_into(self.values.values(), self.params.values(), decay)
 
     def swap(self, name: str, param: Tensor) -> None:
         """Follow a parameter that got other rows; new ones start at their live values.

@@ -32,7 +32,7 @@ class Plan:
         SettingError: names occur twice, a pattern stands in two levels, or gates form a circle.
         UnknownLevel: a copy, gate or read-out names a level that is not there.
 
-    >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", period=16))
+    >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", match=("*",), period=16))
     >>> Plan.from_toml(plan.to_toml()) == plan
     True
     """

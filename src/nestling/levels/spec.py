@@ -78,7 +78,7 @@ class Level:
     """
 
     name: Name
-    match: Annotated[Sequence[Pattern], AsTuple] = ("*",)
+    match: Annotated[Sequence[Pattern], AsTuple]
     period: Count = 1
     optimizer: OptimizerSpec = AdamW()
     reduce: Literal["mean", "sum"] = "mean"

@@ -1,4 +1,4 @@
-"""What protects old knowledge while a model learns; each alone in a loop, or in a `Learner`."""
+"""What protects old knowledge while a model learns; each in `take_step`, or in a `Learner`."""
 
 from nestling.memory.closed import (
     NearestClassMean,
@@ -6,7 +6,8 @@ from nestling.memory.closed import (
     RecursiveRidge,
     StreamingLDA,
 )
-from nestling.protect.method import Retention, take_step
+from nestling.protect.columns import pack_batch, unpack_batch
+from nestling.protect.method import Retention
 from nestling.protect.penalties import (
     EWC,
     L2SP,
@@ -39,6 +40,7 @@ from nestling.protect.replay import (
     ramp_decay,
     solve_dual,
 )
+from nestling.protect.step import TakenStep, descend, take_step
 
 __all__ = [
     "AGEM",
@@ -63,16 +65,20 @@ __all__ = [
     "Retention",
     "SI",
     "StreamingLDA",
+    "TakenStep",
     "answer_distance",
     "choose_answers",
+    "descend",
     "distillation_loss",
     "estimate_fisher",
     "estimate_sensitivity",
     "ewc_penalty",
     "l2sp_penalty",
     "mask_absent",
+    "pack_batch",
     "ramp_decay",
     "solve_dual",
     "take_step",
+    "unpack_batch",
     "weigh_path",
 ]

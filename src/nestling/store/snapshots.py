@@ -1,48 +1,69 @@
-"""Snapshots: a nested state on disk that is either whole or refused, wherever the power fails.
+"""Snapshots: a state on disk, part by part, that is whole or refused wherever the power fails.
 
-A snapshot is a folder of two files:
+A snapshot is a folder of
 
-- `tensors-<sha12>.safetensors` holds every tensor, named by its JSON pointer (RFC 6901);
-- `state.json` holds the rest, the tensor file's size and sha256, and its own sha256.
+- one file per part, `<sha256 of its bytes>.safetensors`: the part's tensors, named by JSON pointer
+  (RFC 6901), and the rest of it as JSON in a tensor of bytes;
+- `manifest.json`: kind, schema, and for each part its file, sha256 and size.
 
-The tensor file is named by its content and written first; only then is `state.json` replaced,
-in one rename. Until that rename a reader finds the old snapshot, after it the new one.
+A file is named by its content, so a part that did not change is not written again, and an older
+file is never written over. The manifest is replaced last, in one rename: until then a reader finds
+the old snapshot, after it the new one; files that no manifest names are removed thereafter.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError, suggest
-from nestling.core.machine import fingerprint
+from nestling.core.errors import CorruptSnapshot, SnapshotError, suggest
+from nestling.store.manifest import (
+    MANIFEST,
+    PartFile,
+    drop_former,
+    is_own_file,
+    load_manifest,
+    seal_manifest,
+    unseal_manifest,
+)
 from nestling.store.state_trees import decode_tree, encode_tree
 from nestling.store.whole_files import LEFT_BEHIND, sync_folder, write_whole
 
-FORMAT = 1  # of the two files; `schema` is the caller's own version of the state inside
-# state.json is PREFIX + sha256 of body + MIDDLE + body + SUFFIX, so no byte of it is unchecked.
-PREFIX, MIDDLE, SUFFIX = b'{"sha256": "', b'", "body": ', b"}\n"
-NUM_HEX = 64
+# The JSON of a part among its tensors; their own names are "" or begin with "/".
+TREE = "$tree"
 
 
-def write_snapshot(path: Path, state: Mapping[str, object], *, kind: str, schema: int) -> None:
-    """Write `state` as the snapshot folder `path`, atomically; one writer per folder at a time.
+def write_snapshot(
+    path: Path,
+    parts: Mapping[str, object],
+    *,
+    kind: str,
+    schema: int,
+    reuse: Iterable[Path] = (),
+) -> None:
+    """Save a state to a folder, atomically; of an older snapshot there, only what changed.
+
+    One writer per folder at a time. The same part has the same bytes, whoever writes it.
 
     Args:
         path: the folder; made if missing, its older snapshot replaced if not.
-        state: nested str-keyed dicts, lists, JSON scalars (infinities and NaN included) and
-            strided tensors of any device; tensors come back detached, on the CPU. Tuples come
+        parts: name -> nested str-keyed dicts, lists, JSON scalars (infinities and NaN included)
+            and strided tensors of any device; tensors come back detached, on the CPU. Tuples come
             back as lists.
         kind: what the state is of, e.g. "learner"; checked when it is read.
         schema: version of the state's layout; checked when it is read.
+        reuse: other snapshot folders; a part that one of them holds is hard-linked from there
+            if the system can, so that it takes no room twice.
 
     Raises:
-        SnapshotError: something in `state` cannot be stored, or the folder cannot be written
+        SnapshotError: something in `parts` cannot be stored, or the folder cannot be written
             (disk full, no permission); an older snapshot in it is then untouched.
 
     >>> import tempfile
@@ -52,25 +73,12 @@ def write_snapshot(path: Path, state: Mapping[str, object], *, kind: str, schema
     ...     read_snapshot(where, kind="demo", schema=1)
     {'w': tensor([1., 1.]), 'step': 3}
     """
-    import safetensors.torch
-
-    tree, tensors = encode_tree(state)
-    payload = safetensors.torch.save(tensors)
-    digest = hashlib.sha256(payload).hexdigest()
-    body = {
-        "format": FORMAT,
-        "kind": kind,
-        "schema": schema,
-        "tensors": {"sha256": digest, "num_bytes": len(payload)},
-        "torch": torch.__version__,
-        "machine": fingerprint(),
-        "state": tree,
-    }
-    text = _seal(json.dumps(body, allow_nan=False).encode())
+    path = Path(path)
+    encoded = _encode_parts(parts)
     try:
-        _publish(Path(path), _name_tensors(digest), payload, text)
+        named = _publish(path, encoded, kind, schema, [Path(folder) for folder in reuse])
     except OSError as error:
-        megabytes = (len(payload) + len(text)) / 1e6
+        megabytes = sum(_count_bytes(*part) for part in encoded.values()) / 1e6
         remedy = (
             f"free {megabytes:.1f} MB or choose another disk"
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -78,150 +86,212 @@ def write_snapshot(path: Path, state: Mapping[str, object], *, kind: str, schema
         )
         raise SnapshotError(
             f"cannot write snapshot '{path}': {error.strerror or error}; {remedy} "
-            "(an older snapshot there is untouched)"
+            "(an older snapshot there is whole)"
         ) from error
+    _remove_unnamed(path, named)
 
 
-def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, object]:
-    """Read back what `write_snapshot` wrote, after every byte of it has been checked.
+def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, Any]:
+    """Load a saved state from its folder, after every byte of it has been checked.
 
     Args:
         path: the folder.
         kind: as it was written.
         schema: as it was written.
 
-    Returns: the state, tensors on the CPU, each in memory of its own.
+    Returns: name -> part, tensors on the CPU, each in memory of its own.
 
     Raises:
         SnapshotError: there is no snapshot at `path`, or it cannot be read.
         CorruptSnapshot: truncated, or at least one byte changed.
-        ForeignSnapshot: of another kind or schema version.
+        ForeignSnapshot: of another kind or schema, or of an earlier version of nestling.
     """
-    path = Path(path)
-    try:
-        while True:
-            text = _read_text(path)
-            body = _unseal(path, text)
-            _check_origin(path, body, kind, schema)
-            try:
-                payload = _read_payload(path, body)
-            except (FileNotFoundError, CorruptSnapshot):
-                # A writer may have replaced the snapshot between the two reads.
-                if _read_text(path) == text:
-                    raise
-            else:
-                break
-    except FileNotFoundError as error:
-        raise CorruptSnapshot(
-            f"snapshot '{path}' has lost its file '{Path(error.filename).name}'; "
-            "restore another snapshot"
-        ) from error
-    except OSError as error:
-        raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
-    return _decode(path, body, payload)
+    return _read(Path(path), kind, schema, None)
 
 
-def _publish(path: Path, name: str, payload: bytes, text: bytes) -> None:
-    """Write both files so that a reader sees the old pair or the new pair, never a mixture."""
+def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
+    """Load one part of a saved state, e.g. a single level; of the other files none is opened.
+
+    Args:
+        path: the folder.
+        name: of the part.
+        kind: as it was written.
+        schema: as it was written.
+
+    Returns: the part, tensors on the CPU, each in memory of its own.
+
+    Raises:
+        SnapshotError: there is no snapshot at `path`, it has no such part, or cannot be read.
+        CorruptSnapshot: the manifest or the part is truncated or changed.
+        ForeignSnapshot: of another kind or schema, or of an earlier version of nestling.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_snapshot(Path(folder), {"w": torch.ones(2), "step": 3}, kind="demo", schema=1)
+    ...     read_part(Path(folder), "step", kind="demo", schema=1)
+    3
+    """
+    return _read(Path(path), kind, schema, name)[name]
+
+
+# --- writing
+
+
+def _encode_parts(parts: object) -> dict[str, tuple[bytes, dict[str, Tensor]]]:
+    """Part -> its JSON and its tensors; what cannot be stored is refused before any writing."""
+    if not isinstance(parts, Mapping):
+        raise SnapshotError(f"a state is a dict of parts, not a {type(parts).__name__}")
+    encoded = {}
+    for name, value in parts.items():
+        if not isinstance(name, str):
+            raise SnapshotError(
+                f"cannot store a part called {name!r} ({type(name).__name__}) in a snapshot; "
+                f"use the string {str(name)!r}"
+            )
+        try:
+            tree, tensors = encode_tree(value)
+        except SnapshotError as error:
+            raise SnapshotError(f"part {name!r}: {error}") from None
+        encoded[name] = (json.dumps(tree, allow_nan=False).encode(), tensors)
+    return encoded
+
+
+def _count_bytes(text: bytes, tensors: Mapping[str, Tensor]) -> int:
+    return len(text) + sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _pack(text: bytes, tensors: Mapping[str, Tensor]) -> bytes:
+    import safetensors.torch
+
+    tree = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    return safetensors.torch.save({**tensors, TREE: tree})
+
+
+def _publish(
+    path: Path,
+    encoded: Mapping[str, tuple[bytes, dict[str, Tensor]]],
+    kind: str,
+    schema: int,
+    reuse: list[Path],
+) -> set[str]:
+    """Write parts, then the manifest; a reader sees the old snapshot or the new, no mixture.
+
+    Returns: names of the files that the new manifest names.
+    """
     is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
-    is_known = (path / name).exists()
-    is_done = False
+    before = {file.name for file in path.iterdir()}
+    parts: dict[str, PartFile] = {}
+    sealed = b""
     try:
-        # The folder is synced after each: the tensors must be found before the JSON points to them.
-        write_whole(path / name, payload)
-        write_whole(path / "state.json", text)
-        is_done = True
-    finally:
-        if not is_done and not is_known:
-            (path / name).unlink(missing_ok=True)
-        if not is_done and is_new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-    if is_new:
-        sync_folder(path.parent)
-    for stale in [*path.glob("tensors-*.safetensors"), *path.glob(LEFT_BEHIND)]:
-        if stale.name != name:
-            stale.unlink(missing_ok=True)
+        for name, (text, tensors) in encoded.items():
+            payload = _pack(text, tensors)
+            parts[name] = PartFile.of(payload)
+            _place(path, parts[name], payload, reuse)
+        # The parts must be found before the manifest points to them.
+        sync_folder(path)
+        sealed = seal_manifest(parts, kind=kind, schema=schema)
+        write_whole(path / MANIFEST, sealed)
+        if is_new:
+            sync_folder(path.parent)
+    except BaseException:
+        # After its rename the manifest stands, whatever failed then, and so must its parts.
+        if not _is_published(path, sealed):
+            for part in parts.values():
+                if part.file not in before:
+                    (path / part.file).unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):
+                    path.rmdir()
+        raise
+    return {part.file for part in parts.values()}
 
 
-def _name_tensors(digest: str) -> str:
-    return f"tensors-{digest[:12]}.safetensors"
+def _place(path: Path, part: PartFile, payload: bytes, reuse: list[Path]) -> None:
+    """See that the folder holds a part's file: kept, else linked, else written."""
+    if _is_intact(path / part.file, part):
+        return
+    for folder in reuse:
+        if _is_intact(folder / part.file, part):
+            with contextlib.suppress(OSError):  # another disk, or one that knows no links
+                os.link(folder / part.file, path / part.file)
+                return
+    write_whole(path / part.file, payload)
 
 
-def _seal(body: bytes) -> bytes:
-    return PREFIX + hashlib.sha256(body).hexdigest().encode() + MIDDLE + body + SUFFIX
-
-
-def _unseal(path: Path, text: bytes) -> dict[str, object]:
-    start = len(PREFIX) + NUM_HEX + len(MIDDLE)
-    body = text[start : -len(SUFFIX)]
-    if _seal(body) != text:
-        raise CorruptSnapshot(
-            f"'{path / 'state.json'}' does not match its sha256 ({len(text)} bytes: truncated "
-            "or changed); restore another snapshot"
-        )
-    content = json.loads(body)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ForeignSnapshot(
-            f"snapshot '{path}' has another file format than {FORMAT}, the one this version of "
-            "nestling reads; restore it with the version that wrote it"
-        )
-    return content
-
-
-def _check_origin(path: Path, body: dict[str, object], kind: str, schema: int) -> None:
-    if body["kind"] != kind:
-        raise ForeignSnapshot(
-            f"snapshot '{path}' is of a {body['kind']!r}, not of a {kind!r}; "
-            f"restore it with a {body['kind']!r}"
-        )
-    if body["schema"] != schema:
-        raise ForeignSnapshot(
-            f"snapshot '{path}' has schema version {body['schema']}, this version of nestling "
-            f"reads {schema}; restore it with the version that wrote it"
-        )
-
-
-def _read_text(path: Path) -> bytes:
+def _is_intact(file: Path, part: PartFile) -> bool:
+    """Whether a file is there with the bytes that its name promises."""
     try:
-        return (path / "state.json").read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        near = [found.parent.name for found in path.parent.glob("*/state.json")]
-        hint = suggest(path.name, near) if near else "there is none beside it either"
-        raise SnapshotError(f"no snapshot at '{path}'; {hint}") from error
+        with open(file, "rb") as opened:
+            if os.fstat(opened.fileno()).st_size != part.num_bytes:
+                return False
+            return hashlib.file_digest(opened, "sha256").hexdigest() == part.sha256
+    except OSError:
+        return False
 
 
-def _read_payload(path: Path, body: dict[str, object]) -> bytes:
-    entry = body["tensors"]
-    assert isinstance(entry, dict)
-    file = path / _name_tensors(str(entry["sha256"]))
+def _is_published(path: Path, sealed: bytes) -> bool:
+    try:
+        return (path / MANIFEST).read_bytes() == sealed
+    except OSError:
+        return False
+
+
+def _remove_unnamed(path: Path, named: set[str]) -> None:
+    """Remove what older snapshots and killed writers left; what resists goes the next time."""
+    with contextlib.suppress(OSError):
+        for file in [*path.iterdir()]:
+            if file.match(LEFT_BEHIND) or (is_own_file(file.name) and file.name not in named):
+                file.unlink(missing_ok=True)
+        drop_former(path)
+
+
+# --- reading
+
+
+def _read(path: Path, kind: str, schema: int, name: str | None) -> dict[str, Any]:
+    try:
+        while True:
+            text = load_manifest(path)
+            parts = unseal_manifest(path, text, kind=kind, schema=schema)
+            if name is not None and name not in parts:
+                raise SnapshotError(
+                    f"snapshot '{path}' has no part {name!r}; {suggest(name, parts)}"
+                )
+            wanted = parts if name is None else {name: parts[name]}
+            try:
+                return {name: _unpack(path / part.file, part) for name, part in wanted.items()}
+            except FileNotFoundError as error:
+                # A writer may have replaced the snapshot between the two reads.
+                if load_manifest(path) == text:
+                    raise CorruptSnapshot(
+                        f"snapshot '{path}' has lost its file '{Path(error.filename).name}'; "
+                        "restore another snapshot"
+                    ) from error
+    except OSError as error:
+        raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
+
+
+def _unpack(file: Path, part: PartFile) -> object:
+    import safetensors
+    import safetensors.torch
+
     payload = file.read_bytes()
-    if len(payload) != entry["num_bytes"]:
+    if len(payload) != part.num_bytes:
         raise CorruptSnapshot(
-            f"'{file}' has {len(payload)} bytes instead of {entry['num_bytes']}; "
+            f"'{file}' has {len(payload)} bytes instead of {part.num_bytes}; "
             "restore another snapshot"
         )
-    if hashlib.sha256(payload).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(payload).hexdigest() != part.sha256:
         raise CorruptSnapshot(
             f"'{file}' does not match its sha256 (bytes changed); restore another snapshot"
         )
-    return payload
-
-
-def _decode(path: Path, body: dict[str, object], payload: bytes) -> dict[str, object]:
-    import safetensors.torch
-
-    # Cloned into torch's own aligned memory: the bits of some kernels depend on the alignment.
-    tensors: dict[str, Tensor] = {
-        name: tensor.clone() for name, tensor in safetensors.torch.load(payload).items()
-    }
     try:
-        state = decode_tree(body["state"], tensors)
-    except KeyError as error:
+        # Cloned into torch's own aligned memory: the bits of some kernels depend on the alignment.
+        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(payload).items()}
+        tree = json.loads(bytes(tensors.pop(TREE).numpy()))
+        return decode_tree(tree, tensors)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CorruptSnapshot(
-            f"snapshot '{path}' names the tensor {error} that it does not hold; "
-            "restore another snapshot"
+            f"'{file}' holds no part of a snapshot ({error!r}); restore another snapshot"
         ) from error
-    assert isinstance(state, dict)
-    return state

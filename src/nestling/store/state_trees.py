@@ -13,7 +13,7 @@ from nestling.core.errors import SnapshotError
 MARK = "$"
 
 
-def encode_tree(state: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Tensor]]:
+def encode_tree(state: object) -> tuple[object, dict[str, Tensor]]:
     """Split a state into what JSON can hold and tensors named by JSON pointer (RFC 6901).
 
     Args:
@@ -28,10 +28,7 @@ def encode_tree(state: Mapping[str, object]) -> tuple[dict[str, object], dict[st
     ({'bias': {'$tensor': '/bias'}, 'best': {'$float': 'inf'}}, {'/bias': tensor([0.])})
     """
     tensors: dict[str, Tensor] = {}
-    tree = _encode(state, "", tensors, set())
-    if not isinstance(tree, dict):
-        raise SnapshotError(f"a state is a dict, not a {type(state).__name__}")
-    return tree, tensors
+    return _encode(state, "", tensors, set()), tensors
 
 
 def decode_tree(tree: object, tensors: Mapping[str, Tensor]) -> object:
@@ -65,7 +62,7 @@ def _encode(value: object, pointer: str, tensors: dict[str, Tensor], seen: set[i
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise SnapshotError(
-        f"cannot store the {type(value).__name__} at '{pointer}' of a snapshot; "
+        f"cannot store the {type(value).__name__} at '{pointer or '/'}' of a snapshot; "
         "use dicts, lists, strings, numbers, None and tensors"
     )
 
@@ -88,7 +85,7 @@ def _copy_to_cpu(tensor: Tensor, pointer: str, seen: set[int]) -> Tensor:
     is_dense = tensor.layout == torch.strided and not tensor.is_meta
     if not is_dense or tensor.is_quantized or tensor.dtype == torch.complex128:
         raise SnapshotError(
-            f"cannot store the tensor at '{pointer}' of a snapshot: {tensor.dtype}, "
+            f"cannot store the tensor at '{pointer or '/'}' of a snapshot: {tensor.dtype}, "
             f"{tensor.layout}, on {tensor.device}; use a dense tensor that has values, of a real "
             "dtype or complex64"
         )

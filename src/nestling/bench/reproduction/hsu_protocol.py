@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.bench.rivals.competitors import Pair, PlainLoop
+from nestling.core.batches import Batch
 from nestling.protect import Retention, mask_absent
 
 
@@ -16,9 +17,9 @@ class MaskUnseen(Retention):
     def __init__(self) -> None:
         self._met: set[int] = set()
 
-    def restrict(self, output: Tensor, y: Tensor) -> Tensor:
+    def restrict(self, output: Tensor, batch: Batch) -> Tensor:
         """(N, K) logits with those of classes that never came masked."""
-        self._met.update(y.tolist())
+        self._met.update(batch.labels)
         return mask_absent(output, torch.tensor(sorted(self._met)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class HsuRehearsal(PlainLoop):
         self.optimizer.zero_grad()
         output = self.model(x)
         if self.mask is not None:
-            output = self.mask.restrict(output, y)
+            output = self.mask.restrict(output, Batch((x,), target=y))
         if self.heads:
             pair = torch.arange(output.shape[1])[None] // 2 == y[:, None] // 2
             output = output.masked_fill(~pair, -torch.inf)

@@ -61,7 +61,7 @@ class PlainLoop:
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:  # noqa: ARG002
         """One step on the batch."""
-        take_step(self.model, self.optimizer, x, y, self.methods)
+        take_step(self.model, self.optimizer, (x, y), self.methods)
 
     def end_experience(self, loader: Iterable[Pair]) -> None:
         """Tell every method."""
@@ -129,7 +129,7 @@ class DefaultLearner:
     def __init__(
         self, model: nn.Module, *, pretrained: bool = False, replay: int = 0, seed: int = 0
     ) -> None:
-        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed, quiet=True)
+        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed)
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         """`learner.learn`."""
@@ -140,14 +140,14 @@ class DefaultLearner:
 
     def compute_scores(self, x: Tensor) -> Tensor:
         """Probabilities."""
-        return self.learner.predict(x)
+        return self.learner.predict_proba(x)
 
     def count_bytes(self) -> int:
         """Its memories, stored examples and copies."""
         learner = self.learner
         num_bytes = sum(int(bank.num_bytes) for bank in learner.memories.values())
         if learner.rehearsal is not None:
-            num_bytes += learner.rehearsal.store.num_bytes
+            num_bytes += learner.rehearsal.count_bytes()
         if learner.optimizer is not None:
             num_bytes += sum(
                 value.nbytes
@@ -193,7 +193,7 @@ class JointLoop(PlainLoop):
         super().__init__(self.make_model(), self.lr)
         for _ in range(self.epochs):
             for rows in torch.randperm(len(x), generator=self.generator).split(self.batch_size):
-                take_step(self.model, self.optimizer, x[rows], y[rows])
+                take_step(self.model, self.optimizer, (x[rows], y[rows]))
 
     def count_bytes(self) -> int:
         """All examples."""

@@ -178,9 +178,7 @@ def run_plan(job: Job, plan: Plan, experiences: Sequence[Experience], seed: int)
         seed: of weights, order and memories.
     """
     model = job.model_copy(update={"seed": seed}).build_model()
-    learner = Learner(
-        model, plan, pretrained=job.pretrained, replay=job.replay, seed=seed, quiet=True
-    )
+    learner = Learner(model, plan, pretrained=job.pretrained, replay=job.replay, seed=seed)
     looks: list[float] = []
     for index, one in enumerate(experiences):
         x, y = one.train

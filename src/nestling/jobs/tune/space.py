@@ -88,7 +88,8 @@ def derive_space(plan: Plan) -> list[Knob]:
     that half-life.
 
     >>> from nestling.optim import sgd
-    >>> [knob.name for knob in derive_space(Plan(Level("net", optimizer=sgd(lr=0.1))))]
+    >>> plan = Plan(Level("net", match=["*"], optimizer=sgd(lr=0.1)))
+    >>> [knob.name for knob in derive_space(plan)]
     ['net.optimizer.lr', 'net.period']
     """
     found: list[Knob] = []

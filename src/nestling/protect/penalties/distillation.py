@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from nestling.core.batches import Batch, Loss, default_loss, move_classes, read_output
 from nestling.core.errors import (
     DataError,
     MismatchedParameters,
@@ -21,7 +22,8 @@ from nestling.core.errors import (
 )
 from nestling.core.modes import eval_mode
 from nestling.memory.checks import check_saved
-from nestling.protect.method import Pair, Retention
+from nestling.protect.columns import require_target
+from nestling.protect.method import Retention
 from nestling.protect.penalties.quadratic import (
     check_strength,
     copy_tensors,
@@ -134,25 +136,26 @@ class LwF(Retention):
         self._old_classes: list[int] = []
         self._old: dict[str, Tensor] = {}
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The distillation on the new batch, scalar (); None before an experience has ended.
 
         Raises:
             DataError: targets that are not classes.
             MismatchedParameters: the model has other parameters or buffers than the copy.
         """
-        _require_classes(y, "LwF distils")
+        target = require_labels(batch, "LwF distils")
         if not self._old_classes:
             return None
-        old = self._answer(model, x)
-        loss = distillation_loss(output, old, self.temperature, self._old_classes)
-        return self.strength * loss
+        new, old = (list_rows(one, target) for one in (output, self._answer(model, batch)))
+        return self.strength * distillation_loss(new, old, self.temperature, self._old_classes)
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Note which classes there were."""
-        self._seen.update(_list_classes(y))
+        self._seen.update(list_classes(batch))
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Copy the model as it is; all classes so far are old from now on."""
         self._old_classes = sorted(self._seen)
         self._old = copy_tensors(_read_state(model)) if self._seen else {}
@@ -180,7 +183,7 @@ class LwF(Retention):
     def _describe(self) -> dict[str, object]:
         return {"kind": "lwf", "strength": self.strength, "temperature": self.temperature}
 
-    def _answer(self, model: nn.Module, x: Tensor) -> Tensor:
+    def _answer(self, model: nn.Module, batch: Batch) -> Tensor:
         """(N, J) logits of the old model."""
         live = _read_state(model)
         if live.keys() != self._old.keys():
@@ -195,8 +198,7 @@ class LwF(Retention):
         # A forward may write to buffers, so it gets copies of them.
         state = {name: v.clone() if name in buffers else v for name, v in self._old.items()}
         with eval_mode(model), torch.no_grad():
-            output: Tensor = functional_call(model, state, (x,))
-        return output
+            return read_output(functional_call(model, state, batch.inputs, dict(batch.keywords)))
 
 
 class MaskAbsent(Retention):
@@ -214,7 +216,8 @@ class MaskAbsent(Retention):
         SettingError: another word.
 
     >>> method = MaskAbsent()
-    >>> method.restrict(torch.zeros(2, 3), torch.tensor([0, 2])).softmax(1)[0]
+    >>> batch = Batch((torch.zeros(2, 4),), target=torch.tensor([0, 2]))
+    >>> method.restrict(torch.zeros(2, 3), batch).softmax(1)[0]
     tensor([0.5000, 0.0000, 0.5000])
     """
 
@@ -226,24 +229,24 @@ class MaskAbsent(Retention):
         self.needs_boundary = present == "experience"
         self._seen: set[int] = set()
 
-    def restrict(self, output: Tensor, y: Tensor) -> Tensor:
+    def restrict(self, output: Tensor, batch: Batch) -> Tensor:
         """(N, K) logits with those of absent classes masked.
 
         Raises:
             DataError: targets that are not classes.
             UnknownLabel: a class without a logit.
         """
-        _require_classes(y, "MaskAbsent masks")
+        present = target = require_labels(batch, "MaskAbsent masks")
         if self.present == "experience":
-            y = torch.tensor(sorted(self._seen.union(_list_classes(y))), dtype=torch.int64)
-        return mask_absent(output, y)
+            present = torch.tensor(sorted({*self._seen, *list_classes(batch)}), dtype=torch.int64)
+        return mask_classes(output, target, present)
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Note which classes there were."""
         if self.present == "experience":
-            self._seen.update(_list_classes(y))
+            self._seen.update(list_classes(batch))
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Forget which classes there were."""
         self._seen = set()
 
@@ -260,14 +263,33 @@ class MaskAbsent(Retention):
         return {"kind": "mask absent", "present": self.present}
 
 
-def _require_classes(y: Tensor, what: str) -> None:
-    if y.is_floating_point():
-        raise DataError(f"{what} classes, and the targets are {y.dtype} values; integers (N,) work")
+def mask_classes(output: Tensor, target: Tensor, present: Tensor) -> Tensor:
+    """`mask_absent` wherever the classes stand: (N, K), (N, T, K) or (N, K, H, W) logits."""
+    if output.ndim == 2 or move_classes(output, target) is not output:
+        return mask_absent(output, present)
+    return mask_absent(output.movedim(1, -1), present).movedim(-1, 1)
 
 
-def _list_classes(y: Tensor) -> list[int]:
-    """The classes of a batch; negative ones are targets that the loss ignores."""
-    return [int(label) for label in y.unique().tolist() if label >= 0]
+def list_rows(output: Tensor, target: Tensor) -> Tensor:
+    """Logits (R, K) with a row for each of the targets, in their order."""
+    if output.ndim == 2:
+        return output
+    return move_classes(output, target).movedim(1, -1).flatten(0, -2)
+
+
+def require_labels(batch: Batch, what: str) -> Tensor:
+    """The targets; DataError unless they are classes."""
+    target = require_target(batch)
+    if target.is_floating_point():
+        raise DataError(
+            f"{what} classes, and the targets are {target.dtype} values; integers (N,) work"
+        )
+    return target
+
+
+def list_classes(batch: Batch) -> list[int]:
+    """The classes of a batch, sorted; negative ones are targets that the loss ignores."""
+    return sorted(label for label in batch.labels if label >= 0)
 
 
 def _read_state(model: nn.Module) -> dict[str, Tensor]:

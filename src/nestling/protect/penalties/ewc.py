@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError
 from nestling.core.params import Params
 from nestling.core.seeds import export_generator, import_generator, make_generator
 from nestling.memory.checks import check_saved
-from nestling.protect.method import Pair, Retention
+from nestling.protect.method import Retention
 from nestling.protect.penalties.fisher import (
     Labels,
     check_labels,
@@ -93,12 +94,14 @@ class EWC(Retention):
         self._pull = Pull()
         self._generator = make_generator(seed, "ewc")
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The pull of all experiences so far, scalar (); None before the first has ended."""
         distance = self._pull.measure(dict(model.named_parameters()))
         return None if distance is None else 0.5 * self.strength * distance
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Estimate the Fisher on the loader and add a term at the weights as they are.
 
         Raises:
@@ -175,12 +178,14 @@ class OnlineEWC(Retention):
         self._pull = Pull()
         self._generator = make_generator(seed, "online ewc")
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The pull to the last weights, scalar (); None before the first experience has ended."""
         distance = self._pull.measure(dict(model.named_parameters()))
         return None if distance is None else 0.5 * self.strength * distance
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Estimate the Fisher on the loader and move the anchor to the weights as they are.
 
         Raises:
@@ -221,7 +226,7 @@ class OnlineEWC(Retention):
 
 
 def _estimate(
-    method: EWC | OnlineEWC, model: nn.Module, loader: Iterable[Pair]
+    method: EWC | OnlineEWC, model: nn.Module, loader: Iterable[object]
 ) -> dict[str, Tensor]:
     """The Fisher; the method's generator moves on only if it could be estimated."""
     draws = torch.Generator()

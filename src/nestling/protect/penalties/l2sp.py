@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError, suggest
 from nestling.core.heads import find_head
 from nestling.core.params import Params
@@ -69,7 +70,7 @@ class L2SP(Retention):
 
     >>> method, model = L2SP(1.0, 0.0, head=""), nn.Linear(1, 1)
     >>> x = torch.ones(1, 1)
-    >>> method.compute_loss(model, x, x, model(x)).item()
+    >>> method.compute_loss(model, Batch((x,), target=x), model(x)).item()
     0.0
     """
 
@@ -81,7 +82,9 @@ class L2SP(Retention):
         self.head = head
         self._start: dict[str, Tensor] = {}
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The pull and the decay, scalar (); the first call takes the starting point.
 
         Raises:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError
 from nestling.core.params import Params
 from nestling.memory.checks import check_saved
-from nestling.protect.method import Pair, Retention
+from nestling.protect.method import Retention
 from nestling.protect.penalties.fisher import (
     Chunk,
     average_gradients,
@@ -46,7 +47,7 @@ def weigh_path(path: Params, change: Params, damping: float) -> dict[str, Tensor
 
 
 def estimate_sensitivity(
-    model: nn.Module, loader: Iterable[Pair], *, num_examples: int | None = None
+    model: nn.Module, loader: Iterable[object], *, num_examples: int | None = None
 ) -> dict[str, Tensor]:
     """How much each parameter moves the output; targets are not looked at.
 
@@ -54,7 +55,7 @@ def estimate_sensitivity(
 
     Args:
         model: in evaluation mode meanwhile; buffers, `.grad` and modes stay.
-        loader: pairs of x (N, ...) and anything of the same length, of any batch sizes.
+        loader: batches in any form of `read_batch`, of any sizes; targets may be missing.
         num_examples: how many of the first ones to use; None: all.
 
     Returns: name -> tensor of the parameter's shape, for trainable parameters; float32 at least.
@@ -68,8 +69,9 @@ def estimate_sensitivity(
     tensor([[6.]])
     """
 
-    def chunks(x: Tensor, y: Tensor) -> Iterator[Chunk]:
-        yield x, y, torch.ones(len(x), device=x.device), _sum_squares
+    def chunks(batch: Batch) -> Iterator[Chunk]:
+        ones = torch.ones(batch.size, device=next(iter(batch.features.values())).device)
+        yield batch, ones, ones, _sum_squares
 
     return average_gradients(model, loader, chunks, torch.abs, num_examples=num_examples)
 
@@ -93,7 +95,8 @@ class SI(Retention):
 
     >>> method, model = SI(1.0), nn.Linear(1, 2)
     >>> method.end_experience(model)  # no step yet: nothing to hold
-    >>> method.compute_loss(model, torch.ones(1, 1), torch.tensor([0]), torch.ones(1, 2)) is None
+    >>> x = torch.ones(1, 1)
+    >>> method.compute_loss(model, Batch((x,), target=torch.tensor([0])), model(x)) is None
     True
     """
 
@@ -109,12 +112,14 @@ class SI(Retention):
         self._path: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The pull to the last weights, scalar (); None before the first experience has ended."""
         distance = self._pull.measure(dict(model.named_parameters()))
         return None if distance is None else self.strength * distance
 
-    def adjust_gradients(self, model: nn.Module) -> None:
+    def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Note the weights before the step; gradients stay."""
         self._before = {
             name: param.detach().clone()
@@ -122,7 +127,7 @@ class SI(Retention):
             if param.requires_grad and param.grad is not None
         }
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Add -g * dtheta of the step that was taken.
 
         Raises:
@@ -147,7 +152,7 @@ class SI(Retention):
             self._path[name] = path
         self._before = {}
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Add the experience's importance and move the anchor to the weights as they are."""
         params = {name: param.detach() for name, param in model.named_parameters()}
         path, change = {}, {}
@@ -208,12 +213,14 @@ class MAS(Retention):
         self.num_examples = num_examples
         self._pull = Pull()
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The pull to the last weights, scalar (); None before the first experience has ended."""
         distance = self._pull.measure(dict(model.named_parameters()))
         return None if distance is None else self.strength * distance
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Add the sensitivity on the loader and move the anchor to the weights as they are.
 
         Raises:

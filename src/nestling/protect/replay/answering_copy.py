@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, NotFitted
 from nestling.core.modes import copy_module
-from nestling.core.params import Params
+from nestling.core.params import Params, average_into
 from nestling.protect.penalties.quadratic import copy_tensors, count_tensor_bytes, pad_rows
 
 
@@ -54,12 +54,8 @@ class ModelCopy:
         """values <- decay values + (1 - decay) model, buffers too; integers are copied."""
         live = read_tensors(model)
         self._follow(model, live)
-        with torch.no_grad():
-            for name, value in self._read_values().items():
-                if value.is_floating_point():
-                    value.lerp_(live[name], 1.0 - decay)
-                else:
-                    value.copy_(live[name])
+        own = self._read_values()
+        average_into(own.values(), [live[name] for name in own], decay)
 
     def take(self, model: nn.Module) -> None:
         """Become a copy of the model as it is."""

@@ -3,22 +3,27 @@
 Letters: N examples of a batch, M replayed ones, K classes.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, SettingError
 from nestling.core.seeds import export_generator, import_generator, make_generator
 from nestling.memory.checks import check_saved
 from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
 from nestling.memory.tensor_slots import Columns
+from nestling.protect.columns import pack_batch, require_target, unpack_batch
 from nestling.protect.method import Retention
 
 
 class ReplayMethod(Retention):
     """A buffer of examples and the generator of what is replayed; the losses are its users'.
+
+    Attributes:
+        store: the buffer; its columns are those of `pack_batch`.
 
     Args:
         buffer_size: most examples that are kept, 1 or more.
@@ -38,55 +43,64 @@ class ReplayMethod(Retention):
         self.balanced = balanced
         self.seed = seed
         kind = BalancedReplay if balanced else ReservoirReplay
-        self._buffer: BalancedReplay | ReservoirReplay = kind(buffer_size, seed=seed)
+        self.store: BalancedReplay | ReservoirReplay = kind(buffer_size, seed=seed)
         self._generator = make_generator(seed, "rehearsal draws")
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the buffer; targets that the loss ignores are left out.
 
         Raises:
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        self._buffer.add(drop_ignored(self._read_columns(x, y, output)))
+        self.store.add(drop_ignored(self._read_columns(batch, output)))
 
     def list_generators(self) -> list[torch.Generator]:
         """Of what is kept and of what is replayed."""
-        return [find_generator(self._buffer), self._generator]
+        return list(dict.fromkeys([find_generator(self.store), self._generator]))
 
     def count_bytes(self) -> int:
         """Of the examples that are kept."""
-        return self._buffer.num_bytes
+        return self.store.num_bytes
 
     def state_dict(self) -> dict[str, Any]:
         """The settings, the buffer and the generators."""
         return {
             "config": self._describe(),
-            "buffer": self._buffer.state_dict(),
+            "buffer": self.store.state_dict(),
             "generator": export_generator(self._generator),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the method that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._describe(), "retention method")
-        self._buffer.load_state_dict(state["buffer"])
+        self.store.load_state_dict(state["buffer"])
         import_generator(self._generator, state["generator"])
 
-    def _read_columns(self, x: Tensor, y: Tensor, output: Tensor) -> Columns:
-        """What is kept of a batch: name -> (N, ...)."""
-        return {"x": x, "y": y}
+    def check(self, batch: Batch, output: Tensor | None = None) -> None:
+        """Refuse, before the step, a batch that could not be kept after it; nothing is changed.
 
-    def _check_batch(self, x: Tensor, y: Tensor, output: Tensor) -> None:
-        """Refuse, before the step, a batch that could not be kept after it."""
+        Args:
+            output: (N, ...) that the model gave for it; None: one that fits.
+
+        Raises:
+            DataError: no target, or a balanced buffer and targets that are not classes.
+            ShapeMismatch: examples of another shape or dtype than those that are kept.
+        """
         if self.balanced:
-            require_classes(y, "a balanced buffer sorts")
-        self._buffer.store.check(self._read_columns(x, y, output))
+            require_classes(batch, "a balanced buffer sorts")
+        require_target(batch)
+        self.store.store.check(self._read_columns(batch, output))
 
-    def _draw(self, like: Tensor) -> Columns | None:
-        """Replayed examples, name -> (at most M, ...), on the device of `like`; None if none."""
-        if not len(self._buffer):
+    def draw(self, device: torch.device) -> Columns | None:
+        """Examples to replay, name -> (at most M, ...); None while nothing is kept."""
+        if not len(self.store):
             return None
-        columns = self._buffer.store.sample(self.batch_size, self._generator)
-        return {name: column.to(like.device) for name, column in columns.items()}
+        columns = self.store.store.sample(self.batch_size, self._generator)
+        return {name: column.to(device) for name, column in columns.items()}
+
+    def _read_columns(self, batch: Batch, output: Tensor | None) -> Columns:
+        """What is kept of a batch: name -> (N, ...)."""
+        return pack_batch(batch)
 
     def _describe(self) -> dict[str, object]:
         return {
@@ -98,11 +112,9 @@ class ReplayMethod(Retention):
         }
 
 
-def measure_loss(output: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy for classes, mean squared error for values, as `take_step` has it."""
-    if y.is_floating_point():
-        return functional.mse_loss(output, y)
-    return functional.cross_entropy(output, y)
+def answer_kept(model: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
+    """The model's output (M, ...) for examples that were kept."""
+    return read_output(unpack_batch(kept).call(model))
 
 
 def drop_ignored(columns: Columns) -> Columns:
@@ -118,13 +130,15 @@ def find_generator(buffer: BalancedReplay | ReservoirReplay) -> torch.Generator:
     return buffer.generator if isinstance(buffer, ReservoirReplay) else buffer._generator
 
 
-def require_classes(y: Tensor, what: str) -> None:
-    """DataError unless the targets are one class for each example."""
+def require_classes(batch: Batch, what: str) -> Tensor:
+    """The targets; DataError unless they are one class for each example."""
+    y = require_target(batch)
     if y.is_floating_point() or y.ndim != 1:
         raise DataError(
             f"{what} classes, and the targets are {y.dtype} of shape {tuple(y.shape)}; "
             "integers (N,) work"
         )
+    return y
 
 
 def check_count(name: str, value: int, why: str = "") -> int:

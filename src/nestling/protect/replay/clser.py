@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.seeds import export_generator, import_generator, make_generator
+from nestling.protect.penalties.distillation import list_rows, require_labels
 from nestling.protect.penalties.quadratic import check_strength
 from nestling.protect.replay.answering_copy import ModelCopy
-from nestling.protect.replay.buffer import check_share, require_classes
+from nestling.protect.replay.buffer import answer_kept, check_share
 from nestling.protect.replay.er import ER
 from nestling.protect.replay.weight_averages import ramp_decay
 
@@ -87,29 +89,35 @@ class CLSER(ER):
         self._num_steps = 0
         self._moves = make_generator(seed, "clser moves")
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The loss of what is replayed and its distance to the means; None while nothing is kept.
 
         Raises:
             DataError: targets that are not classes.
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        require_classes(y, "CLSER replays")
-        self._check_batch(x, y, output)
+        require_labels(batch, "CLSER replays")
+        self.check(batch, output)
         self.build_reader(model)
-        kept = self._draw(x)
+        kept = self.draw(output.device)
         if kept is None:
             return None
-        replayed = model(kept["x"])
+        replayed, y = answer_kept(model, kept), kept["y"]
         with torch.no_grad():
-            stable, plastic = (mean.read()(kept["x"]) for mean in (self._stable, self._plastic))
-            answers = choose_answers(stable, plastic, kept["y"])
-        loss = self._weigh(functional.cross_entropy(replayed, kept["y"]), kept, y, output)
-        return loss + self.weight * functional.mse_loss(replayed, answers)
+            stable, plastic = (
+                list_rows(answer_kept(mean.read(), kept), y)
+                for mean in (self._stable, self._plastic)
+            )
+            # Positions without a label take the answer for the first class, as good as any.
+            answers = choose_answers(stable, plastic, y.flatten().clamp(min=0))
+        again = self._weigh(loss(replayed, y), len(y), batch, output, loss)
+        return again + self.weight * functional.mse_loss(list_rows(replayed, y), answers)
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the buffer and move the means, each with its probability."""
-        super().observe(model, x, y, output)
+        super().observe(model, batch, output)
         self._num_steps += 1
         plastic_draw, stable_draw = torch.rand(2, generator=self._moves).tolist()
         if plastic_draw < self.plastic_prob:
@@ -125,7 +133,7 @@ class CLSER(ER):
         """
         return None if self._stable.is_empty else self._stable.read()
 
-    def build_reader(self, model: nn.Module) -> None:
+    def build_reader(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Give loaded weights a module like the model's, to answer before a next step."""
         self._plastic.follow(model)
         self._stable.follow(model)

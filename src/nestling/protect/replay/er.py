@@ -8,9 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.memory.tensor_slots import Columns
-from nestling.protect.penalties.distillation import mask_absent
-from nestling.protect.replay.buffer import ReplayMethod, measure_loss, require_classes
+from nestling.core.batches import Batch, Loss, default_loss
+from nestling.protect.columns import require_target
+from nestling.protect.penalties.distillation import (
+    list_classes,
+    list_rows,
+    mask_classes,
+    require_labels,
+)
+from nestling.protect.replay.buffer import ReplayMethod, answer_kept
 
 
 class ER(ReplayMethod):
@@ -36,8 +42,8 @@ class ER(ReplayMethod):
     Differs: the sum of two means unless `joint`; then M need not be chosen after N.
 
     >>> method, model = ER(100), nn.Linear(2, 2)
-    >>> x, y = torch.zeros(3, 2), torch.tensor([0, 1, 1])
-    >>> method.observe(model, x, y, model(x))
+    >>> batch = Batch((torch.zeros(3, 2),), target=torch.tensor([0, 1, 1]))
+    >>> method.observe(model, batch, batch.call(model))
     >>> method.count_bytes()  # 3 examples of 2 values and a class
     48
     """
@@ -54,27 +60,31 @@ class ER(ReplayMethod):
         super().__init__(buffer_size, batch_size, balanced=balanced, seed=seed)
         self.joint = joint
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The loss of what is replayed, scalar (); None while nothing is kept.
 
         Raises:
             DataError: a balanced buffer, and targets that are not classes.
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        self._check_batch(x, y, output)
-        kept = self._draw(x)
+        self.check(batch, output)
+        kept = self.draw(output.device)
         if kept is None:
             return None
-        return self._weigh(measure_loss(model(kept["x"]), kept["y"]), kept, y, output)
+        replayed = loss(answer_kept(model, kept), kept["y"])
+        return self._weigh(replayed, len(kept["y"]), batch, output, loss)
 
-    def _weigh(self, replayed: Tensor, kept: Columns, y: Tensor, output: Tensor) -> Tensor:
+    def _weigh(
+        self, replayed: Tensor, num_replayed: int, batch: Batch, output: Tensor, loss: Loss
+    ) -> Tensor:
         """The loss of what is replayed, such that the new batch's plus it is the whole."""
         if not self.joint:
             return replayed
         # N/(N+M) new + M/(N+M) replayed = new + M/(N+M) (replayed - new)
-        num_replayed = len(kept["y"])
-        share = num_replayed / (num_replayed + len(y))
-        return share * (replayed - measure_loss(output, y))
+        share = num_replayed / (num_replayed + batch.size)
+        return share * (replayed - loss(output, require_target(batch)))
 
     def _describe(self) -> dict[str, object]:
         return {**super()._describe(), "joint": self.joint}
@@ -105,38 +115,41 @@ class ERACE(ReplayMethod):
         super().__init__(buffer_size, batch_size, balanced=balanced, seed=seed)
         self._seen: set[int] = set()
 
-    def restrict(self, output: Tensor, y: Tensor) -> Tensor:
+    def restrict(self, output: Tensor, batch: Batch) -> Tensor:
         """(N, K) logits with those of O masked.
 
         Raises:
             DataError: targets that are not classes.
             UnknownLabel: a class without a logit.
         """
-        require_classes(y, "ERACE masks")
-        old = self._seen - set(y.tolist())
+        target = require_labels(batch, "ERACE masks")
+        old = self._seen - batch.labels
+        num_outputs = list_rows(output, target).shape[1]
         # The batch's own classes are named too, so that one without a logit is refused.
-        rest = [k for k in range(output.shape[-1]) if k not in old]
-        return mask_absent(output, torch.tensor(sorted({*rest, *y.tolist()})))
+        rest = [k for k in range(num_outputs) if k not in old]
+        return mask_classes(output, target, torch.tensor(sorted({*rest, *batch.labels})))
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """The loss of what is replayed, over all seen classes; None while nothing is kept.
 
         Raises:
             DataError: targets that are not classes.
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        require_classes(y, "ERACE replays")
-        self._check_batch(x, y, output)
-        kept = self._draw(x)
+        require_labels(batch, "ERACE replays")
+        self.check(batch, output)
+        kept = self.draw(output.device)
         if kept is None:
             return None
-        seen = torch.tensor(sorted(self._seen.union(y.tolist())))
-        return measure_loss(mask_absent(model(kept["x"]), seen), kept["y"])
+        seen = torch.tensor(sorted(self._seen | batch.labels))
+        return loss(mask_classes(answer_kept(model, kept), kept["y"], seen), kept["y"])
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the buffer and note its classes."""
-        super().observe(model, x, y, output)
-        self._seen.update(label for label in y.tolist() if label >= 0)
+        super().observe(model, batch, output)
+        self._seen.update(list_classes(batch))
 
     def state_dict(self) -> dict[str, Any]:
         """The settings, the buffer, the generators and the classes seen."""

@@ -6,20 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
-from nestling.protect.method import Pair
 from nestling.protect.penalties.quadratic import check_strength
 from nestling.protect.replay.answering_copy import ModelCopy
-from nestling.protect.replay.buffer import ReplayMethod, check_count, check_share, require_classes
+from nestling.protect.replay.buffer import ReplayMethod, answer_kept, check_count, check_share
 
 
 class GDumb(ReplayMethod):
     """A balanced buffer, on which a fresh model is trained when one is asked.
 
-    reader = argmin over theta, from the first weights, of the mean of CE(f(x), y) over the buffer
+    reader = argmin over theta, from the first weights, of the loss of (f(x), y) over the buffer
     [Prabhu 2020, Algorithms 1 and 2]
 
     The live model keeps its weights: each step's gradients are set to None, so that an optimizer
@@ -73,31 +72,34 @@ class GDumb(ReplayMethod):
         self.clip_norm = float(clip_norm)
         self._first, self._reader = ModelCopy(), ModelCopy()
         self._is_stale = False
+        self._loss: Loss = default_loss  # of the steps; the reader is trained on it too
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """None; the first weights are copied, and what could not be kept is refused.
 
         Raises:
             DataError: targets that are not classes.
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        require_classes(y, "GDumb sorts")
-        self._check_batch(x, y, output)
+        self.check(batch, output)
         self._first.follow(model)
+        self._loss = loss
         return None
 
-    def adjust_gradients(self, model: nn.Module) -> None:
+    def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Take all gradients away, so that the step changes no weight."""
         for param in model.parameters():
             param.grad = None
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the buffer."""
         self._first.follow(model)
-        super().observe(model, x, y, output)
+        super().observe(model, batch, output)
         self._is_stale = True
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """Train the reader on the buffer; `loader` is not needed."""
         self._first.follow(model)
         self._train()
@@ -111,8 +113,9 @@ class GDumb(ReplayMethod):
         self._train()
         return None if self._reader.is_empty else self._reader.read()
 
-    def build_reader(self, model: nn.Module) -> None:
+    def build_reader(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Give loaded weights a module like the model's, to answer before a next step."""
+        self._loss = loss
         self._first.follow(model)
         if not self._reader.is_empty:
             self._reader.follow(model)
@@ -139,7 +142,7 @@ class GDumb(ReplayMethod):
 
     def _train(self) -> None:
         """Train the reader, unless it was trained on the very buffer."""
-        kept = self._buffer.read_all()
+        kept = self.store.read_all()
         if not self._is_stale or not kept:
             return
         self._reader.take(self._first.read())
@@ -148,8 +151,8 @@ class GDumb(ReplayMethod):
             param.requires_grad_(name in self._first.trainable)
         device = next(model.parameters()).device
         # Of the examples so far, so that an answer in between changes no later one.
-        order = make_generator(self.seed, "gdumb order", self._buffer.num_seen)
-        num_kept = len(self._buffer)
+        order = make_generator(self.seed, "gdumb order", self.store.num_seen)
+        num_kept = len(self.store)
         num_batches = math.ceil(num_kept / self.batch_size)
         optimizer = torch.optim.SGD(
             model.parameters(), self.rate, self.momentum, weight_decay=self.weight_decay
@@ -161,8 +164,8 @@ class GDumb(ReplayMethod):
             # As equal as can be, since a last batch of one is refused by a batch norm.
             for rows in torch.randperm(num_kept, generator=order).tensor_split(num_batches):
                 optimizer.zero_grad()
-                output = model(kept["x"][rows].to(device))
-                functional.cross_entropy(output, kept["y"][rows].to(device)).backward()
+                some = {name: column[rows].to(device) for name, column in kept.items()}
+                self._loss(answer_kept(model, some), some["y"]).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
                 optimizer.step()
         optimizer.zero_grad()

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import ShapeMismatch
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_saved
 from nestling.memory.replay_store import ReservoirReplay
 from nestling.memory.tensor_slots import Columns
-from nestling.protect.method import Pair, Retention
+from nestling.protect.columns import pack_batch, require_target
+from nestling.protect.method import Retention
 from nestling.protect.penalties.quadratic import check_strength
 from nestling.protect.replay.buffer import ReplayMethod, check_count, drop_ignored
 from nestling.protect.replay.gradient_products import (
@@ -53,30 +55,32 @@ class AGEM(ReplayMethod):
         super().__init__(buffer_size, batch_size, balanced=balanced, seed=seed)
         self._experience = 0
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """None; a batch that could not be kept is refused before the step.
 
         Raises:
             DataError: a balanced buffer, and targets that are not classes.
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        self._check_batch(x, y, output)
+        self.check(batch, output)
         return None
 
-    def adjust_gradients(self, model: nn.Module) -> None:
+    def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Take away what opposes the past."""
         params = list_stepped(model)
         past = self._draw_past() if params and self._experience else None
         if past is None:
             return
-        reference = differentiate(model, params, past)
+        reference = differentiate(model, params, past, loss)
         grads = [param.grad for param in params if param.grad is not None]
         product, size = multiply_gradients([grads, reference], [reference])[:, 0].tolist()
         if product < 0.0 < size:
             for grad, past_grad in zip(grads, reference, strict=True):
                 grad.sub_(past_grad, alpha=product / size)
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """What came by so far is the past's from now on."""
         self._experience += 1
 
@@ -89,17 +93,19 @@ class AGEM(ReplayMethod):
         super().load_state_dict(state)
         self._experience = state["experience"]
 
-    def _read_columns(self, x: Tensor, y: Tensor, output: Tensor) -> Columns:
-        return {"x": x, "y": y, "experience": torch.full((len(y),), self._experience)}
+    def _read_columns(self, batch: Batch, output: Tensor | None) -> Columns:
+        device = require_target(batch).device
+        experience = torch.full((batch.size,), self._experience, device=device)
+        return {**pack_batch(batch), "experience": experience}
 
     def _draw_past(self) -> Columns | None:
         """At most M examples of past experiences; None if none is left."""
         num_wanted = 2 * self.batch_size
-        while len(self._buffer):
-            rows = self._buffer.store.sample(num_wanted, self._generator)
+        while len(self.store):
+            rows = self.store.store.sample(num_wanted, self._generator)
             # Without regard to which they are, the first M of the past are a uniform sample.
             places = (rows["experience"] < self._experience).nonzero()[: self.batch_size, 0]
-            if len(places) == self.batch_size or num_wanted >= len(self._buffer):
+            if len(places) == self.batch_size or num_wanted >= len(self.store):
                 past = {name: column[places] for name, column in rows.items()}
                 return past if len(places) else None
             num_wanted *= 2
@@ -138,25 +144,28 @@ class GEM(Retention):
         # All memories draw from one generator, which is there before any of them is.
         self._generator = make_generator(seed, "gem")
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """None; a batch that could not be kept is refused before the step.
 
         Raises:
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
-        if len(x) != len(y):
-            raise ShapeMismatch(f"{len(x)} inputs and {len(y)} targets")
+        columns = pack_batch(batch)
+        if (num_targets := len(require_target(batch))) != batch.size:
+            raise ShapeMismatch(f"{batch.size} inputs and {num_targets} targets")
         for memory in self._memories[-1:]:
-            memory.store.check({"x": x, "y": y})
+            memory.store.check(columns)
         return None
 
-    def adjust_gradients(self, model: nn.Module) -> None:
+    def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Move the gradient to the nearest one that opposes no past experience."""
         params = list_stepped(model)
         if not params or not self._num_past:
             return
         past = [
-            differentiate(model, params, memory.read_all())
+            differentiate(model, params, memory.read_all(), loss)
             for memory in self._memories[: self._num_past]
         ]
         grads = [param.grad for param in params if param.grad is not None]
@@ -168,16 +177,16 @@ class GEM(Retention):
             for grad, past_grad in zip(grads, one, strict=True):
                 grad.add_(past_grad, alpha=weight)
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the memory of this experience."""
-        batch = drop_ignored({"x": x, "y": y})
-        if not len(batch["y"]):
+        columns = drop_ignored(pack_batch(batch))
+        if not len(columns["y"]):
             return
         if len(self._memories) == self._num_past:
             self._memories.append(self._make_memory())
-        self._memories[-1].add(batch)
+        self._memories[-1].add(columns)
 
-    def end_experience(self, model: nn.Module, loader: Iterable[Pair] | None = None) -> None:
+    def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
         """The memory of this experience is the past's from now on."""
         self._num_past = len(self._memories)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Loss
 from nestling.memory.tensor_slots import Columns
-from nestling.protect.replay.buffer import measure_loss
+from nestling.protect.replay.buffer import answer_kept
 
 Gradients = Sequence[Tensor]
 
@@ -78,17 +79,20 @@ def list_stepped(model: nn.Module) -> list[nn.Parameter]:
     return [param for param in model.parameters() if param.grad is not None]
 
 
-def differentiate(model: nn.Module, params: Sequence[nn.Parameter], kept: Columns) -> list[Tensor]:
+def differentiate(
+    model: nn.Module, params: Sequence[nn.Parameter], kept: Columns, loss: Loss
+) -> list[Tensor]:
     """The gradients of the mean loss of kept examples; `.grad` is left as it is.
 
     Args:
-        model: answers x of shape (M, ...) with (M, K).
+        model: answers what was kept.
         params: by which to differentiate; zeros for those that the loss does not depend on.
-        kept: "x" (M, ...) and "y" (M,).
+        kept: of M examples, see `pack_batch`.
+        loss: (output, target) -> scalar ().
     """
-    device = params[0].device
-    loss = measure_loss(model(kept["x"].to(device)), kept["y"].to(device))
-    grads = torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=True)
+    here = {name: column.to(params[0].device) for name, column in kept.items()}
+    price = loss(answer_kept(model, here), here["y"])
+    grads = torch.autograd.grad(price, params, allow_unused=True, materialize_grads=True)
     return list(grads)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.memory.checks import check_saved
 from nestling.protect.method import Retention
 from nestling.protect.replay.answering_copy import ModelCopy
@@ -53,12 +54,14 @@ class EMAReader(Retention):
         self._num_steps = 0
         self._mean = ModelCopy()
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """None; the weights before the first step are where the mean starts."""
         self._mean.follow(model)
         return None
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Move the mean."""
         self._num_steps += 1
         self._mean.average(model, ramp_decay(self._num_steps, self.decay))
@@ -71,7 +74,7 @@ class EMAReader(Retention):
         """
         return None if self._mean.is_empty else self._mean.read()
 
-    def build_reader(self, model: nn.Module) -> None:
+    def build_reader(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """Give loaded weights a module like the model's, to answer before a next step."""
         self._mean.follow(model)
 
@@ -124,21 +127,23 @@ class MeanER(ER):
         super().__init__(buffer_size, batch_size, balanced=balanced, joint=joint, seed=seed)
         self._reader = EMAReader(decay)
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         """As `ER`."""
-        self._reader.compute_loss(model, x, y, output)
-        return super().compute_loss(model, x, y, output)
+        self._reader.compute_loss(model, batch, output)
+        return super().compute_loss(model, batch, output, loss)
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
         """Offer the batch to the buffer and move the mean."""
-        super().observe(model, x, y, output)
-        self._reader.observe(model, x, y, output)
+        super().observe(model, batch, output)
+        self._reader.observe(model, batch, output)
 
     def find_reader(self) -> nn.Module | None:
         """As `EMAReader`."""
         return self._reader.find_reader()
 
-    def build_reader(self, model: nn.Module) -> None:
+    def build_reader(self, model: nn.Module, loss: Loss = default_loss) -> None:
         """As `EMAReader`."""
         self._reader.build_reader(model)
 

@@ -120,7 +120,8 @@ def test_the_export_answers_as_the_learner(case: str, num_batches: int) -> None:
     learner = make_learner(case)
     teach(learner, case, num_batches)
     module, x = learner.export(), draw(9, seed=99)
-    torch.testing.assert_close(module(x), read_answer(learner, x), atol=1e-5, rtol=1e-5)
+    # The same functions: all that differs is that a calibration is folded in.
+    torch.testing.assert_close(module(x), read_answer(learner, x), atol=1e-7, rtol=1e-6)
     before = module(x)
     teach(learner, case, 2)
     assert torch.equal(module(x), before)

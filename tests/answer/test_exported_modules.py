@@ -5,7 +5,6 @@ import math
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import safetensors.torch
@@ -15,11 +14,20 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.answer.exported_mixture import BankExpert, ExportedReadout, LiveExpert
-from nestling.answer.exported_modules import FeatureTap, RandomMap, RidgeHead, bake_model, save_onnx
-from nestling.core.errors import MissingExtra, SettingError, ShapeMismatch
+from nestling.answer.exported_modules import (
+    FeatureTap,
+    JoinedMap,
+    RandomMap,
+    RidgeHead,
+    bake_model,
+    save_onnx,
+)
+from nestling.core.errors import DataError, MissingExtra, SettingError, ShapeMismatch
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.taps import Tap
-from nestling.memory import mix_on_present
+from nestling.memory import JoinedFeatures, RandomFeatures, mix_on_present
+from nestling.memory.features import KINDS, FeatureKind
+from nestling.memory.ridge import Task
 
 
 def seeded(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -37,23 +45,15 @@ def make_spine() -> nn.Sequential:
     return model
 
 
-def make_live(model: nn.Module | None = None, classifies: bool = True) -> LiveExpert:
-    return LiveExpert(bake_model(make_spine() if model is None else model), classifies)
+def make_live(model: nn.Module | None = None, task: Task = "classification") -> LiveExpert:
+    return LiveExpert(bake_model(make_spine() if model is None else model), task)
 
 
-def make_readout(
-    kind: Literal["fourier", "relu"] = "fourier",
-    dtype: torch.dtype = torch.float64,
-    present: Tensor | None = None,
-) -> ExportedReadout:
+def make_readout(kind: FeatureKind = "fourier", present: Tensor | None = None) -> ExportedReadout:
     """A live spine of 3 classes and two memories of 4 classes that share random features."""
-    features = RandomMap(
-        seeded(8, 50, dtype=dtype), seeded(50, dtype=dtype), kind=kind, gain=math.sqrt(2 / 50)
-    )
-    heads = [
-        RidgeHead(seeded(50, 4, dtype=dtype) * s, seeded(4, dtype=dtype), temperature=0.7)
-        for s in (1, -1)
-    ]
+    features = RandomMap(RandomFeatures(8, 50, kind))
+    wide = torch.float64
+    heads = [RidgeHead(seeded(50, 4, dtype=wide) * s, seeded(4, dtype=wide)) for s in (1, -1)]
     memories = [
         BankExpert(FeatureTap(bake_model(make_spine()), [Tap("3", "input")]), features, head)
         for head in heads
@@ -67,11 +67,11 @@ def test_the_mixture_is_the_equation() -> None:
     spine = make_spine().eval()
     h = spine[:3](X).double()
     wide = torch.float64
-    phi = math.sqrt(2 / 50) * torch.cos(h @ seeded(8, 50, dtype=wide) + seeded(50, dtype=wide))
+    phi = RandomFeatures(8, 50, "fourier")(h)
     expected = 0.2 * nn.functional.pad(spine(X).softmax(1), (0, 1))
     for weight, sign in ((0.3, 1), (0.5, -1)):
         scores = phi @ seeded(50, 4, dtype=wide) * sign + seeded(4, dtype=wide)
-        expected = expected + weight * (scores / 0.7).softmax(1)
+        expected = expected + weight * scores.softmax(1)
     torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
 
 
@@ -99,18 +99,23 @@ def test_answers_are_probabilities(num_examples: int, share: float) -> None:
 def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     image = seeded(3, 1, 6, 6)
     conv = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
-    wide = torch.float64
-    raw = BankExpert(
-        None, RandomMap(seeded(36, 30, dtype=wide)), RidgeHead(seeded(30, 4), seeded(4))
-    )
+    raw_map = RandomMap(RandomFeatures(36, 30, "product", passthrough=True))
+    raw = BankExpert(FeatureTap(None, [None]), raw_map, RidgeHead(seeded(66, 4), seeded(4)))
+    parts = JoinedMap(JoinedFeatures([RandomFeatures(5, 7), RandomFeatures(8, 9, "fourier")]))
+    places = FeatureTap(bake_model(make_spine()), [None, Tap("1", "output")])
     frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output")])
     rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
-    values = RidgeHead(seeded(8, 3), seeded(3), task="regression")
+    values = RidgeHead(seeded(8, 3), seeded(3), classifies=False)
     one, half = torch.ones(1), torch.tensor([0.5, 0.5])
     present = torch.tensor([True, False, True, False])
     return {
-        "fourier float64": (make_readout(), X),
-        "relu float32": (make_readout("relu"), X),
+        "fourier": (make_readout(), X),
+        "relu": (make_readout("relu"), X),
+        "nothing present": (make_readout(present=torch.zeros(4, dtype=torch.bool)), X),
+        "several places": (
+            ExportedReadout([BankExpert(places, parts, RidgeHead(seeded(16, 4), seeded(4)))], one),
+            X,
+        ),
         "only some present": (make_readout(present=present), X),
         "live only": (ExportedReadout([make_live(conv)], one), image),
         "raw images": (ExportedReadout([make_live(conv), raw], half), image),
@@ -118,7 +123,7 @@ def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
         "frozen spine": (ExportedReadout([rows], one), X),
         "regression": (
             ExportedReadout(
-                [make_live(classifies=False), BankExpert(frozen, nn.Identity(), values)], half
+                [make_live(task="regression"), BankExpert(frozen, nn.Identity(), values)], half
             ),
             X,
         ),
@@ -157,10 +162,13 @@ def test_an_unseen_class_has_probability_zero() -> None:
     torch.testing.assert_close(prior(X), torch.tensor([[0.25, 0.75]]).expand(7, 2))
 
 
-def test_passthrough_puts_the_input_first() -> None:
-    phi = RandomMap(seeded(5, 4), passthrough=True)(X)
-    assert torch.equal(phi[:, :5], X)
-    assert torch.equal(phi[:, 5:], torch.relu(X @ seeded(5, 4)))
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_are_the_features_bit_for_bit(kind: FeatureKind) -> None:
+    features = RandomFeatures(5, 40, kind, seed=3, scale=0.7, passthrough=True)
+    assert torch.equal(RandomMap(features)(X), features(X))
+    joined = JoinedFeatures([features, RandomFeatures(2, 9, kind)])
+    wide = torch.cat([X, X[:, :2]], dim=1)
+    assert torch.equal(JoinedMap(joined)(wide), joined(wide))
 
 
 def test_baking_folds_overlays_in_and_leaves_the_model() -> None:
@@ -208,13 +216,13 @@ def test_threads_get_their_own_features() -> None:
 
 
 def test_wrong_parts_are_named() -> None:
-    with pytest.raises(SettingError, match=r"no submodule 'haed'.*did you mean 'head'"):
+    with pytest.raises(SettingError, match=r"'haed', which the model .*did you mean 'head'"):
         FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output")])
     with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
         ExportedReadout([make_spine()], torch.ones(2))
     with pytest.raises(ShapeMismatch, match="0 experts"):
         ExportedReadout([], torch.ones(0))
-    with pytest.raises(ShapeMismatch, match=r"need an intercept of shape \(3,\), not \(2,\)"):
+    with pytest.raises(ShapeMismatch, match=r"need an offset of shape \(3,\), not \(2,\)"):
         RidgeHead(torch.zeros(5, 3), torch.zeros(2))
 
 
@@ -227,7 +235,7 @@ def test_a_tap_that_did_not_run_says_so() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.used(x)
 
-    with pytest.raises(SettingError, match="'idle' did not run"):
+    with pytest.raises(DataError, match="'idle' was not run"):
         FeatureTap(Skips(), [Tap("idle", "output")])(X)
 
 

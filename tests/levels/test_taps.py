@@ -1,5 +1,7 @@
 """Where a memory reads, and how what is read becomes a row."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,3 +98,21 @@ def test_places_that_do_not_fit_are_named() -> None:
     model.forward = lambda x: model[0](x)  # type: ignore[method-assign]
     with pytest.raises(DataError, match="'idle' was not run"):
         FeatureReader(model, ["idle"], frozen=False).read(Batch((torch.ones(3, 4),)))
+
+
+def test_threads_that_read_one_model_get_their_own() -> None:
+    reader = FeatureReader(CONV, ["input of 2"], frozen=True)
+    inputs = [torch.full((2, 1, 8, 8), float(k)) for k in range(4)]
+    wanted = [reader.read(Batch((x,)))[0][0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [index % 4 for index in range(120)]
+        found = pool.map(lambda index: reader.read(Batch((inputs[index],)))[0][0], asked)
+        assert all(torch.equal(view, wanted[k]) for view, k in zip(found, asked, strict=True))
+
+
+def test_nothing_listens_after_a_pass_whether_it_failed_or_not() -> None:
+    reader = FeatureReader(CONV, ["input of 2"], frozen=False)
+    reader.read(Batch((torch.zeros(2, 1, 8, 8),)))
+    with pytest.raises(DataError):
+        reader.read(Batch((torch.zeros(2, 99, 8, 8),)))
+    assert not any(module._forward_hooks for module in CONV.modules())

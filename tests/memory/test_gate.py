@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
-from nestling.memory import FixedShare, fixed_share_update, mix_on_present, restrict_to_present
+from nestling.memory import FixedShare, fixed_share_update
 from nestling.memory.gate import follow_losses
 
 losses_of_three = st.lists(
@@ -95,33 +95,6 @@ def test_wrong_use_is_named() -> None:
         FixedShare(2, prior=torch.tensor([1.0, 0.0]))
     with pytest.raises(ForeignSnapshot, match="3 experts"):
         FixedShare(2).load_state_dict(FixedShare(3).state_dict())
-
-
-@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 6))
-def test_mixing_on_present_keeps_what_the_slow_expert_gives_to_absent_classes(
-    seed: int, num_experts: int, num_classes: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logits = 5.0 * torch.randn(num_experts, 7, num_classes, generator=generator)
-    probabilities = logits.double().softmax(dim=-1)
-    weights = torch.rand(num_experts, generator=generator).double().softmax(dim=0)
-    present = torch.rand(num_classes, generator=generator) < 0.5
-    mixed = mix_on_present(probabilities, weights, 0, present)
-    slow = probabilities[0]
-    torch.testing.assert_close(mixed.sum(dim=1), torch.ones(7, dtype=torch.float64))
-    assert torch.equal(mixed[:, ~present], slow[:, ~present])
-    if bool(present.any()):
-        conditional = mixed[:, present] / mixed[:, present].sum(dim=1, keepdim=True)
-        wanted = sum(
-            w * p[:, present] / p[:, present].sum(dim=1, keepdim=True)
-            for w, p in zip(weights, probabilities, strict=True)
-        )
-        torch.testing.assert_close(conditional, wanted)
-
-
-def test_an_expert_without_opinion_on_present_classes_counts_as_even() -> None:
-    found = restrict_to_present(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([False, True, True]))
-    assert found.tolist() == [[0.0, 0.5, 0.5]]
 
 
 @given(

@@ -261,6 +261,23 @@ class Experts:
             return read_output(output)
 
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
-        if (task or self.form.task) == "classification":
-            return widen(output).softmax(dim=-1)
-        return widen(output if self.output_transform is None else self.output_transform(output))
+        return activate(output, task or self.form.task, self.output_transform, widen)
+
+
+def activate(
+    output: Tensor,
+    task: Task | None,
+    output_transform: Callable[[Tensor], Tensor] | None,
+    make_wide: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """A model's rows of outputs as probabilities (R, K) or values (R, M).
+
+    Args:
+        output: (R, K) logits or (R, M).
+        task: what is predicted.
+        output_transform: maps outputs to the scale of values; None for the identity.
+        make_wide: to float64, wherever the caller wants it.
+    """
+    if task == "classification":
+        return make_wide(output).softmax(dim=-1)
+    return make_wide(output if output_transform is None else output_transform(output))

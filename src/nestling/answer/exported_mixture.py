@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from nestling.answer.experts import activate
 from nestling.answer.exported_modules import FeatureTap
-from nestling.answer.outside import (
-    confer,
-    listen_to_others,
-    weigh_knowers,
-)
+from nestling.answer.outside import Knowers, mix_knowers
 from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
+from nestling.levels.taps import align_features
 from nestling.memory import RecentContext
-from nestling.memory.context import Gaussian, log_density
-from nestling.memory.exact.reach import Reach, compute_novelty, trust_experience
+from nestling.memory.context import Gaussian, compare_densities, trust_recent
+from nestling.memory.exact.reach import Reach, compute_novelty
+from nestling.memory.mixture import heed, mix_experts, pad_classes
+from nestling.memory.ridge import Task
 
 
 class ExportedReadout(nn.Module):
@@ -28,7 +28,7 @@ class ExportedReadout(nn.Module):
     Args:
         experts: each (inputs) -> (N, K_e) probabilities or (N, M) values, float64.
         weights_E: how much each counts.
-        present_K: classes on which the experts are mixed; None mixes all of them plainly.
+        present_K: (K,) bool, classes on which the experts are mixed; None mixes all of them.
         slow: expert that answers for the other classes.
         context: how far the other experts are trusted for what the slow one reads, (N, D) -> (N,)
             in [0, 1]; None: for every input alike.
@@ -57,45 +57,31 @@ class ExportedReadout(nn.Module):
         self.experts = nn.ModuleList(experts)
         self.slow = slow
         self.context = context
-        self.mixes_present = present_K is not None
         self.weights: Tensor
-        self.present: Tensor
+        self.present: Tensor | None
         self.register_buffer("weights", weights_E.double())
-        self.register_buffer(
-            "present", (torch.ones(1) if present_K is None else present_K).double()
-        )
+        self.register_buffer("present", present_K)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> probabilities (N, K) or values (N, M)."""
-        weights = self.weights[:, None]
+        heeded: Tensor | None = None
         reader = self.experts[self.slow]
+        answers = {i: one(*inputs) for i, one in enumerate(self.experts) if one is not reader}
         if isinstance(reader, BankExpert):
-            read, output = reader.read(*inputs)  # once, for its answer and for the context
-            answer, listened = reader.answer(read, output, *inputs)
-            answers = [
-                answer if i == self.slow else expert(*inputs)
-                for i, expert in enumerate(self.experts)
-            ]
+            read, output = reader.tap(*inputs)  # once, for its answer and for the context
+            answers[self.slow], heeded = reader.answer(read, output, *inputs)
             if self.context is not None:
-                weights = weights * self.context(read)
-            if reader.outside is not None:
-                weights = weights * listened
-            if self.context is not None or reader.outside is not None:
-                weights = give_to_slow(weights, self.slow)
+                recent = self.context(read)
+                heeded = recent if heeded is None else recent * heeded
         else:
-            answers = [expert(*inputs) for expert in self.experts]
-        answers = [answer.double() for answer in answers]
-        width = max(answer.shape[1] for answer in answers)
-        answers = [nn.functional.pad(a, (0, width - a.shape[1])) for a in answers]
-        slow = answers[self.slow]  # stands in for whoever has no answer
-        answers = [torch.where(a.isfinite().all(dim=1, keepdim=True), a, slow) for a in answers]
-        if not self.mixes_present:
-            return (weights[:, :, None] * torch.stack(answers)).sum(dim=0).to(self.dtype)
-        return mix_present(answers, weights, self.slow, self.present).to(self.dtype)
+            answers[self.slow] = reader(*inputs)
+        stacked = pad_classes([answers[i].double() for i in range(len(self.experts))])
+        weights = self.weights if heeded is None else heed(self.weights, heeded, self.slow)
+        return mix_experts(stacked, weights, self.slow, self.present).to(self.dtype)
 
 
 class RecentTrust(nn.Module):
-    """`nestling.memory.RecentContext` as it stood: what is read (N, D) -> r in [0, 1], (N,).
+    """`nestling.memory.RecentContext` as it stood: what is read (N, F) -> r in [0, 1], (N,).
 
     Args:
         context: that has taken in a block of examples already.
@@ -105,67 +91,54 @@ class RecentTrust(nn.Module):
         super().__init__()
         assert context.densities is not None
         self.level = context.level
-        self.half_volumes = [density.half_volume for density in context.densities]
         self.directions: Tensor
-        self.means: Tensor
-        self.whitenings: Tensor
-        means = torch.stack([density.mean for density in context.densities])
-        whitenings = torch.stack([density.whitening for density in context.densities])
         self.register_buffer("directions", context.directions_ID.clone())
-        self.register_buffer("means", means)
-        self.register_buffer("whitenings", whitenings)
+        self.recent, self.life = (Density(one) for one in context.densities)
 
     def forward(self, read: Tensor) -> Tensor:
-        """(N, D) -> (N,)."""
-        z_ND = read.flatten(1).to(self.directions.dtype) @ self.directions
-        recent, life = (
-            log_density(z_ND, Gaussian(mean, whitening, whitening, half_volume))
-            for mean, whitening, half_volume in zip(
-                self.means, self.whitenings, self.half_volumes, strict=True
-            )
-        )
-        far = torch.full_like(recent, -torch.inf)
-        ratio = torch.where((recent - life).isnan(), far, recent - life)
-        return (ratio - self.level).clamp_max(0.0).exp()
+        """(N, F) float64 -> (N,)."""
+        ratio = compare_densities(read @ self.directions, self.recent.read(), self.life.read())
+        return trust_recent(ratio, self.level)
 
 
-def give_to_slow(weights_EN: Tensor, slow: int) -> Tensor:
-    """What is missing of 1 in each column goes to the slow expert: (E, N) -> (E, N)."""
-    missing_N = 1.0 - weights_EN.sum(dim=0)
-    is_slow_E = nn.functional.one_hot(torch.tensor(slow), len(weights_EN)).to(weights_EN)
-    return weights_EN + is_slow_E[:, None] * missing_N
-
-
-def mix_present(answers: list[Tensor], weights: Tensor, slow: int, present_K: Tensor) -> Tensor:
-    """`nestling.memory.mix_on_present` without branches on values, so that it can be traced.
+class Density(nn.Module):
+    """A Gaussian whose tensors are buffers.
 
     Args:
-        answers: per expert (N, K).
-        weights: (E, N), or (E, 1) for every example alike.
-        slow: which expert answers for absent classes.
-        present_K: (K,) 0 or 1.
+        density: left untouched.
     """
-    mixed = torch.zeros_like(answers[0])
-    even = present_K / present_K.sum().clamp_min(1.0)
-    for weight, answer in zip(weights[:, :, None], answers, strict=True):
-        kept = answer * present_K
-        total = kept.sum(dim=1, keepdim=True)
-        mixed = mixed + weight * torch.where(total > 1e-12, kept / total.clamp_min(1e-12), even)
-    share = (answers[slow] * present_K).sum(dim=1, keepdim=True)
-    return share * mixed + (1.0 - present_K) * answers[slow]
+
+    def __init__(self, density: Gaussian) -> None:
+        super().__init__()
+        self.half_volume = density.half_volume
+        self.mean: Tensor
+        self.covariance: Tensor
+        self.whitening: Tensor
+        for name in ("mean", "covariance", "whitening"):
+            self.register_buffer(name, getattr(density, name).clone())
+
+    def read(self) -> Gaussian:
+        """The Gaussian of the buffers."""
+        return Gaussian(self.mean, self.covariance, self.whitening, self.half_volume)
 
 
 class LiveExpert(nn.Module):
-    """A model's probabilities, or its values."""
+    """A model's probabilities, or its values.
+
+    Args:
+        model: (inputs) -> output.
+        task: what is predicted.
+        output_transform: maps outputs to the scale of values; None for the identity.
+    """
 
     def __init__(
         self,
         model: nn.Module,
-        classifies: bool,
+        task: Task,
         output_transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.classifies, self.output_transform = model, classifies, output_transform
+        self.model, self.task, self.output_transform = model, task, output_transform
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M), float64."""
@@ -173,17 +146,15 @@ class LiveExpert(nn.Module):
 
     def activate(self, output: Tensor) -> Tensor:
         """The model's output -> (N, K) or (N, M), float64."""
-        if self.classifies:
-            return output.double().softmax(dim=1)
-        values = output if self.output_transform is None else self.output_transform(output)
-        return values.reshape(values.shape[0], -1).double()
+        rows, _ = align_features(output, None)
+        return activate(rows, self.task, self.output_transform, Tensor.double)
 
 
 class BankExpert(nn.Module):
     """A bank of solved memories on shared features.
 
     Args:
-        tap: what it reads; None for the first input.
+        tap: what it reads, (inputs) -> (N, F).
         features: (N, F) -> (N, D).
         mixture: (N, D) -> (N, K) or (N, M).
         outside: who knows what the bank has not seen; None if nobody does.
@@ -191,7 +162,7 @@ class BankExpert(nn.Module):
 
     def __init__(
         self,
-        tap: FeatureTap | None,
+        tap: FeatureTap,
         features: nn.Module,
         mixture: nn.Module,
         outside: OutsideExpert | None = None,
@@ -201,23 +172,17 @@ class BankExpert(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M)."""
-        return self.answer(*self.read(*inputs), *inputs)[0]
+        return self.answer(*self.tap(*inputs), *inputs)[0]
 
-    def read(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The model's inputs -> what the bank reads of them, (N, F) float64, and the output of the
-        model that was run for it."""
-        if self.tap is None:
-            return inputs[0].flatten(1).double(), None
-        read, output = self.tap(*inputs)
-        return read.double(), output
-
-    def answer(self, read: Tensor, output: Tensor | None, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What `read` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
-        listened to, (N,)."""
+    def answer(
+        self, read: Tensor, output: Tensor | None, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `tap` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
+        listened to, (N,); None for as far as their weights say."""
         phi = self.features(read)
         answer: Tensor = self.mixture(phi)
         if self.outside is None:
-            return answer, torch.ones_like(answer[:, 0])
+            return answer, None
         mixed: tuple[Tensor, Tensor] = self.outside(answer, phi, output, *inputs)
         return mixed
 
@@ -231,7 +196,7 @@ class OutsideExpert(nn.Module):
         activate: that output -> (N, K) or (N, M).
         reach: what the memory had seen.
         weights_ZE: of the gates.
-        known_K: classes that the memory has seen; None for values.
+        known_K: (K,) bool, classes that the memory has seen; None for values.
         skill: of the given model.
     """
 
@@ -246,18 +211,17 @@ class OutsideExpert(nn.Module):
     ) -> None:
         super().__init__()
         self.given, self.activate = given, activate
-        self.num_effective, self.usual = reach.num_effective, reach.usual
-        self.classifies, self.skill = known_K is not None, skill
+        self.num_effective, self.usual, self.skill = reach.num_effective, reach.usual, skill
         self.mean: Tensor
         self.inverse_scale: Tensor
         self.whitening: Tensor
         self.weights: Tensor
-        self.known: Tensor
+        self.known: Tensor | None
         self.register_buffer("mean", reach.mean.clone())
         self.register_buffer("inverse_scale", reach.inverse_scale.clone())
         self.register_buffer("whitening", reach.whitening.clone())
         self.register_buffer("weights", weights_ZE.double())
-        self.register_buffer("known", (torch.ones(1) if known_K is None else known_K).double())
+        self.register_buffer("known", known_K)
 
     def forward(
         self, memory: Tensor, phi: Tensor, output: Tensor | None, *inputs: Tensor
@@ -271,11 +235,5 @@ class OutsideExpert(nn.Module):
             given = self.given(*inputs)
         reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
         novelty = compute_novelty(reach, phi)
-        known = self.known if self.classifies else None
-        trust = trust_experience(self.num_effective)
-        answers, opinion = confer(memory, given, known, novelty, trust, self.skill)
-        weights_NE = weigh_knowers(
-            novelty, opinion, self.weights, trust, is_mixture=self.classifies
-        )
-        answer = (weights_NE.T[:, :, None] * answers).sum(dim=0)
-        return answer, listen_to_others(novelty, weights_NE)
+        knowers = Knowers(memory, self.known, given, novelty, self.num_effective)
+        return mix_knowers(knowers, self.weights, self.skill)

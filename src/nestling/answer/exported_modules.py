@@ -1,187 +1,129 @@
 """One plain module that answers as the learner does, for torch.export, ONNX and safetensors.
 
-Axis letters: N examples, F features, D random features, K classes or outputs, E experts.
+Axis letters: N examples, I inputs, F features, D random features, K classes or outputs.
 """
 
-import functools
 import os
 import tempfile
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nestling.core.batches import read_output
-from nestling.core.errors import MissingExtra, SettingError, ShapeMismatch, suggest
+from nestling.core.batches import Batch
+from nestling.core.errors import MissingExtra, ShapeMismatch
 from nestling.core.modes import copy_module
 from nestling.levels.low_rank import strip_parametrization
-from nestling.levels.taps import Tap, fit_positions
-
-Task = Literal["classification", "regression"]
+from nestling.levels.taps import Tap, align_views, find_submodule, read_taps
+from nestling.memory import JoinedFeatures, RandomFeatures
+from nestling.memory.features import Draws, join_maps, map_randomly
+from nestling.memory.prequential import answer_linearly
 
 
 class RandomMap(nn.Module):
-    """Fixed random features with plain buffers.
-
-    phi(x) = gain * g(x W + b), g = ReLU or cosine, or (x W) (x V) element by element; with
-    `passthrough` x itself is put before it
+    """`nestling.memory.RandomFeatures` as a module: what it draws are buffers.
 
     Args:
-        matrix_FD: W, (F, D).
-        bias_D: b, (D,); None: no bias.
-        kind: g, "relu", "fourier" (cosine) or "product".
-        partner_FD: V, (F, D); for products.
-        gain: factor, e.g. sqrt(2 / D).
-        passthrough: whether x comes first, as in (N, F + D).
+        features: left untouched.
     """
 
-    def __init__(
-        self,
-        matrix_FD: Tensor,
-        bias_D: Tensor | None = None,
-        *,
-        kind: Literal["relu", "fourier", "product"] = "relu",
-        partner_FD: Tensor | None = None,
-        gain: float = 1.0,
-        passthrough: bool = False,
-    ) -> None:
+    def __init__(self, features: RandomFeatures) -> None:
         super().__init__()
-        bias_D = matrix_FD.new_zeros(matrix_FD.shape[1]) if bias_D is None else bias_D
-        self.kind, self.gain, self.passthrough = kind, gain, passthrough
-        self.matrix: Tensor
-        self.bias: Tensor
-        self.register_buffer("matrix", matrix_FD.detach().clone())
-        self.register_buffer("bias", bias_D.detach().clone())
-        self.partner: Tensor | None
-        self.register_buffer("partner", None if partner_FD is None else partner_FD.detach().clone())
+        self.kind, self.passthrough = features.kind, features.passthrough
+        weights, partners, phases = features.draws
+        self.weights: Tensor
+        self.partners: Tensor | None
+        self.phases: Tensor
+        self.register_buffer("weights", weights.clone())
+        self.register_buffer("partners", None if partners is None else partners.clone())
+        self.register_buffer("phases", phases.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) -> (N, D) or (N, F + D), in the dtype of W."""
-        x = x.flatten(1).to(self.matrix.dtype)
-        z = x @ self.matrix + self.bias
-        if self.partner is not None:
-            phi = z * (x @ self.partner)
-        else:
-            phi = self.gain * (torch.relu(z) if self.kind == "relu" else torch.cos(z))
-        return torch.cat([x, phi], dim=1) if self.passthrough else phi
+        """(N, I) -> (N, D), in the dtype of what was drawn."""
+        draws = Draws(self.weights, self.partners, self.phases)
+        wide = x.to(self.weights.dtype)
+        return map_randomly(wide, draws, self.kind, passthrough=self.passthrough)
 
 
 class JoinedMap(nn.Module):
-    """Several maps side by side, each of its own part of the inputs.
+    """`nestling.memory.JoinedFeatures` as a module.
 
     Args:
-        maps: (N, F_i) -> (N, D_i).
-        widths: F_i.
+        features: left untouched.
     """
 
-    def __init__(self, maps: Sequence[nn.Module], widths: Sequence[int]) -> None:
+    def __init__(self, features: JoinedFeatures) -> None:
         super().__init__()
-        self.maps, self.widths = nn.ModuleList(maps), list(widths)
+        self.maps = nn.ModuleList(RandomMap(part) for part in features.parts)
+        self.widths = [part.num_inputs for part in features.parts]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, sum F_i) -> (N, sum D_i)."""
-        views = x.split(self.widths, dim=1)
-        return torch.cat([one(view) for one, view in zip(self.maps, views, strict=True)], dim=1)
+        """(N, sum I_i) -> (N, sum D_i)."""
+        return join_maps(x, self.maps, self.widths)
 
 
 class RidgeHead(nn.Module):
-    """A solved ridge memory: an affine map of features, as calibrated probabilities or values.
+    """A solved ridge memory: one affine map of features, see `answer_linearly`.
 
-    p(x) = softmax((phi(x) C + c) / temperature);  y(x) = phi(x) C + c
-
-    Centring and scaling of the features are folded into C and c. A class that was never seen
-    has c = -inf and so probability 0; a constant answer has C = 0 and c = log p.
+    Centring and scaling of the features, and calibration, are folded into both. A class that was
+    never seen has an offset of -inf and so probability 0; a constant answer has no weights and
+    offset log p.
 
     Args:
-        coefficients_DK: C, (D, K).
-        intercept_K: c, (K,).
-        temperature: > 0; only for classification.
-        features: phi, e.g. a `RandomMap`; None: the input itself, flattened.
-        task: "classification" or "regression".
+        weights_DK: (D, K).
+        offset_K: (K,).
+        classifies: whether it gives probabilities.
 
     Raises:
-        ShapeMismatch: C and c differ in K.
+        ShapeMismatch: both differ in K.
     """
 
-    def __init__(
-        self,
-        coefficients_DK: Tensor,
-        intercept_K: Tensor,
-        *,
-        temperature: float = 1.0,
-        features: nn.Module | None = None,
-        task: Task = "classification",
-    ) -> None:
+    def __init__(self, weights_DK: Tensor, offset_K: Tensor, *, classifies: bool = True) -> None:
         super().__init__()
-        if coefficients_DK.shape[1:] != intercept_K.shape:
+        if weights_DK.shape[1:] != offset_K.shape:
             raise ShapeMismatch(
-                f"coefficients {tuple(coefficients_DK.shape)} need an intercept of shape "
-                f"{tuple(coefficients_DK.shape[1:])}, not {tuple(intercept_K.shape)}"
+                f"weights {tuple(weights_DK.shape)} need an offset of shape "
+                f"{tuple(weights_DK.shape[1:])}, not {tuple(offset_K.shape)}"
             )
-        self.task, self.temperature, self.features = task, temperature, features
-        self.coefficients: Tensor
-        self.intercept: Tensor
-        self.register_buffer("coefficients", coefficients_DK.detach().clone())
-        self.register_buffer("intercept", intercept_K.detach().clone())
+        self.classifies = classifies
+        self.weights: Tensor
+        self.offset: Tensor
+        self.register_buffer("weights", weights_DK.detach().clone())
+        self.register_buffer("offset", offset_K.detach().clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, ...) -> probabilities or values (N, K), in the dtype of C."""
-        phi = x.flatten(1) if self.features is None else self.features(x)
-        scores = phi.to(self.coefficients.dtype) @ self.coefficients + self.intercept
-        if self.task == "regression":
-            return scores
-        return torch.softmax(scores / self.temperature, dim=1)
+    def forward(self, phi: Tensor) -> Tensor:
+        """(N, D) -> probabilities or values (N, K), in the dtype of the weights."""
+        wide = phi.to(self.weights.dtype)
+        return answer_linearly(wide, self.weights, self.offset, classifies=self.classifies)
 
 
 class FeatureTap(nn.Module):
-    """A model that also returns what goes into or comes out of some of its submodules.
+    """What a memory reads, and the answer of the model that was run for it.
 
     Args:
-        model: kept, not copied.
-        taps: where to read.
+        model: kept, not copied; None where only the model's input is read.
+        taps: where to read; None for the model's input.
 
     Raises:
         SettingError: the model has no such submodule.
     """
 
-    def __init__(self, model: nn.Module, taps: Sequence[Tap]) -> None:
+    def __init__(self, model: nn.Module | None, taps: Sequence[Tap | None]) -> None:
         super().__init__()
-        known = dict(model.named_modules())
         for tap in taps:
-            if tap.name not in known:
-                raise SettingError(
-                    f"no submodule {tap.name!r}; " + suggest(tap.name, filter(None, known))
-                )
+            if tap is not None and model is not None:
+                find_submodule(model, tap.name, tap.name)
         self.model, self.taps = model, tuple(taps)
-        # By thread and tap, so that several may ask at once; empty again after each call.
-        self._seen: dict[tuple[int, int], Any] = {}
-        for index, tap in enumerate(self.taps):
-            known[tap.name].register_forward_hook(functools.partial(self._keep, index))
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The model's inputs -> (its features at the taps side by side (N, F), its output)."""
-        thread = threading.get_ident()
-        try:
-            output = read_output(self.model(*inputs))
-        finally:
-            seen = [self._seen.pop((thread, index), None) for index in range(len(self.taps))]
-        for value, tap in zip(seen, self.taps, strict=True):
-            if value is None:
-                raise SettingError(f"submodule {tap.name!r} did not run; tap one that always runs")
-        rows = [
-            fit_positions(read_output(value), tap, None).flatten(1)
-            for value, tap in zip(seen, self.taps, strict=True)
-        ]
-        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1), output
-
-    def _keep(self, index: int, _: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
-        value = inputs[0] if self.taps[index].side == "input" else output
-        self._seen[(threading.get_ident(), index)] = value
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The model's inputs -> (what is read of them side by side (N, F), float64, and the
+        model's output; None if it was not run)."""
+        views, output = read_taps(self.model, self.taps, Batch(inputs))
+        rows = align_views(views, self.taps, None)
+        return torch.cat([row.double() for row in rows], dim=1), output
 
 
 def bake_model(model: nn.Module) -> nn.Module:

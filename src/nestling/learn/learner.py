@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts, Form
-from nestling.answer.export import export_learner
+from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Batch, Loss, default_loss, read_batch
@@ -608,7 +608,7 @@ class Learner:
     def export(self) -> nn.Module:
         """A plain module with the read-out baked in: probabilities or values from inputs."""
         with self._lock:
-            return export_learner(self)
+            return export_readout(self.readout, self.experts)
 
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.

@@ -248,15 +248,21 @@ def _find_tap(model: nn.Module, read: str | None) -> Tap:
     if read is None:
         return Tap(find_head(model, _REMEDY), "input")
     name = read.removeprefix(INPUT_OF)
-    known = dict(model.named_modules())
+    found = find_submodule(model, name, read)
+    if name == read:
+        return Tap(name, "output")
+    return Tap(name, "input", "grid" if isinstance(found, _CONV) else "mean")
+
+
+def find_submodule(model: nn.Module, name: str, read: str) -> nn.Module:
+    """The submodule of a name, for a memory that reads it; SettingError with the nearest names."""
+    known: dict[str, nn.Module] = dict(model.named_modules())
     if not name or name not in known:
         raise SettingError(
             f"memory reads submodule {read!r}, which the model does not have; "
             + suggest(name, filter(None, known))
         )
-    if name == read:
-        return Tap(name, "output")
-    return Tap(name, "input", "grid" if isinstance(known[name], _CONV) else "mean")
+    return known[name]
 
 
 def _keep(found: dict[int, Tensor], index: int, tap: Tap) -> Callable[..., None]:

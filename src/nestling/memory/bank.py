@@ -297,10 +297,12 @@ class MemoryBank:
     def _compute_features(self, x: Tensor) -> Tensor:
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
+    def find_mixed(self) -> Tensor | None:
+        """The classes on which experts are mixed, (K,) bool; None for all of them, or of values."""
+        return self.present() if self.mix == "present" and self._counts_classes else None
+
     def _mix(self, answers: Tensor) -> Tensor:
-        is_mixed_on_present = self.mix == "present" and self._counts_classes
-        present = self.present() if is_mixed_on_present else None
-        return mix_experts(answers, self.gate.weights, self.slow, present)
+        return mix_experts(answers, self.gate.weights, self.slow, self.find_mixed())
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""

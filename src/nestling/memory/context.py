@@ -13,7 +13,7 @@ from torch import Tensor
 from nestling.core.modes import in_own_modes
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_half_life, check_inputs, check_saved
-from nestling.memory.clocked import ClockedStatistics
+from nestling.memory.exact.clocked import ClockedStatistics
 from nestling.memory.exact.statistics import Statistics, decay_factor, mirror_scatter
 
 # Variance that every direction has at least, as a share of the mean one: a constant input must
@@ -206,7 +206,7 @@ def compare_densities(z_ND: Tensor, recent: Gaussian, life: Gaussian) -> Tensor:
     What is endlessly far from both is unlike what is recent, whatever it is like.
     """
     ratio_N = log_density(z_ND, recent) - log_density(z_ND, life)
-    return ratio_N.nan_to_num(nan=-math.inf)
+    return torch.where(ratio_N.isnan(), -math.inf, ratio_N)
 
 
 def trust_recent(ratio_N: Tensor, level: float) -> Tensor:

@@ -23,8 +23,8 @@ from nestling.memory.checks import (
     count_classes,
     encode_one_hot,
 )
-from nestling.memory.clocked import ClockedStatistics
 from nestling.memory.exact.calibrate import Calibration, calibrate
+from nestling.memory.exact.clocked import ClockedStatistics
 from nestling.memory.exact.reach import (
     Reach,
     compute_familiarity,

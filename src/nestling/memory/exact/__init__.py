@@ -1,1 +1,1 @@
-"""The algebra of ridge memories: sums, their solution, and its calibration."""
+"""The algebra of ridge memories: sums and their clock, their solution, and its calibration."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from nestling.core.errors import DataError, SettingError
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_inputs, check_saved
-from nestling.memory.clocked import ClockedStatistics
 from nestling.memory.context import Gaussian, log_density, make_gaussian
+from nestling.memory.exact.clocked import ClockedStatistics
 from nestling.memory.exact.statistics import Statistics, mirror_scatter
 from nestling.protect.routing.router import (
     Explanation,

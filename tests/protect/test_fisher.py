@@ -163,7 +163,7 @@ def test_chunks_are_cut_to_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     inner: Callable[..., dict[str, Tensor]] = fisher._sum_gradients
 
     def spy(*args: object) -> dict[str, Tensor]:
-        sizes.append(len(args[2][0]))  # type: ignore[index]
+        sizes.append(args[2][0].size)  # type: ignore[index]
         return inner(*args)
 
     monkeypatch.setattr(fisher, "_sum_gradients", spy)
@@ -202,7 +202,7 @@ def test_bad_input_says_what_works() -> None:
         estimate_fisher(model, [(x, y)], labels="sampled")
     with pytest.raises(SettingError, match="num_examples=0"):
         estimate_fisher(model, [(x, y)], num_examples=0)
-    with pytest.raises(ShapeMismatch, match=r"\(4, 2\) for targets of shape \(4, 1\)"):
+    with pytest.raises(ShapeMismatch, match=r"\(4, 2\) do not fit classes of shape \(4, 1\); squeeze"):
         estimate_fisher(model, [(x, y[:, None])])
     with pytest.raises(ShapeMismatch, match="4 inputs and 3 targets"):
         estimate_fisher(model, [(x, y[:3])])

@@ -23,9 +23,7 @@ def make_stream(labels: tuple[int, ...] = (0, 1), num: int = 6, seed: int = 0) -
     return [(draw(5, 4, seed=100 * seed + step) + y[:, None], y) for step in range(num)]
 
 
-def run(
-    method: Retention, model: nn.Module, batches: list[Pair], rate: float = 0.1
-) -> list[float]:
+def run(method: Retention, model: nn.Module, batches: list[Pair], rate: float = 0.1) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), rate)
     return [take_step(model, optimizer, (x, y), [method]).loss for x, y in batches]
 

@@ -27,9 +27,7 @@ def make_nested(model: nn.Module) -> torch.optim.Optimizer:
         model,
         nl.Plan(
             nl.Level("head", match=("4.*",), optimizer=nl.adamw(lr=0.01)),
-            nl.Level(
-                "spine", match=("*",), period=3, between="skip", optimizer=nl.adamw(lr=0.01)
-            ),
+            nl.Level("spine", match=("*",), period=3, between="skip", optimizer=nl.adamw(lr=0.01)),
         ),
     )
 

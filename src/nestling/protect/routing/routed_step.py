@@ -17,7 +17,7 @@ from nestling.protect.columns import pack_batch, require_target, unpack_batch
 from nestling.protect.routing.module_bank import ModuleBank, compute_loss
 from nestling.protect.routing.module_growth import Growth, HeldBatch, MergingRouter, merge_contexts
 from nestling.protect.routing.router import Explanation, Router, Score, Task
-from nestling.protect.step import descend
+from nestling.protect.training_step import descend
 
 
 @dataclass(frozen=True)

@@ -141,3 +141,25 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], what: str
 def test_values_are_refused_before_the_step() -> None:
     with pytest.raises(DataError, match="GDumb"):
         GDumb(5).compute_loss(make_net(), Batch((draw(2, 4),), target=draw(2, 4)), draw(2, 4))
+
+
+def test_a_reader_that_was_loaded_is_trained_on_the_loss_that_it_is_told() -> None:
+    """A function is not part of a saved state: `build_reader` gives it again."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, target, label_smoothing=0.5)
+
+    model, method = make_net(), GDumb(5, num_epochs=3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for pair in make_stream():
+        take_step(model, optimizer, pair, [method], loss=loss)
+    state = copy.deepcopy(method.state_dict())  # before anybody asked: it is to be trained yet
+    told, untold = GDumb(5, num_epochs=3), GDumb(5, num_epochs=3)
+    told.load_state_dict(state)
+    told.build_reader(model, loss)
+    untold.load_state_dict(state)
+    untold.build_reader(model)
+    readers = [one.find_reader() for one in (method, told, untold)]
+    first, second, third = (reader for reader in readers if reader is not None)
+    assert distance(first, second) == 0.0
+    assert distance(first, third) > 0.0

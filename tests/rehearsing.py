@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from learners import differences, draw
 from nestling.protect import Retention, take_step
 
-Batch = tuple[Tensor, Tensor]
+Pair = tuple[Tensor, Tensor]
 
 
 def make_net(num_outputs: int = 4) -> nn.Sequential:
@@ -17,17 +17,15 @@ def make_net(num_outputs: int = 4) -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, num_outputs))
 
 
-def make_stream(labels: tuple[int, ...] = (0, 1), num: int = 6, seed: int = 0) -> list[Batch]:
+def make_stream(labels: tuple[int, ...] = (0, 1), num: int = 6, seed: int = 0) -> list[Pair]:
     """Batches of 5 whose classes alternate between the labels."""
     y = torch.tensor([labels[k % len(labels)] for k in range(5)])
     return [(draw(5, 4, seed=100 * seed + step) + y[:, None], y) for step in range(num)]
 
 
-def run(
-    method: Retention, model: nn.Module, batches: list[Batch], rate: float = 0.1
-) -> list[float]:
+def run(method: Retention, model: nn.Module, batches: list[Pair], rate: float = 0.1) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), rate)
-    return [take_step(model, optimizer, x, y, [method]) for x, y in batches]
+    return [take_step(model, optimizer, (x, y), [method]).loss for x, y in batches]
 
 
 def check_resume(make: Callable[[], Retention]) -> None:

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nestling.bench.rivals.competitors import Competitor, PlainLoop
 from nestling.bench.rivals.tunable import Method, Range, Settings, Setup
+from nestling.core.batches import Batch, Loss, default_loss, read_output
 from nestling.core.errors import DataError
 from nestling.data import class_incremental, load_digits, relabelled
 from nestling.data.suites import Suite
 from nestling.memory import ReservoirReplay
-from nestling.protect import Retention
+from nestling.protect import Retention, pack_batch, unpack_batch
 
 
 @functools.cache
@@ -92,14 +92,16 @@ class Reservoir(Retention):
     def __init__(self, capacity: int, seed: int) -> None:
         self.store = ReservoirReplay(capacity, seed=seed)
 
-    def compute_loss(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> Tensor | None:
+    def compute_loss(
+        self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
+    ) -> Tensor | None:
         if not len(self.store):
             return None
-        old = self.store.sample(len(x))
-        return functional.cross_entropy(model(old["x"]), old["y"])
+        old = self.store.sample(batch.size)
+        return loss(read_output(unpack_batch(old).call(model)), old["y"])
 
-    def observe(self, model: nn.Module, x: Tensor, y: Tensor, output: Tensor) -> None:
-        self.store.add({"x": x, "y": y})
+    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
+        self.store.add(pack_batch(batch))
 
     def count_bytes(self) -> int:
         return self.store.num_bytes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters
 from nestling.core.params import (
+    average_into,
     check_same_names,
     combine,
     cosine,
@@ -114,3 +115,14 @@ def test_mismatch_is_named(right: Params, words: str) -> None:
     for function in (check_same_names, subtract, inner_product, relative_change):
         with pytest.raises(MismatchedParameters, match=words):
             function(left, right)
+
+
+def test_a_running_mean_moves_in_place_and_counters_are_copied() -> None:
+    slow = [torch.zeros(2), torch.tensor(3), torch.zeros(1, dtype=torch.complex64)]
+    before = list(slow)
+    average_into(slow, [torch.ones(2), torch.tensor(8), torch.ones(1) * 1j], decay=0.75)
+    assert all(one is other for one, other in zip(slow, before, strict=True))
+    torch.testing.assert_close(slow[0], torch.full((2,), 0.25))
+    assert slow[1].item() == 8
+    torch.testing.assert_close(slow[2], torch.tensor([0.25j]))
+    average_into([], [], decay=0.5)

@@ -64,7 +64,7 @@ def test_a_head_that_grows(replay: int) -> None:
     x, y = make_batch(99, 64, num_classes=3)
     assert learner.evaluate(x, y) > 0.8
     if learner.rehearsal is not None:
-        outputs = learner.rehearsal.store.read_all()["output"]
+        outputs = learner.rehearsal.store.read_all()["logits"]
         assert outputs.shape == (10, 3)
         assert outputs[:, 2].isnan().any()
         assert not outputs[:, :2].isnan().any()

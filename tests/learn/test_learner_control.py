@@ -61,8 +61,8 @@ def test_a_step_that_is_not_finite_changes_no_weight(mode: str, num_steps: int) 
     for part in ("model", "optimizer"):
         assert differences(before[part], after[part]) == []
     if num_steps:
-        assert differences(before["rehearsal"]["store"]["store"],
-                           after["rehearsal"]["store"]["store"]) == []  # fmt: skip
+        assert differences(before["rehearsal"]["buffer"]["store"],
+                           after["rehearsal"]["buffer"]["store"]) == []  # fmt: skip
     assert learner.memories["m"].clock == clock + 16  # memories are right whatever the spine does
     assert all(p.requires_grad for p in model.parameters())
     model.is_wild = False

@@ -90,7 +90,7 @@ def test_a_learner_does_what_a_plain_loop_does(name: str) -> None:
         batches = cut(first)
         model.train()
         for x, y in batches:
-            take_step(model, optimizer, x, y, [method])
+            take_step(model, optimizer, (x, y), [method])
         method.end_experience(model, batches)
         learner.fit(batches)
         alone.fit(batches)
@@ -152,13 +152,6 @@ def test_a_loader_that_is_spent_is_refused_before_anything_is_learned() -> None:
     assert learner.num_examples == 0
     with pytest.raises(DataError):
         learner.end_experience()
-
-
-def test_several_inputs_are_refused() -> None:
-    learner = make_learner([SI(1.0)])
-    x, y = cut(0)[0]
-    with pytest.raises(DataError, match="SI needs one input tensor"):
-        learner.learn(((x, x), y))
 
 
 def test_a_reader_answers_and_its_head_does_not_grow() -> None:

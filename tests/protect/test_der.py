@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import draw
+from nestling.core.batches import Batch
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.protect import Retention
 from nestling.protect.replay import DER, DERpp, answer_distance
@@ -41,7 +42,7 @@ def test_der_holds_the_answers_of_before_the_step() -> None:
         for row, old in zip(model(x).tolist(), answers.tolist(), strict=True)
         for a, b in zip(row, old, strict=True)
     ]
-    loss = method.compute_loss(model, x[:3], y[:3], model(x[:3]))
+    loss = method.compute_loss(model, Batch((x[:3],), target=y[:3]), model(x[:3]))
     assert loss is not None
     assert loss.item() == pytest.approx(0.3 * sum(gaps) / len(gaps), rel=1e-4)
     assert loss.item() > 1e-4
@@ -52,7 +53,7 @@ def test_derpp_adds_the_labels() -> None:
     x, y, answers = collect(method, model)
     labels = -model(x).log_softmax(1)[torch.arange(len(y)), y].mean()
     expected = 0.3 * (model(x) - answers).square().mean() + 0.7 * labels
-    loss = method.compute_loss(model, x[:3], y[:3], model(x[:3]))
+    loss = method.compute_loss(model, Batch((x[:3],), target=y[:3]), model(x[:3]))
     assert loss is not None
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -71,7 +72,7 @@ def test_derpp_draws_twice() -> None:
     different = 0
     for _ in range(10):
         drawn.clear()
-        method.compute_loss(Spy(), x[:3], y[:3], model(x[:3]))
+        method.compute_loss(Spy(), Batch((x[:3],), target=y[:3]), model(x[:3]))
         different += not torch.equal(*drawn)
     assert different >= 8
 
@@ -93,7 +94,7 @@ def test_new_outputs_of_a_head_that_grew_are_free() -> None:
     x, y, answers = collect(method, model)
     grow(model, 5)
     output = model(x)
-    loss = method.compute_loss(model, x, y, output)
+    loss = method.compute_loss(model, Batch((x,), target=y), output)
     assert loss is not None
     expected = (output[:, :3] - answers).square().mean().item()
     assert loss.item() == pytest.approx(expected, rel=1e-5)
@@ -106,7 +107,7 @@ def test_new_outputs_of_a_head_that_grew_are_free() -> None:
     state = copy.deepcopy(method.state_dict())
     twin = DERpp(1000, 1.0, 0.0, batch_size=1000)
     twin.load_state_dict(state)
-    losses = [one.compute_loss(model, x, y, model(x)) for one in (method, twin)]
+    losses = [one.compute_loss(model, Batch((x,), target=y), model(x)) for one in (method, twin)]
     assert losses[0] is not None
     assert losses[1] is not None
     assert losses[0].item() == losses[1].item()
@@ -117,8 +118,8 @@ def test_what_does_not_fit_is_refused() -> None:
     model, method = make_net(4), DER(10, 1.0)
     x, y, _ = collect(method, model)
     small = make_net(3)
-    with pytest.raises(ShapeMismatch, match="logits"):
-        method.compute_loss(small, x, y, small(x))
+    with pytest.raises(ShapeMismatch, match="may grow and not shrink"):
+        method.compute_loss(small, Batch((x,), target=y), small(x))
     with pytest.raises(ShapeMismatch, match="may grow"):
         answer_distance(draw(2, 2), draw(2, 3))
     with pytest.raises(ShapeMismatch, match="work"):

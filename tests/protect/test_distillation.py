@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import draw, make_batch, make_mlp
+from nestling.core.batches import Batch
 from nestling.core.errors import (
     DataError,
     MismatchedParameters,
@@ -30,7 +31,7 @@ def reference(new: Tensor, old: Tensor, temperature: float, classes: list[int]) 
 
 def ask(method: LwF, model: nn.Module, x: Tensor) -> float | None:
     y = torch.zeros(len(x), dtype=torch.int64)
-    loss = method.compute_loss(model, x, y, model(x))
+    loss = method.compute_loss(model, Batch((x,), target=y), model(x))
     return None if loss is None else loss.item()
 
 
@@ -67,16 +68,16 @@ def test_lwf_holds_the_old_answers_over_the_classes_seen_before() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     x = draw(12, 4, seed=3)
     for label in (0, 2):
-        take_step(model, optimizer, x, torch.full((12,), label), [method])
+        take_step(model, optimizer, (x, torch.full((12,), label)), [method])
         assert ask(method, model, x) is None
     method.end_experience(model)
     frozen = copy.deepcopy(model).eval()
     for step in range(3):  # other classes, which are not old before the next end
-        take_step(model, optimizer, *make_batch(step, 12), [method])
+        take_step(model, optimizer, make_batch(step, 12), [method])
     state = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     output = draw(12, 4, seed=4)
-    loss = method.compute_loss(model, x, torch.ones(12, dtype=torch.int64), output)
+    loss = method.compute_loss(model, Batch((x,), target=torch.ones(12, dtype=torch.int64)), output)
     assert loss is not None
     with torch.no_grad():
         expected = 0.7 * reference(output, frozen(x), 3.0, [0, 2])
@@ -87,7 +88,7 @@ def test_lwf_holds_the_old_answers_over_the_classes_seen_before() -> None:
     method.end_experience(model)
     with torch.no_grad():
         expected = 0.7 * reference(output, copy.deepcopy(model).eval()(x), 3.0, [0, 1, 2])
-    loss = method.compute_loss(model, x, torch.ones(12, dtype=torch.int64), output)
+    loss = method.compute_loss(model, Batch((x,), target=torch.ones(12, dtype=torch.int64)), output)
     assert loss is not None
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -95,7 +96,7 @@ def test_lwf_holds_the_old_answers_over_the_classes_seen_before() -> None:
 def test_lwf_with_a_head_that_grew_uses_the_old_columns() -> None:
     model, method = make_mlp(4, 2), LwF(1.0)
     x, y = make_batch(0)
-    method.observe(model, x, y, model(x).detach())
+    method.observe(model, Batch((x,), target=y), model(x).detach())
     method.end_experience(model)
     old = model(x).detach()
     grown = nn.Linear(16, 5)
@@ -108,9 +109,9 @@ def test_lwf_with_a_head_that_grew_uses_the_old_columns() -> None:
 def test_lwf_after_one_class_once_holds_nothing_yet_and_breaks_nothing() -> None:
     model, method = make_mlp(4, 3), LwF(1.0)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    take_step(model, optimizer, draw(1, 4), torch.tensor([2]), [method])
+    take_step(model, optimizer, (draw(1, 4), torch.tensor([2])), [method])
     method.end_experience(model)
-    take_step(model, optimizer, draw(3, 4), torch.tensor([1, 1, -100]), [method])
+    take_step(model, optimizer, (draw(3, 4), torch.tensor([1, 1, -100])), [method])
     assert ask(method, model, draw(3, 4)) == 0.0
     method.end_experience(model)
     assert method.state_dict()["old_classes"] == [1, 2]
@@ -120,12 +121,12 @@ def test_lwf_says_what_it_cannot_do() -> None:
     model, method = make_mlp(), LwF(1.0)
     x, y = make_batch(0)
     with pytest.raises(DataError, match=r"torch\.float32 values"):
-        method.compute_loss(model, x, draw(16, 2), model(x))
-    method.observe(model, x, y, model(x).detach())
+        method.compute_loss(model, Batch((x,), target=draw(16, 2)), model(x))
+    method.observe(model, Batch((x,), target=y), model(x).detach())
     method.end_experience(model)
     other = nn.Sequential(*model, nn.Linear(2, 2))
     with pytest.raises(MismatchedParameters, match=r"'3\.bias'"):
-        method.compute_loss(other, x, y, other(x))
+        method.compute_loss(other, Batch((x,), target=y), other(x))
     with pytest.raises(SettingError, match="temperature=0"):
         LwF(1.0, temperature=0.0)
     with pytest.raises(ShapeMismatch, match="J <= K"):
@@ -153,11 +154,11 @@ def test_absent_classes_keep_their_rows() -> None:
     before = model[2].weight.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     x = draw(16, 4)
-    take_step(model, optimizer, x, torch.arange(16) % 2, [MaskAbsent()])
+    take_step(model, optimizer, (x, torch.arange(16) % 2), [MaskAbsent()])
     assert torch.equal(model[2].weight[2:], before[2:])
     assert not torch.equal(model[2].weight[:2], before[:2])
     moved = model[2].weight.detach().clone()
-    take_step(model, optimizer, x, torch.full((16,), 3), [MaskAbsent()])
+    take_step(model, optimizer, (x, torch.full((16,), 3)), [MaskAbsent()])
     assert torch.equal(model[2].weight, moved)  # one class alone teaches nothing
 
 
@@ -165,14 +166,14 @@ def test_present_in_the_experience_gathers_classes_until_it_ends() -> None:
     model, method, logits = make_mlp(4, 4), MaskAbsent("experience"), torch.zeros(1, 4)
 
     def list_open(label: int) -> list[int]:
-        seen = method.restrict(logits, torch.tensor([label]))[0]
+        seen = method.restrict(logits, Batch((logits,), target=torch.tensor([label])))[0]
         return [k for k, value in enumerate(seen.tolist()) if value == 0]
 
     assert method.needs_boundary
     assert not MaskAbsent().needs_boundary
     assert list_open(0) == [0]
     assert list_open(1) == [1]  # a step that was not taken is not remembered
-    method.observe(model, logits, torch.tensor([0, -100]), logits)
+    method.observe(model, Batch((logits,), target=torch.tensor([0, -100])), logits)
     assert list_open(1) == [0, 1]
     method.end_experience(model)
     assert list_open(3) == [3]
@@ -180,8 +181,12 @@ def test_present_in_the_experience_gathers_classes_until_it_ends() -> None:
 
 def test_masks_say_what_they_cannot_do() -> None:
     with pytest.raises(UnknownLabel, match="label 3 and 3 logits"):
-        MaskAbsent().restrict(torch.zeros(1, 3), torch.tensor([3]))
+        MaskAbsent().restrict(
+            torch.zeros(1, 3), Batch((torch.zeros(1, 3),), target=torch.tensor([3]))
+        )
     with pytest.raises(DataError, match="values"):
-        MaskAbsent().restrict(torch.zeros(1, 3), torch.zeros(1, 3))
+        MaskAbsent().restrict(
+            torch.zeros(1, 3), Batch((torch.zeros(1, 3),), target=torch.zeros(1, 3))
+        )
     with pytest.raises(SettingError, match="did you mean 'batch'"):
         MaskAbsent("batches")  # type: ignore[arg-type]

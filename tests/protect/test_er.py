@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learners import draw
+from nestling.core.batches import Batch
 from nestling.core.errors import (
     DataError,
     ForeignSnapshot,
@@ -26,7 +27,7 @@ def cross_entropy(logits: Tensor, y: Tensor, classes: list[int]) -> float:
 
 
 def find_loss(method: Retention, model: torch.nn.Module, x: Tensor, y: Tensor) -> float | None:
-    loss = method.compute_loss(model, x, y, model(x))
+    loss = method.compute_loss(model, Batch((x,), target=y), model(x))
     return None if loss is None else loss.item()
 
 
@@ -52,9 +53,9 @@ def test_joint_is_one_mean_over_new_and_replayed_examples() -> None:
     kept = ER(12, batch_size=12, joint=True)
     run(kept, make_net(), make_stream((0, 1), 4))
     # The very buffer, by the same seed: a step on the concatenated batch, as Mammoth takes it.
-    columns = kept._buffer.read_all()
+    columns = kept.store.read_all()
     optimizer = torch.optim.SGD(twin.parameters(), 0.1)
-    take_step(twin, optimizer, torch.cat([x, columns["x"]]), torch.cat([y, columns["y"]]))
+    take_step(twin, optimizer, (torch.cat([x, columns["input 0"]]), torch.cat([y, columns["y"]])))
     assert distance(model, twin) < 1e-6
 
 
@@ -74,7 +75,7 @@ def test_er_moves_the_weights_and_keeps_the_old_class() -> None:
         for label in (0, 1):
             for step in range(80):
                 x = draw(10, 4, seed=step) * 0.2 + 0.5 * label
-                take_step(model, optimizer, x, torch.full((10,), label), methods)
+                take_step(model, optimizer, (x, torch.full((10,), label)), methods)
         old = draw(50, 4, seed=999) * 0.2
         scores.append(float((model(old).argmax(1) == 0).float().mean()))
     assert scores[0] < 0.2
@@ -87,14 +88,14 @@ def test_a_balanced_buffer_holds_the_rare_class() -> None:
     for step in range(20):
         y = torch.zeros(5, dtype=torch.int64)
         y[0] = 3 if step == 4 else 0  # a class that is seen once
-        method.observe(model, draw(5, 4, seed=step), y, draw(5, 4))
-    assert method._buffer.read_all()["y"].bincount().tolist() == [9, 0, 0, 1]
+        method.observe(model, Batch((draw(5, 4, seed=step),), target=y), draw(5, 4))
+    assert method.store.read_all()["y"].bincount().tolist() == [9, 0, 0, 1]
 
 
 def test_ignored_targets_are_not_kept() -> None:
     method, model = ER(10), make_net()
-    method.observe(model, draw(3, 4), torch.tensor([0, -100, 2]), draw(3, 4))
-    assert sorted(method._buffer.read_all()["y"].tolist()) == [0, 2]
+    method.observe(model, Batch((draw(3, 4),), target=torch.tensor([0, -100, 2])), draw(3, 4))
+    assert sorted(method.store.read_all()["y"].tolist()) == [0, 2]
 
 
 def test_erace_masks_old_classes_for_the_new_and_unseen_ones_for_the_replayed() -> None:
@@ -103,14 +104,14 @@ def test_erace_masks_old_classes_for_the_new_and_unseen_ones_for_the_replayed() 
     run(method, model, batches)
     x, y = make_stream((1, 3), 1, seed=2)[0]
     output = model(x)
-    new = functional.cross_entropy(method.restrict(output, y), y).item()
+    new = functional.cross_entropy(method.restrict(output, Batch((output,), target=y)), y).item()
     # 0 is old, 1 and 3 are in the batch, 2 and 4 were never seen.
     assert new == pytest.approx(cross_entropy(output, y, [1, 2, 3, 4]), rel=1e-5)
     old_x, old_y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     expected = cross_entropy(model(old_x), old_y, [0, 1, 3])
     assert find_loss(method, model, x, y) == pytest.approx(expected, rel=1e-5)
     model.zero_grad()
-    functional.cross_entropy(method.restrict(output, y), y).backward()
+    functional.cross_entropy(method.restrict(output, Batch((output,), target=y)), y).backward()
     head = model[-1].weight.grad
     assert isinstance(head, Tensor)
     assert float(head[0].abs().max()) == 0.0
@@ -162,13 +163,17 @@ def test_what_does_not_fit_is_refused_before_the_step() -> None:
     run(method, model, make_stream())
     state = method.state_dict()
     with pytest.raises(ShapeMismatch, match="stores rows"):
-        method.compute_loss(model, draw(2, 4).double(), torch.tensor([0, 1]), draw(2, 4))
+        method.compute_loss(
+            model, Batch((draw(2, 4).double(),), target=torch.tensor([0, 1])), draw(2, 4)
+        )
     with pytest.raises(DataError, match="integers"):
-        ER(10, balanced=True).compute_loss(model, draw(2, 4), draw(2, 4), draw(2, 4))
+        ER(10, balanced=True).compute_loss(
+            model, Batch((draw(2, 4),), target=draw(2, 4)), draw(2, 4)
+        )
     with pytest.raises(DataError, match="ERACE"):
-        ERACE(10).restrict(draw(2, 4), draw(2, 4))
+        ERACE(10).restrict(draw(2, 4), Batch((draw(2, 4),), target=draw(2, 4)))
     with pytest.raises(UnknownLabel, match="label 4"):
-        ERACE(10).restrict(draw(1, 4), torch.tensor([4]))
+        ERACE(10).restrict(draw(1, 4), Batch((draw(1, 4),), target=torch.tensor([4])))
     with pytest.raises(ForeignSnapshot, match="buffer_size"):
         ER(11).load_state_dict(state)
     with pytest.raises(ForeignSnapshot, match="kind"):

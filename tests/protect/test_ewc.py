@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from learners import draw, make_batch, make_mlp
+from nestling.core.batches import Batch
 from nestling.core.errors import MismatchedParameters, SettingError
 from nestling.protect import take_step
 from nestling.protect.penalties import EWC, OnlineEWC, ewc_penalty
@@ -15,7 +16,7 @@ Terms = list[tuple[dict[str, Tensor], dict[str, Tensor]]]
 
 def measure(method: EWC | OnlineEWC, model: nn.Module) -> Tensor | None:
     x, y = make_batch(9)
-    return method.compute_loss(model, x, y, model(x))
+    return method.compute_loss(model, Batch((x,), target=y), model(x))
 
 
 def read(model: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ def add_up(model: nn.Module, terms: Terms, strength: float) -> float:
 def train(model: nn.Module, x: Tensor, y: Tensor, *methods: EWC | OnlineEWC) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(5):
-        take_step(model, optimizer, x, y, methods)
+        take_step(model, optimizer, (x, y), methods)
 
 
 def test_penalty_is_the_papers_and_only_old_rows_count() -> None:

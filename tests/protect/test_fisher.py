@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 
@@ -163,7 +164,7 @@ def test_chunks_are_cut_to_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     inner: Callable[..., dict[str, Tensor]] = fisher._sum_gradients
 
     def spy(*args: object) -> dict[str, Tensor]:
-        sizes.append(len(args[2][0]))  # type: ignore[index]
+        sizes.append(args[2][0].size)  # type: ignore[index]
         return inner(*args)
 
     monkeypatch.setattr(fisher, "_sum_gradients", spy)
@@ -202,7 +203,9 @@ def test_bad_input_says_what_works() -> None:
         estimate_fisher(model, [(x, y)], labels="sampled")
     with pytest.raises(SettingError, match="num_examples=0"):
         estimate_fisher(model, [(x, y)], num_examples=0)
-    with pytest.raises(ShapeMismatch, match=r"\(4, 2\) for targets of shape \(4, 1\)"):
+    with pytest.raises(
+        ShapeMismatch, match=r"\(4, 2\) do not fit classes of shape \(4, 1\); squeeze"
+    ):
         estimate_fisher(model, [(x, y[:, None])])
     with pytest.raises(ShapeMismatch, match="4 inputs and 3 targets"):
         estimate_fisher(model, [(x, y[:3])])
@@ -214,3 +217,37 @@ def test_half_precision_sums_in_full() -> None:
     found = estimate_fisher(model, [(x.bfloat16(), y)])
     assert all(value.dtype == torch.float32 for value in found.values())
     assert all(math.isfinite(float(value.sum())) for value in found.values())
+
+
+@pytest.mark.parametrize("labels", ["true", "exact"])
+def test_positions_are_factors_of_an_examples_likelihood(labels: Labels) -> None:
+    """The log-likelihood of an example is the sum over its positions; ignored ones are none."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    x, y = draw(5, 2, 4), torch.tensor([[0, 1], [2, -100], [1, 1], [0, 2], [-100, 0]])
+    found = estimate_fisher(model, [(x, y)], labels=labels)
+    total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for one, targets in zip(x, y, strict=True):
+        logits = model(one).log_softmax(1)
+        known = [place for place in range(2) if targets[place] >= 0]
+        if labels == "true":
+            losses = [-sum((logits[k, targets[k]] for k in known), torch.zeros(()))]
+        else:  # over all pairs of labels of both positions
+            losses = []
+            for pair in itertools.product(range(3), repeat=len(known)):
+                chosen = sum((logits[k, c] for k, c in zip(known, pair, strict=True)), x.sum() * 0)
+                losses.append(-chosen.exp().detach().sqrt() * chosen)
+        for name, value in square_gradients(model, losses).items():
+            total[name] += value / len(x)
+    assert_close(found, total)
+
+
+def test_sampled_positions_do_not_depend_on_the_batch_size() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    x, y = draw(6, 2, 4), torch.tensor([[0, 1], [2, -100]] * 3)
+    found = [
+        estimate_fisher(model, cut(x, y, size), labels="sampled", generator=make_generator(0, "t"))
+        for size in (1, 6)
+    ]
+    assert_close(found[0], found[1])

@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from learners import draw
+from nestling.core.batches import Batch
 from nestling.core.errors import DataError, NotFitted, SettingError
 from nestling.protect import take_step
 from nestling.protect.replay import GDumb
-from rehearsing import Batch, check_resume, distance, make_net, make_stream, run
+from rehearsing import Pair, check_resume, distance, make_net, make_stream, run
 
 
-def make_classes(label: int, num: int = 8, seed: int = 0) -> list[Batch]:
+def make_classes(label: int, num: int = 8, seed: int = 0) -> list[Pair]:
     x = [draw(5, 4, seed=seed + step) * 0.3 for step in range(num)]
     shift = 2.0 * torch.eye(4)[label]
     return [(values + shift, torch.full((5,), label)) for values in x]
@@ -30,7 +31,7 @@ def test_the_live_weights_stay_and_the_reader_knows_every_class() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 0.1, weight_decay=0.5)
     for label in range(4):
         for x, y in make_classes(label):
-            take_step(model, optimizer, x, y, [method])
+            take_step(model, optimizer, (x, y), [method])
         method.end_experience(model)
         reader = method.find_reader()
         assert reader is not None
@@ -38,7 +39,7 @@ def test_the_live_weights_stay_and_the_reader_knows_every_class() -> None:
         assert not any(module.training for module in reader.modules())
         assert min(score(reader, seen) for seen in range(label + 1)) > 0.9
     assert distance(before, model) == 0.0
-    assert method._buffer.read_all()["y"].bincount().tolist() == [5, 5, 5, 5]
+    assert method.store.read_all()["y"].bincount().tolist() == [5, 5, 5, 5]
 
 
 def test_the_training_is_sgd_from_the_first_weights_at_a_cosine_rate() -> None:
@@ -139,4 +140,26 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], what: str
 
 def test_values_are_refused_before_the_step() -> None:
     with pytest.raises(DataError, match="GDumb"):
-        GDumb(5).compute_loss(make_net(), draw(2, 4), draw(2, 4), draw(2, 4))
+        GDumb(5).compute_loss(make_net(), Batch((draw(2, 4),), target=draw(2, 4)), draw(2, 4))
+
+
+def test_a_reader_that_was_loaded_is_trained_on_the_loss_that_it_is_told() -> None:
+    """A function is not part of a saved state: `build_reader` gives it again."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(output, target, label_smoothing=0.5)
+
+    model, method = make_net(), GDumb(5, num_epochs=3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for pair in make_stream():
+        take_step(model, optimizer, pair, [method], loss=loss)
+    state = copy.deepcopy(method.state_dict())  # before anybody asked: it is to be trained yet
+    told, untold = GDumb(5, num_epochs=3), GDumb(5, num_epochs=3)
+    told.load_state_dict(state)
+    told.build_reader(model, loss)
+    untold.load_state_dict(state)
+    untold.build_reader(model)
+    readers = [one.find_reader() for one in (method, told, untold)]
+    first, second, third = (reader for reader in readers if reader is not None)
+    assert distance(first, second) == 0.0
+    assert distance(first, third) > 0.0

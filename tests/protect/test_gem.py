@@ -8,6 +8,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 
 from learners import draw
+from nestling.core.batches import Batch
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.protect import Retention
 from nestling.protect.replay import AGEM, GEM, solve_dual
@@ -145,9 +146,9 @@ def test_agem_draws_from_the_past_alone() -> None:
         past = method._draw_past()
         assert past is not None
         assert past["y"].unique().tolist() == [0]
-        seen.update(past["x"][:, 0].tolist())
-    kept = method._buffer.read_all()
-    assert seen == set(kept["x"][kept["y"] == 0][:, 0].tolist())
+        seen.update(past["input 0"][:, 0].tolist())
+    kept = method.store.read_all()
+    assert seen == set(kept["input 0"][kept["y"] == 0][:, 0].tolist())
 
 
 def test_gem_keeps_a_uniform_part_of_each_experience() -> None:
@@ -186,4 +187,6 @@ def test_settings_and_batches_that_do_not_fit_are_refused() -> None:
     for method in (AGEM(5), GEM(5)):
         run(method, model, make_stream())
         with pytest.raises(ShapeMismatch):
-            method.compute_loss(model, draw(2, 3), torch.tensor([0, 1]), draw(2, 4))
+            method.compute_loss(
+                model, Batch((draw(2, 3),), target=torch.tensor([0, 1])), draw(2, 4)
+            )

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from learners import make_batch, make_mlp
+from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
 from nestling.protect import take_step
 from nestling.protect.penalties import L2SP
@@ -10,7 +11,7 @@ from nestling.protect.penalties import L2SP
 
 def measure(method: L2SP, model: nn.Module) -> float:
     x, y = make_batch(9)
-    loss = method.compute_loss(model, x, y, model(x))
+    loss = method.compute_loss(model, Batch((x,), target=y), model(x))
     assert loss is not None
     return loss.item()
 
@@ -20,7 +21,7 @@ def test_pulls_the_backbone_to_its_start_and_decays_the_head() -> None:
     start = {name: param.detach().clone() for name, param in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for step in range(4):
-        take_step(model, optimizer, *make_batch(step), [method])
+        take_step(model, optimizer, make_batch(step), [method])
     method.end_experience(model)  # the starting point stays
     expected = 0.0
     for name, param in model.named_parameters():
@@ -39,7 +40,7 @@ def test_alone_it_leads_back_to_the_start_with_an_empty_head() -> None:
     x, y = make_batch(0)
     for _ in range(60):
         model.zero_grad()
-        loss = method.compute_loss(model, x, y, model(x))
+        loss = method.compute_loss(model, Batch((x,), target=y), model(x))
         assert loss is not None
         loss.backward()
         with torch.no_grad():

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import draw, make_batch, make_mlp
+from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
 from nestling.protect import take_step
 from nestling.protect.penalties import MAS, SI, estimate_sensitivity
@@ -10,7 +11,7 @@ from nestling.protect.penalties import MAS, SI, estimate_sensitivity
 
 def measure(method: SI | MAS, model: nn.Module) -> float | None:
     x, y = make_batch(9)
-    loss = method.compute_loss(model, x, y, model(x))
+    loss = method.compute_loss(model, Batch((x,), target=y), model(x))
     return None if loss is None else loss.item()
 
 
@@ -41,7 +42,7 @@ def test_si_is_the_papers_sum_along_the_path(optimizer: str) -> None:
         path = {name: torch.zeros_like(value) for name, value in start.items()}
         for step in range(6):
             before = read(model)
-            take_step(model, steps, *make_batch(10 * task + step), [method])
+            take_step(model, steps, make_batch(10 * task + step), [method])
             for name, param in model.named_parameters():
                 assert param.grad is not None
                 path[name] -= param.grad * (param.detach() - before[name])
@@ -67,7 +68,7 @@ def test_si_counts_only_what_lowered_the_loss() -> None:
     method, x = SI(1.0), torch.tensor([[2.0, 0.0]])
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     for _ in range(20):
-        take_step(model, optimizer, x, torch.ones(1, 1), [method])
+        take_step(model, optimizer, (x, torch.ones(1, 1)), [method])
     method.end_experience(model)
     importance = method.state_dict()["pull"]["importance"]["weight"][0]
     # The path's integral is the loss that was lost, 1 of 1, up to the size of the steps.
@@ -89,7 +90,7 @@ def test_si_follows_a_head_that_grows_within_an_experience() -> None:
             model[2] = grown
             optimizer = torch.optim.SGD(model.parameters(), 0.2)
         before = model[2].weight.detach().clone()
-        take_step(model, optimizer, *make_batch(step, num_classes=2 if step < 3 else 3), [method])
+        take_step(model, optimizer, make_batch(step, num_classes=2 if step < 3 else 3), [method])
         path[: len(before)] -= model[2].weight.grad * (model[2].weight.detach() - before)
     method.end_experience(model)
     expected = path / ((model[2].weight.detach() - start) ** 2 + 0.1)
@@ -102,7 +103,7 @@ def test_si_wants_to_see_the_weights_before_a_step() -> None:
     x, y = make_batch(0)
     model(x).sum().backward()
     with pytest.raises(SettingError, match="call adjust_gradients"):
-        method.observe(model, x, y, model(x).detach())
+        method.observe(model, Batch((x,), target=y), model(x).detach())
     with pytest.raises(SettingError, match="damping=0"):
         SI(1.0, damping=0.0)
 
@@ -127,12 +128,12 @@ def test_mas_adds_up_the_sensitivity_of_the_output() -> None:
     for task in range(3):
         x, y = make_batch(task, 20)
         for _ in range(3):
-            take_step(model, optimizer, x, y, [method])
+            take_step(model, optimizer, (x, y), [method])
         omega = {name: omega[name] + new for name, new in mas_importance(model, x).items()}
         anchor = read(model)
         batches = list(zip(x.split(3), torch.full((20,), -1).split(3), strict=True))
         method.end_experience(model, batches)
-        take_step(model, optimizer, *make_batch(task + 10))
+        take_step(model, optimizer, make_batch(task + 10))
         assert measure(method, model) == pytest.approx(weigh(model, omega, anchor, 0.3), rel=1e-5)
 
 

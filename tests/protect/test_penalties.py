@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from learners import draw, make_mlp
+from nestling.core.batches import Batch
 from nestling.core.errors import DataError, ForeignSnapshot
 from nestling.protect import Retention, take_step
 from nestling.protect.penalties import (
@@ -51,7 +52,9 @@ def train(
 ) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     methods = [] if method is None else [method]
-    return [take_step(model, optimizer, x, y, methods) for _ in range(epochs) for x, y in task]
+    return [
+        take_step(model, optimizer, (x, y), methods).loss for _ in range(epochs) for x, y in task
+    ]
 
 
 def score(model: nn.Module, task: list[tuple[Tensor, Tensor]]) -> float:
@@ -197,10 +200,10 @@ def test_experiences_of_one_class_and_of_one_example(make: Make) -> None:
     for label, num in ((0, 8), (1, 1), (2, 8)):
         x, y = draw(num, 4, seed=label), torch.full((num,), label)
         for _ in range(3):
-            take_step(model, optimizer, x, y, [method])
+            take_step(model, optimizer, (x, y), [method])
         method.end_experience(model, [(x, y)])
     assert all(bool(param.isfinite().all()) for param in model.parameters())
-    again = method.compute_loss(model, x, y, model(x))
+    again = method.compute_loss(model, Batch((x,), target=y), model(x))
     assert again is None or bool(again.isfinite())
 
 
@@ -246,6 +249,6 @@ def test_methods_combine() -> None:
         for param in twin.parameters():
             param -= 0.1 * param.grad
 
-    take_step(model, torch.optim.SGD(model.parameters(), 0.1), x, y, methods)
+    take_step(model, torch.optim.SGD(model.parameters(), 0.1), (x, y), methods)
     for left, right in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)

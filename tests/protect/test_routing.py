@@ -1,5 +1,7 @@
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +51,7 @@ def make_router(*means: float, slots: int = 4) -> LikelihoodRouter:
 
 def take(bank: ModuleBank, router: Router, x: Tensor, growth: Growth | None = None) -> object:
     optimizer = torch.optim.SGD(bank.parameters(), 0.1)
-    return learn_routed(bank, router, optimizer, x, (x[:, 0] > 0).long(), growth=growth)
+    return learn_routed(bank, router, optimizer, (x, (x[:, 0] > 0).long()), growth=growth)
 
 
 def test_a_bank_mixes_by_weights_and_differentiates_them() -> None:
@@ -85,11 +87,11 @@ def test_the_spine_learns_when_it_is_told_to() -> None:
     )
     before = copy.deepcopy(bank)
     y = (x[:, 0] > 0).long()
-    learn_routed(bank, make_router(0.0), optimizer, x, y, inputs=x)
+    learn_routed(bank, make_router(0.0), optimizer, (x, y), inputs=x)
     assert torch.equal(spine.weight, before.spine.weight)
     assert not torch.equal(bank.parts[0].weight, before.parts[0].weight)
     assert spine.weight.grad is None
-    learn_routed(bank, make_router(0.0), optimizer, x, y, inputs=x, learn_spine=True)
+    learn_routed(bank, make_router(0.0), optimizer, (x, y), inputs=x, learn_spine=True)
     assert not torch.equal(spine.weight, before.spine.weight)
     assert torch.equal(bank.parts[1].weight, before.parts[1].weight)
 
@@ -101,14 +103,14 @@ def test_a_step_is_the_plain_torch_step_on_one_module() -> None:
     optimizers = [torch.optim.AdamW(m.parameters(), 0.1) for m in (bank, twin)]
     router = make_router(0.0, 9.0, -9.0)
     for _ in range(3):
-        step = learn_routed(bank, router, optimizers[0], x, y)
+        step = learn_routed(bank, router, optimizers[0], (x, y))
         loss = nn.functional.cross_entropy(twin(x), y)
         assert (step.context, step.loss) == (1, loss.item())
         optimizers[1].zero_grad()
         loss.backward()
         optimizers[1].step()
     assert torch.equal(bank.parts[1].weight, twin.weight)
-    learned = learn_routed(bank, router, optimizers[0], x, y, context=2)  # told, not found
+    learned = learn_routed(bank, router, optimizers[0], (x, y), context=2)  # told, not found
     assert learned.context == 2
     assert router.count_examples() == [60, 84, 68, 0]
 
@@ -230,13 +232,13 @@ def test_an_isolated_outlier_grows_nothing_and_is_learned_later() -> None:
     optimizer = torch.optim.SGD(bank.parameters(), 0.1)
     for step in range(30):
         x = draw(16, 4, seed=step) + (30.0 if step == 25 else 0.0)
-        result = learn_routed(bank, router, optimizer, x, (x[:, 0] > 0).long(), growth=growth)
+        result = learn_routed(bank, router, optimizer, (x, (x[:, 0] > 0).long()), growth=growth)
         assert result.is_held == (step == 25)
         assert router.count_examples()[0] == 16 * (step + (step != 25))
     assert bank.num_modules == 1
     # At the end of a stream what waits is learned on demand.
     x = draw(16, 4, seed=50) + 300.0
-    assert learn_routed(bank, router, optimizer, x, (x[:, 0] > 0).long(), growth=growth).is_held
+    assert learn_routed(bank, router, optimizer, (x, (x[:, 0] > 0).long()), growth=growth).is_held
     assert learn_held(bank, router, optimizer, growth) == [0]
     assert (len(growth.held), router.count_examples()[0]) == (0, 31 * 16)
 
@@ -248,12 +250,12 @@ def test_a_new_module_starts_from_the_nearest_where_that_helps() -> None:
         optimizer = torch.optim.SGD(bank.parameters(), 0.5)
         for step in range(30):
             x = draw(32, 4, seed=step)
-            learn_routed(bank, router, optimizer, x, (x[:, 0] > 0).long(), growth=growth)
+            learn_routed(bank, router, optimizer, (x, (x[:, 0] > 0).long()), growth=growth)
         made, near = (copy.deepcopy(bank.parts[slot].weight) for slot in (1, 0))
         optimizer.param_groups[0]["lr"] = 0.0  # show where it starts
         x = draw(32, 4, seed=99) * torch.tensor([9.0, 9.0, 9.0, 9.0])
         y = ((x[:, 0] > 0) != relabel).long()
-        assert learn_routed(bank, router, optimizer, x, y, growth=growth).grown == 1
+        assert learn_routed(bank, router, optimizer, (x, y), growth=growth).grown == 1
         starts.append(
             (torch.equal(bank.parts[1].weight, near), torch.equal(bank.parts[1].weight, made))
         )
@@ -293,14 +295,14 @@ def test_a_tree_learns_the_path_alone_and_resumes() -> None:
     before = copy.deepcopy(tree.children[0].state_dict())
     x = draw(16, 4, seed=9) + 15.0
     optimizer = torch.optim.SGD(bank.parameters(), 0.1)
-    assert learn_routed(bank, tree, optimizer, x, (x[:, 0] > 15).long()).context == 3
+    assert learn_routed(bank, tree, optimizer, (x, (x[:, 0] > 15).long())).context == 3
     assert differences(tree.children[0].state_dict(), before) == []
     # Inside the first group the learned router goes by the modules' losses.
     x = draw(16, 4, seed=10)
     losses = [
         nn.functional.cross_entropy(bank(x, context=c), (x[:, 0] > 0).long()).item() for c in (0, 1)
     ]
-    near = learn_routed(bank, tree, optimizer, x, (x[:, 0] > 0).long())
+    near = learn_routed(bank, tree, optimizer, (x, (x[:, 0] > 0).long()))
     assert (near.context, near.loss) == (losses.index(min(losses)), min(losses))
     other = make()
     other.load_state_dict(copy.deepcopy(tree.state_dict()))
@@ -353,7 +355,7 @@ def test_bad_batches_change_nothing(
     optimizer = torch.optim.Adam(bank.parameters(), 0.1)
     x, y = draw(6, 4), torch.tensor([0, 1, 0, 1, 0, 1])
     for _ in range(12):
-        learn_routed(bank, router, optimizer, x, y, growth=growth)
+        learn_routed(bank, router, optimizer, (x, y), growth=growth)
 
     def read() -> dict[str, object]:
         parts = (bank.state_dict(), router.state_dict(), growth.state_dict())
@@ -376,10 +378,10 @@ def test_bad_batches_change_nothing(
     for error, bad_x, bad_y, more in cases:
         with pytest.raises(error):
             learn_routed(
-                bank, router, optimizer, bad_x, bad_y, growth=growth, inputs=more.get("inputs")
+                bank, router, optimizer, (bad_x, bad_y), growth=growth, inputs=more.get("inputs")
             )
     with pytest.raises(DataError, match="module 3 is not in use"):
-        learn_routed(bank, router, optimizer, x, y, context=3)
+        learn_routed(bank, router, optimizer, (x, y), context=3)
     assert differences(read(), before) == []
 
 
@@ -409,5 +411,52 @@ def test_values_are_learned_by_squared_error() -> None:
     bank, x = make_bank(1), draw(64, 4)
     optimizer = torch.optim.Adam(bank.parameters(), 0.1)
     y = x[:, :2] - x[:, 2:]
-    losses = [learn_routed(bank, LikelihoodRouter(4, 4), optimizer, x, y).loss for _ in range(100)]
+    losses = [
+        learn_routed(bank, LikelihoodRouter(4, 4), optimizer, (x, y)).loss for _ in range(100)
+    ]
     assert losses[-1] < 0.01 < losses[0]
+
+
+class TwoInputs(nn.Module):
+    """A spine of two named inputs that answers as Hugging Face's do."""
+
+    def forward(self, *, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"logits": torch.cat([left, right], 1)}
+
+
+def test_batches_of_any_form_are_routed_and_wait() -> None:
+    def learn(spine: nn.Module, shape: Callable[[Tensor], Any]) -> dict[str, Any]:
+        torch.manual_seed(0)
+        bank = ModuleBank(spine, lambda _: nn.Linear(4, 2), max_modules=2)
+        router, growth = LikelihoodRouter(4, 2), Growth(patience=2, warm_up=5)
+        optimizer = torch.optim.Adam(bank.parameters(), 0.1)
+        for step in range(12):
+            x = draw(16, 4, seed=step) + (40.0 if step == 11 else 0.0)
+            y, inputs = (x[:, 0] > 0).long(), shape(x)
+            batch = {**inputs, "labels": y} if isinstance(inputs, dict) else (inputs, y)
+            taken = learn_routed(bank, router, optimizer, batch, growth=growth)
+        assert taken.is_held
+        again = Growth(patience=2, warm_up=5)
+        again.load_state_dict(growth.state_dict())
+        learn_held(bank, router, optimizer, again)
+        answers = predict_routed(bank, router, shape(draw(3, 4)))
+        return {"bank": dict(bank.state_dict()), "router": router.state_dict(), "answers": answers}
+
+    plain = learn(nn.Identity(), lambda x: x)
+    named = learn(TwoInputs(), lambda x: {"left": x[:, :2], "right": x[:, 2:]})
+    assert differences(named, plain) == []
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_refused() -> None:
+    bank, router = make_bank(1), LikelihoodRouter(4, 4)
+    optimizer = torch.optim.SGD(bank.parameters(), 0.1)
+    before = copy.deepcopy(dict(bank.state_dict()))
+
+    def spoil(output: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(output, target) + (0.0 * output).abs().sum().sqrt()
+
+    batch = (draw(6, 4), torch.tensor([0, 1, 0, 1, 0, 1]))
+    step = learn_routed(bank, router, optimizer, batch, loss=spoil)
+    assert step.note == "step refused: a gradient is not finite"
+    assert differences(dict(bank.state_dict()), before) == []
+    assert router.count_examples()[0] == 0

@@ -72,7 +72,7 @@ class Run:
 
     def learn(self, batches: list[Pair], context: int) -> None:
         for x, y in batches:
-            step = learn_routed(self.bank, self.router, self.optimizer, x, y, growth=self.growth)
+            step = learn_routed(self.bank, self.router, self.optimizer, (x, y), growth=self.growth)
             self.steps.append(step)
             self.truth.append(context)
 
@@ -193,7 +193,7 @@ def test_a_full_bank_uses_the_nearest_module_and_says_so() -> None:
     # Nothing is lost: every batch was learned.
     assert isinstance(result.router, LikelihoodRouter)
     assert result.growth is not None
-    waiting = sum(len(batch.x) for batch in result.growth.held)
+    waiting = sum(held.batch.size for held in result.growth.held)
     assert result.router.count_examples() == [2 * NUM_TRAIN - waiting]
 
 
@@ -252,7 +252,7 @@ def test_labels_choose_where_they_are_known() -> None:
         for epoch in range(3):
             order = torch.randperm(len(x), generator=make_generator(0, name, epoch))
             for rows in order.split(BATCH):
-                step = learn_routed(bank, router, optimizer, x[rows], y[rows], task=name)
+                step = learn_routed(bank, router, optimizer, (x[rows], y[rows]), task=name)
                 assert step.context == NAMES.index(name)
         now = [
             param

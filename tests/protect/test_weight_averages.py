@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learners import draw
+from nestling.core.batches import Batch
 from nestling.core.errors import DataError, MismatchedParameters, NotFitted, SettingError
 from nestling.protect import Retention, take_step
 from nestling.protect.replay import CLSER, ER, EMAReader, MeanER, choose_answers, ramp_decay
@@ -41,8 +42,8 @@ def test_the_reader_leaves_the_learning_alone_and_averages_batch_norms() -> None
     optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in nets]
     means = [nets[0][1].running_mean.clone()]
     for x, y in make_stream((0, 1), 3):
-        take_step(nets[0], optimizers[0], x, y, [method])
-        take_step(nets[1], optimizers[1], x, y)
+        take_step(nets[0], optimizers[0], (x, y), [method])
+        take_step(nets[1], optimizers[1], (x, y))
         means.append(nets[0][1].running_mean.clone())
     assert distance(*nets) == 0.0
     reader = method.find_reader()
@@ -60,7 +61,7 @@ def test_mean_er_is_er_with_a_reader() -> None:
     optimizer = torch.optim.SGD(plain.parameters(), 0.1)
     er = ER(20, 5, seed=2)
     for x, y in make_stream((0, 1, 2)):
-        take_step(plain, optimizer, x, y, [er, reader])
+        take_step(plain, optimizer, (x, y), [er, reader])
         run(method, model, [(x, y)])
     assert distance(plain, model) == 0.0
     found, expected = method.find_reader(), reader.find_reader()
@@ -211,4 +212,4 @@ def test_settings_out_of_range_are_refused(make: type[Retention], what: str) -> 
 
 def test_clser_refuses_values() -> None:
     with pytest.raises(DataError, match="CLSER"):
-        CLSER(5).compute_loss(make_net(), draw(2, 4), draw(2, 4), draw(2, 4))
+        CLSER(5).compute_loss(make_net(), Batch((draw(2, 4),), target=draw(2, 4)), draw(2, 4))

@@ -40,7 +40,7 @@ from nestling.protect.replay import (
     ramp_decay,
     solve_dual,
 )
-from nestling.protect.step import TakenStep, descend, take_step
+from nestling.protect.training_step import TakenStep, descend, take_step
 
 __all__ = [
     "AGEM",

@@ -249,8 +249,8 @@ def _choose_targets(
         yield drawn.where(y != IGNORE_INDEX, y), ones, _sum_entropy
     else:
         # Positions are independent of each other: the expected products of two of them are 0.
-        shares_NKP, places_NP = logits.flatten(2).softmax(1), y.reshape(len(y), -1)
-        shares_NKP = shares_NKP[..., None] if y.ndim == 1 else shares_NKP
+        shares_NKP = logits.reshape(*logits.shape[:2], -1).softmax(1)
+        places_NP = y.reshape(len(y), -1)
         for place in range(places_NP.shape[1]):
             known = places_NP[:, place] != IGNORE_INDEX
             for label in range(logits.shape[1]):

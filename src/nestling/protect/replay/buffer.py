@@ -87,7 +87,7 @@ class ReplayMethod(Retention):
             ShapeMismatch: examples of another shape or dtype than those that are kept.
         """
         if self.balanced:
-            require_classes(batch, "a balanced buffer sorts")
+            require_classes(batch, f"the balanced buffer of {type(self).__name__} sorts")
         require_target(batch)
         self.store.store.check(self._read_columns(batch, output))
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from nestling.core.batches import IGNORE_INDEX, Loss, default_loss, move_classes
 from nestling.core.errors import (
     DataError,
     MismatchedParameters,
@@ -210,21 +210,20 @@ class ModuleBank(nn.Module):
             raise DataError("weights with a row that is all zero or not finite; rows that sum to 1")
 
 
-def compute_loss(output: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy in nats, or mean squared error where y is floating: scalar ().
+def compute_loss(output: Tensor, y: Tensor, loss: Loss = default_loss) -> Tensor:
+    """The loss of a module's answers: scalar ().
 
-    Raises: UnknownLabel: a class without an output. ShapeMismatch: values of another shape.
+    Raises: UnknownLabel: a class without an output. ShapeMismatch: targets that do not fit.
     """
-    if y.is_floating_point():
-        if y.shape != output.shape:
-            raise ShapeMismatch(f"targets {tuple(y.shape)} for outputs {tuple(output.shape)}")
-        return functional.mse_loss(output, y)
-    if int(y.min()) < 0 or int(y.max()) >= output.shape[1]:
-        raise UnknownLabel(
-            f"labels from {int(y.min())} to {int(y.max())}; modules answer 0 to "
-            f"{output.shape[1] - 1}"
-        )
-    return functional.cross_entropy(output, y)
+    if not y.is_floating_point():
+        num_outputs = move_classes(output, y).shape[1]
+        known = y if y.ndim == 1 else y[y != IGNORE_INDEX]
+        if known.numel() and (int(known.min()) < 0 or int(known.max()) >= num_outputs):
+            raise UnknownLabel(
+                f"labels from {int(known.min())} to {int(known.max())}; modules answer 0 to "
+                f"{num_outputs - 1}"
+            )
+    return loss(output, y)
 
 
 def _check_alike(parts: nn.ModuleList) -> None:

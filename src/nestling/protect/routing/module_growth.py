@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from nestling.core.batches import Batch
 from nestling.core.errors import DataError, SettingError
 from nestling.memory.checks import check_half_life, check_saved
 from nestling.memory.exact.statistics import decay_factor
+from nestling.protect.columns import pack_batch, unpack_batch
 from nestling.protect.routing.module_bank import ModuleBank
 
 # A spread below this share of the mean surprise is luck, not certainty.
@@ -22,8 +24,7 @@ _LEAST_SPREAD = 0.01
 class HeldBatch(NamedTuple):
     """A batch that waits: nobody knows yet whose it is."""
 
-    x: Tensor
-    y: Tensor
+    batch: Batch
     read: Tensor
 
 
@@ -221,7 +222,10 @@ class Growth:
             "config": self._read_config(),
             "clock": self.clock,
             "records": {str(context): asdict(one) for context, one in self.records.items()},
-            "held": [{k: v.clone() for k, v in batch._asdict().items()} for batch in self.held],
+            "held": [
+                {k: v.clone() for k, v in {**pack_batch(one.batch), "read": one.read}.items()}
+                for one in self.held
+            ],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -229,7 +233,8 @@ class Growth:
         check_saved(state["config"], self._read_config(), "growth")
         self.clock = state["clock"]
         self.records = {int(context): Record(**one) for context, one in state["records"].items()}
-        self.held = [HeldBatch(**{k: v.clone() for k, v in b.items()}) for b in state["held"]]
+        held = [{name: value.clone() for name, value in one.items()} for one in state["held"]]
+        self.held = [HeldBatch(unpack_batch(columns), columns["read"]) for columns in held]
 
     def _read_config(self) -> dict[str, object]:
         return {

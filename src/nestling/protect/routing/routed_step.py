@@ -5,15 +5,19 @@ Letters: N examples, D features, C modules.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nestling.core.batches import Batch, Loss, default_loss, read_batch, read_output
 from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch
 from nestling.memory.checks import check_inputs
+from nestling.protect.columns import pack_batch, require_target, unpack_batch
 from nestling.protect.routing.module_bank import ModuleBank, compute_loss
 from nestling.protect.routing.module_growth import Growth, HeldBatch, MergingRouter, merge_contexts
 from nestling.protect.routing.router import Explanation, Router, Score, Task
+from nestling.protect.training_step import descend
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class StepResult:
 def predict_routed(
     bank: ModuleBank,
     router: Router,
-    x: Tensor,
+    x: object,
     *,
     task: Task | None = None,
     inputs: Tensor | None = None,
@@ -52,12 +56,12 @@ def predict_routed(
     Args:
         bank: in the mode that it is in.
         router: of as many contexts as the bank has slots.
-        x: (N, ...) inputs.
+        x: (N, ...) inputs: a tensor, a tuple of several, or a dict of keyword inputs.
         task: label, where it is known.
         inputs: (N, D) what the router reads; None for the spine's features.
     """
     with torch.no_grad():
-        z = bank.spine(x)
+        z = _run_spine(bank, read_batch(x if isinstance(x, Batch) else (x,)))
         return bank.apply_modules(z, router.route(_read(z, inputs), task))
 
 
@@ -65,14 +69,14 @@ def learn_routed(
     bank: ModuleBank,
     router: Router,
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
+    batch: object,
     *,
     task: Task | None = None,
     context: int | None = None,
     growth: Growth | None = None,
     inputs: Tensor | None = None,
     learn_spine: bool = False,
+    loss: Loss = default_loss,
 ) -> StepResult:
     """One step in which the context of a batch is found and only its module learns.
 
@@ -83,16 +87,16 @@ def learn_routed(
         bank: in training mode.
         router: of as many contexts as the bank has slots.
         optimizer: over the bank's parameters; give the spine a group with a lower rate.
-        x: (N, ...) inputs, N >= 1.
-        y: (N,) classes, or floating values of the output's shape.
+        batch: N >= 1 examples with a target, in any form of `read_batch`.
         task: label, for a router that goes by it.
         context: slot, where it is known while learning; then nothing is found or grown.
         growth: grows and merges modules; None for neither.
         inputs: (N, D) what the router reads; None for the spine's features.
         learn_spine: whether the spine learns too. Its features then move under a router that
             reads them: give `inputs`.
+        loss: (output, target) -> scalar ().
 
-    Returns: what was done.
+    Returns: what was done; its note says so if a gradient was not finite and nothing was learned.
 
     Raises:
         ShapeMismatch, DataError, NonFiniteInput, UnknownLabel: bad input; nothing changed then.
@@ -103,28 +107,30 @@ def learn_routed(
             f"a router of {router.num_contexts} contexts for a bank of {bank.max_modules} slots; "
             "equal numbers work"
         )
-    if not len(x) or len(x) != len(y):
-        raise ShapeMismatch(f"{len(x)} inputs and {len(y)} targets; as many of each, at least 1")
+    new = read_batch(batch)
+    y = require_target(new)
+    if not new.size or new.size != len(y):
+        raise ShapeMismatch(f"{new.size} inputs and {len(y)} targets; as many of each, at least 1")
     with torch.no_grad():
-        z = bank.spine(x)
-    batch = HeldBatch(x, y, _read(z, inputs))
-    check_inputs(batch.read, batch.read.shape[-1])
+        z = _run_spine(bank, new)
+    held = HeldBatch(new, _read(z, inputs))
+    check_inputs(held.read, held.read.shape[-1])
     if context is None:
-        found = router.explain(batch.read, task, _make_score(bank, z, y))
+        found = router.explain(held.read, task, _make_score(bank, z, y, loss))
     else:
         found = Explanation(context, None)
     bank.check_context(found.context)
     with torch.no_grad():
-        loss = float(compute_loss(bank.apply_modules(z, context=found.context), y))
-    if not math.isfinite(loss):
+        value = float(compute_loss(bank.apply_modules(z, context=found.context), y, loss))
+    if not math.isfinite(value):
         raise NonFiniteInput(
-            f"the loss under module {found.context} is {loss}: NaN or infinity in the inputs, the "
+            f"the loss under module {found.context} is {value}: NaN or infinity in the inputs, the "
             "targets or the module"
         )
+    setup = _Setup(bank, router, optimizer, learn_spine, loss)
     if growth is None:
-        _learn_in(bank, router, optimizer, batch, found.context, learn_spine)
-        return StepResult(loss, found.context)
-    return _learn_growing(bank, router, optimizer, batch, found, growth, learn_spine, loss)
+        return StepResult(value, found.context, note=_learn_in(setup, held, found.context))
+    return _learn_growing(setup, held, found, growth, value)
 
 
 def learn_held(
@@ -135,6 +141,7 @@ def learn_held(
     *,
     context: int | None = None,
     learn_spine: bool = False,
+    loss: Loss = default_loss,
 ) -> list[int]:
     """Learn the batches that wait, e.g. at the end of a stream.
 
@@ -143,23 +150,25 @@ def learn_held(
 
     Returns: the slot of each.
     """
-    slots = _release(bank, router, optimizer, growth, context, learn_spine)
+    setup = _Setup(bank, router, optimizer, learn_spine, loss)
+    slots = _release(setup, growth, context)
     for slot in set(slots):
         growth.restart(slot)
     return slots
 
 
+class _Setup(NamedTuple):
+    bank: ModuleBank
+    router: Router
+    optimizer: torch.optim.Optimizer
+    learn_spine: bool
+    loss: Loss
+
+
 def _learn_growing(
-    bank: ModuleBank,
-    router: Router,
-    optimizer: torch.optim.Optimizer,
-    batch: HeldBatch,
-    found: Explanation,
-    growth: Growth,
-    learn_spine: bool,
-    loss: float,
+    setup: _Setup, batch: HeldBatch, found: Explanation, growth: Growth, loss: float
 ) -> StepResult:
-    near, surprise = found
+    bank, router, near, surprise = setup.bank, setup.router, *found
     level = None if surprise is None else growth.standardise(near, surprise)
     is_surprising = surprise is not None and growth.is_surprising(near, surprise)
     note, grown = "", None
@@ -169,24 +178,24 @@ def _learn_growing(
         if not growth.grow_when(near, surprise):
             growth.held.append(_copy(batch))
             return StepResult(loss, near, level, is_held=True)
-        grown = _grow(bank, [*growth.held, batch], near)
+        grown = _grow(setup, [*growth.held, batch], near)
         if grown is None:
             note = (
                 f"no module was grown: all {bank.max_modules} are in use; {len(growth.held) + 1} "
                 f"surprising batches go to the nearest module, {near}"
             )
         else:
-            _clear_state(optimizer, bank.parts[grown])
+            _clear_state(setup.optimizer, bank.parts[grown])
     slot = near if grown is None else grown
     # What waited goes to the new module, to the nearest if there is none, else where it fits.
     target = slot if is_surprising else None
-    touched = set(_release(bank, router, optimizer, growth, target, learn_spine))
+    touched = set(_release(setup, growth, target))
     if surprise is not None and near in touched and not is_surprising:
-        again = _explain(bank, router, batch)
+        again = _explain(setup, batch)
         if again.surprise is not None and again.context == near:
             growth.shift(near, again.surprise - surprise)
             surprise = again.surprise
-    _learn_in(bank, router, optimizer, batch, slot, learn_spine)
+    note = _learn_in(setup, batch, slot) or note
     growth.record(slot, None if is_surprising else surprise)
     for other in touched | ({slot} if is_surprising else set()):
         if is_surprising or other != near:
@@ -196,73 +205,65 @@ def _learn_growing(
     return StepResult(loss, slot, level, grown, merged=merged, note=note)
 
 
-def _release(
-    bank: ModuleBank,
-    router: Router,
-    optimizer: torch.optim.Optimizer,
-    growth: Growth,
-    context: int | None,
-    learn_spine: bool,
-) -> list[int]:
+def _release(setup: _Setup, growth: Growth, context: int | None) -> list[int]:
     held, growth.held = growth.held, []
     slots = []
     for batch in held:
-        slot = _explain(bank, router, batch).context if context is None else context
-        _learn_in(bank, router, optimizer, batch, slot, learn_spine)
+        slot = _explain(setup, batch).context if context is None else context
+        _learn_in(setup, batch, slot)
         growth.record(slot, None)
         slots.append(slot)
     return slots
 
 
-def _grow(bank: ModuleBank, batches: list[HeldBatch], near: int) -> int | None:
+def _grow(setup: _Setup, held: list[HeldBatch], near: int) -> int | None:
     """A module that starts as it was made, or as the nearest where that one's loss is lower.
 
     What was learned in an unlike context can be worse than nothing: see docs/routing.md.
     """
+    bank = setup.bank
     free = bank.find_free()
     if free is None:
         return None
     gain = 0.0
     with torch.no_grad():
-        for batch in batches:
-            z = bank.spine(batch.x)
-            gain += float(compute_loss(bank.parts[free](z), batch.y)) * len(z)
-            gain -= float(compute_loss(bank.parts[near](z), batch.y)) * len(z)
+        for one in held:
+            z, y = _run_spine(bank, one.batch), require_target(one.batch)
+            gain += float(compute_loss(bank.parts[free](z), y, setup.loss)) * len(z)
+            gain -= float(compute_loss(bank.parts[near](z), y, setup.loss)) * len(z)
     is_made_better = gain < 0.0 and bool(bank.pristine[free])
     return bank.grow(like=None if is_made_better else near)
 
 
-def _learn_in(
-    bank: ModuleBank,
-    router: Router,
-    optimizer: torch.optim.Optimizer,
-    batch: HeldBatch,
-    slot: int,
-    learn_spine: bool,
-) -> None:
-    # None, not zero: an optimizer leaves parameters without a gradient alone, decay included.
-    optimizer.zero_grad(set_to_none=True)
-    with torch.set_grad_enabled(learn_spine):
-        z = bank.spine(batch.x)
-    compute_loss(bank.apply_modules(z, context=slot), batch.y).backward()
-    optimizer.step()
-    router.observe(batch.read, slot)
+def _learn_in(setup: _Setup, held: HeldBatch, slot: int) -> str:
+    """One step of one module; why it was refused, or nothing."""
+    with torch.set_grad_enabled(setup.learn_spine):
+        z = _run_spine(setup.bank, held.batch)
+    answers = setup.bank.apply_modules(z, context=slot)
+    loss = compute_loss(answers, require_target(held.batch), setup.loss)
+    # Gradients are cleared to None, not zero: an optimizer leaves what has none alone, decay
+    # included.
+    if refused := descend(setup.optimizer, loss):
+        return f"step refused: {refused}"
+    setup.router.observe(held.read, slot)
+    return ""
 
 
-def _explain(bank: ModuleBank, router: Router, batch: HeldBatch) -> Explanation:
+def _explain(setup: _Setup, held: HeldBatch) -> Explanation:
     with torch.no_grad():
-        z = bank.spine(batch.x)
-    return router.explain(batch.read, None, _make_score(bank, z, batch.y))
+        z = _run_spine(setup.bank, held.batch)
+    score = _make_score(setup.bank, z, require_target(held.batch), setup.loss)
+    return setup.router.explain(held.read, None, score)
 
 
-def _make_score(bank: ModuleBank, z: Tensor, y: Tensor) -> Score:
+def _make_score(bank: ModuleBank, z: Tensor, y: Tensor, loss: Loss) -> Score:
     """Mean loss of a batch under each module: (C,), inf for slots that are not in use."""
 
     def score() -> Tensor:
         losses_C = torch.full((bank.max_modules,), torch.inf)
         with torch.no_grad():
             for slot in bank.list_active():
-                losses_C[slot] = compute_loss(bank.apply_modules(z, context=slot), y)
+                losses_C[slot] = compute_loss(bank.apply_modules(z, context=slot), y, loss)
         return losses_C
 
     return score
@@ -274,6 +275,10 @@ def _clear_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
         optimizer.state.pop(param, None)
 
 
+def _run_spine(bank: ModuleBank, batch: Batch) -> Tensor:
+    return read_output(batch.call(bank.spine))
+
+
 def _read(z: Tensor, inputs: Tensor | None) -> Tensor:
     read = z if inputs is None else inputs
     if len(read) != len(z):
@@ -281,5 +286,6 @@ def _read(z: Tensor, inputs: Tensor | None) -> Tensor:
     return read.detach().flatten(1)
 
 
-def _copy(batch: HeldBatch) -> HeldBatch:
-    return HeldBatch(*(part.detach().clone() for part in batch))
+def _copy(held: HeldBatch) -> HeldBatch:
+    columns = {name: value.detach().clone() for name, value in pack_batch(held.batch).items()}
+    return HeldBatch(unpack_batch(columns), held.read.clone())

@@ -127,6 +127,7 @@ def descend(
     if adjust is not None:
         adjust()
     if not _are_finite(optimizer):
+        optimizer.zero_grad()
         return "a gradient is not finite"
     if isinstance(optimizer, NestedOptimizer):
         optimizer.observe(whole if own_loss is None else own_loss)

@@ -1,23 +1,21 @@
 """What each expert of a read-out answers: the live model, its copies, the memories."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from nestling.answer.outside import Knowers
+from nestling.answer.targets import Layout, TargetSpace
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.modes import eval_mode
-from nestling.levels import NestedOptimizer
-from nestling.levels.memory import MemoryLevel, Rows, widen
+from nestling.levels import Levels
+from nestling.levels.memory import Rows, widen
 from nestling.levels.taps import align_features
 from nestling.memory.ridge import Task
-
-Layout = Literal["row", "last", "second"]
 
 
 @dataclass(frozen=True)
@@ -37,63 +35,44 @@ class Answers:
     knowers: Knowers | None
 
 
-@dataclass(frozen=True)
-class Form:
-    """What is predicted.
-
-    Args:
-        task: "classification", "regression", or None before the first batch.
-        layout: where the classes of an output are: (N, K), (N, T, K) or (N, K, H, W).
-        num_outputs: K; 0 for values.
-    """
-
-    task: Task | None
-    layout: Layout = "row"
-    num_outputs: int = 0
-
-
 class Experts:
     """Asks the experts of a read-out, and brings their answers into one form: rows.
 
     Args:
+        levels: of a plan; its read-out says who answers.
         find_live: the module that answers as "live".
-        optimizer: holds the copies; None if nothing learns by gradient.
-        levels: the memory levels, by name.
-        names: who answers, in the read-out's order, but for `outside`.
+        targets: what is known of the targets.
         output_transform: maps outputs to the scale of floating targets; None for the identity.
-        outside: the copy that is asked about what the first memory of `names` has not seen.
     """
 
     def __init__(
         self,
+        levels: Levels,
         find_live: Callable[[], nn.Module],
-        optimizer: NestedOptimizer | None,
-        levels: Mapping[str, MemoryLevel],
-        names: tuple[str, ...],
+        targets: TargetSpace,
         output_transform: Callable[[Tensor], Tensor] | None,
-        outside: str | None = None,
     ) -> None:
+        plan = levels.plan
+        self.model = levels.model
+        self.copies = levels.copies
+        self.memories = levels.memories
         self.find_live = find_live
-        self.optimizer = optimizer
-        self.levels = levels
-        self.names = names
+        self.targets = targets
         self.output_transform = output_transform
-        self.outside = outside
-        # The memory beside which `outside` stands.
-        self.slow = next((n for n in names if n in levels), "") if outside is not None else ""
-        self.is_lent = outside is not None and self._can_lend(outside, levels[self.slow])
-        self.form = Form(None)
+        # The copy that is asked about what the slow memory has not seen.
+        self.outside = plan.outside
+        self.names = tuple(name for name in plan.answering if name != plan.outside)
+        self.slow = plan.find_slow_memory() or ""
+        self.is_lent = self.outside is not None and self._can_lend(self.outside)
 
-    def _can_lend(self, outside: str, memory: MemoryLevel) -> bool:
-        """Whether the frozen copy that a memory reads is the same model as a copy level."""
-        assert self.optimizer is not None
-        copied = self.optimizer.copies[outside]
-        trainable = {n for n, p in self.optimizer.model.named_parameters() if p.requires_grad}
-        reader = memory.reader
+    def _can_lend(self, outside: str) -> bool:
+        """Whether the frozen copy that the slow memory reads is the same model as a copy level."""
+        copied, reader = self.copies[outside], self.memories[self.slow].reader
+        trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         is_whole = reader.module is not None and reader.is_frozen
         return is_whole and copied.is_fixed and copied.values.keys() == trainable
 
-    def inspect(self, batch: Batch) -> "Form":
+    def inspect(self, batch: Batch) -> TargetSpace:
         """Find out from a batch what is predicted and how the model lays it out.
 
         Args:
@@ -105,21 +84,24 @@ class Experts:
         target = batch.target
         assert target is not None
         if target.is_floating_point() and len(self.names) == 1 and self.outside is None:
-            return Form("regression")
+            return replace(self.targets, task="regression")
         model = self.find_live()
         with torch.no_grad(), eval_mode(model):
             output = read_output(batch.call(model))
         if target.is_floating_point():
             self._check_values(output, target)
-            return Form("regression")
+            return replace(self.targets, task="regression")
         if output.shape[:-1] == target.shape:
-            return Form("classification", "row" if target.ndim == 1 else "last", output.shape[-1])
+            return self._name_classes("row" if target.ndim == 1 else "last", output.shape[-1])
         if output.shape[:1] + output.shape[2:] == target.shape:
-            return Form("classification", "second", output.shape[1])
+            return self._name_classes("second", output.shape[1])
         raise DataError(
             f"outputs of shape {tuple(output.shape)} do not fit classes of shape "
             f"{tuple(target.shape)}; the model must give one logit per class"
         )
+
+    def _name_classes(self, layout: Layout, num_outputs: int) -> TargetSpace:
+        return replace(self.targets, task="classification", layout=layout, num_outputs=num_outputs)
 
     def _check_values(self, output: Tensor, target: Tensor) -> None:
         """Raise unless the model's values can be mixed with those of others."""
@@ -134,34 +116,34 @@ class Experts:
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answers:
         """Ask every expert about a batch of N examples."""
-        outputs = {name: self._run(batch, name) for name in self.names if name not in self.levels}
+        outputs = {name: self._run(batch, name) for name in self.names if name not in self.memories}
         shape: tuple[int, ...] = (batch.size,)
         target = None
-        if self.form.layout != "row":
+        if self.targets.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
-            shape, target = self._find_positions(output, self.form.layout)
+            shape, target = self._find_positions(output, self.targets.layout)
         rows = {
-            name: self.levels[name].read_rows(batch, target)
+            name: self.memories[name].read_rows(batch, target)
             for name in self.names
-            if name in self.levels
+            if name in self.memories
         }
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
         read_rows = {name: one.features for name, one in rows.items()}
-        if given is not None and self.levels[self.slow].is_empty:
+        if given is not None and self.memories[self.slow].is_empty:
             # Nothing was learned that counts: it stands in for everyone.
             return Answers([given for _ in self.names], shape, read_rows, None)
         answers = []
         for name in self.names:
             if name == self.slow:
                 assert given is not None
-                answer, found = self.levels[name].answer_and_compare(rows[name].features)
+                answer, found = self.memories[name].answer_and_compare(rows[name].features)
                 knowers = Knowers(answer, found.known, given, found.novelty, found.num_effective)
                 answers.append(answer)
-            elif name in self.levels:
-                answers.append(self.levels[name].answer(rows[name].features))
+            elif name in self.memories:
+                answers.append(self.memories[name].answer(rows[name].features))
             else:
                 answers.append(self._activate(align_features(outputs[name], target)[0]))
         return Answers(answers, shape, read_rows, knowers)
@@ -238,8 +220,8 @@ class Experts:
         for name in self.names:
             if name == self.slow:
                 continue
-            if name in self.levels:
-                found = self.levels[name].answer_cheaply(read[name].features)
+            if name in self.memories:
+                found = self.memories[name].answer_cheaply(read[name].features)
                 if found is None:
                     return None
                 answers.append(found)
@@ -249,19 +231,17 @@ class Experts:
         return answers
 
     def _run(self, batch: Batch, name: str) -> Tensor:
-        model = self.find_live()
         if name == "live":
+            model = self.find_live()
             with eval_mode(model):
                 return read_output(batch.call(model))
-        assert self.optimizer is not None
-        model = self.optimizer.model
-        values = self.optimizer.copies[name].values | self.optimizer.copies[name].buffers
-        with eval_mode(model):
-            output = functional_call(model, values, batch.inputs, dict(batch.keywords))
+        values = self.copies[name].values | self.copies[name].buffers
+        with eval_mode(self.model):
+            output = functional_call(self.model, values, batch.inputs, dict(batch.keywords))
             return read_output(output)
 
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
-        return activate(output, task or self.form.task, self.output_transform, widen)
+        return activate(output, task or self.targets.task, self.output_transform, widen)
 
 
 def activate(

@@ -40,7 +40,7 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
     """
     if readout is None:
         raise NotFitted("the learner has learned nothing yet; call fit or learn before export")
-    if experts.form.layout != "row":
+    if experts.targets.layout != "row":
         raise SettingError("export needs one target per example; export learner.model instead")
     exported = [_export_expert(readout, experts, name) for name in readout.names]
     weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
@@ -53,17 +53,17 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
 
 
 def _count_classes(experts: Experts, names: tuple[str, ...]) -> int:
-    banks = {name: level.bank for name, level in experts.levels.items()}
+    banks = {name: level.bank for name, level in experts.memories.items()}
     return max(
-        experts.form.num_outputs if (bank := banks.get(name)) is None else bank.num_classes
+        experts.targets.num_outputs if (bank := banks.get(name)) is None else bank.num_classes
         for name in names
     )
 
 
 def _export_expert(readout: Readout, experts: Experts, name: str) -> nn.Module:
-    if name in experts.levels:
+    if name in experts.memories:
         outside = readout.outside if name == experts.slow else None
-        return _export_memory(experts.levels[name], experts, outside)
+        return _export_memory(experts.memories[name], experts, outside)
     if name == "live":
         model = bake_model(experts.find_live())
         return LiveExpert(model, readout.task, experts.output_transform)
@@ -72,9 +72,8 @@ def _export_expert(readout: Readout, experts: Experts, name: str) -> nn.Module:
 
 def _export_copy(experts: Experts, name: str, task: Task) -> LiveExpert:
     """A copy level as a model of its own; its head may have fewer rows than the live one's."""
-    assert experts.optimizer is not None
-    model = copy_module(experts.optimizer.model)
-    _put_values(model, experts.optimizer.copy_values(name))
+    model = copy_module(experts.model)
+    _put_values(model, experts.copies[name].tensors())
     return LiveExpert(bake_model(model), task, experts.output_transform)
 
 

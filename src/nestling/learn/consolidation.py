@@ -1,92 +1,101 @@
-"""What a learner does when its slow weights are to change, and when a memory's knob is turned."""
+"""A change of slow weights, tried on a copy and judged: what is proposed, by whom it is judged,
+and what follows for levels and memories when it is kept."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-from nestling.answer.held_answers import HeldAnswers
 from nestling.consolidate import Judge, Proposal, propose
-from nestling.core.batches import read_output
+from nestling.core.batches import Batch, Loss, read_output
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.learn.guard import flatten_target
-from nestling.levels import Change
+from nestling.levels import Levels
 from nestling.levels.low_rank import merge_low_rank
-from nestling.protect import unpack_batch
-
-if TYPE_CHECKING:
-    from nestling.learn.learner import Learner
+from nestling.levels.memory import MemoryLevel
+from nestling.protect import DERpp, unpack_batch
 
 
 def consolidate(
-    learner: Learner,
-    judge: Judge | None,
+    levels: Levels,
     change: str | Callable[[nn.Module], object],
+    judge: Judge,
     tolerance: float,
-) -> Proposal:
+    replay: DERpp | None,
+    device: torch.device,
+) -> tuple[Proposal, list[str]]:
     """Try a change on a copy of the model, judge it, and keep or refuse it.
 
     Memories on a frozen copy keep their features. Those on the live model are refitted from
     replay when the change is kept.
+
+    Args:
+        levels: and the model that they are of.
+        change: "merge", the name of a copy level, or a function that alters a model.
+        judge: of the changed copy.
+        tolerance: how much score may be lost.
+        replay: examples for memories of the live model.
+        device: where examples go.
+
+    Returns: the settled proposal, and the memories that were refitted.
+
+    Raises:
+        UnknownLevel: no copy level has that name.
+        SettingError: a memory reads the live model and there is nothing to refit it from.
     """
-    live = [level for level in learner.levels.values() if not level.spec.frozen]
-    stale = [level for level in live if level.reader.module is not None and not level.is_empty]
-    if stale and learner.rehearsal is None:
+    stale = [level for level in levels.memories.values() if _reads_live(level)]
+    if stale and replay is None:
         raise SettingError(
             f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
             "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
         )
-    proposal = propose(
-        learner.model,
-        _choose_change(learner, change),
-        judge or _judge_by_replay(learner),
-        tolerance=tolerance,
-    )
+    proposal = propose(levels.model, _choose_change(levels, change), judge, tolerance=tolerance)
     proposal.settle()
-    if proposal.status == "committed":
-        _restart_changed(learner, proposal)
-        for level in stale:
-            _refit(learner, level.spec.name)
-    return proposal
+    if proposal.status != "committed":
+        return proposal, []
+    for gradient in levels.gradient.values():
+        gradient.forget_moments(proposal.values)
+    for level in stale:
+        assert replay is not None
+        _refit(level, unpack_batch(replay.store.read_all()).to(device))
+    return proposal, [level.spec.name for level in stale]
 
 
-def control_memory(
-    learner: Learner, name: str, reason: str, switch_rate: float | None, others: dict[str, object]
-) -> Change:
-    """Turn the knob of a memory level: `switch_rate`, from the next block on."""
-    level = learner.levels[name]
-    if others or switch_rate is None:
-        asked = sorted(others)[0] if others else ""
-        known = suggest(asked, ["switch_rate"])
-        raise SettingError(f"memory {name!r} has no knob {asked!r}; {known}")
-    if not 0.0 <= switch_rate < 1.0:
-        raise SettingError(f"memory {name!r}: switch_rate must be in [0, 1), got {switch_rate!r}")
-    if not reason.strip():
-        raise SettingError(f"a change of memory {name!r} needs a reason; reason='...' is kept")
-    if level.bank is None:
-        raise SettingError(f"memory {name!r} is empty; turn its knobs once it has learned")
-    level.bank.gate.switch_rate = switch_rate
-    step = learner.num_examples
-    record = Change(name, {"switch_rate": switch_rate}, reason, asked_at=step, applied_at=step)
-    if learner.optimizer is not None:
-        learner.optimizer.changes.append(record)
-    return record
+def judge_by_replay(replay: DERpp | None, loss: Loss, device: torch.device) -> Judge:
+    """A judge that scores a model by its loss on stored examples.
+
+    Raises:
+        SettingError: nothing is stored.
+    """
+    drawn = None if replay is None else replay.draw(device)
+    if drawn is None:
+        raise SettingError("consolidate needs a judge; give judge=model -> bool, score or Verdict")
+    batch = unpack_batch(drawn)
+
+    def judge(model: nn.Module) -> float:
+        assert batch.target is not None
+        with torch.no_grad():
+            output = read_output(batch.call(model))
+        return -float(loss(output, batch.target))
+
+    return judge
+
+
+def _reads_live(level: MemoryLevel) -> bool:
+    return not level.spec.frozen and level.reader.module is not None and not level.is_empty
 
 
 def _choose_change(
-    learner: Learner, change: str | Callable[[nn.Module], object]
+    levels: Levels, change: str | Callable[[nn.Module], object]
 ) -> Callable[[nn.Module], object]:
     if callable(change):
         return change
     if change == "merge":
         return merge_low_rank
-    copies = {} if learner.optimizer is None else learner.optimizer.copies
-    if change not in copies:
-        raise UnknownLevel(f"change {change!r}; {suggest(change, ['merge', *copies])}")
-    values = copies[change].values | copies[change].buffers
+    if change not in levels.copies:
+        names: Iterable[str] = ["merge", *levels.copies]
+        raise UnknownLevel(f"change {change!r}; {suggest(change, names)}")
+    values = levels.copies[change].tensors()
 
     def take_average(model: nn.Module) -> None:
         own = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -98,43 +107,10 @@ def _choose_change(
     return take_average
 
 
-def _judge_by_replay(learner: Learner) -> Judge:
-    rehearsal = learner.rehearsal
-    if rehearsal is None or len(rehearsal.store) == 0 or learner.task != "classification":
-        raise SettingError("consolidate needs a judge; give judge=model -> bool, score or Verdict")
-    batch = unpack_batch(rehearsal.draw(learner.device) or {})
-
-    def judge(model: nn.Module) -> float:
-        assert batch.target is not None
-        with torch.no_grad():
-            output = read_output(batch.call(model))
-        return -float(learner.loss(output, batch.target))
-
-    return judge
-
-
-def _restart_changed(learner: Learner, proposal: Proposal) -> None:
-    """Moments and gathered gradients of weights that were replaced belong to the old ones."""
-    if learner.optimizer is None:
-        return
-    for level in learner.optimizer.levels.values():
-        for name, param in zip(level.names, level.params, strict=True):
-            if name in proposal.values:
-                level.inner.state.pop(param, None)
-    learner.model.zero_grad()
-
-
-def _refit(learner: Learner, name: str) -> None:
-    assert learner.rehearsal is not None
-    level = learner.levels[name]
-    batch = unpack_batch(learner.rehearsal.store.read_all()).to(learner.device)
+def _refit(level: MemoryLevel, batch: Batch) -> None:
     assert batch.target is not None
     assert level.bank is not None
     rows = level.read_rows(batch, batch.target)
     labels, _ = flatten_target(batch.target, None)
-    switch_rate = level.bank.gate.switch_rate
     level.make_bank(rows.widths, level.bank.task)
-    level.bank.gate.switch_rate = switch_rate
     level.bank.add(rows.features, labels)
-    if name == learner.experts.slow and learner.readout is not None:
-        learner.readout.held = HeldAnswers()  # of a clock that has begun anew

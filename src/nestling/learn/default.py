@@ -1,18 +1,24 @@
 """The default plan: what `nl.Learner(model)` does when the user says nothing."""
 
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
 
-from nestling.core.errors import SettingError
+from nestling.core.batches import Batch
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.heads import find_head, find_head_layer
-from nestling.levels import Copy, Level, Memory, Plan, mix
+from nestling.levels import Copy, Level, Levels, Memory, Plan, mix
+from nestling.levels.memory import MemoryLevel
 from nestling.levels.spec import INPUT_OF
 from nestling.levels.taps import MAX_POOLED, find_early_layer
 from nestling.optim import adamw
 from nestling.protect import DERpp
 
+_LOGGER = logging.getLogger("nestling")
 HALF_LIVES = (math.inf,)
 NUM_FEATURES = 800
 # Random products per number that a pre-trained spine gives, and how wide both may be together.
@@ -173,3 +179,76 @@ def make_replay(capacity: int, seed: int) -> DERpp:
         takes_repeats=False,
         seed=seed,
     )
+
+
+def describe_choice(levels: Levels, *, is_default: bool) -> list[str]:
+    """What a learner reads and does, for its log: one line for the default plan, else one for each
+    memory."""
+    said = [
+        f"memory {name!r} reads {memory.reader.describe()}"
+        for name, memory in levels.memories.items()
+    ]
+    return ["; ".join([f"default {levels.plan!r}", *said])] if is_default else said
+
+
+class EarlyView:
+    """The early layer that the default's memory reads beside the last: does it run at all?
+
+    Not before the first batch is it known what the layers that were chosen give.
+
+    Args:
+        levels: of a learner.
+        may_drop: the plan is the default for a pre-trained model.
+    """
+
+    def __init__(self, levels: Levels, *, may_drop: bool) -> None:
+        self.levels = levels
+        self.may_drop = may_drop
+
+    def settle(self, batch: Batch) -> None:
+        """Leave out of the default what the first batch shows that the model does not give."""
+        if not self.may_drop:
+            return
+        (level,) = self.levels.memories.values()
+        if len(level.spec.reads) > 1:
+            try:
+                level.read_rows(batch, batch.target)
+            except (DataError, ShapeMismatch) as error:
+                # Where the last layer cannot be read either it is the batch that is wrong.
+                self._read_last_alone()[1].read_rows(batch, batch.target)
+                self._drop(str(error))
+        self.may_drop = False
+
+    @contextmanager
+    def following(self, plan: Plan) -> Iterator[None]:
+        """While a state is loaded: leave it out if the state's plan does; back if loading fails.
+
+        Raises:
+            ForeignSnapshot: the state is of another plan.
+        """
+        own, memories = self.levels.plan, dict(self.levels.memories)
+        if self.may_drop and plan != own and plan == drop_early(own):
+            self._drop("as in the snapshot")
+        if plan != self.levels.plan:
+            raise ForeignSnapshot(f"snapshot has {plan!r}, this learner {own!r}; use its plan")
+        try:
+            yield
+        except BaseException:
+            for memory in memories.values():
+                self.levels.replace_memory(own, memory)
+            raise
+
+    def _drop(self, reason: str) -> None:
+        plan, alone = self._read_last_alone()
+        self.levels.replace_memory(plan, alone)
+        said = alone.reader.describe()
+        _LOGGER.info("memory %r reads %s: %s", alone.spec.name, said, reason)
+
+    def _read_last_alone(self) -> tuple[Plan, MemoryLevel]:
+        """The default's plan without an early view, and its memory, which is empty yet."""
+        (level,) = self.levels.memories.values()
+        assert level.bank is None
+        assert level.reader.module is not None
+        plan = drop_early(self.levels.plan)
+        # Of the model as it was given, not as it is now.
+        return plan, MemoryLevel(plan.memories[0], level.reader.module, foresees=level.foresees)

@@ -1,14 +1,16 @@
 """A head that grows when labels appear that it has no output for, and shrinks back."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from nestling.core.errors import SettingError, UnknownLabel
+from nestling.core.errors import MismatchedParameters, SettingError, UnknownLabel
 from nestling.core.heads import find_head_layer
-from nestling.levels import NestedOptimizer
+from nestling.levels import Levels
 
 MOST_NEW_CLASSES = 10_000
 
@@ -55,15 +57,64 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
         )
 
 
-def count_head_rows(model: nn.Module) -> int:
-    """Outputs of the last linear layer; 0 if there is none."""
-    found = find_head_layer(model)
-    return 0 if found is None else found[1].out_features
+class Head:
+    """The model's last linear layer, whose rows are classes: more of them, or fewer again.
+
+    Args:
+        model: any module.
+        levels: told of new parameters.
+        generator: draws new rows.
+        may_grow: whether classes may appear that were not declared.
+    """
+
+    def __init__(
+        self, model: nn.Module, levels: Levels, generator: torch.Generator, *, may_grow: bool
+    ) -> None:
+        self.model = model
+        self.levels = levels
+        self.generator = generator
+        self.may_grow = may_grow
+        self.num_built = self.num_rows  # it never gets smaller than it was made
+
+    @property
+    def num_rows(self) -> int:
+        """Outputs of the last linear layer; 0 if there is none."""
+        found = find_head_layer(self.model)
+        return 0 if found is None else found[1].out_features
+
+    def check_growth(self, num_outputs: int, num_classes: int) -> None:
+        """Raise unless it can grow; see `check_growth`."""
+        check_growth(self.model, num_outputs, num_classes)
+
+    def resize(self, num_classes: int) -> None:
+        """Give it more rows, or take the last ones away; see `resize_head`."""
+        resize_head(self.model, self.levels, num_classes, generator=self.generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many rows it has."""
+        return {"num_rows": self.num_rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Get as many rows as were saved.
+
+        Raises:
+            MismatchedParameters: it may not grow, or was made with more rows.
+        """
+        num_rows, own = state["num_rows"], self.num_rows
+        if num_rows == own:
+            return
+        if not self.may_grow or num_rows < self.num_built:
+            raise MismatchedParameters(
+                f"the head has {num_rows} outputs there and {own} here; "
+                "make the model as it was made there"
+            )
+        check_growth(self.model, own, num_rows)
+        self.resize(num_rows)
 
 
 def resize_head(
     model: nn.Module,
-    optimizer: NestedOptimizer | None,
+    levels: Levels,
     num_classes: int,
     *,
     generator: torch.Generator,
@@ -76,7 +127,7 @@ def resize_head(
 
     Args:
         model: changed in place; to grow, `check_growth` must have passed.
-        optimizer: told of the new parameters; None if nothing learns by gradient.
+        levels: told of the new parameters, where one of them owns the old.
         num_classes: outputs afterwards.
         generator: draws the new rows.
     """
@@ -95,6 +146,6 @@ def resize_head(
         param = nn.Parameter(sized, requires_grad=old.requires_grad)
         setattr(head, part, param)
         full = f"{name}.{part}" if name else part
-        if optimizer is not None and old.requires_grad:
-            optimizer.swap_parameter(full, param)
+        if levels.gradient and old.requires_grad:
+            levels.swap_parameter(full, param)
     head.out_features = num_classes

@@ -1,23 +1,24 @@
-"""Every check of a batch that a learner makes, before anything is changed."""
+"""Every check of a batch, before anything is changed: all raise, or give what was found."""
 
-from __future__ import annotations
-
+import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from nestling.answer.experts import Form
-from nestling.core.batches import Batch
-from nestling.core.errors import DataError, UnknownLabel
-from nestling.learn.growth import check_growth
-from nestling.levels.memory import Checked, Rows
+from nestling.answer.targets import TargetSpace
+from nestling.core.batches import IGNORE_INDEX, Batch
+from nestling.core.errors import (
+    DataError,
+    NonFiniteInput,
+    SettingError,
+    ShapeMismatch,
+    UnknownLabel,
+)
+from nestling.levels.memory import Checked, MemoryLevel, Rows
 from nestling.memory.checks import check_weights
-
-if TYPE_CHECKING:
-    from nestling.learn.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Admitted:
     """What was found out about a batch that can be learned from.
 
     Args:
-        form: what is predicted.
+        targets: what is predicted.
         num_outputs: outputs that the head needs; 0 for values.
         labels: targets on the CPU, a row per answer.
         classes: among the labels; empty for values.
@@ -33,7 +34,7 @@ class Admitted:
         checked: the same as each memory takes it in, with targets and weights.
     """
 
-    form: Form
+    targets: TargetSpace
     num_outputs: int
     labels: Tensor
     classes: set[int]
@@ -41,14 +42,24 @@ class Admitted:
     checked: dict[str, Checked]
 
 
-def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool) -> Admitted:
-    """Check a batch of one example or more against model, memories and replay.
+def admit(
+    batch: Batch,
+    weight: Tensor | None,
+    targets: TargetSpace,
+    memories: Mapping[str, MemoryLevel],
+    inspect: Callable[[Batch], TargetSpace],
+    check_growth: Callable[[int, int], None] | None,
+) -> Admitted:
+    """Check a batch of one example or more against what is known and who remembers.
 
     Args:
-        learner: left as it is.
         batch: passed `check_batch`.
         weight: (N,) for the memories.
-        is_new: whether memories and replay take it in.
+        targets: what is known of the targets.
+        memories: that would take the batch in; none if it was learned before.
+        inspect: batch -> targets, as the model lays them out; raises if it cannot take the batch.
+        check_growth: (outputs, outputs wanted); raises if the head cannot grow. None: no head
+            learns.
 
     Raises:
         DataError: the batch cannot be learned from.
@@ -58,26 +69,42 @@ def admit(learner: Learner, batch: Batch, weight: Tensor | None, *, is_new: bool
     assert target is not None
     if weight is not None:
         check_weights(weight, batch.size)
-    experts = learner.experts
-    form = experts.form if experts.form.task is not None else experts.inspect(batch)
+    if targets.task is None:
+        targets = inspect(batch)
+    if target.is_floating_point() != (targets.task == "regression"):
+        raise DataError(
+            f"targets are {target.dtype} now but began as "
+            f"{'values' if targets.task == 'regression' else 'classes'}; keep one kind"
+        )
     labels, weight = flatten_target(target, weight)
     classes = {label for label in batch.labels if label >= 0}
-    num_outputs = _count_outputs(learner, batch, form, max(classes, default=-1))
-    read = {
-        name: level.read_rows(batch, target) for name, level in learner.levels.items() if is_new
-    }
-    checked = {
-        name: learner.levels[name].check(rows, labels, weight) for name, rows in read.items()
-    }
-    if learner.rehearsal is not None and learner.optimizer is not None and is_new:
-        learner.rehearsal.check(batch)
-    return Admitted(form, num_outputs, labels, classes, read, checked)
+    highest, num_outputs = max(classes, default=-1), targets.num_outputs
+    if highest >= num_outputs and check_growth is not None:
+        if targets.declared is not None:
+            raise UnknownLabel(
+                f"label {highest} but the model has {num_outputs} outputs; "
+                f"give it {highest + 1}, or let it grow with num_classes=None"
+            )
+        check_growth(num_outputs, highest + 1)
+        inspect(batch)  # that the model can take it, before the head changes
+        num_outputs = highest + 1
+    read = {name: level.read_rows(batch, target) for name, level in memories.items()}
+    checked = {name: memories[name].check(rows, labels, weight) for name, rows in read.items()}
+    return Admitted(targets, num_outputs, labels, classes, read, checked)
+
+
+def check_settings(precision: object, replay: int) -> None:
+    """Raise SettingError unless a learner can have these."""
+    if precision not in (None, "bf16"):
+        raise SettingError(f"precision {precision!r}; known: 'bf16', or None for the model's own")
+    if replay < 0:
+        raise SettingError(f"replay={replay}; 0 stores nothing, 200 stores 200 examples")
 
 
 def check_loader(loader: object, epochs: int) -> None:
-    """Raise DataError unless a loader can be read `epochs` times."""
+    """Raise SettingError or DataError unless a loader can be read `epochs` times."""
     if epochs < 1:
-        raise DataError(f"epochs={epochs}; 1 or more works")
+        raise SettingError(f"epochs={epochs}; 1 or more works")
     if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         raise DataError(
             f"the loader is a {type(loader).__name__}; give a DataLoader or a list of batches"
@@ -100,27 +127,6 @@ def check_task(task: object) -> int | None:
         ) from None
 
 
-def _count_outputs(learner: Learner, batch: Batch, form: Form, highest: int) -> int:
-    """How many outputs the head needs for the batch; refuses what it cannot have."""
-    target = batch.target
-    assert target is not None
-    if target.is_floating_point() != (form.task == "regression"):
-        raise DataError(
-            f"targets are {target.dtype} now but began as "
-            f"{'values' if form.task == 'regression' else 'classes'}; keep one kind"
-        )
-    if highest < form.num_outputs or learner.optimizer is None:
-        return form.num_outputs
-    if learner.num_classes is not None:
-        raise UnknownLabel(
-            f"label {highest} but the model has {form.num_outputs} outputs; "
-            f"give it {highest + 1}, or let it grow with num_classes=None"
-        )
-    check_growth(learner.model, form.num_outputs, highest + 1)
-    learner.experts.inspect(batch)  # that the model can take it, before the head changes
-    return highest + 1
-
-
 def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Targets and weights with a row per answer, positions without a label dropped."""
     if target.is_floating_point():
@@ -132,3 +138,91 @@ def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tenso
     if weight is not None:
         weight = weight.cpu().repeat_interleave(target[0].numel())[kept]
     return target.reshape(-1).cpu()[kept], weight
+
+
+def check_batch(
+    batch: Batch, num_classes: int | None = None, *, dtype: torch.dtype | None = None
+) -> None:
+    """Raise if a batch cannot be learned from; a batch of size 0 passes.
+
+    Args:
+        batch: what `read_batch` gave.
+        num_classes: K, the declared number of classes: targets must be integers below it.
+            None: not declared, integers may be any class and floats are values.
+        dtype: floating dtype of the model's parameters, to compare the inputs with; None:
+            not compared.
+
+    Raises:
+        ShapeMismatch: lengths or dtypes that do not fit together.
+        NonFiniteInput: NaN or infinity; says where.
+        UnknownLabel: a label outside the declared classes.
+        DataError: a sequence or dense target of which every position is ignored.
+    """
+    size = batch.size
+    named = batch.features
+    for name, tensor in named.items():
+        _check_length(name, tensor, size)
+        if not tensor.dtype.is_floating_point:
+            continue
+        if dtype is not None and tensor.dtype != dtype:
+            raise ShapeMismatch(
+                f"{name} is {_show(tensor.dtype)} but the model is {_show(dtype)}; convert it "
+                f"with .to(torch.{_show(dtype)})"
+            )
+        _check_finite(name, tensor)
+    if batch.target is not None:
+        _check_length("target", batch.target, size)
+        if batch.target.dtype.is_floating_point:
+            _check_finite("target", batch.target)
+        if size > 0:
+            _check_labels(batch.target, batch.labels, num_classes)
+
+
+def _check_length(name: str, tensor: Tensor, size: int) -> None:
+    if tensor.ndim == 0 or tensor.shape[0] != size:
+        raise ShapeMismatch(
+            f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
+        )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
+    if math.isfinite(float(tensor.sum())):
+        return
+    wrong = (~torch.isfinite(tensor)).nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        raise NonFiniteInput(
+            f"{name} holds {float(tensor[where])} at index {where} ({len(wrong)} non-finite "
+            "values in all); drop or impute them"
+        )
+
+
+def _check_labels(target: Tensor, labels: set[int], num_classes: int | None) -> None:
+    if target.dtype.is_floating_point or target.dtype.is_complex:
+        if num_classes is not None:
+            raise ShapeMismatch(
+                f"target is {_show(target.dtype)} where one of {num_classes} classes is "
+                "expected; convert it with .long()"
+            )
+        return
+    if target.ndim > 1 and IGNORE_INDEX in labels:
+        labels = labels - {IGNORE_INDEX}
+        if not labels:
+            raise DataError(f"every position of the target is ignored ({IGNORE_INDEX}); skip it")
+    if not labels:
+        return
+    if (low := min(labels)) < 0:
+        raise UnknownLabel(
+            f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
+            "only in targets of two or more dimensions"
+        )
+    if num_classes is not None and (high := max(labels)) >= num_classes:
+        raise UnknownLabel(
+            f"label {high} is outside the declared classes 0..{num_classes - 1}; "
+            f"declare num_classes={high + 1} or more"
+        )
+
+
+def _show(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,6 +1,5 @@
 """The protecting methods of a learner: when they may be called, and their state."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +7,12 @@ import torch
 from torch import nn
 
 from nestling.core.batches import Batch, Loss, default_loss, read_batch
-from nestling.core.errors import DataError, ForeignSnapshot, NestlingError, SettingError
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError
 from nestling.levels import Plan
-from nestling.protect import Retention
+from nestling.protect import DERpp, Retention
 
 
-class Protection:
+class Protections:
     """Methods of `nestling.protect` beside the levels of a learner.
 
     Args:
@@ -21,6 +20,7 @@ class Protection:
         methods: called in this order.
         plan: must have a gradient level if there is a method.
         loss: of the steps.
+        replay: examples that are learned again, before the methods; None for none.
 
     Raises:
         SettingError: no gradient level, the same method twice, or something that is no method.
@@ -32,6 +32,7 @@ class Protection:
         methods: Sequence[Retention],
         plan: Plan,
         loss: Loss = default_loss,
+        replay: DERpp | None = None,
     ) -> None:
         for method in methods:
             if not isinstance(method, Retention):
@@ -45,7 +46,9 @@ class Protection:
                 "retain protects weights, but no level of the plan learns by gradient"
             )
         self.model = model
-        self.methods = tuple(methods)
+        self.replay = replay if plan.gradient_levels else None
+        self.methods = tuple(methods) if self.replay is None else (self.replay, *methods)
+        self.is_plain = not methods  # nothing but replay
         self.loss = loss
         self._task: int | None = None
         self._num_open = 0  # batches since an experience ended
@@ -67,8 +70,15 @@ class Protection:
                 "read only once; give a DataLoader or a list"
             )
 
-    def check(self, task: int | None) -> None:
-        """Raise DataError at a new task if the last experience was not ended and must be."""
+    def check(self, batch: Batch, task: int | None, *, is_new: bool) -> None:
+        """Raise unless the methods can take a batch; nothing is changed.
+
+        Raises:
+            DataError: a new task though the last experience was not ended and must be.
+            ShapeMismatch: it cannot be kept beside the examples that are.
+        """
+        if self.replay is not None and is_new:
+            self.replay.check(batch)
         waiting = next((m for m in self.methods if m.needs_boundary), None)
         if waiting is not None and self._num_open and task != self._task:
             raise DataError(
@@ -116,22 +126,18 @@ class Protection:
             ],
         }
 
-    def check_saved(self, state: Mapping[str, Any]) -> None:
-        """Raise ForeignSnapshot unless `load_state_dict` will work; nothing is changed."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ForeignSnapshot: of other methods, or of methods with other settings.
+        """
         saved = [one["name"] for one in state["methods"]]
         own = [type(method).__name__ for method in self.methods]
         if saved != own:
-            raise ForeignSnapshot(f"the snapshot has retain={saved}, this learner {own}")
-        for method, one in zip(self.methods, state["methods"], strict=True):
-            try:
-                copy.deepcopy(method).load_state_dict(one["state"])
-            except (NestlingError, KeyError, TypeError, RuntimeError) as error:
-                raise ForeignSnapshot(
-                    f"{one['name']} was saved with other settings: {error}"
-                ) from None
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+            raise ForeignSnapshot(
+                f"it has methods {saved}, this learner {own}; give the same replay and retain"
+            )
         self._task, self._num_open = state["task"], state["num_open"]
         for method, one in zip(self.methods, state["methods"], strict=True):
             method.load_state_dict(one["state"])

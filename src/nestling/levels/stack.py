@@ -301,6 +301,11 @@ class Levels(Mapping[str, AnyLive]):
         self._watch.refresh()
         self._measure_model()
 
+    def replace_memory(self, plan: Plan, memory: MemoryLevel) -> None:
+        """Take a plan with another memory in the place of the one of the same name."""
+        self.plan = plan
+        self.memories[memory.spec.name] = memory
+
     # --- inside
 
     def _measure_model(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from nestling.bench.suites import personal_stream as personal
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.suites.personal_stream import (
-    Counts,
+    PersonCounts,
     build_figures,
     format_people,
     measure_people,
@@ -77,5 +77,5 @@ def test_what_was_measured_is_not_measured_again(people, tmp_path) -> None:
 
 
 def test_nobody_and_no_error_divide_nothing() -> None:
-    assert Counts().errors_removed == 1.0
-    assert Counts().lost_on_others == 0.0
+    assert PersonCounts().errors_removed == 1.0
+    assert PersonCounts().lost_on_others == 0.0

@@ -164,7 +164,7 @@ def test_a_copy_goes_on_by_itself(case: str, how: str) -> None:
         give(learner, index)
     state = torch.get_rng_state()
     if how == "pickle":
-        if learner.optimizer is not None and learner.optimizer.judge is not None:
+        if learner.levels.judge is not None:
             pytest.skip("its judge is a function of the test's own, which cannot be pickled")
         twin = pickle.loads(pickle.dumps(learner))
     else:
@@ -173,10 +173,9 @@ def test_a_copy_goes_on_by_itself(case: str, how: str) -> None:
     assert differences(before, read_state(twin)) == []
     for index in range(18, 24):
         give(twin, index)
-    assert (
-        differences(before, {**read_state(learner), "torch_generators": before["torch_generators"]})
-        == []
-    )
+    now = read_state(learner)
+    now["random"]["torch"] = before["random"]["torch"]  # both draw dropout from the same
+    assert differences(before, now) == []
     torch.set_rng_state(state)
     for index in range(18, 24):
         give(learner, index)
@@ -226,7 +225,7 @@ def test_a_real_kill(tmp_path: Path) -> None:
     restored = make_learner("default with replay")
     restored.restore(folder)
     sizes = [6 + index % 5 for index in range(NUM_BATCHES)]
-    done = next(n for n in range(NUM_BATCHES) if sum(sizes[:n]) == restored.num_examples)
+    done = next(n for n in range(NUM_BATCHES) if sum(sizes[:n]) == restored.counts.num_examples)
     assert done >= 25
     unkilled = make_learner("default with replay")
     for index in range(NUM_BATCHES):

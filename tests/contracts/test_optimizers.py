@@ -276,7 +276,7 @@ def test_dtype_is_kept(rule: str, gate: str, dtype: torch.dtype) -> None:
     for step in range(5):
         take_step(model, nested, step)
     assert {param.dtype for param in model.parameters()} == {dtype}
-    for name, level in nested.levels.items():
+    for name, level in nested.levels.gradient.items():
         shapes = {param.shape for param in level.params}
         moments = [v for s in level.inner.state.values() for v in s.values()]
         found = {v.dtype for v in moments if isinstance(v, Tensor) and v.shape in shapes}

@@ -20,7 +20,7 @@ from nestling.core.batches import (
     read_output,
 )
 from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
-from nestling.learn.batch_checks import check_batch
+from nestling.learn.guard import check_batch
 
 X = torch.arange(6.0).reshape(3, 2)
 Y = torch.tensor([0, 1, 2])

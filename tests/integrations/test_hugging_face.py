@@ -78,8 +78,8 @@ def test_the_fisher_is_that_of_single_examples() -> None:
 
 def test_a_learner_with_replay_and_a_method_takes_them() -> None:
     plan = nl.Plan(nl.Level("all", match=("*",), optimizer=nl.sgd(lr=0.1)))
-    learner = nl.Learner(make_bert(), plan, retain=[EWC(10.0)], replay=12, quiet=True)
+    learner = nl.Learner(make_bert(), plan, retain=[EWC(10.0)], replay=12)
     learner.fit([make_batch(step) for step in range(3)])
     learner.fit([make_batch(10 + step) for step in range(3)])
     inputs = {k: v for k, v in make_batch(0).items() if k != "labels"}
-    assert learner.predict(inputs).shape == (6, 3)
+    assert learner.predict_proba(inputs).shape == (6, 3)

@@ -78,7 +78,9 @@ def test_schedulers_turn_each_level_as_they_turn_torchs_groups(kind: str) -> Non
             schedule.step(*([1.0] if kind == "plateau" else []))
         ours = [group["lr"] for group in nested.param_groups]
         assert ours == [group["lr"] for group in plain.param_groups]
-        assert ours == [level.inner.param_groups[0]["lr"] for level in nested.levels.values()]
+        assert ours == [
+            level.inner.param_groups[0]["lr"] for level in nested.levels.gradient.values()
+        ]
         rates.add(ours[1])
     assert len(rates) > 1
 
@@ -113,13 +115,19 @@ def test_grad_scaler_skips_a_step_without_moving_a_clock() -> None:
             scaler.update(2.0**10)
             scaler.scale(find_loss(model, batch) * float("inf")).backward()
             before = [p.detach().clone() for p in model.parameters()]
-            clocks = [(level.age, level.num_steps) for level in nested.levels.values()]
+            clocks = [
+                (level.clock.age, level.clock.num_ticks)
+                for level in nested.levels.gradient.values()
+            ]
         scaler.step(nested)
         scaler.update()
         if is_bad:
             assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-            assert clocks == [(level.age, level.num_steps) for level in nested.levels.values()]
-            assert nested.copies["slow"].num_steps == 4
+            assert clocks == [
+                (level.clock.age, level.clock.num_ticks)
+                for level in nested.levels.gradient.values()
+            ]
+            assert nested.levels.copies["slow"].clock.num_ticks == 4
             continue
         plain.zero_grad()
         find_loss(twin, batch).backward()

@@ -84,7 +84,7 @@ def test_first_partial_fit_is_fit_in_one_epoch(model_class: Any, y: np.ndarray) 
             clone(model).partial_fit(X_IRIS, y).predict(X_IRIS), whole.predict(X_IRIS)
         )
         different = clone(model).set_params(random_state=4, plan=LIVE).fit(X_IRIS, y)
-        assert different.learner_.num_examples == whole.learner_.num_examples
+        assert different.learner_.counts.num_examples == whole.learner_.counts.num_examples
         assert any(
             not torch.equal(a, b)
             for a, b in zip(
@@ -186,7 +186,7 @@ def test_labels_outside_the_declared_classes_change_nothing() -> None:
     with pytest.raises(DataError, match="keep one kind"):
         model.partial_fit(X_IRIS[:100], np.full(100, "one"))
     assert_array_equal(model.predict_proba(X_IRIS), before)
-    assert model.learner_.num_examples == 100
+    assert model.learner_.counts.num_examples == 100
 
 
 def test_another_number_of_targets_changes_nothing() -> None:
@@ -275,7 +275,7 @@ def test_pickle_goes_on_where_it_was(model_class: Any, replay: int) -> None:
 def test_no_batch_of_one_is_left_over() -> None:
     model = nl.NestedClassifier(make_batch_norm_network, epochs=1, batch_size=10, random_state=0)
     model.fit(X_IRIS[::5][:21], Y_IRIS[::5][:21])
-    assert model.learner_.num_examples == 21
+    assert model.learner_.counts.num_examples == 21
 
 
 def test_answers_do_not_depend_on_the_rows_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:

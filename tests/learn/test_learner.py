@@ -23,13 +23,13 @@ def test_three_lines() -> None:
     learner = nl.Learner(make_mlp())
     learner.fit(loaders[0])
     report = learner.fit(loaders[1])
-    assert learner.classes == {0, 1, 2, 3}
+    assert learner.panel.targets.classes == {0, 1, 2, 3}
     for loader in loaders:
         assert learner.evaluate(*loader.dataset.tensors) > 0.9  # type: ignore[attr-defined]
     assert (report.num_examples, report.num_steps, report.num_refused) == (200, 10, 0)
     assert report.seconds > 0
     assert 0 < report.loss < 20
-    assert learner.num_experiences == 2
+    assert learner.counts.num_experiences == 2
     p = learner.predict_proba(loaders[0].dataset.tensors[0])  # type: ignore[attr-defined]
     assert p.shape == (200, 4)
     assert p.dtype == torch.float32
@@ -41,9 +41,9 @@ def test_memories_take_an_example_once_and_the_model_every_epoch() -> None:
     learner = nl.Learner(make_mlp())
     report = learner.fit([(x, y)], epochs=3)
     assert (report.num_examples, report.num_steps) == (192, 3)
-    assert learner.memories["memory"].clock == 64
+    assert learner.levels["memory"].bank.clock == 64
     learner.learn(x, y, again=True)
-    assert learner.memories["memory"].clock == 64
+    assert learner.levels["memory"].bank.clock == 64
     losses = [learner.learn(x, y, again=True).loss for _ in range(20)]
     assert losses[-1] < losses[0]
 
@@ -63,8 +63,8 @@ def test_a_head_that_grows(replay: int) -> None:
     assert not torch.equal(head.weight[:2], before)
     x, y = make_batch(99, 64, num_classes=3)
     assert learner.evaluate(x, y) > 0.8
-    if learner.rehearsal is not None:
-        outputs = learner.rehearsal.store.read_all()["logits"]
+    if learner.protections.replay is not None:
+        outputs = learner.protections.replay.store.read_all()["logits"]
         assert outputs.shape == (10, 3)
         assert outputs[:, 2].isnan().any()
         assert not outputs[:, :2].isnan().any()
@@ -92,7 +92,7 @@ def test_task_labels_restrict_the_answer() -> None:
     x, y = make_batch(num=64)
     learner.fit([(x, y)], task=0)
     learner.fit([(x, y + 2)], task=1)
-    assert learner.task_classes == {0: {0, 1}, 1: {2, 3}}
+    assert learner.panel.targets.task_classes == {0: {0, 1}, 1: {2, 3}}
     p = learner.predict_proba(x, task=0)
     assert not p[:, 2:].any()
     torch.testing.assert_close(p.sum(1), torch.ones(64))
@@ -137,7 +137,7 @@ def test_what_a_memory_reads_is_said(
     assert caplog.messages == [said]
     learner.learn(*make_batch())
     widths = {"input": 4, "1": 16, None: 16}
-    assert learner.memories["m"].num_inputs == (widths[on] if not isinstance(on, tuple) else 36)
+    assert learner.levels["m"].bank.num_inputs == (widths[on] if not isinstance(on, tuple) else 36)
 
 
 def test_bytes_and_images_can_be_remembered() -> None:
@@ -183,7 +183,7 @@ def test_threads_may_ask_while_it_learns() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert quiet.num_examples == 31 * 16
+    assert quiet.counts.num_examples == 31 * 16
 
 
 def test_asking_changes_nothing() -> None:

@@ -51,23 +51,26 @@ def test_a_step_that_is_not_finite_changes_no_weight(mode: str, num_steps: int) 
     model, learner = make_wild(mode)
     for seed in range(num_steps):
         learner.learn(*make_batch(seed))
-    before, clock = read_state(learner), learner.num_examples
+    before, clock = read_state(learner), learner.counts.num_examples
     model.is_wild = True
     report = learner.learn(X, Y)
     after = read_state(learner)
     assert mode in report.refused
     assert math.isfinite(report.loss) == (mode == "gradient")
-    assert learner.num_refused == 1
-    for part in ("model", "optimizer"):
-        assert differences(before[part], after[part]) == []
-    if num_steps:
-        assert differences(before["rehearsal"]["buffer"]["store"],
-                           after["rehearsal"]["buffer"]["store"]) == []  # fmt: skip
-    assert learner.memories["m"].clock == clock + 16  # memories are right whatever the spine does
+    assert learner.counts.num_refused == 1
+    refusal = report.events[-1]
+    assert isinstance(refusal, nl.levels.Refusal)
+    assert (refusal.level, refusal.reason) == (None, report.refused)
+    for state in (before, after):
+        del state["levels"]["levels"]["m"]
+    assert differences(before["levels"], after["levels"]) == []
+    kept, now = (state["protections"]["methods"][0]["state"] for state in (before, after))
+    assert differences(kept["buffer"]["store"], now["buffer"]["store"]) == []
+    assert learner.levels["m"].bank.clock == clock + 16
     assert all(p.requires_grad for p in model.parameters())
     model.is_wild = False
     assert learner.learn(X, Y).refused == ""
-    assert differences(after["model"], read_state(learner)["model"]) != []
+    assert differences(after["levels"], read_state(learner)["levels"]) != []
 
 
 def test_refusals_are_said_and_reported(caplog: pytest.LogCaptureFixture) -> None:
@@ -146,7 +149,7 @@ def test_a_kept_change_refits_memories_of_the_live_model(name: str) -> None:
     rows = learner.levels["m"].reader.read(read_batch(x))[0][0]
     proposal = learner.consolidate(lambda _: True, change=CHANGES[name])
     assert proposal.status == "committed"
-    assert learner.memories["m"].clock == 50  # from replay alone
+    assert learner.levels["m"].bank.clock == 50  # from replay alone
     is_same = torch.allclose(learner.model.eval()(x), outputs, atol=1e-5)
     assert is_same == (name == "merge")
     new = learner.levels["m"].reader.read(read_batch(x))[0][0]
@@ -172,7 +175,7 @@ def test_consolidation_says_what_it_needs() -> None:
     learner = make_overlaid()
     with pytest.raises(UnknownLevel, match="did you mean 'average'"):
         learner.consolidate(change="averag")
-    learner.rehearsal = None
+    learner.protections.replay = None
     with pytest.raises(SettingError, match="reads the live model and would be out of date"):
         learner.consolidate(lambda _: True)
     other = nl.Learner(make_mlp())
@@ -186,21 +189,24 @@ def test_consolidation_says_what_it_needs() -> None:
 
 def test_knobs_turn_and_are_recorded(tmp_path: Path) -> None:
     learner = nl.Learner(make_mlp())
-    with pytest.raises(SettingError, match="turn its knobs once it has learned"):
-        learner.control("memory", reason="drift", switch_rate=0.1)
-    learner.learn(X, Y)
+    early = learner.control("memory", reason="it is empty yet", switch_rate=0.2)
+    report = learner.learn(X, Y)
+    assert report.events == (early,)
+    assert learner.levels["memory"].bank.gate.switch_rate == 0.2
     rate = learner.control("network", reason="slower now", lr=1e-5)
     turned = learner.control("memory", reason="drift", switch_rate=0.1)
     assert (rate.reason, turned.reason) == ("slower now", "drift")
     assert turned.applied_at == 16
-    learner.learn(X, Y)
+    happened = learner.fit([(X, Y)] * 2).events
+    assert rate in happened
+    assert turned in happened
     assert learner.optimizer is not None
     assert learner.optimizer.param_groups[0]["lr"] == 1e-5
-    assert learner.memories["memory"].gate.switch_rate == 0.1
+    assert learner.levels["memory"].bank.gate.switch_rate == 0.1
     learner.snapshot(tmp_path / "s")
     twin = nl.Learner(make_mlp())
     twin.restore(tmp_path / "s")
-    assert twin.memories["memory"].gate.switch_rate == 0.1
+    assert twin.levels["memory"].bank.gate.switch_rate == 0.1
     assert differences(read_state(learner), read_state(twin)) == []
 
 
@@ -209,7 +215,7 @@ def test_knobs_that_are_not_there() -> None:
     learner.learn(X, Y)
     with pytest.raises(UnknownLevel, match="did you mean 'memory'"):
         learner.control("memori", reason="r", lr=1.0)
-    with pytest.raises(SettingError, match="no memory and has no knob 'switch_rate'"):
+    with pytest.raises(SettingError, match="no knob 'switch_rate'"):
         learner.control("network", reason="r", switch_rate=0.1)
     with pytest.raises(SettingError, match="needs a reason"):
         learner.control("memory", reason=" ", switch_rate=0.1)

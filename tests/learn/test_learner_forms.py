@@ -85,7 +85,7 @@ def test_sequence_targets() -> None:
     for _ in range(12):
         learner.learn(x, y, weight=weight)
     assert learner.predict_proba(x).shape == (16, 5, 2)
-    assert learner.memories["m"].clock == 12 * 16 * 4
+    assert learner.levels["m"].bank.clock == 12 * 16 * 4
     assert learner.evaluate(x, y) > 0.9
     y[:, 3] = 2  # a head that grows, and replay across it
     learner.learn(x, y)

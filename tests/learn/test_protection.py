@@ -128,9 +128,9 @@ def test_a_snapshot_of_other_methods_is_refused(tmp_path: Path) -> None:
     learner.fit(cut(0))
     learner.snapshot(tmp_path / "s")
     other = make_learner([MAS(1.0)])
-    with pytest.raises(ForeignSnapshot, match=r"retain=\['SI'\], this learner \['MAS'\]"):
+    with pytest.raises(ForeignSnapshot, match=r"methods \['SI'\], this learner \['MAS'\]"):
         other.restore(tmp_path / "s")
-    assert other.num_examples == 0
+    assert other.counts.num_examples == 0
 
 
 def test_a_new_task_without_a_boundary_is_refused() -> None:
@@ -149,7 +149,7 @@ def test_a_loader_that_is_spent_is_refused_before_anything_is_learned() -> None:
     learner = make_learner([EWC(1.0)])
     with pytest.raises(DataError, match="EWC reads an experience once more"):
         learner.fit(iter(cut(0)))
-    assert learner.num_examples == 0
+    assert learner.counts.num_examples == 0
     with pytest.raises(DataError):
         learner.end_experience()
 

@@ -106,7 +106,7 @@ def test_a_fresh_head_is_found_out(digits: Pair, trained: nn.Module, num_outputs
     by_class = y[1000:1300].argsort(stable=True)  # class after class
     follow(learner, (x[1000:1300][by_class], y[1000:1300][by_class]))
     assert learner.evaluate(x[1300:], y[1300:]) > 0.88
-    origin = learner.optimizer.copies["origin"]  # type: ignore[union-attr]
+    origin = learner.optimizer.levels.copies["origin"]  # type: ignore[union-attr]
     assert origin.values["2.bias"].shape == (num_outputs,)
     assert learner.predict_proba(x[:2]).shape == (2, max(10, num_outputs))
 
@@ -202,14 +202,14 @@ def test_the_origin_stands_still_with_its_running_statistics() -> None:
     for seed in range(20):
         learner.learn(*make_batch(seed))
     assert learner.optimizer is not None
-    origin = learner.optimizer.copies["origin"]
-    assert origin.read(1).num_updates == 0
+    origin = learner.optimizer.levels.copies["origin"]
+    assert origin.read().num_updates == 0
     assert set(origin.buffers) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     from nestling.core.batches import Batch
 
-    learner.experts.is_lent = False  # by its own copy, not by the one that the memory reads
+    learner.panel.experts.is_lent = False  # by its own copy, not by the one that the memory reads
     torch.testing.assert_close(
-        learner.experts.answer_as_given(Batch((x,)), None)[0].float(), expected
+        learner.panel.experts.answer_as_given(Batch((x,)), None)[0].float(), expected
     )
     with pytest.raises(SettingError, match="never moves"):
         learner.control("origin", reason="try", decay=0.5)
@@ -427,7 +427,7 @@ def test_a_frozen_head_that_grows_keeps_the_origin(digits: Pair, trained: nn.Mod
     learner = nl.Learner(model, plan)
     learner.learn(x[:4], torch.tensor([0, 1, 2, 11]))
     assert learner.optimizer is not None
-    assert learner.optimizer.copies["given"].buffers["2.bias"].shape == (10,)
+    assert learner.optimizer.levels.copies["given"].buffers["2.bias"].shape == (10,)
     assert learner.predict_proba(x[:4]).shape == (4, 12)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import nestling as nl
 from nestling.core.errors import LateParameter, SettingError
-from nestling.levels import Freeze, Level, LevelAlarm, NestedOptimizer, Plan
+from nestling.levels import Alarm, Freeze, Level, LevelAlarm, NestedOptimizer, Plan, Refusal
 from nestling.levels.readings import norm
 
 
@@ -93,8 +93,11 @@ def test_refusals_in_a_row_sound_an_alarm() -> None:
     with pytest.warns(LevelAlarm, match="'all' had 20 updates in a row refused; look at its judge"):
         run(1)
     run(20)
-    assert [alarm.kind for alarm in nested.alarms] == ["dead"]
-    assert nested.alarms[0].step == 40
+    happened = nested.take_events()
+    refused = [event.step for event in happened if isinstance(event, Refusal)]
+    assert refused == [*range(1, 20), *range(21, 61)]
+    alarms = [event for event in happened if isinstance(event, Alarm)]
+    assert [(alarm.kind, alarm.step) for alarm in alarms] == [("dead", 40)]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_weights_that_start_at_zero_sound_no_alarm() -> None:
     model(torch.ones(1, 2)).sum().backward()
     nested.step()
     assert nested.read_levels()[0].relative_change == 0.0
-    assert nested.alarms == []
+    assert nested.take_events() == []
 
 
 @pytest.mark.parametrize("value", [1.0, 200.0])
@@ -196,4 +199,4 @@ def test_dead_level_is_told_apart_from_a_closed_one() -> None:
                 run(nested)
         else:
             run(nested)
-        assert [alarm.kind for alarm in nested.alarms] == kinds
+        assert [event.kind for event in nested.take_events()] == kinds

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import nestling as nl
 from nestling.core.errors import SettingError
 from nestling.levels import Freeze, Level, LevelAlarm, NestedOptimizer, Plan
-from nestling.levels.saving import export_inner
 from nestling.optim import OptimizerSpec
+from nestling.optim.inner_state import export_inner
 
 Named = dict[str, Tensor]
 TORCH: dict[str, tuple[OptimizerSpec, Callable[..., torch.optim.Optimizer]]] = {
@@ -360,7 +360,7 @@ def test_unused_parameter_sounds_one_dead_alarm_per_episode() -> None:
         take_step(model, nested, 39)
     for step in range(50):
         take_step(model, nested, step)
-    assert [(alarm.level, alarm.kind) for alarm in nested.alarms] == [("lost", "dead")]
+    assert [(alarm.level, alarm.kind) for alarm in nested.take_events()] == [("lost", "dead")]
 
 
 def test_runaway_sounds_once_per_episode() -> None:
@@ -379,4 +379,4 @@ def test_runaway_sounds_once_per_episode() -> None:
             run(0.5)
         run(0.5)
         run(1e-9)
-    assert [alarm.kind for alarm in nested.alarms] == ["runaway"] * 2
+    assert [alarm.kind for alarm in nested.take_events()] == ["runaway"] * 2

@@ -153,7 +153,7 @@ def test_a_learner_takes_every_form(name: str, form: str) -> None:
     found = {}
     for one in (form, "pair"):
         kind, shape = FORMS[one]
-        learner = nl.Learner(kind(), plan, retain=[METHODS[name]()], replay=6, quiet=True)
+        learner = nl.Learner(kind(), plan, retain=[METHODS[name]()], replay=6)
         for experience in range(2):
             learner.fit([shape(x, y) for x, y in make_pairs(experience)])
         found[one] = dict(learner.model.state_dict())

@@ -199,11 +199,12 @@ def run(name: str) -> dict[str, str]:
 def read_gates(made: nl.Learner) -> dict[str, Tensor]:
     """Whom the read-out believes, and every memory's own gate."""
     readout = made.readout
+    banks = {name: level.bank for name, level in made.levels.memories.items()}
     assert readout is not None
     gates = {"readout": torch.tensor(list(readout.weights.values()), dtype=torch.float64)}
     if readout.outside is not None:
         gates["outside"] = readout.outside.weights
-    return gates | {name: bank.gate.weights for name, bank in made.memories.items()}
+    return gates | {name: bank.gate.weights for name, bank in banks.items() if bank}
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
+from nestling.answer.export import export_readout
 from nestling.answer.held_answers import HeldAnswers
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace
@@ -92,6 +92,10 @@ class Panel:
                 "one; mend the model or its inputs"
             )
         return mixed, shape, kind
+
+    def export(self) -> nn.Module:
+        """A plain module that answers as the read-out does; see `export_readout`."""
+        return export_readout(self.readout, self.experts)
 
     # --- learning whom to believe
 

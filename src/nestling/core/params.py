@@ -144,7 +144,7 @@ def digest_tensors(tensors: Params) -> str:
         value = tensors[name].detach().cpu().contiguous()
         found.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
         if value.numel():
-            found.update(value.reshape(-1).view(torch.uint8).numpy())
+            found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

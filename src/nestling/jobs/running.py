@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from nestling.jobs.scoring import (
     summarize,
 )
 from nestling.learn.learner import Learner
+from nestling.levels import Alarm, Event
 from nestling.report import RunWriter, read_run, write_report
 from nestling.store import write_whole
 
@@ -109,7 +110,6 @@ class _Run:
         self.learner = learner
         self.writer = writer
         self.position = start
-        self.num_alarms = len(learner.alarms)
         self.readings = learner.read_levels()
 
     def learn_all(self, progress: Progress | None) -> None:
@@ -133,7 +133,8 @@ class _Run:
             is_new = number <= num_batches // job.epochs
             started = time.perf_counter()
             # As `Learner.fit` does: memories see an example once, in the first epoch.
-            self.learner.learn(x[rows], y[rows], task=experience.task, again=not is_new)
+            report = self.learner.learn(x[rows], y[rows], task=experience.task, again=not is_new)
+            self._note(report.events)
             self.position = replace(
                 self.position,
                 batch=number,
@@ -174,9 +175,13 @@ class _Run:
         self.readings = self.learner.read_levels()
         for reading in self.readings:
             self.writer.write("level", self._sign(describe_level(reading, self.position.num_seen)))
-        for alarm in self.learner.alarms[self.num_alarms :]:
-            self.writer.write("alarm", self._sign(asdict(alarm)))
-        self.num_alarms = len(self.learner.alarms)
+        if self.learner.optimizer is not None:  # a reading may sound an alarm
+            self._note(self.learner.optimizer.take_events())
+
+    def _note(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Alarm):
+                self.writer.write("alarm", self._sign(asdict(event)))
 
     def _sign(self, record: dict[str, object]) -> dict[str, object]:
         return {"method": "nestling", "seed": self.job.seed} | record

@@ -8,6 +8,7 @@ from nestling.judge.curves import (
 )
 from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
+from nestling.judge.scores import measure_accuracy, measure_r_squared
 
 __all__ = [
     "FORMULAS",
@@ -17,6 +18,8 @@ __all__ = [
     "compare_paired",
     "estimate_mean",
     "formula",
+    "measure_accuracy",
+    "measure_r_squared",
     "negative_flip_rate",
     "retention_half_life",
     "steps_to_fraction",

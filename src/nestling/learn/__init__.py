@@ -2,6 +2,6 @@
 
 from nestling.learn.default import make_default_plan
 from nestling.learn.learner import Learner
-from nestling.learn.step import FitReport, StepReport
+from nestling.learn.reports import Counts, FitReport, StepReport
 
-__all__ = ["FitReport", "Learner", "StepReport", "make_default_plan"]
+__all__ = ["Counts", "FitReport", "Learner", "StepReport", "make_default_plan"]

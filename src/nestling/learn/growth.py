@@ -57,6 +57,12 @@ def check_growth(model: nn.Module, num_outputs: int, num_classes: int) -> None:
         )
 
 
+def count_head_rows(model: nn.Module) -> int:
+    """Outputs of the last linear layer; 0 if there is none."""
+    found = find_head_layer(model)
+    return 0 if found is None else found[1].out_features
+
+
 class Head:
     """The model's last linear layer, whose rows are classes: more of them, or fewer again.
 
@@ -79,8 +85,7 @@ class Head:
     @property
     def num_rows(self) -> int:
         """Outputs of the last linear layer; 0 if there is none."""
-        found = find_head_layer(self.model)
-        return 0 if found is None else found[1].out_features
+        return count_head_rows(self.model)
 
     def check_growth(self, num_outputs: int, num_classes: int) -> None:
         """Raise unless it can grow; see `check_growth`."""
@@ -114,7 +119,7 @@ class Head:
 
 def resize_head(
     model: nn.Module,
-    levels: Levels,
+    levels: Levels | None,
     num_classes: int,
     *,
     generator: torch.Generator,
@@ -127,7 +132,7 @@ def resize_head(
 
     Args:
         model: changed in place; to grow, `check_growth` must have passed.
-        levels: told of the new parameters, where one of them owns the old.
+        levels: told of the new parameters, where one of them owns the old; None: nothing learns.
         num_classes: outputs afterwards.
         generator: draws the new rows.
     """
@@ -146,6 +151,6 @@ def resize_head(
         param = nn.Parameter(sized, requires_grad=old.requires_grad)
         setattr(head, part, param)
         full = f"{name}.{part}" if name else part
-        if levels.gradient and old.requires_grad:
+        if levels is not None and levels.gradient and old.requires_grad:
             levels.swap_parameter(full, param)
     head.out_features = num_classes

@@ -1,11 +1,14 @@
 """A learner's whole state: parts that each own theirs, loaded all or none, one file per level."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from nestling.core.errors import ForeignSnapshot, NestlingError
 from nestling.levels import Plan
+from nestling.store import read_snapshot, write_snapshot
 
+_KIND, _SCHEMA = "learner", 3
 # What the state of all levels holds beside the levels themselves.
 _COURSE, _REST = "course", "rest"
 _LEVEL, _FEATURES = "level ", "features of "
@@ -101,3 +104,14 @@ def join_state(files: Mapping[str, Any]) -> dict[str, Any]:
     except KeyError as error:
         raise ForeignSnapshot(f"the snapshot has no part {error}; it is of no learner") from None
     return state | {"levels": {"levels": levels, _COURSE: course, _REST: rest}}
+
+
+def write_snapshot_state(path: Path, state: Mapping[str, Any], last: Path | None) -> None:
+    """Write a learner's state as a snapshot folder; what an earlier one holds is linked."""
+    known = () if last is None else (last,)
+    write_snapshot(path, split_state(state), kind=_KIND, schema=_SCHEMA, reuse=known)
+
+
+def read_snapshot_state(path: Path) -> dict[str, Any]:
+    """The state that `write_snapshot_state` wrote; raises SnapshotError if it is not whole."""
+    return join_state(read_snapshot(path, kind=_KIND, schema=_SCHEMA))

@@ -70,21 +70,19 @@ class Protections:
                 "read only once; give a DataLoader or a list"
             )
 
-    def check(self, batch: Batch, task: int | None, *, is_new: bool) -> None:
-        """Raise unless the methods can take a batch; nothing is changed.
-
-        Raises:
-            DataError: a new task though the last experience was not ended and must be.
-            ShapeMismatch: it cannot be kept beside the examples that are.
-        """
-        if self.replay is not None and is_new:
-            self.replay.check(batch)
+    def check_task(self, task: int | None) -> None:
+        """Raise DataError at a new task if the last experience was not ended and must be."""
         waiting = next((m for m in self.methods if m.needs_boundary), None)
         if waiting is not None and self._num_open and task != self._task:
             raise DataError(
                 f"task {self._task} became {task} but {type(waiting).__name__} protects only what "
                 "came before a boundary; call end_experience(loader) between, or use fit"
             )
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raise ShapeMismatch if a batch cannot be kept beside the examples that are."""
+        if self.replay is not None:
+            self.replay.check(batch)
 
     def note(self, task: int | None) -> None:
         """Take in that a batch of this task was learned."""

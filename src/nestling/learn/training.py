@@ -1,25 +1,42 @@
-"""The gradient levels at work: one training step of a model, in its own modes."""
+"""What happens to a batch: checked, answered, learned by the levels, heard of by the read-out."""
 
-from collections.abc import Sequence
-from typing import Literal
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from nestling.answer.panel import Panel
+from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Batch, Loss
+from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules, has_modes
-from nestling.levels import NestedOptimizer
-from nestling.protect import Retention, TakenStep, take_step
+from nestling.judge.scores import measure_accuracy, measure_r_squared
+from nestling.learn.consolidation import consolidate, judge_by_replay
+from nestling.learn.default import EarlyView
+from nestling.learn.growth import Head
+from nestling.learn.guard import Admitted, admit, check_batch, check_task
+from nestling.learn.parts import Part, load_all, read_plan
+from nestling.learn.protection import Protections
+from nestling.learn.random_state import RandomState
+from nestling.learn.reports import Counts, StepReport, Writer, write_reading
+from nestling.levels import Levels, NestedOptimizer, Refusal
+from nestling.memory.ridge import Task
+from nestling.protect import TakenStep, take_step
+
+_LOGGER = logging.getLogger("nestling")
 
 
-class Training:
-    """What a training step needs besides a batch.
+class GradientStep:
+    """One training step of the gradient levels, in the model's own modes.
 
     Args:
         model: trained in place.
         optimizer: of its levels; None if nothing learns by gradient.
         loss: (output, target) -> scalar ().
-        methods: what protects, in order.
         precision: "bf16" for autocast in the forward pass.
         device: of the model.
     """
@@ -29,14 +46,12 @@ class Training:
         model: nn.Module,
         optimizer: NestedOptimizer | None,
         loss: Loss,
-        methods: Sequence[Retention],
         precision: Literal["bf16"] | None,
         device: torch.device,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
-        self.methods = tuple(methods)
         self.precision = precision
         self.device = device
         modules = list(model.modules())
@@ -45,13 +60,8 @@ class Training:
         self._norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._buffers = list(model.buffers())
 
-    def step(self, batch: Batch, *, is_new: bool) -> TakenStep | None:
-        """Learn a batch by one step; None if nothing learns by gradient.
-
-        Args:
-            batch: N examples with a target.
-            is_new: False for a batch that was learned before, in an earlier epoch.
-        """
+    def take(self, batch: Batch, protections: Protections, *, is_new: bool) -> TakenStep | None:
+        """Learn a batch, with what protects; None if nothing learns by gradient."""
         if self.optimizer is None:
             return None
         if not self.model.training:
@@ -65,9 +75,200 @@ class Training:
                 self.model,
                 self.optimizer,
                 batch,
-                self.methods,
+                protections.methods,
                 loss=self.loss,
                 precision=autocast,
                 buffers=self._buffers,
                 is_new=is_new,
             )
+
+
+class Training:
+    """Takes batches through all parts of a learner.
+
+    Args:
+        step: of the gradient levels.
+        levels: of the plan.
+        head: that may grow.
+        protections: beside the levels.
+        panel: who answers.
+        early: what the default's memory reads.
+        random: where its random numbers come from.
+        counts: of what was done.
+        dtype: floating dtype of the model's parameters; None if it has none.
+        writer: takes metrics; None for none.
+    """
+
+    def __init__(
+        self,
+        step: GradientStep,
+        levels: Levels,
+        head: Head,
+        protections: Protections,
+        panel: Panel,
+        early: EarlyView,
+        random: RandomState,
+        counts: Counts,
+        dtype: torch.dtype | None,
+        writer: Writer | None,
+    ) -> None:
+        self.step = step
+        self.levels = levels
+        self.head = head
+        self.protections = protections
+        self.panel = panel
+        self.early = early
+        self.random = random
+        self.counts = counts
+        self.dtype = dtype
+        self.writer = writer
+
+    def learn(
+        self, batch: Batch, task: int | None, weight: Tensor | None, *, is_new: bool
+    ) -> StepReport:
+        """Learn one batch; see `Learner.learn`."""
+        started, panel = time.perf_counter(), self.panel
+        device = self.step.device
+        if any(value.device != device for value in batch.inputs) or batch.keywords:
+            batch = batch.to(device)
+        if batch.target is None:
+            raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
+        check_batch(batch, panel.targets.declared, dtype=self.dtype)
+        task = check_task(task)
+        self.protections.check_task(task)
+        if batch.size == 0:
+            return StepReport(float("nan"), 0)
+        if is_new:
+            self.early.settle(batch)
+        # Everything that can fail comes before anything that is changed.
+        memories = self.levels.memories if is_new else {}
+        grow = None if self.step.optimizer is None else self.head.check_growth
+        found = admit(batch, weight, panel.targets, memories, panel.experts.inspect, grow)
+        if is_new:
+            self.protections.check_batch(batch)
+        answers, taken = self._try_step(batch, found, is_new)
+        self.protections.note(task)
+        panel.targets = panel.targets.admit(found.classes, task)
+        if is_new:
+            output = None if taken is None else taken.output
+            panel.learn(batch, found.labels, found.read, found.checked, answers, output)
+        self.counts.num_examples += batch.size
+        self.counts.seconds += time.perf_counter() - started
+        report = self._report(batch, taken)
+        if self.writer is not None:
+            self.writer.add_scalar("loss", report.loss, self.counts.num_examples)
+        return report
+
+    def end_experience(self, loader: Iterable[Any] | None) -> None:
+        """Say that an experience is over; see `Learner.end_experience`."""
+        self.protections.end_experience(loader, self.step.device)
+        self.counts.num_experiences += 1
+        if self.writer is not None:
+            for reading in self.levels.read():
+                write_reading(self.writer, reading, self.counts.num_examples)
+
+    def evaluate(self, batch: Batch, task: int | None) -> float:
+        """Accuracy, or R squared, of the answers to a batch with its target."""
+        if batch.target is None:
+            raise DataError("evaluate needs targets; give evaluate(x, y)")
+        is_real = batch.target.is_floating_point()
+        answer, kind = self.answer(batch, task, "regression" if is_real else "classification")
+        measure = measure_accuracy if kind == "classification" else measure_r_squared
+        return measure(answer, batch.target.cpu())
+
+    def consolidate(
+        self, judge: Judge | None, change: str | Callable[[nn.Module], object], tolerance: float
+    ) -> Proposal:
+        """Propose a change of slow weights; see `Learner.consolidate`."""
+        replay, device = self.protections.replay, self.step.device
+        # Values have no loss that says how good they are on their own scale.
+        stored = replay if self.panel.targets.task == "classification" else None
+        judge = judge or judge_by_replay(stored, self.step.loss, device)
+        made, refitted = consolidate(self.levels, change, judge, tolerance, replay, device)
+        for name in refitted:
+            self.panel.forget_held(name)
+        return made
+
+    # --- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step and the next answer depend on; tensors are copies."""
+        parts = {name: part.state_dict() for name, part in self._list_parts().items()}
+        return {"plan": self.levels.plan.to_data(), **parts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken; raises ForeignSnapshot with nothing changed."""
+        with self.early.following(read_plan(state)):
+            load_all(self._list_parts(), state)
+
+    def _list_parts(self) -> dict[str, Part]:
+        """All that own a part of a learner's state, in the order in which they are loaded."""
+        return {
+            "head": self.head,
+            "levels": self.levels,
+            "protections": self.protections,
+            "panel": self.panel,
+            "counts": self.counts,
+            "random": self.random,
+        }
+
+    def _try_step(
+        self, batch: Batch, found: Admitted, is_new: bool
+    ) -> tuple[list[Tensor] | None, TakenStep | None]:
+        """What the experts answer before the step, and the step; undone if one raises."""
+        panel, before, num_outputs = self.panel, self.panel.targets, found.targets.num_outputs
+        grows = found.num_outputs > num_outputs
+        drawn = self.protections.list_generators()
+        put_back = self.random.mark([self.random.own, *drawn] if grows else drawn)
+        panel.targets = found.targets
+        try:
+            answers = panel.ask(batch, found.read) if is_new else None
+            if grows:
+                self.protections.check_growth()
+                _LOGGER.info("head grown from %d to %d classes", num_outputs, found.num_outputs)
+                self.head.resize(found.num_outputs)
+                panel.targets = replace(found.targets, num_outputs=found.num_outputs)
+            return answers, self.step.take(batch, self.protections, is_new=is_new)
+        except Exception as error:
+            is_alarm = isinstance(error, Warning)  # comes after the step
+            if not is_alarm:
+                if panel.targets.num_outputs > num_outputs:
+                    self.head.resize(num_outputs)
+                put_back()
+            if not is_alarm or before.task is None:
+                panel.targets = before
+            raise
+
+    def answer(self, batch: Batch, task: int | None, kind: Task | None) -> tuple[Tensor, Task]:
+        """Probabilities or values of the read-out, and which; see `Learner.predict`.
+
+        Args:
+            batch: its target is ignored.
+            task: restricts the answer to the classes seen under this label.
+            kind: what is predicted, if that is known though nothing was learned.
+        """
+        batch = Batch(batch.inputs, batch.keywords).to(self.step.device)
+        check_batch(batch, dtype=self.dtype)
+        targets = self.panel.targets
+        if kind is None and targets.declared is not None:
+            kind = "classification"
+        mixed, shape, kind = self.panel.answer(batch, kind)
+        if kind == "classification":
+            mixed = targets.restrict(mixed, task)
+        return mixed.reshape(*shape, mixed.shape[-1]).float(), kind
+
+    def _report(self, batch: Batch, taken: TakenStep | None) -> StepReport:
+        events = self.levels.take_events()
+        if self.step.optimizer is not None:
+            events = self.step.optimizer.take_events() + events
+        if taken is None:
+            return StepReport(float("nan"), batch.size, events=tuple(events))
+        if taken.refused:
+            self.counts.num_refused += 1
+            total = self.counts.num_refused
+            _LOGGER.warning("step refused: %s (%d so far)", taken.refused, total)
+            events.append(Refusal(None, self.levels.num_steps, taken.refused))
+        return StepReport(taken.loss, batch.size, taken.refused, tuple(events))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "writer": None}  # it stays with the first

@@ -95,6 +95,35 @@ def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
     return claimed
 
 
+def find_buffers(
+    model: nn.Module, claims: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, tuple[nn.Module, str]]]:
+    """Level -> its running statistics: name -> (module, name in it).
+
+    They belong to the level that owns all parameters of their module, or, where it has none, of
+    the nearest module around it that has some; to no level if several share those.
+
+    Args:
+        model: unwrapped.
+        claims: level -> names of its parameters.
+    """
+    owner = {name: level for level, names in claims.items() for name in names}
+    modules = dict(model.named_modules())
+    found: dict[str, dict[str, tuple[nn.Module, str]]] = {}
+    for name, _ in model.named_buffers():
+        path, _, own = name.rpartition(".")
+        prefix = path
+        while True:
+            start = f"{prefix}." if prefix else ""
+            levels = {level for param, level in owner.items() if param.startswith(start)}
+            if levels or not prefix:
+                break
+            prefix = prefix.rpartition(".")[0]
+        if len(levels) == 1:
+            found.setdefault(levels.pop(), {})[name] = (modules[path], own)
+    return found
+
+
 class ParameterWatch:
     """Notices a trainable parameter that no level owns, at next to no cost per step.
 

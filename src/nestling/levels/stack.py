@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
 from nestling.core.params import check_same_names
-from nestling.levels.assign import ParameterWatch, assign_levels, collect_aliases, unwrap
+from nestling.levels.assign import (
+    ParameterWatch,
+    assign_levels,
+    collect_aliases,
+    find_buffers,
+    unwrap,
+)
 from nestling.levels.control import Knobs
 from nestling.levels.copies import CopyLevel, make_copies
 from nestling.levels.events import Change, Event
@@ -61,7 +67,7 @@ class Levels(Mapping[str, AnyLive]):
         aliases = collect_aliases(model) if plan.gradient_levels else {}
         claims = assign_levels(model, plan) if plan.gradient_levels else {}
         self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
-        beside = _find_buffers(self.model, claims)
+        beside = find_buffers(self.model, claims)
         self.gradient = {
             spec.name: GradientLevel(
                 spec,
@@ -352,28 +358,6 @@ def check_level_names(kind: str, ours: Iterable[str], saved: Iterable[str]) -> N
             f"the state has {kind} {other}, this plan has {own}; "
             "restore it with the plan it was saved with"
         )
-
-
-def _find_buffers(
-    model: nn.Module, claims: Mapping[str, list[str]]
-) -> dict[str, dict[str, tuple[nn.Module, str]]]:
-    """Level -> its running statistics: those of modules all of whose parameters it owns, or,
-    where a module has none, of the nearest module around it that has some."""
-    owner = {name: level for level, names in claims.items() for name in names}
-    modules = dict(model.named_modules())
-    found: dict[str, dict[str, tuple[nn.Module, str]]] = {}
-    for name, _ in model.named_buffers():
-        path, _, own = name.rpartition(".")
-        prefix = path
-        while True:
-            start = f"{prefix}." if prefix else ""
-            levels = {level for param, level in owner.items() if param.startswith(start)}
-            if levels or not prefix:
-                break
-            prefix = prefix.rpartition(".")[0]
-        if len(levels) == 1:
-            found.setdefault(levels.pop(), {})[name] = (modules[path], own)
-    return found
 
 
 def _check_importance(

@@ -149,18 +149,14 @@ def _put_back(
 ) -> None:
     optimizer.zero_grad()
     if isinstance(optimizer, NestedOptimizer):
-        for level in optimizer.levels.values():
-            level.enable(True)
+        optimizer.levels.enable_all()
     with torch.no_grad():
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
 
 
 def _are_finite(optimizer: torch.optim.Optimizer) -> bool:
-    if isinstance(optimizer, NestedOptimizer):
-        params = [param for level in optimizer.levels.values() for param in level.params]
-    else:
-        params = [param for group in optimizer.param_groups for param in group["params"]]
+    params: list[Tensor] = [param for group in optimizer.param_groups for param in group["params"]]
     grads = [
         param.grad.coalesce().values() if param.grad.is_sparse else param.grad
         for param in params

@@ -1,15 +1,34 @@
-"""What lies on disk: whole files, snapshots of a state, and others' files that hold pickle."""
+"""What is kept on disk: whole files, snapshots of nested state, and files that others wrote."""
 
-from nestling.store.legacy_weights import read_object_array, read_torch_weights
-from nestling.store.snapshots import read_part, read_snapshot, write_snapshot
-from nestling.store.whole_files import sync_folder, write_whole
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from nestling.store.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from nestling.store.legacy_weights import read_object_array, read_torch_weights
+    from nestling.store.snapshots import read_part, read_snapshot, write_snapshot
+
+# Looked up when they are first used, so that whoever writes a file does not wait for torch.
+_HOMES = {
+    "read_object_array": "legacy_weights",
+    "read_part": "snapshots",
+    "read_snapshot": "snapshots",
+    "read_torch_weights": "legacy_weights",
+    "write_snapshot": "snapshots",
+}
 
 __all__ = [
     "read_object_array",
     "read_part",
     "read_snapshot",
     "read_torch_weights",
-    "sync_folder",
     "write_snapshot",
     "write_whole",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"nestling.store.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'nestling.store' has no attribute {name!r}")

@@ -91,7 +91,7 @@ class ClserPlan:
 
     def _ask(self, name: str, x: Tensor) -> Tensor:
         with eval_mode(self.model):
-            values = self.optimizer.copies[name].values
+            values = self.optimizer.levels.copies[name].values
             return torch.as_tensor(functional_call(self.model, values, x))
 
     def end_experience(self, loader: object) -> None:
@@ -104,7 +104,7 @@ class ClserPlan:
 
     def count_bytes(self) -> int:
         """Of the store and of both copies."""
-        copies = self.optimizer.copies.values()
+        copies = self.optimizer.levels.copies.values()
         return self.store.num_bytes + sum(v.nbytes for c in copies for v in c.values.values())
 
 

@@ -144,16 +144,11 @@ class DefaultLearner:
 
     def count_bytes(self) -> int:
         """Its memories, stored examples and copies."""
-        learner = self.learner
-        num_bytes = sum(int(bank.num_bytes) for bank in learner.memories.values())
-        if learner.rehearsal is not None:
-            num_bytes += learner.rehearsal.count_bytes()
-        if learner.optimizer is not None:
-            num_bytes += sum(
-                value.nbytes
-                for copy in learner.optimizer.copies.values()
-                for value in copy.values.values()
-            )
+        levels, num_bytes = self.learner.levels, self.learner.protections.count_bytes()
+        for memory in levels.memories.values():
+            num_bytes += 0 if memory.bank is None else memory.bank.num_bytes
+        for copy in levels.copies.values():
+            num_bytes += sum(value.nbytes for value in copy.values.values())
         return num_bytes
 
 

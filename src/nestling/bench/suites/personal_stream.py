@@ -44,7 +44,7 @@ class PersonTrial:
 
 
 @dataclass(frozen=True)
-class Counts:
+class PersonCounts:
     """Wrong answers, added up over people.
 
     Attributes:
@@ -63,9 +63,9 @@ class Counts:
     base_before: int = 0
     base_after: int = 0
 
-    def __add__(self, other: "Counts") -> "Counts":
+    def __add__(self, other: "PersonCounts") -> "PersonCounts":
         theirs = asdict(other)
-        return Counts(**{name: value + theirs[name] for name, value in asdict(self).items()})
+        return PersonCounts(**{name: value + theirs[name] for name, value in asdict(self).items()})
 
     @property
     def errors_removed(self) -> float:
@@ -85,7 +85,7 @@ def measure_people(
     *,
     num_workers: int | None = None,
     progress: Progress | None = None,
-) -> dict[tuple[str, Split], Counts]:
+) -> dict[tuple[str, Split], PersonCounts]:
     """Every person of watch-users that is tested on, for every method and seed; resumable.
 
     Args:
@@ -113,10 +113,10 @@ def measure_people(
         done += 1
         if progress is not None:
             progress(f"people: {one.method}, {one.split}, seed {one.seed}", done / len(trials))
-    found: dict[tuple[str, Split], Counts] = {}
+    found: dict[tuple[str, Split], PersonCounts] = {}
     for one in trials:
         key = (one.method, one.split)
-        found[key] = found.get(key, Counts()) + _read(one.find_path(place.folder))
+        found[key] = found.get(key, PersonCounts()) + _read(one.find_path(place.folder))
     return found
 
 
@@ -124,12 +124,12 @@ def run_trial(trial: PersonTrial, place: CellFolders) -> None:
     """Measure all people of one trial and write the counts."""
     request = Request(trial.seed, "test", place.data, place.offline)
     streams = make_person_streams(request, split=trial.split, num_seconds=NUM_SECONDS)
-    counts = sum((measure_person(trial, one) for one in streams), Counts())
+    counts = sum((measure_person(trial, one) for one in streams), PersonCounts())
     path = trial.find_path(place.folder)
     write_whole(path, json.dumps(asdict(counts)) + "\n")
 
 
-def measure_person(trial: PersonTrial, person: PersonStream) -> Counts:
+def measure_person(trial: PersonTrial, person: PersonStream) -> PersonCounts:
     """Learn the others, count, learn the person's minute, count again."""
     x, y = person.base
     setup = Setup(
@@ -152,7 +152,7 @@ def measure_person(trial: PersonTrial, person: PersonStream) -> Counts:
     base_before = _count_wrong(competitor, person.base_test)
     for own_x, own_y in zip(*(part.split(BATCH_SIZE) for part in person.stream), strict=True):
         competitor.learn(own_x, own_y, is_new=True)
-    return Counts(
+    return PersonCounts(
         num_own=len(person.own_test[1]),
         own_before=own_before,
         own_after=_count_wrong(competitor, person.own_test),
@@ -162,7 +162,7 @@ def measure_person(trial: PersonTrial, person: PersonStream) -> Counts:
     )
 
 
-def build_figures(found: Mapping[tuple[str, Split], Counts]) -> dict[str, float]:
+def build_figures(found: Mapping[tuple[str, Split], PersonCounts]) -> dict[str, float]:
     """`errors_removed` and `lost_on_others` of the default; with `_halves`, of the other split."""
     figures = {}
     for split, suffix in zip(SPLITS, ("", "_halves"), strict=True):
@@ -173,7 +173,7 @@ def build_figures(found: Mapping[tuple[str, Split], Counts]) -> dict[str, float]
     return figures
 
 
-def format_people(found: Mapping[tuple[str, Split], Counts]) -> str:
+def format_people(found: Mapping[tuple[str, Split], PersonCounts]) -> str:
     """The section of the suite's page."""
     rows = [
         {
@@ -209,8 +209,8 @@ def _count_wrong(competitor: Competitor, pair: Pair) -> int:
         return int((competitor.compute_scores(x).argmax(1) != y).sum())
 
 
-def _read(path: Path) -> Counts:
+def _read(path: Path) -> PersonCounts:
     try:
-        return Counts(**{name: int(v) for name, v in json.loads(path.read_text()).items()})
+        return PersonCounts(**{name: int(v) for name, v in json.loads(path.read_text()).items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise JobError(f"'{path}' is damaged ({type(error).__name__}); delete it") from None

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from nestling.core.errors import DataError, MissingExtra, ModelError, SettingError, UnknownLabel
 from nestling.core.seeds import make_generator
 from nestling.learn.learner import Learner
-from nestling.learn.learner_state import export_learner_state, import_learner_state
 from nestling.levels import Plan
 from nestling.models import mlp
 
@@ -82,7 +81,7 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
 
     def _learn(self, X: Array, target: Tensor, epochs: int) -> None:
         # The clock is a salt: what is drawn differs from call to call, but not from run to run.
-        clock = self.learner_.num_examples
+        clock = self.learner_.counts.num_examples
         order = make_generator(self.seed_, "order", clock)
         batches = _ShuffledBatches(self._read(X), target, self.batch_size, order)
         with _own_randomness(self.seed_, "dropout", clock):
@@ -99,10 +98,10 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
         return torch.cat([ask(rows) for rows in parts]).double().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A learner holds locks and hooks; what it has learned is plain data and tensors.
+        # A module that its user makes need not be picklable; what was learned is plain data.
         state = dict(super().__getstate__())
         if "learner_" in state:
-            state["learner_"] = export_learner_state(state["learner_"])
+            state["learner_"] = state["learner_"].state_dict()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -111,7 +110,7 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
         if saved is not None:
             self.learner_ = self._make_learner(len(self.mean_), self.num_outputs_, self.seed_)
             with _own_randomness(self.seed_):  # a learner's state brings torch's generator along
-                import_learner_state(self.learner_, saved)
+                self.learner_.load_state_dict(saved)
 
 
 class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from nestling.core.seeds import (
 )
 
 
-class Draws:
+class RandomState:
     """A learner's own generator, and torch's, from which dropout draws.
 
     Args:

@@ -1,0 +1,80 @@
+"""The parts of a learner, made from what its user says."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nestling.answer.panel import Panel
+from nestling.answer.targets import TargetSpace
+from nestling.core.batches import Loss, default_loss
+from nestling.learn.default import EarlyView, make_default_plan, make_replay
+from nestling.learn.growth import Head
+from nestling.learn.guard import check_settings
+from nestling.learn.protection import Protections
+from nestling.learn.random_state import RandomState
+from nestling.learn.reports import Counts, Writer
+from nestling.learn.training import GradientStep, Training
+from nestling.levels import Levels, NestedOptimizer, Plan
+from nestling.protect import Retention
+
+
+def assemble(
+    model: nn.Module,
+    plan: Plan | None,
+    loss: Loss | None,
+    pretrained: bool,
+    replay: int,
+    retain: Sequence[Retention],
+    num_classes: int | None,
+    output_transform: Callable[[Tensor], Tensor] | None,
+    device: torch.device | str | None,
+    precision: Literal["bf16"] | None,
+    judge: Callable[[nn.Module], bool] | None,
+    seed: int,
+    writer: Writer | None,
+) -> Training:
+    """Make and connect the parts; arguments and errors as for `Learner`."""
+    check_settings(precision, replay)
+    model = model if device is None else model.to(device)
+    first = next(model.parameters(), None)
+    where = torch.device(device or (first.device if first is not None else "cpu"))
+    chosen = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
+    loss = loss or default_loss
+    kept = make_replay(replay, seed) if replay else None
+    protections = Protections(model, retain, chosen, loss, kept)
+    asked = None if judge is None else _JudgeOf(model, judge)
+    levels = Levels(model, chosen, judge=asked, seed=seed, has_memories=True)
+    optimizer = NestedOptimizer.over(levels) if levels.gradient else None
+    step = GradientStep(model, optimizer, loss, precision, where)
+    panel = Panel(
+        levels,
+        protections.find_reader,
+        TargetSpace(num_classes),
+        output_transform,
+        is_plain=protections.is_plain and not step.has_modes,
+    )
+    random = RandomState(seed, where)
+    return Training(
+        step,
+        levels,
+        Head(model, levels, random.own, may_grow=num_classes is None),
+        protections,
+        panel,
+        EarlyView(levels, may_drop=plan is None and pretrained),
+        random,
+        Counts(),
+        first.dtype if first is not None and first.is_floating_point() else None,
+        writer,
+    )
+
+
+class _JudgeOf:
+    """A judge of models, asked about one model by a level's name; it can be pickled if they can."""
+
+    def __init__(self, model: nn.Module, judge: Callable[[nn.Module], bool]) -> None:
+        self.model, self.judge = model, judge
+
+    def __call__(self, _: str) -> bool:
+        return self.judge(self.model)

@@ -1,5 +1,6 @@
 """The parts of a learner, made from what its user says."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from nestling.answer.panel import Panel
 from nestling.answer.targets import TargetSpace
 from nestling.core.batches import Loss, default_loss
-from nestling.learn.default import EarlyView, make_default_plan, make_replay
+from nestling.learn.default import EarlyView, describe_choice, make_default_plan, make_replay
 from nestling.learn.growth import Head
 from nestling.learn.guard import check_settings
 from nestling.learn.protection import Protections
@@ -18,6 +19,8 @@ from nestling.learn.reports import Counts, Writer
 from nestling.learn.training import GradientStep, Training
 from nestling.levels import Levels, NestedOptimizer, Plan
 from nestling.protect import Retention
+
+_LOGGER = logging.getLogger("nestling")
 
 
 def assemble(
@@ -56,6 +59,8 @@ def assemble(
         is_plain=protections.is_plain and not step.has_modes,
     )
     random = RandomState(seed, where)
+    for line in describe_choice(levels, is_default=plan is None):
+        _LOGGER.info("%s", line)
     return Training(
         step,
         levels,

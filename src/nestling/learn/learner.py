@@ -1,7 +1,6 @@
 """`Learner`: any module and a plan, learning as data arrive and answering at any time."""
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from nestling.core.errors import DataError
 from nestling.core.locks import RemadeLock
 from nestling.core.modes import in_own_modes
 from nestling.learn.assembly import assemble
-from nestling.learn.default import describe_choice
 from nestling.learn.guard import check_loader
 from nestling.learn.parts import read_snapshot_state, write_snapshot_state
 from nestling.learn.reports import FitReport, StepReport, Writer
@@ -25,8 +23,6 @@ from nestling.levels import Change, LevelReading, Plan
 from nestling.levels.control import Knobs
 from nestling.memory.ridge import Task
 from nestling.protect import Retention
-
-_LOGGER = logging.getLogger("nestling")
 
 
 class Learner:
@@ -41,24 +37,21 @@ class Learner:
             linear layer gets more outputs if new classes appear and `num_classes` is None).
         plan: which parameters learn how fast, what is remembered, who answers; None for the
             default, see `make_default_plan`.
-        loss: (output, target) -> scalar (); None for cross entropy on integer targets and
-            mean squared error on floating ones.
+        loss: (output, target) -> scalar (); None for cross entropy, on floats for squared error.
         pretrained: for the default plan: whether the model's features are worth keeping.
         replay: examples that may be stored and learned again; 0 stores nothing raw.
         retain: what protects the weights, e.g. `nl.protect.EWC(20.0)`; several add up.
-        num_classes: the declared number of classes; labels outside are errors. None lets the
-            head grow.
+        num_classes: declared number of classes, others are errors; None lets the head grow.
         output_transform: maps outputs to the scale of floating targets, e.g. `torch.sigmoid`.
         device: where the model is moved and batches go; None leaves the model where it is.
         precision: "bf16" for autocast in the forward pass of training; None for the model's.
         judge: asked about updates of levels with `protect`: model -> whether it may stay.
         seed: of replay, copies and new head rows.
-        writer: takes metrics: anything with `add_scalar(name, value, step)`, such as TensorBoard's
-            `SummaryWriter`.
+        writer: takes metrics by `add_scalar(name, value, step)`: TensorBoard's `SummaryWriter`.
 
     Attributes:
-        levels: every level of the plan by name, see `nestling.levels.Levels`; `optimizer` is the
-            gradient levels' face to torch, e.g. for LR schedulers, or None without one.
+        levels: every level of the plan by name, see `nestling.levels.Levels`.
+        optimizer: the gradient levels' face to torch, e.g. for LR schedulers; None without one.
         counts: examples, refused steps, experiences and seconds so far.
 
     Raises:
@@ -100,8 +93,6 @@ class Learner:
         self.protections = self._training.protections
         self._last_snapshot: Path | None = None
         self._lock = RemadeLock()
-        for line in describe_choice(self.levels, is_default=plan is None):
-            _LOGGER.info("%s", line)
 
     @in_own_modes
     def fit(self, loader: Iterable[Any], *, epochs: int = 1, task: int | None = None) -> FitReport:
@@ -111,12 +102,11 @@ class Learner:
 
         Args:
             loader: yields batches in any form that `learn` takes; read `epochs` times.
-            epochs: passes over the loader.
+            epochs: passes over the loader; SettingError below 1.
             task: the experience's task label, where the scenario has one.
 
         Raises:
-            SettingError, DataError: no epoch, no example, a loader that can be read only once
-                though `epochs` is more, or a batch that cannot be learned from.
+            DataError: no example, a loader that cannot be read `epochs` times, or as `learn`.
         """
         check_loader(loader, epochs)
         self.protections.check_loader(loader)
@@ -145,18 +135,14 @@ class Learner:
         Args:
             x: inputs (N, ...): a tensor, a tuple of several, or a dict of keyword inputs; or
                 a whole batch with its target, as a DataLoader yields it.
-            y: target (N,) classes, (N, T) or (N, H, W) classes, or floating values; None if
-                `x` holds it.
+            y: (N,), (N, T) or (N, H, W) classes, or floating values; None if `x` holds it.
             task: task label, where the scenario has one.
             weight: (N,) >= 0, how much each example counts for the memories.
-            again: the batch was learned before, in an earlier epoch: memories and the read-out's
-                gate, which need it only once, do not take it in again.
+            again: it was learned before: memories and the read-out's gate leave it out.
 
         Returns: the loss before the update, why the step was refused if it was, and what else
-            happened to the levels.
-
-        Raises:
-            DataError: the batch cannot be learned from; nothing is changed then.
+            happened to the levels. DataError if the batch cannot be learned from; nothing is
+            changed then.
         """
         batch = read_batch(x if y is None else (x, y)).own()
         with self._lock:
@@ -167,8 +153,7 @@ class Learner:
         """Say that an experience is over; the default plan does not need to be told.
 
         Args:
-            loader: its batches once more, for methods of `retain` that measure on them; they
-                raise DataError without it.
+            loader: its batches once more; methods of `retain` that need them raise DataError.
         """
         with self._lock:
             self._training.end_experience(loader)
@@ -181,24 +166,19 @@ class Learner:
             task: restrict the answer to the classes seen under this task label.
 
         Returns: classes (N,) int64, or (N, T) / (N, H, W) where targets are sequences or dense;
-            or values (N, M) float32. On the CPU.
-
-        Before anything is learned a plan with someone `outside` (the default for pre-trained
-        models) answers as the model that was given: by classes if that gives two outputs or more
-        per row and `num_classes` is None, else by values.
+            or values (N, M) float32. On the CPU. Before anything is learned a plan with someone
+            `outside` (the default for pre-trained models) answers as the model that was given:
+            by classes if that gives two outputs or more per row, else by values.
 
         Raises:
             NotFitted: nothing was learned yet, and nobody is outside.
-            DataError: the inputs cannot be read, or nobody has a finite answer (NonFiniteInput).
+            DataError: the inputs cannot be read, or nobody has a finite answer.
         """
         answer, kind = self._answer(x, task)
         return answer.argmax(dim=-1) if kind == "classification" else answer
 
     def predict_proba(self, x: Any, *, task: int | None = None) -> Tensor:
-        """Predict class probabilities (N, K), (N, T, K) or (N, H, W, K), float32, on the CPU.
-
-        Arguments and errors as for `predict`; DataError also where the targets are values.
-        """
+        """Predict class probabilities (N, K), (N, T, K) or (N, H, W, K); else as `predict`."""
         answer, kind = self._answer(x, task)
         if kind == "regression":
             raise DataError("the targets are values, which have no probabilities; use predict")
@@ -240,8 +220,7 @@ class Learner:
         """Propose a change of slow weights; it is tried on a copy, judged, then kept or refused.
 
         Args:
-            judge: model -> `Verdict`, bool or score (higher is better); None for the loss
-                on the replay store.
+            judge: model -> `Verdict`, bool or score (higher is better); None for the replay loss.
             change: "merge" folds low-rank adapters into the spine; the name of a copy level
                 takes its average as the new weights; or a function that alters the model.
             tolerance: how much score may be lost.
@@ -300,9 +279,7 @@ class Learner:
     def restore(self, path: Path | str) -> None:
         """Go on exactly where `snapshot` was taken, with the same model and plan.
 
-        Raises:
-            SnapshotError: missing, truncated, changed, or of another model or plan; nothing
-                is changed then.
+        SnapshotError if it is missing, damaged, or of another model or plan: nothing is changed.
         """
         self.load_state_dict(read_snapshot_state(Path(path)))
 

@@ -107,7 +107,7 @@ def read_learner(learner: Learner, path: Path, *, kind: str, schema: int) -> Non
 
 def _check_origin(learner: Learner, state: dict[str, Any]) -> None:
     try:
-        plan = Plan.from_data(state["plan"], "the snapshot's plan")
+        plan = Plan.from_data(state["plan"], "the snapshot's plan", like=learner.plan)
     except NestlingError as error:
         raise ForeignSnapshot(str(error)) from None
     if learner.may_drop_early and plan != learner.plan and plan == drop_early(learner.plan):

@@ -14,6 +14,7 @@ from nestling.levels.gradient import GradientLevel
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import Change
 from nestling.levels.spec import Copy, Freeze, Level
+from nestling.optim import CustomOptimizer, Rate
 
 _LEVEL_KNOBS = (
     "period",
@@ -47,9 +48,12 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
     rates = {knob: value for knob, value in knobs.items() if knob in ("lr", "weight_decay")}
     values |= {knob: value for knob, value in knobs.items() if knob not in rates}
     try:
-        values["optimizer"] = TypeAdapter(type(spec.optimizer)).validate_python(
-            {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer)} | rates
-        )
+        if isinstance(spec.optimizer, CustomOptimizer):  # its rates are turned in its group
+            TypeAdapter(dict[str, Rate]).validate_python(rates, strict=True)
+        else:
+            values["optimizer"] = TypeAdapter(type(spec.optimizer)).validate_python(
+                {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer)} | rates
+            )
         return TypeAdapter(Level).validate_python(values)
     except ValidationError as error:
         raise SettingError(f"level {spec.name!r}: {describe(error)}") from None

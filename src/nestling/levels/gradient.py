@@ -206,6 +206,7 @@ class GradientLevel:
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
         inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
+        group_before = dict(self.group)  # an optimizer of the user's own may count in it
         params = [param for param in self.params if param.grad is not None]
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
@@ -221,6 +222,7 @@ class GradientLevel:
                 if not is_accepted:
                     torch._foreach_copy_(self.params, before)
                     import_inner(self.inner, self.names, self.params, inner_before)
+                    self.group.update(group_before)
                     self.gates.load_state_dict(gates_before)
             if not is_accepted:
                 self.num_refused += 1
@@ -251,7 +253,7 @@ class GradientLevel:
 
     def measure(self, step: int) -> float:
         """Mean relative change per update since the last measurement; raises alarms."""
-        should_move = self.factor > 0.0 and self.group["lr"] > 0
+        should_move = self.factor > 0.0 and self.group.get("lr", 1.0) > 0
         found = self.meter.measure(self.params, self.num_updates, self.spec.band, should_move)
         if found is not None:
             self._raise(step, *found)
@@ -281,10 +283,19 @@ class GradientLevel:
             num_refused=self.num_refused,
             relative_change=self.measure(step),
             factor=self.factor,
-            lr=float(self.group["lr"]),
+            lr=float(self.group["lr"]) if "lr" in self.group else None,
             share_backward_skipped=self.num_skipped / self.num_steps if self.num_steps else 0.0,
             seconds=self.seconds,
         )
+
+    def check_knobs(self, knobs: Mapping[str, object]) -> None:
+        """Raise SettingError if the optimizer has no such rate to turn."""
+        for knob in ("lr", "weight_decay"):
+            if knob in knobs and knob not in self.group:
+                raise SettingError(
+                    f"optimizer {self.spec.optimizer.name!r} of level {self.spec.name!r} has no "
+                    f"{knob}; make it with a group that has one"
+                )
 
     def turn(self, spec: Level, knobs: Mapping[str, object]) -> None:
         """Take over a checked specification; `knobs` are those that were turned.
@@ -293,7 +304,8 @@ class GradientLevel:
         """
         for knob in ("lr", "weight_decay"):
             if knob in knobs:
-                self.group[knob] = getattr(spec.optimizer, knob)
+                # An optimizer of the user's own has its rates in its group only.
+                self.group[knob] = getattr(spec.optimizer, knob, knobs[knob])
         if spec.gate != self.spec.gate:
             self.gates = GateState(spec.gate)
             self.factor = 1.0

@@ -205,10 +205,12 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             UnknownLevel: no level has that name.
-            SettingError: no reason, no knob, one that the level does not have, or a wrong value;
-                nothing is changed.
+            SettingError: no reason, no knob, one that the level or its optimizer does not have, or
+                a wrong value; nothing is changed.
         """
         live = {key: level.spec for key, level in (self.levels | self.copies).items()}
+        if name in self.levels:
+            self.levels[name].check_knobs(knobs)
         change = self.queue.ask(live, name, reason, self.num_steps, dict(knobs))
         self._sort_levels()
         return change

@@ -78,12 +78,12 @@ def import_state(optimizer: NestedOptimizer, saved: Mapping[str, Any]) -> None:
     optimizer.released = set(state["released"])
     optimizer.queue.changes = [Change(**entry) for entry in state["changes"]]
     optimizer.queue.waiting = [
-        (optimizer.queue.changes[entry["change"]], _SPECS.validate_python(entry["spec"]))
+        (optimizer.queue.changes[entry["change"]], _load(entry["spec"], optimizer.levels))
         for entry in state["waiting"]
     ]
     optimizer.alarms = [Alarm(**entry) for entry in state["alarms"]]
     for name, level in optimizer.levels.items():
-        _import_level(level, state["levels"][name])
+        _import_level(level, state["levels"][name], optimizer.levels)
     for name, copy in optimizer.copies.items():
         _import_copy(copy, state["copies"][name])
     optimizer._sort_levels()
@@ -105,7 +105,8 @@ def _check_fit(
     for name, level in optimizer.levels.items():
         now = dict(zip(level.names, level.params, strict=True))
         check_same_names(state["levels"][name]["anchor"], now)
-        rule = state["levels"][name]["spec"].get("optimizer", {}).get("name")
+        rule = state["levels"][name]["spec"].get("optimizer")
+        rule = rule.get("name") if isinstance(rule, Mapping) else rule
         if rule != level.spec.optimizer.name:
             raise MismatchedParameters(
                 f"level {name!r} was saved with optimizer {rule!r}, this plan has "
@@ -134,8 +135,10 @@ def _export_level(level: GradientLevel) -> dict[str, Any]:
     }
 
 
-def _import_level(level: GradientLevel, saved: Mapping[str, Any]) -> None:
-    spec = _SPECS.validate_python(saved["spec"])
+def _import_level(
+    level: GradientLevel, saved: Mapping[str, Any], live: Mapping[str, GradientLevel]
+) -> None:
+    spec = _load(saved["spec"], live)
     if isinstance(spec, Level):
         level.turn(spec, {})  # the rates come with the parameter groups
     for counter in _COUNTERS:
@@ -211,7 +214,7 @@ def import_inner(
             inner.state[param] = {
                 # A step counter may live on another device than its parameter: not ours to move.
                 key: value.to(param.device, copy=True)
-                if isinstance(value, Tensor) and value.shape == param.shape
+                if isinstance(value, Tensor) and (value.shape == param.shape or value.dim() > 0)
                 else _clone(value)
                 for key, value in state[name].items()
             }
@@ -229,7 +232,9 @@ def swap_parameter(level: GradientLevel, index: int, param: Tensor) -> None:
     level.group["params"][index] = param
     if old in level.inner.state:
         values = level.inner.state.pop(old)
-        level.inner.state[param] = {key: _fit(v, old, param) for key, v in values.items()}
+        # Moments of another shape (Adafactor keeps rows and columns) begin anew.
+        if all(v.dim() == 0 or v.shape == old.shape for v in values.values() if torch.is_tensor(v)):
+            level.inner.state[param] = {key: _fit(v, old, param) for key, v in values.items()}
     if level.in_place and level.num_gradients > 0 and old.grad is not None:
         param.grad = _fit(old.grad, old, param)
     if (gathered := level.gathered[index]) is not None:
@@ -254,6 +259,13 @@ def _fit(value: Any, old: Tensor, new: Tensor) -> Any:
     if not isinstance(value, Tensor) or value.shape != old.shape:
         return value
     return keep_rows(value, value.new_zeros(new.shape))
+
+
+def _load(saved: Mapping[str, Any], live: Mapping[str, GradientLevel]) -> Level | Copy:
+    """The specification that `_dump` gave; an optimizer of the user's own is the live one."""
+    if isinstance(saved.get("optimizer"), str):
+        saved = {**saved, "optimizer": live[saved["name"]].spec.optimizer}
+    return _SPECS.validate_python(saved)
 
 
 def _dump(spec: Level | Copy) -> dict[str, Any]:

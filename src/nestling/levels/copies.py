@@ -136,7 +136,7 @@ class CopyLevel:
             MismatchedParameters: it is of another plan or model; nothing is changed.
         """
         self.check_state(state)
-        spec = load_spec(state["spec"])
+        spec = load_spec(state["spec"], self.spec)
         assert isinstance(spec, Copy)
         self.spec = spec
         self.clock.load_state_dict(state["clock"])
@@ -144,7 +144,7 @@ class CopyLevel:
             for name, value in values.items():
                 value.copy_(state[kind][name])
         import_generator(self.generator, state["generator"])
-        self.changes.load_state_dict(state["waiting"])
+        self.changes.load_state_dict(state["waiting"], self.spec)
 
 
 def make_copies(

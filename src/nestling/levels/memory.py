@@ -185,7 +185,7 @@ class MemoryLevel:
 
     def _read_state(self, state: Mapping[str, Any]) -> tuple[Memory, MemoryBank | None]:
         check_kind(state, self.spec, {"reader", "widths", "task", "bank"})
-        spec = load_spec(state["spec"])
+        spec = load_spec(state["spec"], self.spec)
         assert isinstance(spec, Memory)
         if replace(spec, switch_rate=self.spec.switch_rate) != self.spec:
             raise MismatchedParameters(

@@ -196,8 +196,8 @@ class NestedOptimizer(torch.optim.Optimizer):
 
         Raises:
             UnknownLevel: no level has that name.
-            SettingError: no reason, no knob, one that the level does not have, or a wrong value;
-                nothing is changed.
+            SettingError: no reason, no knob, one that the level or its optimizer does not have, or
+                a wrong value; nothing is changed.
         """
         return self.levels.control(name, reason=reason, **knobs)
 

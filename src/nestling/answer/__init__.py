@@ -1,1 +1,1 @@
-"""Who answers, and how what answers is exported."""
+"""Answers: the read-out, the pre-trained model as given beside it, and export."""

@@ -1,4 +1,4 @@
-"""Suites that measure, the baselines they measure against, and tables of results.
+"""Benchmarks: suites that measure, and tables of results.
 
 Suites are modules, imported when they run: `overhead`, `ridge`, `spine_cost`, `demo`,
 `persons` (suite `personal`).

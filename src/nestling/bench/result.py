@@ -12,7 +12,7 @@ from nestling.store import write_whole
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite measured.
+    """Result of a benchmark: figures, rows, and the machine it ran on.
 
     Args:
         suite: its name, as in `nestling bench NAME`.
@@ -35,7 +35,7 @@ class SuiteResult:
 
 
 def write_result(path: Path, result: SuiteResult) -> None:
-    """Write a result as JSON; the file is there whole or not at all.
+    """Write a benchmark result as JSON, atomically.
 
     Args:
         path: file; its folder is made if missing, an older result is replaced.
@@ -55,7 +55,7 @@ def write_result(path: Path, result: SuiteResult) -> None:
 
 
 def read_figures(path: Path) -> dict[str, float]:
-    """The figures of a written result."""
+    """Read the figures of a written benchmark result."""
     data = json.loads(path.read_text(encoding="utf-8"))
     return dict(data["figures"])
 

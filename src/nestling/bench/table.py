@@ -32,7 +32,7 @@ def list_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def build_table(rows: Sequence[Row], title: str | None = None) -> Table:
-    """A rich table; columns that hold a number are set to the right.
+    """Table of results for the terminal (rich); numbers are aligned to the right.
 
     Args:
         rows: flat records; a key that a row lacks is shown as a dash.
@@ -48,7 +48,7 @@ def build_table(rows: Sequence[Row], title: str | None = None) -> Table:
 
 
 def format_markdown(rows: Sequence[Row]) -> str:
-    """The same as a Markdown table.
+    """Table of results as Markdown.
 
     >>> print(format_markdown([{"method": "sgd", "acc": 0.5}]))
     | method | acc |

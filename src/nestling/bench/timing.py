@@ -15,7 +15,7 @@ ROUND = 16  # steps: the periods 1, 4 and 16 divide it, so a round holds each bo
 
 
 def time_rounds(sides: Mapping[str, Side], num_rounds: int) -> dict[str, list[float]]:
-    """Run all sides in turns, in changing order, after one round to warm up.
+    """Time several functions in interleaved rounds, after one round of warm-up.
 
     Args:
         sides: name -> function that does a round of work and returns its seconds (what it
@@ -44,7 +44,7 @@ def time_rounds(sides: Mapping[str, Side], num_rounds: int) -> dict[str, list[fl
 
 
 def median_ratio(seconds: Mapping[str, list[float]], side: str, base: str) -> float:
-    """Median over the rounds of side's seconds / base's seconds in the same round.
+    """Median ratio of run times, round by round: seconds of a side over those of the base.
 
     >>> median_ratio({"a": [2.0, 3.0, 9.0], "b": [1.0, 1.0, 3.0]}, "a", "b")
     3.0
@@ -54,7 +54,7 @@ def median_ratio(seconds: Mapping[str, list[float]], side: str, base: str) -> fl
 
 
 def time_calls(function: Callable[[], None], num_calls: int) -> float:
-    """Seconds of `num_calls` calls in a row."""
+    """Time `num_calls` calls in a row, in seconds."""
     start = time.perf_counter()
     for _ in range(num_calls):
         function()

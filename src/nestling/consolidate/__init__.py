@@ -1,4 +1,4 @@
-"""What passes from fast levels to slow ones, and proposals that change slow weights."""
+"""Consolidation: averages, transfers and judged proposals that change slow weights."""
 
 from nestling.consolidate.anchors import (
     Comparison,

@@ -18,7 +18,7 @@ _NUM_HALVINGS = 55
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same anchors.
+    """Comparison of two models on the same anchor examples: fall of accuracy and its bound.
 
     Args:
         num_anchors: N.
@@ -46,7 +46,7 @@ class Comparison:
 
 
 def promise(num_anchors: int, disagreement: float, confidence: float = 0.95) -> float:
-    """The fall of accuracy that so many anchors can tell from none: a one-sided half-width.
+    """Smallest fall of accuracy that so many anchors can detect: a one-sided half-width.
 
     z sqrt(d / n), z the normal quantile of the confidence: (b - c)/n has at most variance d/n if
     b anchors get worse, c better and b + c = d n   [paired normal approximation, McNemar 1947]
@@ -78,7 +78,7 @@ def promise(num_anchors: int, disagreement: float, confidence: float = 0.95) -> 
 def compare_on_anchors(
     is_right_before: Tensor, is_right_after: Tensor, confidence: float = 0.95
 ) -> Comparison:
-    """Bound how much accuracy fell, from the same anchors answered before and after.
+    """Upper confidence bound on lost accuracy, from the same anchors before and after.
 
     The smaller of `bound_fall` and of the exact bound of b's share alone [`bound_share`], which
     bounds the fall too since nothing is taken off it and is sharper if few disagree.
@@ -112,7 +112,7 @@ def compare_on_anchors(
 
 
 def bound_fall(num_worse: int, num_better: int, num_anchors: int, confidence: float) -> float:
-    """The largest fall of accuracy that paired answers do not speak against: a score bound.
+    """Upper confidence bound on the fall of accuracy, from paired answers: a score bound.
 
     D with b + 1/2 - c - n D = -z sqrt(n (2 q + D - D^2)),  q the likeliest share that gets better
     if accuracy falls by D: 2 n q^2 + ((2 n - b + c) D - b - c) q - c D (1 - D) = 0, its larger
@@ -156,7 +156,7 @@ def bound_fall(num_worse: int, num_better: int, num_anchors: int, confidence: fl
 
 
 def bound_share(num_hits: int, num_trials: int, confidence: float) -> float:
-    """The largest share under which so few hits are still as likely as 1 - confidence.
+    """Upper confidence bound on a binomial proportion, exact (Clopper-Pearson).
 
     p such that P(Binomial(n, p) <= k) = 1 - confidence   [Clopper & Pearson 1934]
 
@@ -192,7 +192,7 @@ def bound_share(num_hits: int, num_trials: int, confidence: float) -> float:
 
 
 def share_confidence(confidence: float, use: int, num_uses: int | None) -> float:
-    """The confidence of one use, so that all uses together keep the stated one [Bonferroni].
+    """Bonferroni correction: the confidence of each use, so that all together keep the stated one.
 
     1 - a/m for m uses known beforehand; 1 - a/(i (i + 1)) for the i-th of endlessly many, as
     these shares of a = 1 - confidence add up to a. This holds for changes that were not made from

@@ -14,7 +14,7 @@ from nestling.core.params import Params, check_same_names, wide_dtype
 
 @dataclass(frozen=True)
 class Chain:
-    """Sizes of n beakers and of the tubes between them.
+    """Benna-Fusi chain: capacities of n beakers and conductances between them.
 
     Args:
         capacities: C_1 .. C_n, > 0; the first beaker is the weight itself.
@@ -53,7 +53,7 @@ class Chain:
 def make_chain(
     num_beakers: int, shortest: float, longest: float, *, with_leak: bool = False
 ) -> Chain:
-    """A chain whose times lie between two, at equal ratios.
+    """Benna-Fusi chain with time constants in geometric progression between two values.
 
     C_k = x^(k-1),  g_{k,k+1} = x^(1-k) / alpha,  x = (beta/alpha)^(1/(2n-2))  [Kaplanis 2018]
 
@@ -88,7 +88,7 @@ def make_chain(
 def step_beakers(
     levels: Sequence[Params], chain: Chain, step_size: float = 1.0
 ) -> list[dict[str, Tensor]]:
-    """One step of Euler's method for all beakers at once.
+    """One Euler step of the Benna-Fusi chain for all weights at once.
 
     C_k du_k/dt = g_{k-1,k} (u_{k-1} - u_k) + g_{k,k+1} (u_{k+1} - u_k)   [Kaplanis 2018]
 
@@ -133,7 +133,7 @@ def step_beakers(
 
 
 def measure_charge(levels: Sequence[Params], chain: Chain) -> dict[str, Tensor]:
-    """What a chain holds in all: name -> sum_k C_k u_k."""
+    """Total charge of a Benna-Fusi chain: name -> sum_k C_k u_k."""
     charge = {name: torch.zeros_like(value) for name, value in levels[0].items()}
     for capacity, level in zip(chain.capacities, levels, strict=True):
         for name, value in level.items():
@@ -151,7 +151,7 @@ def check_step(chain: Chain, step_size: float) -> None:
 
 
 class Beakers:
-    """Beakers behind live weights; call `step` after every step of the optimizer.
+    """Benna-Fusi synapses: a chain of slow variables (beakers) behind every weight.
 
     What the optimizer adds is poured into the first beaker, then the chain flows for one step
     and the live weights become the first beaker's level. Hidden beakers start as full as the
@@ -192,7 +192,7 @@ class Beakers:
         ]
 
     def step(self) -> None:
-        """Pour in what the optimizer has added, flow, and write the live weights back.
+        """After an optimizer step: pour in its change, let it flow, write the weights back.
 
         Raises:
             NonFiniteInput: a live weight is NaN or infinite; nothing has flown then.

@@ -18,7 +18,7 @@ BLOCK = 512  # anchors answered at once
 
 
 class AnchorGate:
-    """Lets a change through only if accuracy on anchors has not fallen by more than a tolerance.
+    """Accept a change of a model only if accuracy on anchor examples falls within a tolerance.
 
     Every comparison that was seen is a use of the anchors: choosing by them again and again
     would in time let a bad change through by luck. So each use is judged at a confidence that
@@ -76,7 +76,7 @@ class AnchorGate:
 
     @property
     def is_spent(self) -> bool:
-        """Whether all uses are gone; `renew` the anchors then."""
+        """Whether the anchors were used as often as planned; `renew` them then."""
         return self.num_uses is not None and self.num_used >= self.num_uses
 
     def renew(self, x: Tensor, y: Tensor) -> None:

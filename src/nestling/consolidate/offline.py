@@ -27,7 +27,7 @@ def consolidate_offline(
     distil_share: float = 0.5,
     temperature: float = 2.0,
 ) -> dict[str, Tensor]:
-    """Train a copy of a slow network on replayed examples alone.
+    """Offline consolidation: train a copy of a slow network on replayed examples alone.
 
     L = (1 - d) CE(f(x), y) + d T^2 KL(p_T(teacher) || p_T(f)),  d = 0 without a teacher
 
@@ -109,7 +109,7 @@ def consolidate_offline(
 
 
 def distil_divergence(output: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """How far softened answers are from a teacher's, at the gradient's usual scale.
+    """Knowledge distillation loss: KL divergence from a teacher, times T squared.
 
     T^2 KL(softmax(target/T) || softmax(output/T)), mean over examples   [Hinton 2015, Eq. 1]
 

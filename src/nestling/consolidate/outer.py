@@ -15,7 +15,7 @@ from nestling.core.params import Params, check_same_names
 def outer_step(
     slow: Params, fast: Params, velocity: Params, *, step_size: float, momentum: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One Nesterov step of slow weights on the pseudo-gradient of K fast ones.
+    """One outer Nesterov step on the pseudo-gradient of K inner steps.
 
     s = w - w_K,  b <- mu b + s,  w <- w - eta (mu b + s)   [DiLoCo, Douillard 2023; SNOO, 2025]
 
@@ -51,7 +51,7 @@ def outer_step(
 
 
 class OuterNesterov:
-    """Slow weights behind live ones; call `step` after every step of the inner optimizer.
+    """Outer Nesterov momentum over every K inner steps (DiLoCo, SNOO), on slow weights.
 
     Every `period` calls the slow weights take an `outer_step` and the live ones restart from
     them. The inner optimizer keeps its own state, as in the papers.
@@ -104,7 +104,7 @@ class OuterNesterov:
         return {name: value.clone() for name, value in self._slow.items()}
 
     def step(self) -> bool:
-        """Count an inner step; after every `period` of them take an outer one.
+        """Count an inner step; take an outer step after every `period` of them.
 
         Returns: whether an outer step was taken, so that the live weights have jumped.
 

@@ -17,7 +17,7 @@ from nestling.core.params import Params, relative_change
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of a model.
+    """Result of judging a model: passed or not, what was measured, and why.
 
     Args:
         passed: whether the model may be used.
@@ -36,7 +36,7 @@ Status = Literal["open", "committed", "refused"]
 
 @dataclass
 class Proposal:
-    """A change that has been tried on a copy and judged, and waits to be settled.
+    """Proposed change of a model, tried on a copy and judged, to be committed or refused.
 
     Made by `propose`. Until `commit` the model has not changed in a single bit.
 
@@ -135,7 +135,7 @@ def propose(
     only: Sequence[str] | None = None,
     tolerance: float = 0.0,
 ) -> Proposal:
-    """Try a change on a copy of the model and have it judged before and after.
+    """Try a change on a copy of the model and judge it before and after.
 
     Args:
         model: left untouched here, whatever happens.

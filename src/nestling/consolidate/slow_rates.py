@@ -13,7 +13,7 @@ from nestling.core.errors import IdlePattern, SettingError, suggest
 def split_rates(
     model: nn.Module, *, head: Sequence[str], lr: float, slow_factor: float = 0.01
 ) -> list[dict[str, Any]]:
-    """Parameter groups for any torch optimizer: a slow backbone and a head at the full rate.
+    """Parameter groups for any torch optimizer: a lower learning rate for the backbone (SLCA).
 
     lr_backbone = slow_factor lr,  lr_head = lr   [SLCA, Zhang 2023, Sec. 4.1]
 

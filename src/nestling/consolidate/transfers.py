@@ -27,7 +27,7 @@ class Refittable(Protocol):
 
 
 def average(weights: Sequence[Params], shares: Sequence[float] | None = None) -> dict[str, Tensor]:
-    """Weighted average of several models, name by name.
+    """Weighted average of the parameters of several models, name by name.
 
     theta = sum_i s_i theta_i / sum_i s_i   [Izmailov 2018, Eq. 3 with equal s]
 
@@ -66,7 +66,7 @@ def average(weights: Sequence[Params], shares: Sequence[float] | None = None) ->
 
 
 def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
-    """One step of an exponential moving average.
+    """One update of an exponential moving average of the weights.
 
     xi <- tau xi + (1 - tau) theta   [Tarvainen and Valpola 2017, Eq. 1]
 
@@ -88,7 +88,7 @@ def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
 
 
 def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Tensor]:
-    """One step of slow weights towards where the fast ones arrived.
+    """Lookahead step: move the slow weights towards the fast ones.
 
     phi <- phi + alpha (theta_k - phi)   [Zhang 2019, Eq. 1]
 
@@ -104,7 +104,7 @@ def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Te
 
 
 def merge_overlay(spine: Params, overlay: Params, scale: float = 1.0) -> dict[str, Tensor]:
-    """Fold a fast additive overlay into the slow weights it lies over.
+    """Merge an additive overlay, e.g. low-rank adapters, into the weights below it.
 
     W <- W + scale * Delta
 
@@ -142,7 +142,7 @@ def refit(
     features: Callable[[Tensor], Tensor],
     empty: Refittable,
 ) -> int:
-    """Rebuild a memory on new features after the spine below it has changed.
+    """Refit a memory on new features after the backbone below it has changed.
 
     The examples come from a replay memory, or from wherever the user still has them; what was
     remembered from others is given up. Nothing changes if anything raises on the way.

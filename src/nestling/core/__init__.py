@@ -1,1 +1,1 @@
-"""Types, errors, named-parameter maths, seeds and the machine's fingerprint."""
+"""Errors, batches, named-parameter maths, seeds and the machine's fingerprint."""

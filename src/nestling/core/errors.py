@@ -27,7 +27,7 @@ from collections.abc import Iterable
 
 
 class NestlingError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base class of the errors that nestling raises and a user can mend."""
 
 
 class SettingError(NestlingError, ValueError):

@@ -1,4 +1,4 @@
-"""Experiences, splits, the user's own tables, and data sets by name."""
+"""Data: experiences, continual-learning scenarios, your own tables, data sets by name."""
 
 from nestling.data.archives import list_datasets, load
 from nestling.data.digits import demo_experiences, load_digits, restyle_digits

@@ -30,7 +30,7 @@ _NAMES = ("digits", "mnist", "fashion-mnist")
 
 
 def list_datasets() -> list[Source]:
-    """The sources that `load` can read by their name alone.
+    """Data sets that `load` can read by name.
 
     >>> [source.name for source in list_datasets()]
     ['digits', 'mnist', 'fashion-mnist']

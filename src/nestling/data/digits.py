@@ -15,7 +15,7 @@ TEST_SHARE = 0.3
 
 
 def load_digits() -> tuple[Tensor, Tensor]:
-    """All digits: pixels (1797, 64) in [0, 1], float32, and labels (1797,).
+    """scikit-learn's digits: pixels (1797, 64) in [0, 1], float32, and labels (1797,).
 
     Raises:
         MissingExtra: scikit-learn is not installed.
@@ -31,7 +31,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
 def restyle_digits(
     x: Tensor, *, slant: float = SLANT, turn_degrees: float = TURN_DEGREES, pen: float = PEN
 ) -> Tensor:
-    """Digits as one writer writes them: slanted, turned, with a broad pen.
+    """Digits in one writer's style: slanted, rotated, with a broad pen.
 
     An affine map (shear, then rotation) is sampled bilinearly at twice the resolution, strokes
     are widened by a maximum over 3 x 3 fine pixels that counts for `pen`, and the image is
@@ -64,7 +64,7 @@ def restyle_digits(
 
 
 def demo_experiences(seed: int) -> list[Experience]:
-    """The four experiences of `nestling demo`; every image is used once.
+    """The four experiences of `nestling demo`: scikit-learn's digits, each image used once.
 
     Digits 0 to 5; then 6 to 9; then all digits in one writer's style; then 0 to 5 again, as
     they were at first but other images. 30 % of each are held out for testing.

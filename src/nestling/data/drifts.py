@@ -24,7 +24,7 @@ def task_free(
     width: float = 0.5,
     seed: int,
 ) -> Iterator[Pair]:
-    """One long stream that passes from experience to experience without a seam.
+    """Task-free stream: experiences blend into one another without boundaries.
 
     Batch b of n draws each example, with replacement, from experience e of E with
     probability ~ exp(-(E (b + 1/2)/n - e - 1/2)^2 / (2 width^2)): a bell that wanders along
@@ -75,7 +75,7 @@ def drifting(
     num_blended: int = 20,
     seed: int,
 ) -> list[Experience]:
-    """Segments of one context each, with blended starts; contexts return.
+    """Concept drift: segments of one context each, with gradual transitions; contexts recur.
 
     A segment has a length drawn from `num_batches` and rows drawn with replacement. In its
     batch b < `num_blended`, an example stands in the segment's context with probability
@@ -142,7 +142,7 @@ def relabelled(
     order: Sequence[int] = CONFLICT_ORDER,
     seed: int,
 ) -> list[Experience]:
-    """The same inputs under changing labels: what was right becomes wrong, and right again.
+    """Label drift (real concept drift): the same inputs with labels that change and change back.
 
     Labelling 0 is the given one, the others are permutations of the classes drawn by the
     seed, all different. Segments as in `drifting`, without blending.
@@ -195,7 +195,7 @@ def relabelled(
 
 
 def iterate_stream(experiences: Sequence[Experience], batch_size: int) -> Iterator[Pair]:
-    """Training examples of all experiences, one after another, in their order.
+    """Batches of all experiences' training examples, one after another, in their order.
 
     Args:
         experiences: as `drifting` makes them.

@@ -14,7 +14,7 @@ Pair = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Experience:
-    """Examples that arrive together, and others of the same kind to test on.
+    """Experience (task): training examples that arrive together, and test examples of their kind.
 
     Args:
         name: what to call it in tables.
@@ -56,7 +56,7 @@ class Experience:
 
 
 def list_classes(y: Tensor) -> tuple[int, ...]:
-    """Labels that occur, in ascending order; none for real targets.
+    """Labels that occur, in ascending order; none for real-valued targets.
 
     >>> list_classes(torch.tensor([3, 1, 3]))
     (1, 3)
@@ -67,7 +67,7 @@ def list_classes(y: Tensor) -> tuple[int, ...]:
 def split_by_class(
     x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, groups: Sequence[Sequence[int]]
 ) -> list[Experience]:
-    """Class-incremental: each experience brings its own classes; no task label.
+    """Class-incremental split: each experience has its own classes; no task label.
 
     Args:
         x: (N, ...) training inputs.
@@ -107,7 +107,7 @@ def split_by_class(
 def task_incremental(
     x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, groups: Sequence[Sequence[int]]
 ) -> list[Experience]:
-    """As `split_by_class`, but each experience carries its task label 0, 1, 2, ...
+    """Task-incremental split: as `split_by_class`, with the task labels 0, 1, 2, ...
 
     >>> x, y = torch.zeros(2, 2), torch.tensor([0, 1])
     >>> [e.task for e in task_incremental(x, y, x, y, [[0], [1]])]
@@ -128,7 +128,7 @@ def domain_incremental(
     *,
     generator: torch.Generator,
 ) -> list[Experience]:
-    """The same classes in one domain after another: disjoint parts of the training examples.
+    """Domain-incremental scenario: the same classes in one domain after another.
 
     Args:
         x: (N, ...) training inputs; cut at random into one part per domain.

@@ -18,7 +18,7 @@ from nestling.data.experiences import Experience, check_lengths, list_classes, s
 def class_incremental(
     x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, *, num_experiences: int, seed: int
 ) -> list[Experience]:
-    """Classes in an order drawn by the seed, cut into groups; no task label.
+    """Class-incremental scenario: classes in seeded random order, cut into groups.
 
     Args:
         x: (N, ...) training inputs.
@@ -51,7 +51,7 @@ def class_incremental(
 
 
 def blurred(experiences: Sequence[Experience], *, share: float, seed: int) -> list[Experience]:
-    """Let a share of each experience's training examples come from the others.
+    """Blurry task boundaries: a share of each experience's examples comes from the others.
 
     Every experience gives away round(share n) of its n examples and gets as many of what the
     others gave, so sizes stay and every example is in one experience. Test sets stay.
@@ -105,7 +105,7 @@ def repeating(
     classes_per_experience: int,
     seed: int,
 ) -> list[Experience]:
-    """Classes that return, each time with examples not seen before.
+    """Repeating classes scenario: classes return, each time with new examples.
 
     Each experience takes the classes that occurred least so far, ties drawn by the seed; the
     examples of a class are cut at random into one part per occurrence  [in the manner of
@@ -163,7 +163,7 @@ def repeating(
 
 
 def multi_task(sets: Mapping[str, Split]) -> list[Experience]:
-    """Several labelled sets, each with its own task label and its own output columns.
+    """Multi-task scenario: several data sets, each with a task label and outputs of its own.
 
     Set t with K_t classes gets the labels sum_{s<t} K_s, ..., in the order of its own.
 

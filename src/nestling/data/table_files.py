@@ -16,7 +16,7 @@ SUFFIXES = (".csv", ".npz", ".parquet")
 
 
 def read_table(path: Path | str, target: str = "target") -> tuple[Tensor, Tensor, list[str]]:
-    """Read inputs and targets from one file.
+    """Read inputs and targets from a CSV, Parquet or NPZ file.
 
     Args:
         path: `.csv` with a header, `.parquet`, or `.npz` with the arrays `x` and the target.
@@ -59,7 +59,7 @@ def from_arrays(
     target: str = "target",
     source: str = "arrays",
 ) -> tuple[Tensor, Tensor]:
-    """Check arrays and make tensors of them.
+    """Convert arrays to checked tensors: float32 inputs, int64 or float32 targets.
 
     Args:
         x: (N, ...) numbers.

@@ -1,1 +1,1 @@
-"""Jobs: what is learned from which data, run and scored; plans suggested and tuned."""
+"""Jobs: learn your data from a TOML file; plans suggested and tuned."""

@@ -1,4 +1,4 @@
-"""Measures of adaptation and of retention."""
+"""Measures of continual learning: accuracy matrix, forgetting, adaptation, intervals."""
 
 from nestling.judge.curves import (
     negative_flip_rate,

@@ -9,7 +9,7 @@ from nestling.core.errors import DataError
 def steps_to_fraction(
     num_examples: Sequence[int], accuracies: Sequence[float], fraction: float = 0.9
 ) -> int | None:
-    """Examples until a method reaches a fraction of its own best within the experience.
+    """Adaptation speed: examples until a fraction of the method's own best is reached.
 
     Args:
         num_examples: learned since the experience began, at each evaluation; ascending.
@@ -33,7 +33,7 @@ def steps_to_fraction(
 
 
 def worst_case_accuracy(current: float, earlier: Sequence[Sequence[float]]) -> float:
-    """WC-ACC: how bad the model was at its worst, the stability gap included.
+    """Worst-case accuracy (WC-ACC): the lowest moment, the stability gap included.
 
     WC = A_k / k + (1 - 1/k) min-ACC,  min-ACC = mean_j min_n A_j(n)   [De Lange 2023, eq. 2-3]
 
@@ -55,7 +55,7 @@ def worst_case_accuracy(current: float, earlier: Sequence[Sequence[float]]) -> f
 def retention_half_life(
     num_examples: Sequence[int], accuracies: Sequence[float], chance: float = 0.0
 ) -> float:
-    """Examples after its peak until accuracy above chance has fallen to half.
+    """Retention half-life: examples until accuracy above chance has fallen to half its peak.
 
     Between two evaluations accuracy is taken to be a straight line.
 
@@ -85,7 +85,7 @@ def retention_half_life(
 
 
 def negative_flip_rate(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Share of examples that were right before a change and are wrong after it.
+    """Negative flip rate: share of examples right before a change and wrong after it.
 
     Args:
         before: whether each example was answered rightly by the old version.

@@ -10,7 +10,7 @@ from nestling.judge.student import student_quantile
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and half the width of its 95 % interval.
+    """Mean with half the width of its 95 % confidence interval.
 
     Attributes:
         mean: over the seeds.
@@ -24,7 +24,7 @@ class Estimate:
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
-    """Mean with a 95 % t-interval: m +- t s / sqrt(n).
+    """Mean with a 95 % confidence interval by Student's t: m +- t s / sqrt(n).
 
     Args:
         values: one per seed.
@@ -43,7 +43,7 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
 
 
 def compare_paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
-    """Mean difference over seeds that both sides share: ours - theirs.
+    """Paired comparison over seeds: mean difference ours - theirs with its interval.
 
     Args:
         ours: one value per seed.
@@ -59,7 +59,7 @@ def compare_paired(ours: Sequence[float], theirs: Sequence[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class LevelCompute:
-    """What one level cost.
+    """Compute spent on one level: updates, skipped backward passes, seconds.
 
     Attributes:
         name: of the level.

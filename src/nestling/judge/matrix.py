@@ -21,7 +21,7 @@ _FIELDS = ("values", "baseline")  # of a matrix in JSON
 
 
 def formula(name: str) -> str:
-    """The printed definition of a figure.
+    """Formula of a measure as text, e.g. of backward transfer or forgetting.
 
     Args:
         name: a key of `FORMULAS`.
@@ -38,7 +38,7 @@ def formula(name: str) -> str:
 
 
 class AccuracyMatrix:
-    """R[i][j]: accuracy on experience j after learning experience i.
+    """Accuracy matrix of continual learning: R[i][j] on experience j after experience i.
 
     Indices in formulas run from 1 to T; NaN stands for what was not measured and is left out
     of means.
@@ -119,7 +119,7 @@ class AccuracyMatrix:
         )
 
     def acc(self) -> float:
-        """Mean accuracy over all experiences at the end; see `formula("acc")`."""
+        """Average accuracy (ACC) over all experiences at the end; see `formula("acc")`."""
         return _mean(self.values[-1])
 
     def learning_accuracy(self) -> float:
@@ -150,7 +150,7 @@ class AccuracyMatrix:
         )
 
     def forgetting(self, definition: str = "chaudhry") -> float:
-        """How far accuracy on earlier experiences has fallen at the end.
+        """Forgetting: how far accuracy on earlier experiences has fallen at the end.
 
         Args:
             definition: "chaudhry" (from the best before the end; below 0 if the end is better),

@@ -6,7 +6,7 @@ from nestling.core.errors import ShapeMismatch
 
 
 def measure_accuracy(probabilities: Tensor, target: Tensor) -> float:
-    """Share of right answers, in [0, 1]; targets below 0 do not count.
+    """Accuracy: share of right answers, in [0, 1]; targets below 0 do not count.
 
     Args:
         probabilities: (..., K).
@@ -21,7 +21,7 @@ def measure_accuracy(probabilities: Tensor, target: Tensor) -> float:
 
 
 def measure_r_squared(answers: Tensor, target: Tensor) -> float:
-    """Coefficient of determination: 1 - sum (y - f)^2 / sum (y - mean y)^2.
+    """R squared, coefficient of determination: 1 - sum (y - f)^2 / sum (y - mean y)^2.
 
     Args:
         answers: (N, M).

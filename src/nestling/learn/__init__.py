@@ -1,4 +1,4 @@
-"""The learner: the step, the loop, saving and export."""
+"""The learner: training steps, snapshots, consolidation and export."""
 
 from nestling.learn.default import make_default_plan
 from nestling.learn.learner import Learner

@@ -37,7 +37,7 @@ NUM_DRAWN, REPLAY_ALPHA, REPLAY_BETA = 32, 0.2, 1.0
 
 
 def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Plan:
-    """An endless memory beside the network, mixed by a gate; nothing raw is stored.
+    """Default plan: an exact memory beside the network, mixed by a gate; stores no raw data.
 
     If the model is pre-trained, the memory reads a frozen copy of it: the input of its last
     linear layer and that of an early layer (`find_early_layer`), with random products of both.

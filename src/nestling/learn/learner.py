@@ -26,7 +26,7 @@ from nestling.protect import Retention
 
 
 class Learner:
-    """Continual learning for any model: several speeds, no forgetting, an answer at any time.
+    """Online continual learning for any PyTorch model: learn batch by batch, predict any time.
 
     Every batch goes to the memory levels at once, in closed form, and through one training
     step of the gradient levels, each on its own clock; copies follow. The read-out answers
@@ -150,7 +150,7 @@ class Learner:
 
     @in_own_modes
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:
-        """Say that an experience is over; the default plan does not need to be told.
+        """Mark the end of an experience (task boundary); the default plan does not need it.
 
         Args:
             loader: its batches once more; methods of `retain` that need them raise DataError.
@@ -159,7 +159,7 @@ class Learner:
             self._training.end_experience(loader)
 
     def predict(self, x: Any, *, task: int | None = None) -> Tensor:
-        """Predict labels, or values: the most probable class of each row, or its estimate.
+        """Predict labels (the most probable class of each row) or values.
 
         Args:
             x: inputs (N, ...), as for `learn`; a target in a dict is ignored.
@@ -185,7 +185,7 @@ class Learner:
         return answer
 
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
-        """Accuracy in [0, 1] (classification), or R squared (regression), of the answers."""
+        """Evaluate on a batch: accuracy in [0, 1] for classes, R squared for values."""
         batch = read_batch(x if y is None else (x, y))
         with self._lock:
             return self._training.evaluate(batch, task)
@@ -197,7 +197,7 @@ class Learner:
             return self._training.answer(batch, task, None)
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
-        """Turn knobs of a live level; see `NestedOptimizer.control`.
+        """Change hyperparameters of a live level; see `NestedOptimizer.control`.
 
         A memory has the knob `switch_rate` (of its gate), which counts from the next block on.
         """
@@ -205,7 +205,7 @@ class Learner:
             return self.levels.control(name, reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """Say that an event has happened, for levels frozen until it."""
+        """Release the levels that are frozen until this event."""
         with self._lock:
             self.levels.release(event)
 
@@ -217,7 +217,7 @@ class Learner:
         change: str | Callable[[nn.Module], object] = "merge",
         tolerance: float = 0.0,
     ) -> Proposal:
-        """Propose a change of slow weights; it is tried on a copy, judged, then kept or refused.
+        """Consolidate slow weights: a change is tried on a copy, judged, then kept or refused.
 
         Args:
             judge: model -> `Verdict`, bool or score (higher is better); None for the replay loss.
@@ -231,13 +231,13 @@ class Learner:
             return self._training.consolidate(judge, change, tolerance)
 
     def read_levels(self) -> list[LevelReading]:
-        """How every level stands; a memory level counts an update per example."""
+        """Current statistics of every level; a memory level counts an update per example."""
         with self._lock:
             return self.levels.read() if self.optimizer is None else self.optimizer.read_levels()
 
     @property
     def plan(self) -> Plan:
-        """What learns how fast, what is remembered, and who answers."""
+        """The plan: levels, copies, memories and read-out."""
         return self.levels.plan
 
     @property
@@ -247,11 +247,11 @@ class Learner:
 
     @property
     def readout(self) -> Readout | None:
-        """Whom the answers believe; None before the first batch."""
+        """The read-out with the current weights of the experts; None before the first batch."""
         return self.panel.readout
 
     def export(self) -> nn.Module:
-        """A plain module with the read-out baked in: probabilities or values from inputs."""
+        """Export as a plain `nn.Module` from inputs to probabilities or values."""
         with self._lock:
             return self.panel.export()
 
@@ -262,7 +262,7 @@ class Learner:
 
     @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state_dict` was taken; raises as `restore`, nothing changed."""
+        """Resume exactly where `state_dict` was taken; raises as `restore`, nothing changed."""
         with self._lock:
             self._training.load_state_dict(state)
 
@@ -277,14 +277,14 @@ class Learner:
             self._last_snapshot = Path(path)
 
     def restore(self, path: Path | str) -> None:
-        """Go on exactly where `snapshot` was taken, with the same model and plan.
+        """Resume exactly where `snapshot` was taken, with the same model and plan.
 
         SnapshotError if it is missing, damaged, or of another model or plan: nothing is changed.
         """
         self.load_state_dict(read_snapshot_state(Path(path)))
 
     def copy(self) -> "Learner":
-        """A learner that goes on from here by itself, as by `copy.deepcopy`; see also `pickle`.
+        """Copy the learner, as by `copy.deepcopy`: both go on independently. Pickle works as well.
 
         >>> twin = Learner(nn.Sequential(nn.Linear(2, 2))).copy()
         >>> twin.learn(torch.ones(4, 2), torch.tensor([0, 1, 0, 1])).num_examples

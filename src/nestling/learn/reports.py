@@ -9,7 +9,7 @@ from nestling.levels import Event, LevelReading
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did.
+    """Result of one training step: loss, refusal, and events of the levels.
 
     Attributes:
         loss: of this batch, before the update; NaN if there was nothing to learn from.
@@ -26,7 +26,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class FitReport:
-    """What one call of `fit` did.
+    """Result of one call of `fit`: examples, steps, loss, seconds and events.
 
     Attributes:
         num_examples: seen, repeats by further epochs included.
@@ -61,7 +61,7 @@ class FitReport:
 
 @dataclass
 class Counts:
-    """What a learner has done so far.
+    """Counters of a learner: examples, refused steps, experiences and seconds so far.
 
     Attributes:
         num_examples: learned, repeats by further epochs included.

@@ -1,4 +1,4 @@
-"""Levels: which parameters learn how fast, on their own clocks."""
+"""Levels: groups of parameters that learn at different speeds, copies and memories."""
 
 from nestling.levels.assign import assign_levels
 from nestling.levels.events import Alarm, Change, Event, LevelAlarm, Refusal

@@ -51,7 +51,7 @@ def collect_aliases(model: nn.Module) -> dict[str, tuple[Tensor, list[str]]]:
 
 
 def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
-    """Give every trainable parameter to the first level with a pattern that matches it.
+    """Assign every trainable parameter to the first level whose pattern matches its name.
 
     Args:
         model: any module. Frozen parameters (requires_grad False) are left alone. A tied

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 
 class LevelAlarm(UserWarning):
-    """A level is dead, or moves outside of its band."""
+    """Warning of a level that is never updated, or whose updates are too large or too small."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """One alarm of one level.
+    """Alarm of a level: no updates for long, or updates that are too large or too small.
 
     Attributes:
         level: its name.
@@ -27,7 +27,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An update that was undone, or a step that was not taken.
+    """Refused update: one that was undone, or a training step that was not taken.
 
     Attributes:
         level: whose update it was; None if the whole step was refused.
@@ -42,7 +42,7 @@ class Refusal:
 
 @dataclass
 class Change:
-    """One turn of a knob on a live level.
+    """Record of a hyperparameter change on a live level: what, why and from when.
 
     Attributes:
         level: its name.

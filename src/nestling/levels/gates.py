@@ -94,7 +94,7 @@ def agreement_factor(gradients: list[Tensor], slow: list[Tensor]) -> float:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class ScheduleGate:
-    """A ramp over optimizer steps; see `schedule_factor`."""
+    """Gate that ramps a level's updates up or down over optimizer steps; see `schedule_factor`."""
 
     start: Annotated[int, Field(ge=0)]
     stop: Annotated[int, Field(ge=0)]
@@ -112,7 +112,7 @@ class ScheduleGate:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class SurpriseGate:
-    """Opens when the loss leaves its running spread; see `surprise_factor`.
+    """Gate that opens when the loss rises above its running mean; see `surprise_factor`.
 
     half_life is in optimizer steps; floor is the factor that always remains.
     """
@@ -126,7 +126,7 @@ class SurpriseGate:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class ImportanceGate:
-    """Holds weights that matter; see `importance_factor`.
+    """Gate that shrinks updates of important weights (Fisher); see `importance_factor`.
 
     The importance is what `NestedOptimizer.set_importance` was given (a Fisher diagonal),
     else a running mean of squared boundary gradients (half_life in updates of the level).
@@ -143,7 +143,7 @@ class ImportanceGate:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class AgreementGate:
-    """Closes when the gradient disagrees with its slow mean; see `agreement_factor`.
+    """Gate that shrinks updates that disagree with the mean gradient; see `agreement_factor`.
 
     half_life is in updates of the level; floor is the factor that always remains.
     """
@@ -156,7 +156,7 @@ class AgreementGate:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class ParentGate:
-    """The factor of another level: a hierarchy of gates."""
+    """Hierarchical gate: multiplies a level's updates by the factor of another level's gates."""
 
     of: str
     kind: Literal["parent"] = "parent"

@@ -17,7 +17,7 @@ Unit = Literal["steps", "examples", "tokens"]
 
 @dataclass
 class Clock:
-    """The time of one level.
+    """Clock of a level: counts steps, examples or tokens, and the level's updates.
 
     Attributes:
         unit: what it counts: optimizer steps, examples or tokens.
@@ -45,7 +45,7 @@ class Clock:
 
 
 class LiveLevel(Protocol):
-    """A level at work, of whichever kind: gradient level, copy or memory.
+    """Protocol of a live level (gradient, copy or memory): its tensors, digest, state and knobs.
 
     Attributes:
         spec: what the plan says of it, knobs that were turned included.
@@ -57,16 +57,16 @@ class LiveLevel(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """Its time."""
+        """The level's clock."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a version, a digest or a client is made of: name -> tensor (copies)."""
+        """Named tensors of the level (copies): what a version, a digest or a client is made of."""
 
     def digest(self) -> str:
-        """The sha256 of its tensors, names, shapes and dtypes included."""
+        """SHA-256 digest of its tensors, names, shapes and dtypes included."""
 
     def read(self) -> LevelReading:
-        """How it stands."""
+        """Current statistics of the level; see `LevelReading`."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that its next update and answer depend on; tensors are copies."""
@@ -78,7 +78,7 @@ class LiveLevel(Protocol):
         """Raise what `load_state_dict` would raise; nothing is changed."""
 
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
-        """Turn knobs: checked now, in force from its next boundary on; gives the record of it."""
+        """Change hyperparameters: checked now, in force at its next boundary; gives the record."""
 
 
 def check_kind(state: Mapping[str, Any], spec: Level | Copy | Memory, keys: set[str]) -> None:

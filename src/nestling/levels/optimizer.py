@@ -21,7 +21,7 @@ _MAX_EVENTS = 1000
 
 
 class NestedOptimizer(torch.optim.Optimizer):
-    """Lets every level of a plan learn on its own clock, in any training loop.
+    """PyTorch optimizer that updates each level of a plan at its own period, in any loop.
 
     Each gradient level is one entry of `param_groups` (so that LR schedulers see it) with an
     optimizer of its own. At a level's boundary, every `period` steps:
@@ -80,7 +80,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     @classmethod
     def over(cls, levels: Levels) -> Self:
-        """An optimizer over levels that are at work already; it is their face to torch."""
+        """Make the optimizer over levels that exist already."""
         made = cls.__new__(cls)
         made._adopt(levels)
         return made
@@ -99,7 +99,7 @@ class NestedOptimizer(torch.optim.Optimizer):
 
     @property
     def model(self) -> nn.Module:
-        """The user's own module, out of its wrappers."""
+        """The user's own module, without compiled or data-parallel wrappers."""
         return self.levels.model
 
     @property
@@ -113,7 +113,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         return self.levels.num_steps
 
     def prepare_step(self) -> None:
-        """Before a forward pass: stop backward before levels whose gradient will not count.
+        """Call before a forward pass: stops backward before levels that do not learn now.
 
         Only levels with between="skip", or frozen ones, are affected. `requires_grad` is put
         back by `step`. Under torch.distributed nothing is stopped (data-parallel hooks need
@@ -163,7 +163,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         self._note(self.levels.step(loss))
 
     def take_events(self) -> list[Event]:
-        """Alarms, refused updates and turned knobs since the last call, oldest first.
+        """Take the events since the last call: alarms, refused updates, changed hyperparameters.
 
         The newest thousand are kept until they are taken; they are no part of the state.
         """
@@ -184,7 +184,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.levels.zero_grad(set_to_none)
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
-        """Turn knobs of a live level; it takes effect at the level's next boundary.
+        """Change hyperparameters of a live level; takes effect at the level's next boundary.
 
         Args:
             name: a gradient level or a copy.
@@ -202,7 +202,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         return self.levels.control(name, reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """Say that an event has happened: levels frozen until it begin to learn.
+        """Release the levels that are frozen until this event.
 
         Raises:
             SettingError: no level waits for that event.
@@ -222,7 +222,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.levels.set_importance(importance)
 
     def read_levels(self) -> list[LevelReading]:
-        """How every gradient and copy level stands, in the plan's order."""
+        """Current statistics of every gradient and copy level, in the plan's order."""
         readings = self.levels.read()
         self._note(self.levels.take_events())
         return readings
@@ -294,7 +294,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def swap_parameter(self, name: str, param: Tensor) -> None:
-        """Take a parameter with other rows in the place of a claimed one (a head that grows).
+        """Replace a claimed parameter by one with other rows (a head that grows).
 
         Args:
             name: the parameter's name.

@@ -21,7 +21,7 @@ _MIX: TypeAdapter[Mix] = TypeAdapter(Mix)
 
 
 class Plan:
-    """Which parameters learn how fast, what is copied and remembered, and who answers.
+    """Plan of levels: learning speed per parameter group, copies, memories, and the read-out.
 
     Args:
         levels: gradient, copy and memory levels; the order is the order in which patterns
@@ -71,16 +71,16 @@ class Plan:
 
     @property
     def answering(self) -> tuple[str, ...]:
-        """The names that the read-out mixes; one name if it does not mix."""
+        """Names of the levels that answer; several if the read-out mixes them."""
         return tuple(self.readout.mix) if isinstance(self.readout, Mix) else (self.readout,)
 
     @property
     def outside(self) -> str | None:
-        """The copy level that is asked about what a memory has not seen; None if there is none."""
+        """Name of the copy level that answers for inputs unlike the memory's; None for none."""
         return self.readout.outside if isinstance(self.readout, Mix) else None
 
     def find_slow_memory(self) -> str | None:
-        """The memory level beside which someone answers `outside`; None if nobody does."""
+        """Name of the memory level that the copy level `outside` stands in for; None for none."""
         memories = {memory.name for memory in self.memories}
         return next((n for n in self.answering if self.outside and n in memories), None)
 

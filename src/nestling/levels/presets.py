@@ -22,7 +22,7 @@ def spine_and_head(
     head_lr: float = 1e-3,
     spine_lr: float = 1e-4,
 ) -> Plan:
-    """Two levels: a head that learns at every step and a spine that learns slowly.
+    """Plan of two levels: a head trained at every step and a backbone (spine) trained slowly.
 
     Args:
         model: any module.
@@ -54,7 +54,7 @@ def spine_and_head(
 
 
 def by_depth(model: nn.Module, num_levels: int, *, ratio: int = 4, lr: float = 1e-3) -> Plan:
-    """Levels of about equal size by depth, with periods 1, ratio, ratio^2, ... downwards.
+    """Plan of levels by depth: the layers nearest the output learn fastest.
 
     What is registered last (nearest the output) learns fastest; a continuum memory system's
     geometric periods [NL sec. 7.1] on the layers of a model as it is.
@@ -107,7 +107,7 @@ def adapters(
     fast_lr: float = 1e-3,
     slow_lr: float = 1e-5,
 ) -> Plan:
-    """Low-rank fast weights over a slow spine; the model's answers are the same at first.
+    """Plan of low-rank adapters (LoRA) that learn fast over slowly trained weights.
 
     Args:
         model: overlays are attached to it, see `attach_low_rank`.

@@ -16,7 +16,7 @@ UPDATES_PER_MEASUREMENT = 100
 
 @dataclass(frozen=True)
 class LevelReading:
-    """How one level stands.
+    """Statistics of a level: updates, refusals, relative change, learning rate, gate factor.
 
     Attributes:
         level: its name.

@@ -36,7 +36,7 @@ else:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Freeze:
-    """When a level stands still: in windows of optimizer steps, or until an event.
+    """Freeze a level's parameters in windows of optimizer steps, or until an event.
 
     Args:
         windows: pairs (first step, last step) of frozen steps, counted from 1, both included.
@@ -67,7 +67,7 @@ class Freeze:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Level:
-    """A gradient level: parameters claimed by name that learn on their own clock.
+    """Gradient level: a group of parameters with its own optimizer, update period and gates.
 
     Args:
         name: the level's name.
@@ -122,7 +122,7 @@ class Level:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Copy:
-    """A copy level: a slow average of other levels' parameters.
+    """Copy level: exponential moving average (EMA) of other levels' weights.
 
     copy <- decay * copy + (1 - decay) * parameters   [mean teacher; CLS-ER eq. 3]
 
@@ -154,7 +154,7 @@ class Copy:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Memory:
-    """A memory level: closed-form memories of several half-lives on fixed features.
+    """Memory level: closed-form ridge regression on fixed features, with several half-lives.
 
     Args:
         name: the level's name.
@@ -212,11 +212,11 @@ class Memory:
 
     @property
     def reads(self) -> tuple[str | None, ...]:
-        """What it reads, one name or more; see `on`."""
+        """Names of what it reads, one or more; see `on`."""
         return (self.on,) if self.on is None or isinstance(self.on, str) else tuple(self.on)
 
     def list_views(self) -> list[tuple[str | None, int, bool]]:
-        """For each thing that it reads: its name, how many random features, and whether itself."""
+        """Name, number of random features, and whether the thing itself, for each that it reads."""
 
         def spread(value: int | Sequence[int]) -> list[int]:
             return list(value) if isinstance(value, Sequence) else [value] * len(self.reads)
@@ -250,7 +250,7 @@ def load_spec(data: Mapping[str, Any], live: Level | Copy | Memory) -> Level | C
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Mix:
-    """A read-out that mixes the answers of several levels; see `mix`."""
+    """Read-out that mixes the answers of several levels; see `mix`."""
 
     mix: Annotated[Sequence[Name], AsTuple]
     weights: Annotated[Sequence[Annotated[float, Field(ge=0.0)]], AsTuple] | None = None
@@ -278,7 +278,7 @@ def mix(
     switch_rate: float = 1e-3,
     outside: str | None = None,
 ) -> Mix:
-    """A read-out that mixes several answers.
+    """Read-out that mixes the answers of several levels, by fixed weights or a learned gate.
 
     Args:
         names: levels, or "live" for the model as it is now.

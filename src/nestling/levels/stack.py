@@ -29,7 +29,7 @@ AnyLive = GradientLevel | CopyLevel | MemoryLevel
 
 
 class Levels(Mapping[str, AnyLive]):
-    """Every level of a plan at work, by name, in the plan's order.
+    """All live levels of a plan by name: one step, controls, digests and state of them all.
 
     Args:
         model: any module; compiled and data-parallel wrappers are looked through.
@@ -161,7 +161,7 @@ class Levels(Mapping[str, AnyLive]):
         return self.take_events()
 
     def take_events(self) -> list[Event]:
-        """What happened since it was last asked; it is not told again."""
+        """Take the events since the last call: alarms, refusals, knobs that came into force."""
         happened: list[Event] = []
         for events in (
             *(level.events for level in self._order),
@@ -187,7 +187,7 @@ class Levels(Mapping[str, AnyLive]):
     # --- controls and readings
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
-        """Turn knobs of a live level; see `NestedOptimizer.control`.
+        """Change hyperparameters of a live level; see `NestedOptimizer.control`.
 
         Raises:
             UnknownLevel: no level has that name.
@@ -199,7 +199,7 @@ class Levels(Mapping[str, AnyLive]):
         return self[name].control(reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """Say that an event has happened: levels frozen until it begin to learn.
+        """Release the levels that are frozen until this event.
 
         Raises:
             SettingError: no level waits for that event.
@@ -217,19 +217,19 @@ class Levels(Mapping[str, AnyLive]):
             level.gates.importance_is_given = True
 
     def read(self) -> list[LevelReading]:
-        """How every level stands: gradient levels, copies, memories, each in the plan's order."""
+        """Statistics of every level: gradient levels, copies, memories, each in plan order."""
         readings = [level.read() for level in self.gradient.values()]
         readings += [copy.read() for copy in self.copies.values()]
         return readings + [memory.read() for memory in self.memories.values()]
 
     def digests(self) -> dict[str, str]:
-        """Level -> sha256 of its tensors: what changed, what stayed fixed."""
+        """SHA-256 digest of each level's tensors by name: what changed, and what did not."""
         return {name: level.digest() for name, level in self.items()}
 
     # --- state
 
     def rest(self) -> dict[str, Any]:
-        """What the model holds and no level owns: frozen parameters, buffers, extra state."""
+        """State that no level owns: frozen parameters, buffers, extra state of modules."""
         own = {id(param) for param in self._owned.values()}
         held = {
             name
@@ -290,7 +290,7 @@ class Levels(Mapping[str, AnyLive]):
         self._sort()
 
     def swap_parameter(self, name: str, param: Tensor) -> None:
-        """Take a parameter with other rows in the place of a claimed one (a head that grows).
+        """Replace a claimed parameter by one with other rows (a head that grows).
 
         Raises:
             LateParameter: no level owns that name.
@@ -308,7 +308,7 @@ class Levels(Mapping[str, AnyLive]):
         self._measure_model()
 
     def replace_memory(self, plan: Plan, memory: MemoryLevel) -> None:
-        """Take a plan with another memory in the place of the one of the same name."""
+        """Replace a memory by another of the same name, together with the plan."""
         self.plan = plan
         self.memories[memory.spec.name] = memory
 

@@ -1,4 +1,4 @@
-"""What is remembered: ridge memories and banks of them, the class prior, and replay."""
+"""Memories: online ridge regression, banks of it, the class prior and replay buffers."""
 
 from nestling.memory.bank import MemoryBank
 from nestling.memory.context import RecentContext

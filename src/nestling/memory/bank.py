@@ -34,7 +34,7 @@ FIRST_BLOCK, BLOCKS_PER_PAST = 8, 4
 
 
 class MemoryBank:
-    """Ridge memories of several half-lives on the same features, mixed by a fixed-share gate.
+    """Ridge regressions with several half-lives on the same features, mixed by a fixed-share gate.
 
     Every memory knows every example at once. The gate compares them on examples that they have
     not learned yet: the log-losses of a block of `block` examples under the solutions from before
@@ -229,7 +229,7 @@ class MemoryBank:
         return experts.answer_now(self.memories, self.slow, phi_ND, prior)
 
     def novelty(self, x: Tensor) -> Tensor:
-        """How unlike all that the slow memory has learned inputs are, (N,); see `RidgeMemory`."""
+        """Novelty of inputs for the slow memory, (N,), from their leverage; see `RidgeMemory`."""
         return self.memories[self.slow].novelty(self._check_features(x))
 
     def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
@@ -244,7 +244,7 @@ class MemoryBank:
         return answers, Foresight(self.clock, len(x), answers, known_K, novelty_N, n)
 
     def present(self) -> Tensor:
-        """Which classes were seen recently: (K,) bool."""
+        """Classes that were seen recently: (K,) bool."""
         return self.prior.present(experts.PRESENCE_THRESHOLD, self.num_classes)
 
     def copy(self) -> "MemoryBank":

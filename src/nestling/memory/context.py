@@ -24,7 +24,7 @@ _FAR = 20.0
 
 
 class RecentContext:
-    """Compares an input with recent ones and with all that ever came.
+    """Density ratio of recent inputs to all inputs: does an input look recent?
 
         r(x) = min(1, exp(l(x) - max(0, l_h))),   l(x) = log N(z; m_h, C_h) / N(z; m, C),   z = P x
 
@@ -103,7 +103,7 @@ class RecentContext:
             self._densities = None
 
     def compare(self, x: Tensor) -> Tensor:
-        """r(x) for inputs (N, I): (N,) float64 in [0, 1]; ones before the first block."""
+        """Density ratio r(x) of inputs (N, I): (N,) float64 in [0, 1]; 1 before the first block."""
         if self._life.clock == 0:
             return torch.ones(len(x), dtype=torch.float64)
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))

@@ -67,7 +67,7 @@ def join_maps(
 
 
 class RandomFeatures:
-    """A random map of the inputs, the same for the same seed.
+    """Random feature map (ReLU, Fourier or products), reproducible from its seed.
 
     relu:     phi_j(x) = max(0, w_j . (scale x))                 [Cho & Saul 2009, arc-cosine 1]
     fourier:  phi_j(x) = sqrt(2/F) cos(w_j . (scale x) + c_j)    [Rahimi & Recht 2007]
@@ -197,7 +197,7 @@ class RandomFeatures:
 
 
 class JoinedFeatures:
-    """Several random maps side by side: each makes features of its own part of the inputs.
+    """Several random feature maps side by side, each of its own part of the inputs.
 
     Parts may differ in scale: none is mixed with another before a memory scales the features.
 

@@ -20,7 +20,7 @@ _LEAST = sys.float_info.min
 def fixed_share_update(
     log_weights_E: Tensor, losses_E: Tensor, switch_rate: float, prior_E: Tensor
 ) -> Tensor:
-    """Weights of experts after one example.
+    """One fixed-share update of the experts' weights after one example.
 
     v_i = w_i exp(-l_i) / sum_j w_j exp(-l_j),   w_i' = (1 - a) v_i + a prior_i
     [Herbster & Warmuth 1998, Fig. 1, eta = 1]
@@ -92,7 +92,7 @@ def _add_logs(left: float, right: float) -> float:
 
 
 class FixedShare:
-    """A gate that follows the best expert, also when the best one changes.
+    """Fixed-share gate: online mixture of experts that follows the best one as it changes.
 
     Let L be the sum over T examples of the mixture's log-loss -log sum_i w_i p_i(y). For every
     way to cut the examples into k + 1 segments with expert e_s in segment s whose summed loss is

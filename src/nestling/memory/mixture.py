@@ -16,7 +16,7 @@ _SMALLEST = 1e-12
 def mix_experts(
     answers_ENK: Tensor, weights: Tensor, slow: int, present_K: Tensor | None = None
 ) -> Tensor:
-    """Weighted mixture of experts' probabilities or values, NaN left out: (N, K).
+    """Weighted mixture of experts' probabilities or values, leaving out NaN: (N, K).
 
     Args:
         answers_ENK: (E, N, K) probabilities or values; who has no finite answer to a row is not
@@ -39,7 +39,7 @@ def mix_experts(
 
 
 def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: Tensor) -> Tensor:
-    """Mix experts on the classes that are present; leave the rest to the slow one.
+    """Mix experts on recently seen classes; all others keep the slow expert's probability.
 
     p(c) = p_slow(c)                                            for c absent,
     p(c) = p_slow(present) sum_i w_i p_i(c | present)           for c present.
@@ -68,7 +68,7 @@ def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: T
 
 
 def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
-    """p(c | c is present): probabilities of absent classes set to 0, the rest scaled up.
+    """p(c | c is present): probabilities of absent classes set to 0, the rest rescaled.
 
     Args:
         probabilities: (..., K).

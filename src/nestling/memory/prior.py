@@ -23,7 +23,7 @@ from nestling.memory.exact.statistics import decay_factor, decay_weights
 
 
 class ClassPrior:
-    """Class-prior memory: weighted counts of labels with a short half-life.
+    """Class-prior memory: exponentially decayed counts of labels.
 
     n_c(T) = sum_{i: y_i = c} w_i 2^(-age_i / h),   p(c) = n_c / sum n
 

@@ -17,7 +17,7 @@ from nestling.memory.tensor_slots import Columns, ExampleStore
 
 
 class ReservoirReplay:
-    """A uniform sample of all examples that came by.
+    """Reservoir sampling replay buffer: a uniform sample of all examples seen.
 
     The t-th example (from 1) takes a place while there is one, then a random one of t places of
     which only the first C exist: each example so far is kept with probability C / t
@@ -110,7 +110,7 @@ class ReservoirReplay:
 
 
 class BalancedReplay:
-    """A sample with as equal a number of each class as can be.
+    """Class-balanced replay buffer: as equal a number of each class as can be.
 
     A new example of a class that was never the largest takes the place of a random example of the
     largest class; one of a class that was takes a random place of its own class, with the

@@ -39,7 +39,7 @@ Task = Literal["classification", "regression"]
 
 
 class RidgeMemory:
-    """An associative memory: ridge regression on fixed features, exact after every example.
+    """Online ridge regression on fixed features: exact at any time, examples can be removed.
 
     min_W sum_i w_i 2^(-age_i / h) |y_i - phi(x_i) W - b|^2 + n lambda |W|^2,
 
@@ -150,7 +150,7 @@ class RidgeMemory:
 
     @property
     def reach(self) -> Reach:
-        """What was seen, measured if something changed; NotFitted while empty."""
+        """Leverage statistics of what was learned, renewed after changes; NotFitted while empty."""
         reach = self._reach
         if reach is None:
             if self.is_empty:
@@ -251,12 +251,12 @@ class RidgeMemory:
         return torch.softmax(logits, dim=1)
 
     def novelty(self, x: Tensor) -> Tensor:
-        """How unlike all that was learned inputs are, (N,): about 0 +- 1 for the like, above 2 for
+        """Novelty of inputs, (N,), from their leverage: about 0 +- 1 for the like, above 2 for
         what is new; see `compute_novelty`. Errors as in `predict`."""
         return compute_novelty(self.reach, self.compute_features(check_inputs(x, self.num_inputs)))
 
     def familiarity(self, x: Tensor) -> Tensor:
-        """How far the memory may speak about inputs, (N,) in [0, 1): near 0 for what is unlike all
+        """Familiarity of inputs, (N,) in [0, 1), from their leverage: near 0 for what is unlike all
         that it has learned, or while that is little. Errors as in `predict`.
 
         >>> memory = RidgeMemory(2)

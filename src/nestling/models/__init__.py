@@ -1,4 +1,4 @@
-"""Plain models that a job can name."""
+"""Built-in models: multi-layer perceptron, convolutional network, transformer."""
 
 from nestling.models.build import build_model, list_models, load_model
 from nestling.models.convnet import ConvNet

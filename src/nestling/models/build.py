@@ -20,7 +20,7 @@ _BUILT_IN: dict[str, Callable[..., nn.Module]] = {
 
 
 def list_models() -> list[str]:
-    """Names that `build_model` knows.
+    """Names of the built-in models that `build_model` knows.
 
     >>> list_models()
     ['convnet', 'mlp', 'transformer']
@@ -31,7 +31,7 @@ def list_models() -> list[str]:
 def build_model(
     source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
 ) -> nn.Module:
-    """A built-in model by name, or what the user's own function returns.
+    """Build a built-in model by name, or call the user's own function.
 
     Args:
         source: one of `list_models()`, or "module:function".
@@ -62,7 +62,7 @@ def build_model(
 def load_model(
     source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
 ) -> nn.Module:
-    """Import the user's own function and return the model that it makes.
+    """Import the user's own function and build the model that it returns.
 
     Args:
         source: "module:function"; the function returns an nn.Module.

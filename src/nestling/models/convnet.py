@@ -11,7 +11,7 @@ from nestling.core.errors import ModelError, ShapeMismatch
 
 
 class ConvNet(nn.Module):
-    """Blocks of 3 x 3 convolution, ReLU and 2 x 2 pooling, then one linear head.
+    """Convolutional network: 3 x 3 convolutions, ReLU, 2 x 2 pooling, one linear head.
 
     Args:
         num_classes: outputs.

@@ -9,7 +9,7 @@ from nestling.core.errors import ModelError
 
 
 def mlp(sizes: Sequence[int], *, flatten: bool = True) -> nn.Sequential:
-    """Linear layers with ReLU between them.
+    """Multi-layer perceptron (MLP): linear layers with ReLU between them.
 
     The last layer is called `head`, all others stand in `trunk`, so that plans can name them.
 

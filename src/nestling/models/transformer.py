@@ -10,7 +10,7 @@ from nestling.core.errors import ModelError
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward network, each after a layer norm and beside a skip connection.
+    """Transformer block: attention and feed-forward network, pre-norm, with skip connections.
 
     x + proj(attention(qkv(ln1(x)))), then x + out(gelu(fc(ln2(x))))
     [Radford et al. 2019, section 2.3; pre-norm]
@@ -58,7 +58,7 @@ class Block(nn.Module):
 def gpt_blocks(
     num_layers: int, width: int, num_heads: int, *, causal: bool = True
 ) -> nn.Sequential:
-    """A stack of `Block`s without embedding or head.
+    """Stack of transformer blocks (GPT) without embedding or head.
 
     Args:
         num_layers: how many blocks.
@@ -75,7 +75,7 @@ def gpt_blocks(
 
 
 class TransformerClassifier(nn.Module):
-    """Tokens in, one label out: embedding, blocks, the mean over positions, a linear head.
+    """Transformer classifier of token sequences: embedding, blocks, mean pooling, linear head.
 
     Args:
         num_tokens: size of the vocabulary.

@@ -1,4 +1,4 @@
-"""Update rules that a level can use."""
+"""Optimizers of levels: Adam, AdamW, SGD, or any torch optimizer."""
 
 from nestling.optim.custom import CustomOptimizer, OptimizerFactory
 from nestling.optim.specs import SGD, Adam, AdamW, OptimizerSpec, Rate, adam, adamw, sgd

@@ -18,7 +18,7 @@ _WORKS = "lambda params: torch.optim.RMSprop(params, lr=0.01) works"
 
 @dataclass(frozen=True, eq=False)
 class CustomOptimizer:
-    """Any torch optimizer for a level, as the function that makes it from its parameters.
+    """Any torch optimizer for a level, given by the function that makes it.
 
     Two are equal if their functions are; of `functools.partial`, if function and arguments are.
 

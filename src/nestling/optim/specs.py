@@ -70,7 +70,7 @@ class Adam:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class SGD:
-    """Stochastic gradient descent, with heavy-ball or Nesterov momentum."""
+    """Stochastic gradient descent (SGD), with heavy-ball or Nesterov momentum."""
 
     lr: Rate = 1e-2
     momentum: Fraction = 0.0

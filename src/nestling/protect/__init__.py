@@ -1,4 +1,4 @@
-"""What protects old knowledge while a model learns; each in `take_step`, or in a `Learner`."""
+"""Continual-learning methods that protect old knowledge, in a plain loop or a `Learner`."""
 
 from nestling.memory.closed import (
     NearestClassMean,

@@ -9,7 +9,7 @@ from nestling.core.errors import DataError
 
 
 def pack_batch(batch: Batch) -> dict[str, Tensor]:
-    """Take a batch apart: name -> (N, ...), the target under "y" if there is one.
+    """Take a batch apart into columns for a replay buffer: name -> (N, ...), the target as "y".
 
     >>> import torch
     >>> sorted(pack_batch(Batch((torch.ones(1),), {"mask": torch.ones(1)}, torch.zeros(1))))
@@ -23,7 +23,7 @@ def pack_batch(batch: Batch) -> dict[str, Tensor]:
 
 
 def unpack_batch(columns: Mapping[str, Tensor]) -> Batch:
-    """The batch that `pack_batch` took apart; other columns are left out."""
+    """Rebuild the batch that `pack_batch` took apart; other columns are left out."""
     num_inputs = sum(name.startswith("input ") for name in columns)
     inputs = tuple(columns[f"input {index}"] for index in range(num_inputs))
     keywords = {

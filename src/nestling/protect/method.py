@@ -13,7 +13,7 @@ from nestling.core.batches import Batch, Loss, default_loss
 
 
 class Retention:
-    """What protects old knowledge while a model learns; every place is optional.
+    """Base class of methods that protect old knowledge while a model learns; override any method.
 
     Attributes:
         needs_boundary: whether it protects nothing until `end_experience` was called.

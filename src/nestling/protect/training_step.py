@@ -16,7 +16,7 @@ from nestling.protect.method import Retention
 
 @dataclass(frozen=True)
 class TakenStep:
-    """What one call of `take_step` did.
+    """Result of `take_step`: loss and output before the update, and why it was refused if so.
 
     Args:
         loss: of the new batch alone, before the update.
@@ -40,7 +40,7 @@ def take_step(
     buffers: Sequence[Tensor] | None = None,
     is_new: bool = True,
 ) -> TakenStep:
-    """One training step on a batch, with what protects; refused if anything is not finite.
+    """One training step on a batch with protecting methods; refused if anything is not finite.
 
     Args:
         model: in training mode.
@@ -108,7 +108,7 @@ def descend(
     adjust: Callable[[], None] | None = None,
     own_loss: float | None = None,
 ) -> str:
-    """Backward and one optimizer step, unless the loss or a gradient is not finite.
+    """Backward pass and optimizer step, refused if the loss or a gradient is not finite.
 
     Args:
         optimizer: clears the gradients first.

@@ -42,7 +42,7 @@ class Plot:
 
 
 def write_report(folder: Path | str) -> Path:
-    """Write report.html of a run folder from its records.
+    """Write the HTML report of a run folder from its records.
 
     Args:
         folder: that `RunWriter` wrote.
@@ -64,7 +64,7 @@ def write_report(folder: Path | str) -> Path:
 
 
 def write_demo_picture(folder: Path | str, path: Path) -> None:
-    """The picture of the first page: old and new experiences over time, a line per method."""
+    """Plot the accuracy on old and new experiences over time, a line per method (the demo)."""
     run = read_run(folder)
     names, ends = list_experiences(run), list_boundaries(run)
     digests = [digest_method(run, method) for method in list_methods(run)]

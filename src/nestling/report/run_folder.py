@@ -16,7 +16,7 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds.
+    """Contents of a run folder: configuration and records.
 
     Attributes:
         folder: where it lies.
@@ -49,7 +49,7 @@ class Run:
 
 
 class RunWriter:
-    """Writes a run folder; a record survives the end of the process once `write` returns.
+    """Write the records of a run to a folder, one durable JSON line each.
 
     Args:
         folder: made if missing; records are added to those that are there.

@@ -1,4 +1,4 @@
-"""What is kept on disk: whole files, snapshots of nested state, and files that others wrote."""
+"""Files on disk: atomic writes, snapshots, and weights that others wrote."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -29,7 +29,7 @@ _NAMES = frozenset(
 
 
 def read_torch_weights(content: bytes, *, sha256: str) -> dict[str, Tensor]:
-    """Trained weights by name from a file that `torch.save` wrote, also before torch 1.6.
+    """Read weights by name from a file that `torch.save` wrote, also before torch 1.6.
 
     Args:
         content: bytes of the whole file.
@@ -64,7 +64,7 @@ def read_torch_weights(content: bytes, *, sha256: str) -> dict[str, Tensor]:
 
 
 def read_object_array(content: bytes, *, sha256: str) -> dict[str, list[object]]:
-    """Arrays by name from a NumPy file of one pickled dictionary, without running the pickle.
+    """Read arrays from a NumPy file of one pickled dictionary, without running the pickle.
 
     Args:
         content: bytes of the .npy file.

@@ -48,7 +48,7 @@ def write_snapshot(
     schema: int,
     reuse: Iterable[Path] = (),
 ) -> None:
-    """Save a state to a folder, atomically; of an older snapshot there, only what changed.
+    """Write a snapshot atomically, one file per part; unchanged parts are not written again.
 
     One writer per folder at a time. The same part has the same bytes, whoever writes it.
 
@@ -92,7 +92,7 @@ def write_snapshot(
 
 
 def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, Any]:
-    """Load a saved state from its folder, after every byte of it has been checked.
+    """Read a snapshot from its folder after checking every byte of it (SHA-256).
 
     Args:
         path: the folder.
@@ -110,7 +110,7 @@ def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, Any]:
 
 
 def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
-    """Load one part of a saved state, e.g. a single level; of the other files none is opened.
+    """Read one part of a snapshot, e.g. a single level; no file of another part is opened.
 
     Args:
         path: the folder.

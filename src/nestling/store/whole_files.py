@@ -9,7 +9,7 @@ LEFT_BEHIND = ".*.part"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that is there whole or not at all; an older one is replaced or untouched.
+    """Write a file atomically: whole or not at all, an older one replaced or untouched.
 
     Args:
         path: the file; its folder is made if missing.

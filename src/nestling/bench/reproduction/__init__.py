@@ -1,1 +1,1 @@
-"""Published figures again: the settings of their papers, and what nestling's methods give there."""
+"""Published figures reproduced with the settings of their papers."""

@@ -1,1 +1,1 @@
-"""Who takes part in the benchmark, by name, and what of each may be tuned."""
+"""Methods of the benchmark by name, and what of each may be tuned."""

@@ -1,1 +1,1 @@
-"""Continual-learning suites: every method on the same footing, paired over seeds."""
+"""Continual-learning suites: every method on equal terms, paired over seeds."""

@@ -1,4 +1,4 @@
-"""Where the data of the suites come from: terms, sums, fetching, and a reader per archive."""
+"""Data sources: licences, checksums, downloading, and a reader per archive."""
 
 from nestling.data.sources.catalogue import find_source, list_sources
 from nestling.data.sources.fetching import fetch_source, find_cache, find_folder, obtain

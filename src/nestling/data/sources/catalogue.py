@@ -240,7 +240,7 @@ _SOURCES = (
 
 
 def list_sources() -> list[Source]:
-    """Everything that `nestling data fetch` can get: the sets of `load`, and the suites' own.
+    """All data sources that `nestling data fetch` can download.
 
     >>> "mnist-10k" in [source.name for source in list_sources()]
     True
@@ -249,7 +249,7 @@ def list_sources() -> list[Source]:
 
 
 def find_source(name: str) -> Source:
-    """The source of this name.
+    """Find a data source by its name.
 
     Raises:
         SettingError: there is none; the nearest names are said.

@@ -18,7 +18,7 @@ START_S, LEAST_BYTES_PER_S = 120.0, 50_000.0
 
 
 def find_folder(folder: Path | None = None) -> Path:
-    """Where archives lie: `folder`, else $NESTLING_DATA, else ~/.cache/nestling."""
+    """Folder of downloaded data: `folder`, else $NESTLING_DATA, else ~/.cache/nestling."""
     if folder is not None:
         return folder
     named = os.environ.get("NESTLING_DATA")
@@ -26,7 +26,7 @@ def find_folder(folder: Path | None = None) -> Path:
 
 
 def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> list[Path]:
-    """The files of a source: those at hand, else fetched.
+    """Files of a data source: those at hand, else downloaded.
 
     Args:
         name: see `list_sources`.
@@ -56,7 +56,7 @@ def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> l
 
 
 def fetch_source(name: str, folder: Path | None = None, *, source: Path | None = None) -> Path:
-    """Get the files of a source, unless they are there already.
+    """Download the files of a data source, unless they are there already.
 
     Args:
         name: see `list_sources`.
@@ -172,7 +172,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def find_cache() -> Path:
-    """The folder of this user where everything may be written."""
+    """Cache folder of this user."""
     return Path.home() / ".cache" / "nestling"
 
 

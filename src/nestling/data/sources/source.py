@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source.
+    """One file of a data source, with size and checksum.
 
     Attributes:
         name: of the file.
@@ -22,7 +22,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from, and on which terms.
+    """Source of a data set: its files with checksums, its licence, and how to fetch it.
 
     Attributes:
         name: for `fetch_source` and `nestling data fetch`.

@@ -1,4 +1,4 @@
-"""Named suites: fixed protocols over real data, with streams for tuning kept apart."""
+"""Benchmark suites by name: fixed protocols on real data, with streams kept for tuning."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ _SOURCES = {
 
 
 def list_suites() -> list[str]:
-    """Names of all suites.
+    """Names of all benchmark suites.
 
     >>> list_suites()[:3]
     ['split-mnist', 'permuted-mnist', 'rotated-mnist']
@@ -36,7 +36,7 @@ def list_suites() -> list[str]:
 
 
 def list_suite_sources(name: str) -> tuple[str, ...]:
-    """Names of the sources that a suite is made from, for `fetch_source`.
+    """Names of the data sources that a suite is made from, for `fetch_source`.
 
     Args:
         name: see `list_suites`.

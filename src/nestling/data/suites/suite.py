@@ -22,7 +22,7 @@ VALIDATION_SEEDS_FROM = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """A sequence of experiences with the protocol that makes figures comparable.
+    """Benchmark suite: a sequence of experiences with a fixed protocol.
 
     Attributes:
         name: for `make_suite`.

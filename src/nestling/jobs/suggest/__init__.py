@@ -1,4 +1,4 @@
-"""A plan from measurements on the user's own model and data, each choice with its reason."""
+"""Plan suggestion: measurements on your own model and data, each choice with its reason."""
 
 from nestling.jobs.suggest.choosing import Reason, Suggestion, suggest_plan
 from nestling.jobs.suggest.examples import read_examples

@@ -36,7 +36,7 @@ REPLAY_ADVISED = 200
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a value was chosen.
+    """Reason for one choice of a suggested plan.
 
     Attributes:
         level: name of the level; "learner" for advice beyond the plan.
@@ -53,7 +53,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A plan and why it is so.
+    """Suggested plan with a reason for each of its choices.
 
     Attributes:
         plan: fits the measured model.
@@ -65,7 +65,7 @@ class Suggestion:
 
 
 def suggest_plan(measurements: Measurements) -> Suggestion:
-    """Choose levels, periods, rates and memory.
+    """Suggest a plan from measurements: levels, periods, learning rates and memory.
 
     If a memory on the model's features answers held-out examples about as well as one on random
     features of the input, or better, the features are worth keeping: the memory reads them, the

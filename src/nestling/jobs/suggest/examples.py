@@ -15,7 +15,7 @@ _SUFFIXES = (".csv", ".parquet", ".npz")
 
 
 def read_examples(source: str, *, target: str = "label", seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Training examples in the order in which they would arrive.
+    """Read training examples in order of arrival, from a file, data set, suite or function.
 
     Args:
         source: a CSV, Parquet or NPZ file, a data set's or a suite's name, or "module:function"

@@ -27,7 +27,7 @@ Score = float | None
 
 @dataclass(frozen=True)
 class Linearity:
-    """Held-out scores of ridge memories: accuracy for classes, R squared for values.
+    """Held-out scores of ridge regressions (linear probes): accuracy, or R squared for values.
 
     Attributes:
         input: on the inputs themselves; None where they are too wide or not numbers.

@@ -32,7 +32,7 @@ FISHER_EXAMPLES = 256
 
 @dataclass(frozen=True)
 class GroupMeasurement:
-    """One block of the model.
+    """Measurements of one block of a model: gradient noise, conflict, Fisher.
 
     Attributes:
         name: of the block, see `Group`.
@@ -64,7 +64,7 @@ class GroupMeasurement:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that `suggest_plan` looks at.
+    """Measurements of a model on data, from which `suggest_plan` chooses.
 
     Attributes:
         num_examples: N, of the data as given.
@@ -93,7 +93,7 @@ def measure_model(
     max_examples: int = 2000,
     seed: int = 0,
 ) -> Measurements:
-    """Measure a copy of the model, in evaluation mode, on data in the order of their arrival.
+    """Measure gradient noise, conflict, Fisher and linearity of a model on a data stream.
 
     The stream is cut into an older and a newer half. Gradients are taken at the weights as they
     are; the given model is neither changed nor run.

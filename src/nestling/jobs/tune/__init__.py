@@ -1,4 +1,4 @@
-"""Search over the knobs of a plan: how well it retains against how fast it adapts."""
+"""Hyperparameter search for a plan: retention against adaptation."""
 
 from nestling.jobs.tune.front import PREFERENCES, Point, choose_point, draw_front, find_front
 from nestling.jobs.tune.searching import Result, tune

@@ -15,7 +15,7 @@ PREFERENCES: tuple[str, ...] = get_args(Preference)
 
 @dataclass(frozen=True)
 class Point:
-    """How a plan did; more is better in all of them.
+    """Scores of one plan: retention, adaptation and final accuracy; higher is better.
 
     Args:
         retention: accuracy at the end on all experiences but the last, mean.
@@ -29,7 +29,7 @@ class Point:
 
 
 def find_front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other one dominates, by ascending adaptation.
+    """Pareto front: indices of the points that no other dominates, by ascending adaptation.
 
     a dominates b if it is no worse in retention and adaptation and better in one.
 
@@ -51,7 +51,7 @@ def find_front(points: Sequence[Point]) -> list[int]:
 
 
 def choose_point(points: Sequence[Point], front: Sequence[int], prefer: Preference) -> int:
-    """Which of the front: the best final accuracy, retention or adaptation; the first of equals.
+    """Choose a point of the Pareto front by final accuracy, retention or adaptation.
 
     >>> points = [Point(0.9, 0.5, 0.7), Point(0.5, 0.9, 0.8)]
     >>> choose_point(points, find_front(points), "balance")
@@ -62,7 +62,7 @@ def choose_point(points: Sequence[Point], front: Sequence[int], prefer: Preferen
 
 
 def draw_front(points: Sequence[Point], front: Sequence[int], start: int, chosen: int) -> "Figure":
-    """All plans, those of the front joined, the job's own and the chosen one marked.
+    """Plot the Pareto front of retention against adaptation, with all plans that were tried.
 
     Raises:
         MissingExtra: matplotlib is not installed.

@@ -40,7 +40,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found.
+    """Result of a search: trials, Pareto front, chosen plan and its test scores.
 
     Attributes:
         trials: all, in order.
@@ -59,7 +59,7 @@ class Result:
 
 
 def tune(tune_job: TuneJob, *, progress: Progress | None = None) -> Result:
-    """Try plans, find the front, choose one, and write the run folder.
+    """Search the hyperparameters of a plan (optuna): retention against adaptation.
 
     The folder gets trials.json after every trial, then front.json, plan.toml and front.png. If it
     holds trials of the same search, they are kept and the search goes on.

@@ -20,7 +20,7 @@ RATE_FACTOR = 10.0  # a rate is searched from a tenth of the job's to ten times 
 
 @dataclass(frozen=True)
 class Knob:
-    """What a knob may be set to: a number between two bounds, or one of a list.
+    """Search range of one hyperparameter: a number between two bounds, or a list of choices.
 
     Args:
         name: "level.field" or "level.field.field".
@@ -47,7 +47,7 @@ class Knob:
 
 
 def read_space(data: object, plan: Plan) -> list[Knob]:
-    """Check a `[tune.space]` table against a plan.
+    """Check the `[tune.space]` table of a job against a plan.
 
     Args:
         data: name -> {low, high, log} or a list of values, as TOML gives it.
@@ -82,7 +82,7 @@ def check_space(knobs: Sequence[Knob], plan: Plan) -> None:
 
 
 def derive_space(plan: Plan) -> list[Knob]:
-    """The knobs that are searched if the job names none.
+    """Default search space of a plan: rates, periods, decays and half-lives.
 
     Of every gradient level the learning rate (a tenth to ten times, by its logarithm; not of an
     optimizer of the user's own, which keeps it to itself) and the period; of every copy the share
@@ -111,7 +111,7 @@ def derive_space(plan: Plan) -> list[Knob]:
 
 
 def apply_knobs(plan: Plan, knobs: Knobs) -> Plan:
-    """The plan with knobs set; the one that is given stays as it is.
+    """Apply hyperparameters to a plan; the given plan stays as it is.
 
     Args:
         plan: any.

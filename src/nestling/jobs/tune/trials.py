@@ -19,7 +19,7 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class PlanTrial:
-    """One plan that was tried.
+    """Trial of one plan in a search.
 
     Attributes:
         number: 0 is the job's own plan.

@@ -40,7 +40,7 @@ class TuneSettings(BaseModel):
 
 @dataclass(frozen=True)
 class TuneJob:
-    """What is searched.
+    """Settings of a hyperparameter search.
 
     Attributes:
         job: model, data, batches; its `out` is the folder of the search.
@@ -68,7 +68,7 @@ class TuneJob:
 
 
 def load_tune_job(path: Path) -> TuneJob:
-    """Read a job file with a `[tune]` table; without one the defaults hold.
+    """Read a TOML job file with a `[tune]` table; without one the defaults hold.
 
     Raises:
         JobError: unreadable, no TOML, a wrong key or value; names it.

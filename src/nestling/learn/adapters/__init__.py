@@ -1,1 +1,1 @@
-"""A learner behind the interfaces of other libraries."""
+"""Adapters to the interfaces of other libraries."""

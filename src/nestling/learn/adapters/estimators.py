@@ -114,7 +114,7 @@ class _NestedEstimator(BaseEstimator):  # type: ignore[misc]  # sklearn has no t
 
 
 class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
-    """A classifier that keeps learning with `partial_fit` and does not forget.
+    """scikit-learn classifier that keeps learning with `partial_fit` without forgetting.
 
     Inputs are scaled to mean 0 and variance 1 by the data of `fit`, or of the first
     `partial_fit`: make that a block with more rows than a few. Torch's global random numbers
@@ -225,7 +225,7 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
 
 
 class NestedRegressor(RegressorMixin, _NestedEstimator):  # type: ignore[misc]
-    """A regressor that keeps learning with `partial_fit`; arguments of `NestedClassifier`.
+    """scikit-learn regressor that keeps learning with `partial_fit`; see `NestedClassifier`.
 
     Targets are scaled as inputs are, by the data of `fit` or of the first `partial_fit`.
 

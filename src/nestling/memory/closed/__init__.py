@@ -1,4 +1,4 @@
-"""Classifiers in closed form: sums of what was seen, solved when asked; nothing is forgotten."""
+"""Classifiers in closed form, learned online in one pass from sums."""
 
 from nestling.memory.closed.class_means import NearestClassMean
 from nestling.memory.closed.closed_form import ClosedForm

@@ -28,7 +28,7 @@ METRICS = ("cosine", "euclid")
 
 
 class NearestClassMean:
-    """Answers the class whose mean is nearest.
+    """Nearest class mean classifier (NCM), updated online.
 
     y(x) = argmin_k d(x, mu_k),  mu_k = (1/n_k) sum_{i: y_i = k} x_i   [Mensink 2013, Eq. 1]
 

@@ -15,7 +15,7 @@ from nestling.memory.checks import check_inputs, check_labels
 
 
 class ClosedForm(Protocol):
-    """A classifier that is solved from sums; it takes no gradient and needs no second look."""
+    """Protocol of classifiers in closed form: one pass over the data, no gradients."""
 
     @property
     def num_classes(self) -> int:

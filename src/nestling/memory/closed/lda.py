@@ -28,7 +28,7 @@ MIN_SHRINKAGE = 1e-8
 
 
 class StreamingLDA:
-    """Gaussian classes of a shared covariance, learned example by example.
+    """Streaming linear discriminant analysis (SLDA): Gaussian classes of a shared covariance.
 
     mu_k <- (n_k mu_k + x) / (n_k + 1)
     Sigma = (1/n) sum_i (x_i - mu_{y_i})(x_i - mu_{y_i})^T

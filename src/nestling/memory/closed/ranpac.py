@@ -33,7 +33,7 @@ SUMS = ("fit_gram", "fit_cross", "fit_counts", "held_gram", "held_cross", "held_
 
 
 class RandomProjectionRidge:
-    """Ridge regression to one-hot targets on ReLU random features.
+    """Ridge classifier on ReLU random features (RanPAC), updated online.
 
     h(x) = relu(x W),  G = sum_i h_i h_i^T,  C = sum_i h_i y_i^T,  s(x) = h(x) (G + lambda I)^-1 C
 
@@ -206,7 +206,7 @@ def choose_on_held(
     held_counts_K: Tensor,
     strengths: Sequence[float],
 ) -> float:
-    """The strength of least squared error on held-out examples, from sums alone.
+    """Choose the ridge strength by squared error on held-out examples, from sums alone.
 
     sum_i |y_i - W^T h_i|^2 = n - 2 <W, C_held> + <W, G_held W>,  W = (G + lambda I)^-1 C
 

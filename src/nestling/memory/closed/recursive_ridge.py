@@ -30,7 +30,7 @@ MAX_ROWS = 256
 
 
 class RecursiveRidge:
-    """Ridge regression to one-hot targets by recursive least squares; no solving when asked.
+    """Recursive least squares classifier: ridge regression updated block by block.
 
     R <- R - R X^T (I + X R X^T)^-1 X R,   R_0 = I / lambda
     W <- W + R X^T (Y - X W),              W_0 = 0

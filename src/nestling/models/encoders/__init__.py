@@ -1,1 +1,1 @@
-"""Pre-trained spines: networks whose weights lie in a package of a registry."""
+"""Pre-trained encoders whose weights come from a package registry."""

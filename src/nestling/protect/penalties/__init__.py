@@ -1,4 +1,4 @@
-"""Penalties: terms of the loss that hold old weights or old answers."""
+"""Regularisation and distillation losses that hold old weights or old answers."""
 
 from nestling.protect.penalties.distillation import LwF, MaskAbsent, distillation_loss, mask_absent
 from nestling.protect.penalties.ewc import EWC, OnlineEWC, ewc_penalty

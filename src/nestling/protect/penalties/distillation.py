@@ -37,7 +37,7 @@ PRESENT: tuple[Present, ...] = ("batch", "experience")
 def distillation_loss(
     new: Tensor, old: Tensor, temperature: float, classes: Sequence[int] | None = None
 ) -> Tensor:
-    """How far a model's answers are from the old model's, among the old classes.
+    """Knowledge distillation loss between new and old logits, among the old classes.
 
     T^2 KL(softmax(old / T) || softmax(new / T)), mean over examples
     [Li & Hoiem 2016, Eq. 2 to 4; T^2 as in Hinton 2015, section 2.1]
@@ -78,7 +78,7 @@ def distillation_loss(
 
 
 def mask_absent(output: Tensor, present: Tensor) -> Tensor:
-    """Logits whose classes are not present are as good as minus infinity.
+    """Mask the logits of classes that are not present, as good as minus infinity.
 
     Args:
         output: (N, K) logits.
@@ -105,7 +105,7 @@ def mask_absent(output: Tensor, present: Tensor) -> Tensor:
 
 
 class LwF(Retention):
-    """Learning without forgetting: the old model's answers to the new inputs are kept.
+    """Learning without forgetting (LwF): distil the old model's answers to the new inputs.
 
     strength T^2 KL(softmax(old / T) || softmax(new / T))   [Li & Hoiem 2016, Eq. 2 to 4]
 
@@ -202,7 +202,7 @@ class LwF(Retention):
 
 
 class MaskAbsent(Retention):
-    """Keeps the new batch's loss from pushing down the logits of absent classes.
+    """Logit masking: classes absent from the new batch are left out of its cross entropy.
 
     Their logits are masked before the cross entropy, so that nothing is learned about classes
     that are not there; most of what class-incremental streams forget is that. It combines with

@@ -28,7 +28,7 @@ from nestling.protect.penalties.quadratic import (
 
 
 def ewc_penalty(params: Params, anchor: Params, fisher: Params, strength: float) -> Tensor:
-    """Quadratic pull of parameters towards an anchor.
+    """EWC penalty: quadratic pull of parameters towards an anchor, weighted by the Fisher.
 
     strength/2 sum_i F_i (theta_i - anchor_i)^2   [Kirkpatrick 2017, Eq. 3]
 
@@ -51,7 +51,7 @@ def ewc_penalty(params: Params, anchor: Params, fisher: Params, strength: float)
 
 
 class EWC(Retention):
-    """Elastic weight consolidation with a term for each experience.
+    """Elastic weight consolidation (EWC) with a Fisher term for each experience.
 
     strength/2 sum_e sum_i F_ei (theta_i - anchor_ei)^2   [Kirkpatrick 2017, Eq. 3]
 
@@ -141,7 +141,7 @@ class EWC(Retention):
 
 
 class OnlineEWC(Retention):
-    """Elastic weight consolidation with one running Fisher and the last weights as anchor.
+    """Online EWC: elastic weight consolidation with one running Fisher and the last anchor.
 
     F <- decay F + F_new, penalty strength/2 sum_i F_i (theta_i - last_i)^2
     [Schwarz 2018, Eq. 9]

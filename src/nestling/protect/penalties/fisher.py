@@ -46,7 +46,7 @@ def estimate_fisher(
     labels: Labels = "true",
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Mean over examples of the squared gradient of each one's log-likelihood.
+    """Diagonal Fisher information: mean squared gradient of each example's log-likelihood.
 
     F_i = 1/N sum_n E_y (d log p(y | x_n) / d theta_i)^2   [Kirkpatrick 2017, section 2]
 

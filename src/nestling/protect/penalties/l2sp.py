@@ -23,7 +23,7 @@ from nestling.protect.penalties.quadratic import (
 def l2sp_penalty(
     params: Params, start: Params, head: Params, strength: float, head_strength: float
 ) -> Tensor:
-    """Pull to the starting point, and plain decay of what is new.
+    """L2-SP penalty: pull to the starting point, and plain weight decay of what is new.
 
     strength/2 ||w_S - w_S^0||^2 + head_strength/2 ||w_new||^2   [Li 2018, Eq. 3]
 
@@ -51,7 +51,7 @@ def l2sp_penalty(
 
 
 class L2SP(Retention):
-    """Holds a trained backbone near its starting point while a new head learns.
+    """L2-SP: pull a pre-trained backbone towards its starting point while a new head learns.
 
     strength/2 ||w_S - w_S^0||^2 + head_strength/2 ||w_new||^2   [Li 2018, Eq. 3]
 

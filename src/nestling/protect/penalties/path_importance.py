@@ -29,7 +29,7 @@ from nestling.protect.penalties.quadratic import (
 
 
 def weigh_path(path: Params, change: Params, damping: float) -> dict[str, Tensor]:
-    """Importance of each scalar from what it took off the loss on its way.
+    """Synaptic intelligence's importance of each weight: its share in reducing the loss.
 
     Omega_i = omega_i / (Delta_i^2 + xi)   [Zenke 2017, Eq. 5, one task]
 
@@ -49,7 +49,7 @@ def weigh_path(path: Params, change: Params, damping: float) -> dict[str, Tensor
 def estimate_sensitivity(
     model: nn.Module, loader: Iterable[object], *, num_examples: int | None = None
 ) -> dict[str, Tensor]:
-    """How much each parameter moves the output; targets are not looked at.
+    """Sensitivity of the output to each parameter (MAS importance); targets are not used.
 
     Omega_i = 1/N sum_n |d ||f(x_n)||^2 / d theta_i|   [Aljundi 2018, Eq. 2, 3]
 
@@ -77,7 +77,7 @@ def estimate_sensitivity(
 
 
 class SI(Retention):
-    """Synaptic intelligence: weights that took the loss down are held; it needs no examples.
+    """Synaptic intelligence (SI): hold weights that reduced the loss; needs no examples.
 
     strength sum_i Omega_i (theta_i - last_i)^2   [Zenke 2017, Eq. 4]
     Omega += omega / (Delta^2 + xi), omega = -sum over steps of g dtheta   [Eq. 5]
@@ -191,7 +191,7 @@ class SI(Retention):
 
 
 class MAS(Retention):
-    """Memory aware synapses: weights that the output is sensitive to are held.
+    """Memory aware synapses (MAS): hold weights that the output is sensitive to.
 
     strength sum_i Omega_i (theta_i - last_i)^2   [Aljundi 2018, Eq. 4]
 

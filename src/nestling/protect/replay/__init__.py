@@ -1,4 +1,4 @@
-"""Rehearsal: some of what came by is kept and learned, or held, again."""
+"""Replay (rehearsal) methods: stored examples are learned again."""
 
 from nestling.protect.replay.clser import CLSER, choose_answers
 from nestling.protect.replay.der import DER, DERpp, answer_distance

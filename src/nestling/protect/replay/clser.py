@@ -20,7 +20,7 @@ from nestling.protect.replay.weight_averages import ramp_decay
 
 
 def choose_answers(stable: Tensor, plastic: Tensor, y: Tensor) -> Tensor:
-    """For each example the answer that gives its class the higher probability.
+    """For each example the teacher's logits that give its class the higher probability (CLS-ER).
 
     z_i = stable_i if softmax(stable_i)[y_i] > softmax(plastic_i)[y_i] else plastic_i
     [Arani 2022, Algorithm 1]
@@ -41,7 +41,7 @@ def choose_answers(stable: Tensor, plastic: Tensor, y: Tensor) -> Tensor:
 
 
 class CLSER(ER):
-    """Complementary learning systems: replay, held to the better of two running means.
+    """CLS-ER: replay with a fast and a slow moving average of the weights as teachers.
 
     L = CE(f(x), y; f(x_m), y_m) + weight ||f(x_m) - z||^2   [Arani 2022, Algorithm 1]
 

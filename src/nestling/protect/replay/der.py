@@ -18,7 +18,7 @@ from nestling.protect.replay.buffer import ReplayMethod, answer_kept, find_gener
 
 
 def answer_distance(output: Tensor, kept: Tensor, weight: float = 1.0) -> Tensor:
-    """How far answers are from those that were kept.
+    """Mean squared distance of logits to stored logits, the loss of DER.
 
     weight * mean over examples and outputs of (f(x) - z)^2   [Buzzega 2020, section 3]
 
@@ -62,7 +62,7 @@ def _check_width(kept: Sequence[int], output: Tensor) -> None:
 
 
 class DER(ReplayMethod):
-    """Dark experience replay: the logits of the time of storing are held.
+    """Dark experience replay (DER): replayed logits are held to those that were stored.
 
     L = CE(f(x), y) + alpha ||f(x') - z'||^2   [Buzzega 2020, DER]
 
@@ -137,7 +137,7 @@ class DER(ReplayMethod):
 
 
 class DERpp(DER):
-    """Dark experience replay with the labels too.
+    """DER++: dark experience replay of logits and of labels.
 
     L = CE(f(x), y) + alpha ||f(x') - z'||^2 + beta CE(f(x''), y'')   [Buzzega 2020, DER++]
 

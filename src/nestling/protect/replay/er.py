@@ -20,7 +20,7 @@ from nestling.protect.replay.buffer import ReplayMethod, answer_kept
 
 
 class ER(ReplayMethod):
-    """Experience replay from a uniform sample of all that came by.
+    """Experience replay (ER) from a reservoir sample of all examples seen.
 
     L = CE(f(x), y) + CE(f(x_m), y_m), each a mean   [Chaudhry 2019, "tiny episodic memories"]
 
@@ -91,7 +91,7 @@ class ER(ReplayMethod):
 
 
 class ERACE(ReplayMethod):
-    """Replay whose new batch does not push the old classes down (asymmetric cross entropy).
+    """ER-ACE: experience replay with asymmetric cross entropy for the new batch.
 
     L = CE(f(x), y; K \\ O) + CE(f(x_m), y_m; S)   [Caccia 2022, ER-ACE]
 

@@ -16,7 +16,7 @@ from nestling.protect.replay.buffer import ReplayMethod, answer_kept, check_coun
 
 
 class GDumb(ReplayMethod):
-    """A balanced buffer, on which a fresh model is trained when one is asked.
+    """GDumb: a class-balanced buffer, on which a fresh model is trained to answer.
 
     reader = argmin over theta, from the first weights, of the loss of (f(x), y) over the buffer
     [Prabhu 2020, Algorithms 1 and 2]

@@ -28,7 +28,7 @@ from nestling.protect.replay.gradient_products import (
 
 
 class AGEM(ReplayMethod):
-    """Averaged gradient episodic memory: the step must not oppose the past as a whole.
+    """A-GEM: project the gradient so that the average loss on replayed examples does not rise.
 
     g <- g - (g^T r / r^T r) r  if g^T r < 0   [Chaudhry 2019, "A-GEM", Eq. 11]
 
@@ -113,7 +113,7 @@ class AGEM(ReplayMethod):
 
 
 class GEM(Retention):
-    """Gradient episodic memory: the step must not oppose any past experience.
+    """GEM: project the gradient so that the loss of no past experience rises.
 
     min_z 1/2 ||z - g||^2 subject to g_k^T z >= 0 for each past experience k
     [Lopez-Paz & Ranzato 2017, section 3], through its dual: z = g + G^T v, see `solve_dual`

@@ -16,7 +16,7 @@ Gradients = Sequence[Tensor]
 
 
 def solve_dual(products: Tensor, slopes: Tensor, margin: float = 0.0) -> Tensor:
-    """How much of each past gradient is to be added, so that none is opposed.
+    """Solve the quadratic program of GEM: how much of each past gradient is to be added.
 
     argmin_v 1/2 v^T A v + b^T v subject to v >= margin   [Lopez-Paz & Ranzato 2017, section 3]
 

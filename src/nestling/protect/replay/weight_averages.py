@@ -13,7 +13,7 @@ from nestling.protect.replay.er import ER
 
 
 def ramp_decay(num_steps: int, decay: float) -> float:
-    """The decay of a running mean that starts short, so that its start does not linger.
+    """Warm-up of an exponential moving average: a small decay at first, so the start fades.
 
     min(1 - 1 / (t + 1), decay): the plain mean of the start and all steps, until that is longer
     [Tarvainen & Valpola 2017; the code of Arani 2022]
@@ -29,7 +29,7 @@ def ramp_decay(num_steps: int, decay: float) -> float:
 
 
 class EMAReader(Retention):
-    """The running mean of the weights answers; learning is left as it is.
+    """Exponential moving average (EMA) of the weights that answers; learning stays as it is.
 
     a <- min(1 - 1 / (t + 1), decay) a + (1 - ...) theta after step t   [Soutif-Cormerais 2023]
 
@@ -99,7 +99,7 @@ class EMAReader(Retention):
 
 
 class MeanER(ER):
-    """Experience replay, answered by the running mean of the weights.
+    """Experience replay whose answers come from a moving average of the weights.
 
     `ER`'s loss and `EMAReader`'s mean   [Arani 2022, "Mean-ER"]
 

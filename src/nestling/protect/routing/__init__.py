@@ -1,4 +1,4 @@
-"""Modules per context over a shared spine: routers choose them, surprise grows them."""
+"""Modules per context over a shared backbone, chosen by routers and grown on surprise."""
 
 from nestling.protect.routing.learned_router import LearnedRouter
 from nestling.protect.routing.likelihood_router import LikelihoodRouter

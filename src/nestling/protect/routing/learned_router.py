@@ -23,7 +23,7 @@ from nestling.protect.routing.router import (
 
 
 class LearnedRouter:
-    """A linear softmax over contexts, taught by the module that explained each batch best.
+    """Learned router: softmax regression on which module has the least loss.
 
         w(x) = softmax(W x + b) over the contexts observed so far   (hard: 1 at the largest)
         c* = argmin_c mean loss of module c on the batch;   each step lowers -log w_c*(x)

@@ -29,7 +29,7 @@ FLOOR = 1e-2
 
 
 class LikelihoodRouter:
-    """Each context keeps a Gaussian over its inputs; the likeliest context answers.
+    """Router by Gaussian likelihood: finds the context of an input without labels.
 
         w_c(x) = softmax_c log N(P x; m_c, C_c)              (hard: 1 at the largest)
         C_c = (n_c + 1) / n_c (S_c + D C_0) / (n_c + D)

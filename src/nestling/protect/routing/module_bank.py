@@ -19,7 +19,7 @@ from nestling.core.errors import (
 
 
 class ModuleBank(nn.Module):
-    """A shared spine and up to C small modules, of which each context uses one.
+    """A shared backbone and up to C small modules, one per context (mixture of experts).
 
         y(x) = sum_c w_c(x) f_c(h(x)),   h the spine, f_c the modules, w from a router.
 

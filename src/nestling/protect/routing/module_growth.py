@@ -51,7 +51,7 @@ class Record:
 
 @runtime_checkable
 class MergingRouter(Protocol):
-    """A router that can tell how unlike its contexts are, and make one of two."""
+    """Protocol of routers that can compare and merge their contexts."""
 
     def compare_contexts(self) -> Tensor:
         """Divergences (C, C) in nats per direction, inf where one is unknown."""
@@ -61,7 +61,7 @@ class MergingRouter(Protocol):
 
 
 class Growth:
-    """Grows a module when surprise stays high, and finds modules that are one too many.
+    """Add a module when surprise stays high, and find modules that can be merged.
 
         u = (s - m_c) / max(d_c, |m_c| / 100),    grow when u > threshold `patience` times running
 
@@ -252,7 +252,7 @@ class Growth:
 def merge_contexts(
     bank: ModuleBank, router: MergingRouter, growth: Growth
 ) -> tuple[tuple[int, int], ...]:
-    """Merge modules until none is one too many.
+    """Merge modules that are alike or hardly used, until none is left to merge.
 
     theta_keep is the average by usage, what the router knows is added exactly.
 

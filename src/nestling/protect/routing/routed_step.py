@@ -22,7 +22,7 @@ from nestling.protect.training_step import descend
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did.
+    """Result of `learn_routed`: loss, context, surprise, modules added and merged.
 
     Args:
         loss: of the batch under the best context, before anything was learned.
@@ -51,7 +51,7 @@ def predict_routed(
     task: Task | None = None,
     inputs: Tensor | None = None,
 ) -> Tensor:
-    """Answers (N, ...) of the modules that the router picks for each example.
+    """Predict (N, ...) by the modules that the router picks for each example.
 
     Args:
         bank: in the mode that it is in.
@@ -78,7 +78,7 @@ def learn_routed(
     learn_spine: bool = False,
     loss: Loss = default_loss,
 ) -> StepResult:
-    """One step in which the context of a batch is found and only its module learns.
+    """Training step with routing: find the context of a batch and train only its module.
 
     The other modules are neither computed nor changed (a `LearnedRouter` computes their losses,
     without gradients). The batch counts as one context; split batches that mix several.
@@ -143,7 +143,7 @@ def learn_held(
     learn_spine: bool = False,
     loss: Loss = default_loss,
 ) -> list[int]:
-    """Learn the batches that wait, e.g. at the end of a stream.
+    """Learn the batches that are still held back, e.g. at the end of a stream.
 
     Args:
         context: slot for all of them; None for the best of each.

@@ -19,7 +19,7 @@ Score = Callable[[], Tensor]
 
 
 class Explanation(NamedTuple):
-    """To which context a batch belongs while it is learned.
+    """Context that a batch is assigned to while it is learned, and how surprising it is.
 
     Args:
         context: 0 to C - 1.
@@ -32,7 +32,7 @@ class Explanation(NamedTuple):
 
 
 class Router(Protocol):
-    """Says which context an input belongs to; contexts are the slots of a `ModuleBank`."""
+    """Protocol of routers: which context (slot of a `ModuleBank`) an input belongs to."""
 
     @property
     def num_contexts(self) -> int:
@@ -60,7 +60,7 @@ class Router(Protocol):
 
 
 class TaskRouter:
-    """Goes by a label that is told: w_c = 1 for the context of the label.
+    """Router by given task labels: each label has a module of its own.
 
     Args:
         tasks: labels, the context of each being its place.

@@ -15,7 +15,7 @@ from nestling.protect.routing.router import Explanation, Router, Score, Task, ch
 
 
 class TreeRouter:
-    """A hierarchy of gates: the weights along a path multiply.
+    """Hierarchical router: a parent picks a group, a child the context; weights multiply.
 
         w_c(x) = w_g(x) w_{c|g}(x)        [Jordan & Jacobs 1994, Eqs. 1 to 3, with fixed groups]
 

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo test lint clean lock
+.PHONY: install demo test lint reference clean lock
 
 install: $(READY)
 
@@ -24,6 +24,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# docs/reference.md, from docstrings
+reference: $(READY)
+	$(BIN)/python recipes/make_reference.py
 
 # make bench-overhead writes benchmarks/results/overhead.json
 bench-%: $(READY)

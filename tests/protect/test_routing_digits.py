@@ -117,7 +117,7 @@ def shared() -> Run:
 
 
 def report(name: str, result: Run) -> None:
-    """The figures of docs/routing.md: `pytest tests/retain/test_routing_digits.py -s`."""
+    """The figures of docs/routing.md: `pytest tests/protect/test_routing_digits.py -s`."""
     lines = [f"\n{name}: modules grown at batches {[step for step, _ in result.grown]}"]
     for visit, (accuracy, found) in enumerate(zip(result.accuracy, result.found, strict=True)):
         shown = " ".join(

@@ -1,7 +1,7 @@
 """Plain rivals of the demo, written out by hand: no levels, no learner.
 
 Their learning rates were picked by `bench.demo.tune` on seeds 100 to 102, which no result uses:
-AdamW at each of `RATES`, the highest ACC wins. `docs/LOG.md` holds the table.
+AdamW at each of `RATES`, the highest ACC wins. `benchmarks/LOG.md` holds the table.
 """
 
 from collections.abc import Callable, Iterable, Sequence

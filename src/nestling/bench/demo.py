@@ -32,7 +32,7 @@ EPOCHS = 5
 BATCH_SIZE = 16
 CAPACITY = 200  # examples that replay keeps
 SEEDS = (0, 1, 2)
-# Picked by `tune` on seeds 100-102; see docs/LOG.md.
+# Picked by `tune` on seeds 100-102; see benchmarks/LOG.md.
 RATES = {"finetune": 3e-3, "replay": 1e-2, "frozen spine": 3e-2}
 METHODS = ("finetune", "replay", "frozen spine", "nestling")
 

@@ -30,6 +30,7 @@ class Verdict:
     reason: str = ""
 
 
+# Judge of a model: a function to a `Verdict`, a bool, or a score of which more is better.
 Judge = Callable[[nn.Module], Verdict | bool | float]
 Status = Literal["open", "committed", "refused"]
 

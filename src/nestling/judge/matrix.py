@@ -7,6 +7,7 @@ from typing import Self
 
 from nestling.core.errors import DataError, SettingError, suggest
 
+# Formulas of the measures by name, as text; see `formula`.
 FORMULAS = {
     "acc": "ACC = mean_j R[T,j]",
     "learning_accuracy": "LA = mean_j R[j,j]",

@@ -59,4 +59,5 @@ class Change:
     applied_at: int | None = None
 
 
+# What happens to levels besides learning: an alarm, a refused update, a changed hyperparameter.
 Event = Alarm | Refusal | Change

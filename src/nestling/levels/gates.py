@@ -162,6 +162,7 @@ class ParentGate:
     kind: Literal["parent"] = "parent"
 
 
+# Any of the gates that multiply a level's updates.
 Gate = Annotated[
     ScheduleGate | SurpriseGate | ImportanceGate | AgreementGate | ParentGate,
     Field(discriminator="kind"),

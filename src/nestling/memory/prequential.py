@@ -182,7 +182,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
     The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
-    tried on (docs/LOG.md); the memory itself is left as it is. While examples are far fewer than
+    tried on (benchmarks/LOG.md); the memory itself is left as it is. While examples are far fewer than
     features, some of the features tell what there is to tell.
     """
     if memory.is_empty:

@@ -12,6 +12,7 @@ from torch import Tensor
 from nestling.core.errors import SettingError
 from nestling.core.imports import import_function
 
+# Function from a list of parameters to a `torch.optim.Optimizer`, or such a class.
 OptimizerFactory = Callable[[list[Tensor]], torch.optim.Optimizer]
 _WORKS = "lambda params: torch.optim.RMSprop(params, lr=0.01) works"
 

@@ -13,6 +13,7 @@ from nestling.core.checked import checked
 from nestling.optim.custom import CustomOptimizer
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
+# Learning rate or weight decay: 0 or more, finite.
 Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -118,6 +119,7 @@ class _AnyOptimizer:
         )
 
 
+# Optimizer of a level as data: built in, or any function to a torch optimizer.
 OptimizerSpec = Annotated[AdamW | Adam | SGD | CustomOptimizer, _AnyOptimizer()]
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Preference = Literal["balance", "retention", "adaptation"]
+# Preferences by which a plan is chosen from the Pareto front.
 PREFERENCES: tuple[str, ...] = get_args(Preference)
 
 

@@ -1,7 +1,8 @@
-"""The learner: the step, the loop, saving and export."""
+"""The learner: learning as data arrive, answering at any time, saving, restoring."""
 
 from nestling.learn.default import make_default_plan
 from nestling.learn.learner import Learner
+from nestling.learn.parts import read_level
 from nestling.learn.reports import Counts, FitReport, StepReport
 
-__all__ = ["Counts", "FitReport", "Learner", "StepReport", "make_default_plan"]
+__all__ = ["Counts", "FitReport", "Learner", "StepReport", "make_default_plan", "read_level"]

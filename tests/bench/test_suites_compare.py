@@ -16,7 +16,7 @@ from nestling.bench.suites.measuring import Evaluation, Measurement
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.suites.search import SEEDS, list_trials, search
 from nestling.bench.suites.suite_figures import Contest, build_figures, build_rows
-from nestling.core.errors import DataError, JobError, ModelError, SettingError
+from nestling.core.errors import DataError, JobError, SettingError
 from nestling.data.suites import Suite
 from tiny_suites import make_conflict, make_digits
 
@@ -76,7 +76,7 @@ def test_every_method_can_be_built_and_has_fair_starts() -> None:
     ("name", "error", "said"),
     [
         ("fine-tune", SettingError, "did you mean 'finetune'"),
-        ("tiny_suites:make_slo", ModelError, "did you mean 'make_slow'"),
+        ("tiny_suites:make_slo", SettingError, "did you mean 'make_slow'"),
         ("builtins:dict", SettingError, "returned dict; return a bench Method"),
     ],
 )

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from nestling.core.errors import SettingError
 from nestling.jobs.tune import apply_knobs, derive_space, read_space
@@ -91,3 +92,13 @@ def test_a_table_is_read() -> None:
 def test_a_table_that_is_none(table: object, said: str) -> None:
     with pytest.raises(SettingError, match=said):
         read_space(table, PLAN)
+
+
+def test_an_optimizer_of_ones_own_has_no_rate_to_search() -> None:
+    plan = Plan(Level("net", match=["*"], optimizer=lambda params: torch.optim.Rprop(params)))
+    assert [knob.name for knob in derive_space(plan)] == ["net.period"]
+    tuned = apply_knobs(plan, {"net.period": 4}).gradient_levels[0]
+    assert tuned.period == 4
+    assert tuned.optimizer == plan.gradient_levels[0].optimizer
+    with pytest.raises(SettingError, match=r"knob net\.optimizer\.lr: .*keeps its settings"):
+        apply_knobs(plan, {"net.optimizer.lr": 0.1})

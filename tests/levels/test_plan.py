@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from nestling.levels import (
     ScheduleGate,
     SurpriseGate,
 )
-from nestling.optim import SGD, Adam, AdamW
+from nestling.optim import SGD, Adam, AdamW, CustomOptimizer
 
 rates = st.floats(0.0, 10.0)
 shares = st.floats(0.0, 1.0)
@@ -237,3 +238,82 @@ def test_find_and_files(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="cannot read plan"):
         Plan.load(path)
     assert plan != "plan"
+
+
+OWN_RULES = """
+import functools, torch
+half = functools.partial(torch.optim.Adagrad, lr=0.5)
+def make(params):
+    return torch.optim.RMSprop(params, lr=0.25)
+number = 3
+"""
+
+
+@pytest.fixture
+def own_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_rules.py").write_text(OWN_RULES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "own_rules"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("own_rules:make", "own_rules:make"),
+        ("own_rules:half", "own_rules:half"),
+        ("torch.optim:RMSprop", "torch.optim.rmsprop:RMSprop"),
+    ],
+)
+@pytest.mark.usefixtures("own_rules")
+def test_an_optimizer_of_ones_own_goes_to_toml_and_back(name: str, written: str) -> None:
+    plan = Plan.from_toml(LEVEL + f'optimizer = "{name}"')
+    rule = plan.gradient_levels[0].optimizer
+    assert isinstance(rule, CustomOptimizer)
+    assert f'optimizer = "{written}"' in plan.to_toml()
+    again = Plan.from_toml(plan.to_toml())
+    assert again == plan
+    assert hash(again) == hash(plan)
+    assert again.to_toml() == plan.to_toml()
+    assert Plan(Level("all", match=["*"], optimizer=rule.make)) == plan
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("own_rules:maek", "did you mean 'make'"),
+        ("own_rules:number", "is a int"),
+        ("own_rules", "write 'module:function'"),
+        ("no_such_rules:make", "no module 'no_such_rules'"),
+    ],
+)
+@pytest.mark.usefixtures("own_rules")
+def test_a_wrong_optimizer_in_a_file_is_one_line(name: str, words: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Plan.from_toml(LEVEL + f'optimizer = "{name}"', "job.toml")
+    assert f"job.toml, level 'all': optimizer '{name}'" in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cannot_name_a_lambda() -> None:
+    plan = Plan(Level("all", match=["*"], optimizer=lambda params: torch.optim.Rprop(params)))
+    with pytest.raises(SettingError, match=r"'all': a file cannot name optimizer '.*<lambda>"):
+        plan.to_toml()
+
+
+def test_a_plan_like_another_takes_its_optimizers_and_imports_nothing() -> None:
+    """Two functions may be printed alike; each level gets its own back."""
+    rules = [lambda params, lr=lr: torch.optim.Rprop(params, lr=lr) for lr in (0.5, 0.25)]
+    plan = Plan(
+        Level("head", match=["2.*"], optimizer=rules[0]),
+        Level("spine", match=["*"], optimizer=rules[1]),
+    )
+    data: Any = plan.to_data()
+    assert Plan.from_data(data, like=plan) == plan
+    with pytest.raises(SettingError, match=r"level 'head': optimizer .*; this plan has 'adamw'"):
+        Plan.from_data(data, like=Plan(Level("head", match=["*"]), Level("spine", match=["0"])))
+    with pytest.raises(SettingError, match=r"level 'head': optimizer .*; this plan has none there"):
+        Plan.from_data(data, like=Plan(Level("all", match=["*"])))
+    data["level"][0]["optimizer"] = "no_such_rules:make"
+    with pytest.raises(SettingError, match=r"'no_such_rules:make'; this plan has '.*lambda"):
+        Plan.from_data(data, like=plan)

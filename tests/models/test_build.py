@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import ModelError
-from nestling.models import build_model, import_function, list_models, load_model
+from nestling.models import build_model, list_models, load_model
 
 OPTIONS: dict[str, dict[str, object]] = {
     "mlp": {"sizes": [16, 8, 3]},
@@ -82,7 +82,3 @@ def test_errors_name_the_fix(source: str, options: dict[str, object], said: str)
         build_model(source, options)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_import_function_gives_the_object_itself(own_module: str) -> None:
-    assert import_function("torch:zeros") is torch.zeros

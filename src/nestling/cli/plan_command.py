@@ -207,6 +207,7 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
         SettingError: the plan does not fit the model.
     """
     from nestling.levels import Copy, Level, Memory, assign_levels
+    from nestling.optim import CustomOptimizer
 
     claims = assign_levels(model, plan)
     sizes = {name: param.numel() for name, param in model.named_parameters()}
@@ -217,7 +218,9 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
     for level in plan.levels:
         row: dict[str, object] = {"level": level.name, "kind": level.kind}
         if isinstance(level, Level):
-            optimizer = f"{level.optimizer.name}, lr {level.optimizer.lr:g}"
+            optimizer = level.optimizer.name
+            if not isinstance(level.optimizer, CustomOptimizer):
+                optimizer += f", lr {level.optimizer.lr:g}"
             gate = " x ".join(gate.kind for gate in level.gate)
             row |= _describe(owned[level.name], num_all, level.period, optimizer, gate)
         elif isinstance(level, Copy):

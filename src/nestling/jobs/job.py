@@ -11,9 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor, nn
 
 from nestling.core.errors import DataError, JobError, NestlingError, suggest
+from nestling.core.imports import import_function
 from nestling.data import Experience, list_classes, load, read_table, split_by_class
 from nestling.levels import Plan
-from nestling.models import build_model, import_function
+from nestling.models import build_model
 
 # JSON has no infinity, which an inline plan may hold as a half-life.
 _STRICT = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")

@@ -11,6 +11,7 @@ from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
 from nestling.levels.spec import AnyLevel, Copy, Level, Memory, Mix
+from nestling.optim import CustomOptimizer
 
 _LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
@@ -108,16 +109,28 @@ class Plan:
         return {"readout": readout, "level": levels}
 
     def to_toml(self) -> str:
-        """The plan as TOML text, to be read back by `from_toml`."""
+        """The plan as TOML text, to be read back by `from_toml`.
+
+        Raises:
+            SettingError: an optimizer of the user's own that a file cannot name.
+        """
+        for level in self.gradient_levels:
+            rule = level.optimizer
+            if isinstance(rule, CustomOptimizer) and not rule.is_importable:
+                raise SettingError(
+                    f"level {level.name!r}: a file cannot name optimizer {rule.name!r}; make it "
+                    'a function at the top of a module, which "module:function" then names'
+                )
         return tomli_w.dumps(self.to_data())
 
     @classmethod
-    def from_data(cls, data: object, source: str = "plan") -> "Plan":
+    def from_data(cls, data: object, source: str = "plan", *, like: "Plan | None" = None) -> "Plan":
         """Check plain data and build the plan.
 
         Args:
-            data: what `to_data` gives, or parsed TOML.
+            data: what `to_data` gives, or parsed TOML. An optimizer "module:function" is imported.
             source: what to call it in errors.
+            like: a plan with the same optimizers, which are taken instead of importing them.
 
         Raises:
             SettingError: a wrong key or value; names it and what would work.
@@ -132,6 +145,9 @@ class Plan:
             name = raw.get("name", f"number {index + 1}") if isinstance(raw, dict) else index + 1
             if isinstance(raw, dict):
                 raw = {"kind": "gradient"} | raw
+                if isinstance(raw.get("optimizer"), str):
+                    rule = _find_optimizer(raw["optimizer"], name, source, like)
+                    raw = raw | {"optimizer": rule}
             try:
                 levels.append(_LEVEL.validate_python(raw))
             except ValidationError as error:
@@ -240,11 +256,31 @@ def order_by_parent(levels: Iterable[Level]) -> list[str]:
     return ordered
 
 
+def _find_optimizer(name: str, level: object, source: str, like: Plan | None) -> CustomOptimizer:
+    """The optimizer that a file names: that of the same level of another plan, or imported."""
+    if like is None:
+        try:
+            return CustomOptimizer.load(name)
+        except SettingError as error:
+            raise SettingError(f"{source}, level {level!r}: optimizer {error}") from error
+    held = [spec.optimizer for spec in like.gradient_levels if spec.name == level]
+    if not held or not isinstance(held[0], CustomOptimizer) or held[0].name != name:
+        known = [f"{rule.name!r}" for rule in held] or ["none"]
+        raise SettingError(
+            f"{source}, level {level!r}: optimizer {name!r}; this plan has {known[0]} there"
+        )
+    return held[0]
+
+
 def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:
     """Write out what tells alternatives apart, though it is a default of its own class."""
     if isinstance(spec, Level):
         if "optimizer" in data:
-            data["optimizer"] = {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
+            data["optimizer"] = (
+                spec.optimizer.name
+                if isinstance(spec.optimizer, CustomOptimizer)
+                else {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
+            )
         if spec.gate:
             raw = data["gate"] if isinstance(data.get("gate"), list) else []
             data["gate"] = [

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from nestling.core.checked import checked
 from nestling.levels.gates import Gate, HalfLife, ParentGate, ScheduleGate
-from nestling.optim import AdamW, OptimizerSpec
+from nestling.optim import AdamW, OptimizerFactory, OptimizerSpec
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 # Before the name of a submodule: what goes into it, not what comes out.
@@ -20,6 +20,17 @@ Pattern = Annotated[str, Field(min_length=1)]
 AsTuple = AfterValidator(tuple)
 NumFeatures = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+if TYPE_CHECKING:
+
+    class _OptimizerField:
+        """For type checkers: any function to an optimizer goes in, a specification comes out."""
+
+        def __get__(self, level: object, owner: object) -> OptimizerSpec: ...
+        def __set__(self, level: object, value: OptimizerSpec | OptimizerFactory) -> None: ...
+
+else:
+    _OptimizerField = OptimizerSpec
 
 
 @checked
@@ -62,7 +73,8 @@ class Level:
         name: the level's name.
         match: `fnmatch` globs over parameter names; the first level that matches claims.
         period: optimizer steps between two updates.
-        optimizer: update rule, e.g. `nl.adamw(lr=1e-3)`.
+        optimizer: update rule, e.g. `nl.adamw(lr=1e-3)`, or any function from a list of
+            parameters to a `torch.optim.Optimizer`, which is then kept as a `CustomOptimizer`.
         reduce: the gradients of a period are averaged ("mean") or summed ("sum", the paper's
             eq. 71).
         between: "accumulate" uses every step's gradient; "skip" computes none until `window`
@@ -80,7 +92,7 @@ class Level:
     name: Name
     match: Annotated[Sequence[Pattern], AsTuple]
     period: Count = 1
-    optimizer: OptimizerSpec = AdamW()
+    optimizer: _OptimizerField = AdamW()  # type: ignore[assignment]  # what goes in
     reduce: Literal["mean", "sum"] = "mean"
     between: Literal["accumulate", "skip"] = "accumulate"
     window: Count = 1

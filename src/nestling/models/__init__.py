@@ -1,6 +1,6 @@
 """Plain models that a job can name."""
 
-from nestling.models.build import build_model, import_function, list_models, load_model
+from nestling.models.build import build_model, list_models, load_model
 from nestling.models.convnet import ConvNet
 from nestling.models.mlp import mlp
 from nestling.models.transformer import Block, TransformerClassifier, gpt_blocks
@@ -11,7 +11,6 @@ __all__ = [
     "TransformerClassifier",
     "build_model",
     "gpt_blocks",
-    "import_function",
     "list_models",
     "load_model",
     "mlp",

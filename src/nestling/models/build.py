@@ -1,15 +1,13 @@
 """Models by name: the built-in ones, and the user's own functions."""
 
-import importlib
 import inspect
-import os
 from collections.abc import Callable, Mapping
-from types import ModuleType
 
 import torch
 from torch import nn
 
-from nestling.core.errors import ModelError, NestlingError, suggest
+from nestling.core.errors import ModelError, NestlingError, SettingError, suggest
+from nestling.core.imports import import_function
 from nestling.models.convnet import ConvNet
 from nestling.models.mlp import mlp
 from nestling.models.transformer import TransformerClassifier
@@ -77,50 +75,11 @@ def load_model(
     >>> load_model("torch.nn:Identity")
     Identity()
     """
-    return _make(source, import_function(source), options or {}, seed)
-
-
-def import_function(source: str) -> Callable[..., object]:
-    """The function that "module:function" names.
-
-    Raises:
-        ModelError: no colon, no such module, no such function, or not callable.
-
-    >>> import_function("math:sqrt")(9.0)
-    3.0
-    """
-    module_name, _, function_name = source.partition(":")
-    if not module_name or not function_name:
-        raise ModelError(f"{source!r}: write 'module:function', e.g. 'my_models:make_net'")
-    module = _import_module(module_name, source)
-    function = getattr(module, function_name, None)
-    if function is None:
-        known = [name for name in vars(module) if callable(getattr(module, name))]
-        known = [name for name in known if not name.startswith("_")]
-        raise ModelError(
-            f"{source!r}: module {module_name!r} has no function {function_name!r}; "
-            + suggest(function_name, known)
-        )
-    if not callable(function):
-        raise ModelError(
-            f"{source!r} is a {type(function).__name__}; name a function that can be called"
-        )
-    return function  # type: ignore[no-any-return]  # getattr gives Any
-
-
-def _import_module(name: str, source: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise ModelError(
-                f"{source!r}: no module {name!r} in {os.getcwd()} or among the installed packages"
-            ) from error
-        raise ModelError(f"{source!r}: its module needs {error.name!r}, not installed") from error
-    except (Exception, SystemExit) as error:
-        raise ModelError(
-            f"{source!r}: importing {name!r} failed: {type(error).__name__}: {error}"
-        ) from error
+        function = import_function(source)
+    except SettingError as error:
+        raise ModelError(str(error)) from error
+    return _make(source, function, options or {}, seed)
 
 
 def _make(

@@ -1,5 +1,17 @@
 """Update rules that a level can use."""
 
-from nestling.optim.specs import SGD, Adam, AdamW, OptimizerSpec, adam, adamw, sgd
+from nestling.optim.custom import CustomOptimizer, OptimizerFactory
+from nestling.optim.specs import SGD, Adam, AdamW, OptimizerSpec, Rate, adam, adamw, sgd
 
-__all__ = ["SGD", "Adam", "AdamW", "OptimizerSpec", "adam", "adamw", "sgd"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "CustomOptimizer",
+    "OptimizerFactory",
+    "OptimizerSpec",
+    "Rate",
+    "adam",
+    "adamw",
+    "sgd",
+]

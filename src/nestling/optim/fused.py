@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Not what is derived of them: it may have a step of its own.
+_KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+
 
 def step_fused(
     inner: torch.optim.Optimizer, params: Sequence[Tensor], grads: list[Tensor], divisor: int
@@ -26,6 +29,10 @@ def step_fused(
     Returns: whether the step was taken. False, with nothing changed: the first step, or one
         for which only torch's own `step` knows what to do.
     """
+    if type(inner) not in _KNOWN:
+        return False
+    if inner._optimizer_step_pre_hooks or inner._optimizer_step_post_hooks:
+        return False  # whoever made it wants to hear of every step
     group = inner.param_groups[0]
     if not group["fused"] or group["differentiable"] or not isinstance(group["lr"], float | int):
         return False
@@ -34,7 +41,8 @@ def step_fused(
     scale = None if divisor == 1 else torch.tensor(float(divisor), device=params[0].device)
     if isinstance(inner, torch.optim.Adam):  # AdamW is a kind of Adam
         return _step_adam(inner, params, grads, group, scale)
-    return isinstance(inner, torch.optim.SGD) and _step_sgd(inner, params, grads, group, scale)
+    assert isinstance(inner, torch.optim.SGD)
+    return _step_sgd(inner, params, grads, group, scale)
 
 
 def _step_adam(

@@ -1,14 +1,16 @@
 """Optimizers as data: what a plan says, and the torch optimizer that it means."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, model_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError, core_schema
 from torch import Tensor
 
 from nestling.core.checked import checked
+from nestling.optim.custom import CustomOptimizer
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -96,7 +98,27 @@ class SGD:
         )
 
 
-OptimizerSpec = Annotated[AdamW | Adam | SGD, Field(discriminator="name")]
+_Ours = Annotated[AdamW | Adam | SGD, Field(discriminator="name")]
+
+
+class _AnyOptimizer:
+    """How pydantic reads and writes an optimizer: ours as a table, another by its name.
+
+    Checking imports nothing, so that a snapshot cannot: a name is no optimizer here. A plan that
+    is read from a file looks its names up before.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            _read_optimizer,
+            handler.generate_schema(_Ours),
+            serialization=core_schema.wrap_serializer_function_ser_schema(_write_optimizer),
+        )
+
+
+OptimizerSpec = Annotated[AdamW | Adam | SGD | CustomOptimizer, _AnyOptimizer()]
 
 
 def adamw(
@@ -159,3 +181,21 @@ def _choose_fused(params: list[Tensor], asked: bool | None) -> bool:
         return asked
     # foreach is 3 to 5 times slower than fused on a CPU; fused wants floats on one device kind.
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in params)
+
+
+def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> object:
+    if isinstance(value, CustomOptimizer):
+        return value
+    if callable(value):
+        return CustomOptimizer.wrap(value)
+    if isinstance(value, AdamW | Adam | SGD | dict):
+        return check(value)
+    raise PydanticCustomError(
+        "optimizer",
+        "no optimizer; nl.adamw(lr=1e-3) works, or a function from parameters to a "
+        "torch.optim.Optimizer such as torch.optim.RMSprop",
+    )
+
+
+def _write_optimizer(value: Any, write: core_schema.SerializerFunctionWrapHandler) -> object:
+    return value.name if isinstance(value, CustomOptimizer) else write(value)

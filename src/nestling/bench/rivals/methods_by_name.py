@@ -14,8 +14,8 @@ from nestling.bench.rivals.competitors import (
 )
 from nestling.bench.rivals.tunable import CAPACITY, Kind, Method, Range, Settings, Setup
 from nestling.core.errors import SettingError, suggest
+from nestling.core.imports import import_function
 from nestling.core.seeds import make_generator
-from nestling.models import import_function
 
 _LR = Range(0.003, 0.3, 0.03)
 _EWC = Range(1.0, 1e3, 20.0)
@@ -30,8 +30,8 @@ def find_method(name: str) -> Method:
     """A method by its name, or the `Method` that the user's "module:function" returns.
 
     Raises:
-        SettingError: no such method, names the nearest; or the user's function fails.
-        ModelError: no such module or function.
+        SettingError: no such method, names the nearest; no such module or function; or the
+            user's function fails.
     """
     if ":" in name:
         function = import_function(name)

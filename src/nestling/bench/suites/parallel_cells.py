@@ -26,11 +26,11 @@ from nestling.bench.suites.cell_files import (
 from nestling.bench.suites.encoding import encode_suite
 from nestling.bench.suites.measuring import measure
 from nestling.core.errors import JobError, NestlingError, SettingError
+from nestling.core.imports import import_function
 from nestling.core.machine import use_threads
 from nestling.data.suites import Suite, make_suite
 from nestling.data.suites.paper_protocols import PROTOCOLS, make_protocol
 from nestling.data.suites.suite import Part
-from nestling.models import import_function
 
 T = TypeVar("T")
 Progress = Callable[[str, float], None]
@@ -58,8 +58,8 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
 
     Raises:
         DataError: no such suite, or its data are not there.
-        ModelError: no such module or function.
-        SettingError: the user's function fails, or returns something else than a suite.
+        SettingError: no such module or function, or the user's function fails, or returns
+            something else than a suite.
     """
     if name in PROTOCOLS:
         return make_protocol(name, split, data, offline)

@@ -8,6 +8,7 @@ from typing import Any
 
 from nestling.core.errors import SettingError, suggest
 from nestling.levels import Copy, Level, Memory, Plan
+from nestling.optim import CustomOptimizer
 
 Value = str | int | float | bool
 Knobs = Mapping[str, Value]
@@ -83,9 +84,9 @@ def check_space(knobs: Sequence[Knob], plan: Plan) -> None:
 def derive_space(plan: Plan) -> list[Knob]:
     """The knobs that are searched if the job names none.
 
-    Of every gradient level the learning rate (a tenth to ten times, by its logarithm) and the
-    period; of every copy the share that is new at each update; of every memory of one half-life
-    that half-life.
+    Of every gradient level the learning rate (a tenth to ten times, by its logarithm; not of an
+    optimizer of the user's own, which keeps it to itself) and the period; of every copy the share
+    that is new at each update; of every memory of one half-life that half-life.
 
     >>> from nestling.optim import sgd
     >>> plan = Plan(Level("net", match=["*"], optimizer=sgd(lr=0.1)))
@@ -95,10 +96,10 @@ def derive_space(plan: Plan) -> list[Knob]:
     found: list[Knob] = []
     for level in plan.levels:
         if isinstance(level, Level):
-            lr = level.optimizer.lr
-            found.append(
-                Knob(f"{level.name}.optimizer.lr", lr / RATE_FACTOR, lr * RATE_FACTOR, is_log=True)
-            )
+            if not isinstance(level.optimizer, CustomOptimizer):
+                lr = level.optimizer.lr
+                low, high = lr / RATE_FACTOR, lr * RATE_FACTOR
+                found.append(Knob(f"{level.name}.optimizer.lr", low, high, is_log=True))
             periods = tuple(p for p in sorted({level.period, *PERIODS}) if p >= level.window)
             found.append(Knob(f"{level.name}.period", choices=periods))
         elif isinstance(level, Copy):
@@ -129,9 +130,8 @@ def apply_knobs(plan: Plan, knobs: Knobs) -> Plan:
     for name, value in knobs.items():
         index, fields = _split_name(name, plan)
         _set(data["level"][index], plan.levels[index], fields, value)
-    return Plan.from_data(
-        data, "the plan with " + ", ".join(f"{k} = {v}" for k, v in knobs.items())
-    )
+    source = "the plan with " + ", ".join(f"{k} = {v}" for k, v in knobs.items())
+    return Plan.from_data(data, source, like=plan)
 
 
 def _split_name(name: str, plan: Plan) -> tuple[int, list[str]]:
@@ -159,6 +159,11 @@ def _set(
             raise SettingError(f"knob {whole!r}: no field {field!r}; {suggest(field, known)}")
         held = getattr(held, field)
         if number < len(fields) - 1:
+            if isinstance(held, CustomOptimizer):
+                raise SettingError(
+                    f"knob {spec.name}.{'.'.join(fields)}: {held.name!r} keeps its settings to "
+                    "itself; nl.sgd, nl.adam and nl.adamw have knobs"
+                )
             if not hasattr(held, "__dict__"):
                 raise SettingError(f"knob {spec.name}.{'.'.join(fields)}: {field!r} has no fields")
             inner = table.setdefault(field, {})

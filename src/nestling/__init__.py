@@ -3,12 +3,28 @@
 >>> import nestling as nl
 >>> nl.Plan(nl.Level("all", match=["*"]))
 Plan(gradient 'all'; read-out live)
+>>> nl.protect.EWC.__name__
+'EWC'
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nestling import answer as answer
+    from nestling import bench as bench
+    from nestling import consolidate as consolidate
+    from nestling import data as data
+    from nestling import jobs as jobs
+    from nestling import judge as judge
+    from nestling import learn as learn
+    from nestling import levels as levels
+    from nestling import memory as memory
+    from nestling import models as models
+    from nestling import optim as optim
+    from nestling import protect as protect
+    from nestling import report as report
+    from nestling import store as store
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
     from nestling.learn import Learner
@@ -81,6 +97,25 @@ _HOMES = {
     ),
 }
 
+# Rooms that can be reached as `nl.NAME`. They stand beside `__all__`, not in it: a star import
+# would import all of them.
+_ROOMS = (
+    "answer",
+    "bench",
+    "consolidate",
+    "data",
+    "jobs",
+    "judge",
+    "learn",
+    "levels",
+    "memory",
+    "models",
+    "optim",
+    "protect",
+    "report",
+    "store",
+)
+
 __all__ = [
     "AgreementGate",
     "Copy",
@@ -115,14 +150,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(home), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'nestling' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker shall know a name that is not there
+
+    def __getattr__(name: str) -> Any:
+        if name in _ROOMS:
+            return import_module(f"nestling.{name}")
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(home), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'nestling' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])

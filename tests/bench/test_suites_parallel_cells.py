@@ -11,7 +11,7 @@ from torch import Tensor
 from nestling.bench.suites.cell_files import Cell, Outcome, read_outcome
 from nestling.bench.suites.measuring import Evaluation, Measurement, count_steps, measure, summarize
 from nestling.bench.suites.parallel_cells import CellFolders, run_cells
-from nestling.core.errors import DataError, JobError
+from nestling.core.errors import JobError, SettingError
 from nestling.data import Experience, split_by_class
 from nestling.data.suites import Suite
 
@@ -107,7 +107,7 @@ def test_a_method_that_refuses_is_written_down(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suite_starts_no_process(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="did you mean 'split-mnist'"):
+    with pytest.raises(SettingError, match="did you mean 'split-mnist'"):
         run_cells([Cell("split-mnits", "test", "finetune", 0, {"lr": 0.1})], CellFolders(tmp_path))
 
 

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.data import (
     Source,
     archives,
@@ -32,7 +32,7 @@ def test_digits_need_no_fetching(tmp_path):
 
 
 def test_unknown_names_and_offline(tmp_path):
-    with pytest.raises(DataError, match="did you mean 'mnist'"):
+    with pytest.raises(SettingError, match="did you mean 'mnist'"):
         load("mnits")
     with pytest.raises(DataError, match="nestling data fetch mnist"):
         load("mnist", tmp_path, offline=True)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
 from nestling.data import (
     Experience,
     class_incremental,
@@ -60,9 +60,9 @@ def make(seed):
 @pytest.mark.parametrize(
     ("groups", "error", "words"),
     [
-        ([[0, 1], [1, 2]], DataError, "class 1 stands in two"),
+        ([[0, 1], [1, 2]], SettingError, "class 1 stands in two"),
         ([[0, 9]], UnknownLabel, "class 9 has no training example"),
-        ([[]], DataError, "without classes"),
+        ([[]], SettingError, "without classes"),
     ],
 )
 def test_wrong_groups(groups, error, words):
@@ -75,7 +75,7 @@ def test_wrong_experiences():
         Experience("wrong", (X, Y[:3]), (X, Y), ())
     with pytest.raises(DataError, match="no test example"):
         Experience("wrong", (X, Y), (X[:0], Y[:0]), ())
-    with pytest.raises(DataError, match="at least one domain"):
+    with pytest.raises(SettingError, match="at least one domain"):
         domain_incremental(X, Y, X, Y, {}, generator=make(0))
 
 

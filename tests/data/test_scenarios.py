@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
 from nestling.data import (
     blurred,
     class_incremental,
@@ -45,7 +45,7 @@ seeds = st.integers(0, 1000)
 def test_class_incremental_groups(num_classes, num_experiences, seed):
     labelled = make_set(num_classes, 3)
     if num_experiences > num_classes:
-        with pytest.raises(DataError, match=f"at most {num_classes}"):
+        with pytest.raises(SettingError, match=f"at most {num_classes}"):
             class_incremental(*labelled, num_experiences=num_experiences, seed=seed)
         return
     made = class_incremental(*labelled, num_experiences=num_experiences, seed=seed)
@@ -87,11 +87,11 @@ def test_blurred_exchanges_exactly_the_share(num_experiences, per_class, share, 
 def test_blurred_says_what_cannot_be():
     x, y, x_test, y_test = make_set(4, 5)
     uneven = split_by_class(x, y, x_test, y_test, [[0, 1, 2], [3]])
-    with pytest.raises(DataError, match="smaller share"):
+    with pytest.raises(SettingError, match="smaller share"):
         blurred(uneven, share=1.0, seed=0)
     with pytest.raises(DataError, match="2 experiences"):
         blurred(uneven[:1], share=0.1, seed=0)
-    with pytest.raises(DataError, match=r"share 1\.5"):
+    with pytest.raises(SettingError, match=r"share 1\.5"):
         blurred(uneven, share=1.5, seed=0)
 
 
@@ -115,7 +115,7 @@ def test_task_free_wanders_without_a_seam(num_experiences, seed):
 def test_task_free_checks_at_the_call():
     made = class_incremental(*make_set(2, 2), num_experiences=2, seed=0)
     for wrong in ({"num_batches": 0}, {"batch_size": 0}, {"width": 0.0}, {"width": float("nan")}):
-        with pytest.raises(DataError):
+        with pytest.raises(SettingError):
             task_free(made, seed=0, **{"num_batches": 2, "batch_size": 2, **wrong})
 
 
@@ -123,7 +123,7 @@ def test_task_free_checks_at_the_call():
 def test_repeating_brings_classes_back_with_new_examples(num_classes, width, length, seed):
     labelled = make_set(num_classes, 8)
     if width > num_classes or width * length <= num_classes:
-        with pytest.raises(DataError):
+        with pytest.raises(SettingError):
             repeating(*labelled, num_experiences=length, classes_per_experience=width, seed=seed)
         return
     made = repeating(*labelled, num_experiences=length, classes_per_experience=width, seed=seed)
@@ -137,7 +137,7 @@ def test_repeating_brings_classes_back_with_new_examples(num_classes, width, len
 
 
 def test_repeating_needs_an_example_for_each_return():
-    with pytest.raises(DataError, match="occurs 3 times but has 2"):
+    with pytest.raises(SettingError, match="occurs 3 times but has 2"):
         repeating(*make_set(2, 2), num_experiences=3, classes_per_experience=2, seed=0)
 
 
@@ -207,11 +207,11 @@ def test_a_blend_is_linear():
 def test_drifting_refuses():
     x, y, x_test, y_test = make_set(2, 3)
     one = {"upright": (x, y, x_test, y_test)}
-    with pytest.raises(UnknownLabel, match="did you mean 'upright'"):
+    with pytest.raises(SettingError, match="did you mean 'upright'"):
         drifting(one, ["uprigth"], batch_size=2, seed=0)
-    with pytest.raises(DataError, match="no segment"):
+    with pytest.raises(SettingError, match="no segment"):
         drifting(one, [], batch_size=2, seed=0)
-    with pytest.raises(DataError, match="num_batches"):
+    with pytest.raises(SettingError, match="num_batches"):
         drifting(one, ["upright"], batch_size=2, num_batches=(3, 2), seed=0)
     with pytest.raises(ShapeMismatch, match="differ"):
         drifting({**one, "b": (x[:3], y[:3], x_test, y_test)}, ["upright"], batch_size=2, seed=0)
@@ -236,7 +236,7 @@ def test_relabelled_keeps_inputs_and_permutes_labels(num_classes, seed):
 
 
 def test_there_are_only_so_many_labellings():
-    with pytest.raises(DataError, match="3 labellings of 2 classes"):
+    with pytest.raises(SettingError, match="3 labellings of 2 classes"):
         relabelled(*make_set(2, 3), batch_size=2, order=[0, 1, 2], seed=0)
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.data import find_folder
 from nestling.data.sources import fetch_source, fetching, list_sources, obtain
 from nestling.data.sources.images import (
@@ -64,7 +64,7 @@ def test_absent_data_says_the_one_command(tmp_path):
     # No registry has it, so that fetching is refused before it starts.
     with pytest.raises(DataError, match="nestling data fetch cifar10-6k --from DIR"):
         obtain("cifar10-6k", tmp_path)
-    with pytest.raises(DataError, match="did you mean 'clinc150'"):
+    with pytest.raises(SettingError, match="did you mean 'clinc150'"):
         obtain("clinc15", tmp_path)
 
 

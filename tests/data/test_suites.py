@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.data import list_suite_sources, list_suites, make_suite
 from nestling.data.experiences import list_classes
 from nestling.data.sources import fetching, obtain
@@ -92,12 +92,12 @@ def test_the_order_of_the_list():
 
 
 def test_unknown_suites_splits_and_seeds():
-    with pytest.raises(DataError, match="did you mean 'split-mnist'"):
+    with pytest.raises(SettingError, match="did you mean 'split-mnist'"):
         make_suite("split-mnits", 0)
-    with pytest.raises(DataError, match="'validation'"):
+    with pytest.raises(SettingError, match="'validation'"):
         make_suite("split-mnist", 0, split="validaton")
     for seed in (-1, VALIDATION_SEEDS_FROM):
-        with pytest.raises(DataError, match=f"seed {seed}; give one from 0"):
+        with pytest.raises(SettingError, match=f"seed {seed}; give one from 0"):
             make_suite("split-mnist", seed)
 
 
@@ -447,5 +447,5 @@ def test_square_roots_damp_repetition():
 
 
 def test_no_sizes():
-    with pytest.raises(DataError, match="sizes"):
+    with pytest.raises(SettingError, match="sizes"):
         hash_texts(["a"], sizes=())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.judge import FORMULAS, AccuracyMatrix, formula
 
 WORKED = [[0.80, 0.10, 0.10], [0.90, 0.90, 0.20], [0.95, 0.70, 0.90]]
@@ -69,7 +69,7 @@ def test_a_matrix_must_be_square(values):
 
 
 def test_unknown_definitions_name_the_nearest():
-    with pytest.raises(DataError, match="did you mean 'bwt lopez-paz'"):
+    with pytest.raises(SettingError, match="did you mean 'bwt lopez-paz'"):
         AccuracyMatrix(WORKED).bwt("lopez-pas")
     with pytest.raises(DataError, match="baseline"):
         AccuracyMatrix(WORKED).fwt()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 from nestling.judge.student import student_quantile, student_tail
 
 
@@ -23,10 +23,10 @@ def test_the_quantile_is_that_of_scipy(num_degrees: int, tail: float) -> None:
 
 
 def test_wrong_input() -> None:
-    with pytest.raises(DataError, match="0 degrees of freedom"):
+    with pytest.raises(SettingError, match="0 degrees of freedom"):
         student_tail(1.0, 0)
-    with pytest.raises(DataError, match="0 degrees of freedom"):
+    with pytest.raises(SettingError, match="0 degrees of freedom"):
         student_quantile(0.05, 0)
     for tail in (0.0, 1.0, float("nan")):
-        with pytest.raises(DataError, match="a tail of"):
+        with pytest.raises(SettingError, match="a tail of"):
             student_quantile(tail, 3)

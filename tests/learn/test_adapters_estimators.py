@@ -181,7 +181,7 @@ def test_labels_outside_the_declared_classes_change_nothing() -> None:
     before = model.predict_proba(X_IRIS)
     with pytest.raises(UnknownLabel, match="label 2"):
         model.partial_fit(X_IRIS, Y_IRIS)
-    with pytest.raises(DataError, match="leave them out"):
+    with pytest.raises(SettingError, match="leave them out"):
         model.partial_fit(X_IRIS[:100], Y_IRIS[:100], classes=[0, 1, 2])
     with pytest.raises(DataError, match="keep one kind"):
         model.partial_fit(X_IRIS[:100], np.full(100, "one"))

@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import load_diabetes
 from torch import Tensor
 
-from nestling.core.errors import DataError, NotFitted, UnknownLabel
+from nestling.core.errors import DataError, NotFitted, SettingError, UnknownLabel
 from nestling.memory import FixedShare, MemoryBank, RandomFeatures, RidgeMemory, mix_on_present
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -147,9 +147,9 @@ def test_wrong_use_is_named(digits: Digits) -> None:
     x, y, x_test, _ = digits
     with pytest.raises(NotFitted, match="empty"):
         MemoryBank(64, half_lives=HALF_LIVES).predict(x_test)
-    with pytest.raises(DataError, match="half-life"):
+    with pytest.raises(SettingError, match="half-life"):
         MemoryBank(64, half_lives=())
-    with pytest.raises(DataError, match="half-life 0"):
+    with pytest.raises(SettingError, match="half-life 0"):
         MemoryBank(64, half_lives=(0.0,))
     with pytest.raises(UnknownLabel, match="label 9"):
         MemoryBank(64, half_lives=HALF_LIVES, num_outputs=9).add(x, y)

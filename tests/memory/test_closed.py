@@ -18,6 +18,7 @@ from nestling.core.errors import (
     ForeignSnapshot,
     NonFiniteInput,
     NotFitted,
+    SettingError,
     ShapeMismatch,
     UnknownLabel,
 )
@@ -284,5 +285,5 @@ def test_ranpac_survives_a_gram_matrix_that_rounding_made_indefinite() -> None:
     ],
 )
 def test_impossible_settings_are_refused(build: Callable[[], Any]) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(SettingError):
         build()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError, ShapeMismatch
+from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.memory import RandomFeatures
 
 
@@ -76,11 +76,11 @@ def test_blocks_of_any_shape_agree() -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(DataError, match="'relu'"):
+    with pytest.raises(SettingError, match="'relu'"):
         RandomFeatures(2, 5, kind="rel")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="nothing"):
+    with pytest.raises(SettingError, match="nothing"):
         RandomFeatures(2, 0)
-    with pytest.raises(DataError, match="scale"):
+    with pytest.raises(SettingError, match="scale"):
         RandomFeatures(2, 5, scale=math.nan)
     with pytest.raises(ShapeMismatch, match=r"\(N, 2\)"):
         RandomFeatures(2, 5)(torch.zeros(3, 4))

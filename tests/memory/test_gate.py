@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
+from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.memory import FixedShare, fixed_share_update
 from nestling.memory.gate import follow_losses
 
@@ -89,9 +89,9 @@ def test_an_expert_that_failed_utterly_comes_back() -> None:
 def test_wrong_use_is_named() -> None:
     with pytest.raises(ShapeMismatch, match=r"\(N, 2\)"):
         FixedShare(2).update(torch.zeros(5, 3))
-    with pytest.raises(DataError, match="switch_rate 1"):
+    with pytest.raises(SettingError, match="switch_rate 1"):
         FixedShare(2, switch_rate=1.0)
-    with pytest.raises(DataError, match="prior"):
+    with pytest.raises(SettingError, match="prior"):
         FixedShare(2, prior=torch.tensor([1.0, 0.0]))
     with pytest.raises(ForeignSnapshot, match="3 experts"):
         FixedShare(2).load_state_dict(FixedShare(3).state_dict())

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError, NotFitted, UnknownLabel
+from nestling.core.errors import DataError, NotFitted, SettingError, UnknownLabel
 from nestling.memory import ClassPrior
 
 
@@ -55,5 +55,5 @@ def test_wrong_use_is_named() -> None:
         ClassPrior().predict(1)
     with pytest.raises(UnknownLabel, match="label 3"):
         ClassPrior(num_classes=3).add(torch.tensor([3]))
-    with pytest.raises(DataError, match="half-life"):
+    with pytest.raises(SettingError, match="half-life"):
         ClassPrior(half_life=0.0)

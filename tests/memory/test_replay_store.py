@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nestling.core.errors import DataError, NotFitted, ShapeMismatch
+from nestling.core.errors import NotFitted, SettingError, ShapeMismatch
 from nestling.memory import BalancedReplay, ReservoirReplay
 
 
@@ -65,7 +65,7 @@ def test_samples_are_different_examples_and_copies() -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(DataError, match="capacity 0"):
+    with pytest.raises(SettingError, match="capacity 0"):
         ReservoirReplay(0, seed=0)
     with pytest.raises(NotFitted, match="empty"):
         ReservoirReplay(3, seed=0).sample(1)

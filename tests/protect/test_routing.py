@@ -187,7 +187,7 @@ def test_equal_contexts_are_merged_and_others_are_not() -> None:
     # A slot that was used before starts as a copy, a new one may start as it was made.
     assert bank.find_free() == 3
     assert bank.grow() == 3
-    with pytest.raises(DataError, match="module 2 was in use before"):
+    with pytest.raises(SettingError, match="module 2 was in use before"):
         bank.grow()
     assert bank.grow(like=1) == 2
     assert torch.equal(bank.parts[2].weight, kept[1])
@@ -380,7 +380,7 @@ def test_bad_batches_change_nothing(
             learn_routed(
                 bank, router, optimizer, (bad_x, bad_y), growth=growth, inputs=more.get("inputs")
             )
-    with pytest.raises(DataError, match="module 3 is not in use"):
+    with pytest.raises(SettingError, match="module 3 is not in use"):
         learn_routed(bank, router, optimizer, (x, y), context=3)
     assert differences(read(), before) == []
 
@@ -395,9 +395,9 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         bank(x, torch.zeros(2, 4))
     with pytest.raises(SettingError, match="either"):
         bank(x)
-    with pytest.raises(DataError, match="in use"):
+    with pytest.raises(SettingError, match="in use"):
         bank(x, context=-1)
-    with pytest.raises(DataError, match="with itself"):
+    with pytest.raises(SettingError, match="with itself"):
         bank.merge(1, 1, 0.5)
 
 

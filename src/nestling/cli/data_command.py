@@ -93,7 +93,7 @@ def fetch(name: str, folder: Path | None, source: Path | None, json_file: Path |
 
 def _find_sources(name: str) -> Sequence[str]:
     """A source stands for itself, a suite for all that it is made from."""
-    from nestling.core.errors import DataError, suggest
+    from nestling.core.errors import SettingError, suggest
     from nestling.data import list_sources, list_suite_sources, list_suites
 
     sources = [one.name for one in list_sources()]
@@ -101,7 +101,7 @@ def _find_sources(name: str) -> Sequence[str]:
         return [name]
     suites = list_suites()
     if name not in suites:
-        raise DataError(f"data source or suite {name!r}; {suggest(name, {*sources, *suites})}")
+        raise SettingError(f"data source or suite {name!r}; {suggest(name, {*sources, *suites})}")
     return list_suite_sources(name)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import DataError, SettingError, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.digits import load_digits
 from nestling.data.sources import Source, find_source, obtain
@@ -50,10 +50,11 @@ def load(name: str, folder: Path | None = None, *, offline: bool = False) -> Spl
         for testing. Digits are split 70 : 30, at random but always alike.
 
     Raises:
-        DataError: an unknown name, or it cannot be had; says which command gets it.
+        SettingError: an unknown name.
+        DataError: it cannot be had; says which command gets it.
     """
     if name not in _NAMES:
-        raise DataError(f"data set {name!r}; {suggest(name, _NAMES)}")
+        raise SettingError(f"data set {name!r}; {suggest(name, _NAMES)}")
     if name == "digits":
         x, y = load_digits()
         order = torch.randperm(len(x), generator=make_generator(0, "digits"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel, suggest
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.archives import Split
 from nestling.data.experiences import Experience, Pair, check_lengths, list_classes
@@ -40,7 +40,8 @@ def task_free(
     Returns: an iterator over ((B, ...), (B,)).
 
     Raises:
-        DataError: one experience, or a number that is not positive.
+        DataError: one experience.
+        SettingError: a number that is not positive.
         ShapeMismatch: inputs of several shapes.
 
     >>> from nestling.data import split_by_class
@@ -55,7 +56,7 @@ def task_free(
     if len(experiences) < 2:
         raise DataError(f"task_free needs 2 experiences or more, got {len(experiences)}")
     if num_batches < 1 or batch_size < 1 or not width > 0.0:
-        raise DataError(
+        raise SettingError(
             f"num_batches {num_batches}, batch_size {batch_size}, width {width}; "
             "give at least 1, at least 1, and above 0"
         )
@@ -93,8 +94,8 @@ def drifting(
         seed: of lengths, rows and blends.
 
     Raises:
-        DataError: no segment, or numbers that do not make one.
-        UnknownLabel: a context in the order that is not given.
+        SettingError: no segment, numbers that do not make one, or a context in the order that is
+            not given.
         ShapeMismatch: contexts that differ in their rows, or inputs and labels in length.
 
     >>> x, y = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
@@ -107,7 +108,7 @@ def drifting(
     _check_contexts(contexts, order)
     low, high = num_batches
     if batch_size < 1 or not 1 <= low <= high or num_blended < 0:
-        raise DataError(
+        raise SettingError(
             f"batch_size {batch_size}, num_batches {num_batches}, num_blended {num_blended}; "
             "give at least 1, 1 <= least <= most, and at least 0"
         )
@@ -158,7 +159,8 @@ def relabelled(
 
     Raises:
         ShapeMismatch: inputs and labels of different lengths.
-        DataError: one class, or more labellings than there are permutations.
+        DataError: one class.
+        SettingError: no order, or more labellings than there are permutations.
         UnknownLabel: a test label without a training example.
 
     >>> x, y = torch.zeros(4, 1), torch.tensor([0, 1, 0, 1])
@@ -171,7 +173,7 @@ def relabelled(
     if len(classes) < 2:
         raise DataError(f"{len(classes)} classes; relabelled needs at least 2")
     if not order or min(order) < 0:
-        raise DataError(f"order {list(order)}; give the labelling of each segment, 0 or more")
+        raise SettingError(f"order {list(order)}; give the labelling of each segment, 0 or more")
     foreign = y_test[~torch.isin(y_test, classes)]
     if len(foreign):
         raise UnknownLabel(f"test label {int(foreign[0])} has no training example")
@@ -206,7 +208,7 @@ def iterate_stream(experiences: Sequence[Experience], batch_size: int) -> Iterat
     [2, 1]
     """
     if batch_size < 1:
-        raise DataError(f"batch_size {batch_size}; give at least 1")
+        raise SettingError(f"batch_size {batch_size}; give at least 1")
     return (
         batch
         for one in experiences
@@ -242,7 +244,7 @@ def _draw_labellings(num_classes: int, count: int, seed: int) -> list[list[int]]
     for factor in range(2, num_classes + 1):
         possible *= factor
     if count > possible:
-        raise DataError(f"{count} labellings of {num_classes} classes; there are {possible}")
+        raise SettingError(f"{count} labellings of {num_classes} classes; there are {possible}")
     while len(found) < count:
         drawn = torch.randperm(num_classes, generator=generator).tolist()
         if drawn not in found:
@@ -256,10 +258,10 @@ def _widen(is_new: Tensor, x: Tensor) -> Tensor:
 
 def _check_contexts(contexts: Mapping[str, Split], order: Sequence[str]) -> None:
     if not order:
-        raise DataError("no segment; name at least one context in the order")
+        raise SettingError("no segment; name at least one context in the order")
     for name in order:
         if name not in contexts:
-            raise UnknownLabel(f"context {name!r}; {suggest(name, contexts)}")
+            raise SettingError(f"context {name!r}; {suggest(name, contexts)}")
     shapes = {name: (split[0].shape, len(split[1])) for name, split in contexts.items()}
     if len(set(shapes.values())) > 1:
         raise ShapeMismatch(f"contexts differ in their training examples: {shapes}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
 
 Pair = tuple[Tensor, Tensor]
 
@@ -80,7 +80,8 @@ def split_by_class(
 
     Raises:
         ShapeMismatch: inputs and labels of different lengths.
-        DataError: a class in two groups, or in none of the training examples.
+        SettingError: an empty group, or a class in two groups.
+        UnknownLabel: a class without a training example.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])
     >>> [e.name for e in split_by_class(x, y, x, y, [[0, 1], [2, 3]])]
@@ -139,7 +140,7 @@ def domain_incremental(
 
     Raises:
         ShapeMismatch: inputs and targets of different lengths.
-        DataError: no domain.
+        SettingError: no domain.
 
     >>> x, y = torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
     >>> domains = {"as is": lambda x: x, "negative": lambda x: -x}
@@ -148,7 +149,7 @@ def domain_incremental(
     [('as is', [1.0, 1.0]), ('negative', [-1.0, -1.0])]
     """
     if not transforms:
-        raise DataError("domain_incremental needs at least one domain in transforms")
+        raise SettingError("domain_incremental needs at least one domain in transforms")
     check_lengths(x, y, x_test, y_test)
     order = torch.randperm(len(x), generator=generator)
     parts = order.tensor_split(len(transforms))
@@ -185,10 +186,10 @@ def _check_groups(groups: Sequence[Sequence[int]], y: Tensor) -> None:
     known, taken = set(list_classes(y)), set[int]()
     for group in groups:
         if not group:
-            raise DataError("an experience without classes; give each group at least one class")
+            raise SettingError("an experience without classes; give each group at least one class")
         for label in group:
             if label in taken:
-                raise DataError(f"class {label} stands in two experiences; keep it in one")
+                raise SettingError(f"class {label} stands in two experiences; keep it in one")
             if label not in known:
                 raise UnknownLabel(f"class {label} has no training example; known: {sorted(known)}")
             taken.add(label)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, ShapeMismatch, UnknownLabel, suggest
+from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.archives import Split
 from nestling.data.experiences import Experience, check_lengths, list_classes, split_by_class
@@ -30,7 +30,8 @@ def class_incremental(
 
     Raises:
         ShapeMismatch: inputs and labels of different lengths.
-        DataError: fewer than two classes, or more experiences than classes.
+        DataError: fewer than two classes.
+        SettingError: more experiences than classes.
 
     >>> x, y = torch.zeros(4, 2), torch.tensor([0, 1, 2, 3])
     >>> [len(e.classes) for e in class_incremental(x, y, x, y, num_experiences=2, seed=0)]
@@ -39,7 +40,7 @@ def class_incremental(
     classes = _require_classes(y)
     _require_count(num_experiences, "num_experiences")
     if num_experiences > len(classes):
-        raise DataError(
+        raise SettingError(
             f"{num_experiences} experiences of {len(classes)} classes; "
             f"ask for at most {len(classes)}"
         )
@@ -61,8 +62,9 @@ def blurred(experiences: Sequence[Experience], *, share: float, seed: int) -> li
         seed: which ones, and where they go.
 
     Raises:
-        DataError: one experience, a share outside [0, 1], or an experience so large that the
-            others cannot take what it gives.
+        DataError: one experience.
+        SettingError: a share outside [0, 1], or one so large that the others cannot take what an
+            experience gives.
 
     >>> x, y = torch.arange(8.0), torch.arange(8) // 2
     >>> made = blurred(split_by_class(x, y, x, y, [[0, 1], [2, 3]]), share=0.5, seed=0)
@@ -72,7 +74,7 @@ def blurred(experiences: Sequence[Experience], *, share: float, seed: int) -> li
     if len(experiences) < 2:
         raise DataError(f"blurred needs 2 experiences or more, got {len(experiences)}")
     if not 0.0 <= share <= 1.0:
-        raise DataError(f"share {share}; give one from 0 to 1")
+        raise SettingError(f"share {share}; give one from 0 to 1")
     _require_one_shape({one.name: one.train[0] for one in experiences})
     generator = make_generator(seed, "blurred")
     sizes = [len(one.train[1]) for one in experiences]
@@ -120,8 +122,9 @@ def repeating(
 
     Raises:
         ShapeMismatch: inputs and labels of different lengths.
-        DataError: fewer than two classes, too few places for every class to come and one to
-            return, or a class with fewer examples than occurrences.
+        DataError: fewer than two classes.
+        SettingError: too few places for every class to come and one to return, or more
+            occurrences of a class than it has examples.
 
     >>> x, y = torch.zeros(12, 2), torch.arange(12) % 3
     >>> made = repeating(x, y, x, y, num_experiences=3, classes_per_experience=2, seed=0)
@@ -132,9 +135,11 @@ def repeating(
     classes = _require_classes(y)
     _require_count(num_experiences, "num_experiences")
     if not 1 <= classes_per_experience <= len(classes):
-        raise DataError(f"classes_per_experience {classes_per_experience}; give 1-{len(classes)}")
+        raise SettingError(
+            f"classes_per_experience {classes_per_experience}; give 1-{len(classes)}"
+        )
     if num_experiences * classes_per_experience <= len(classes):
-        raise DataError(
+        raise SettingError(
             f"{num_experiences} experiences of {classes_per_experience} classes: none of "
             f"{len(classes)} returns; make them more, or use class_incremental"
         )
@@ -201,7 +206,7 @@ def _exchange(owners: list[int], generator: torch.Generator) -> Tensor:
     """A random reordering that puts nothing back with its owner: place -> which item comes."""
     highest = max((owners.count(owner) for owner in set(owners)), default=0)
     if 2 * highest > len(owners):
-        raise DataError(
+        raise SettingError(
             f"one experience gives away {highest} examples, the others only "
             f"{len(owners) - highest} places; take a smaller share or experiences of like size"
         )
@@ -221,7 +226,7 @@ def _exchange(owners: list[int], generator: torch.Generator) -> Tensor:
 def _cut_class(y: Tensor, label: int, num_parts: int, generator: torch.Generator) -> list[Tensor]:
     rows = (y == label).nonzero().flatten()
     if len(rows) < num_parts:
-        raise DataError(
+        raise SettingError(
             f"class {label} occurs {num_parts} times but has {len(rows)} training examples; "
             "ask for fewer experiences"
         )
@@ -238,7 +243,7 @@ def _require_classes(y: Tensor, what: str = "the labelled set") -> tuple[int, ..
 
 def _require_count(number: int, name: str) -> None:
     if number < 1:
-        raise DataError(f"{name} {number}; give at least 1")
+        raise SettingError(f"{name} {number}; give at least 1")
 
 
 def _require_one_shape(inputs: Mapping[str, Tensor]) -> None:

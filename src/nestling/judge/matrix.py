@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Self
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import DataError, SettingError, suggest
 
 FORMULAS = {
     "acc": "ACC = mean_j R[T,j]",
@@ -27,13 +27,13 @@ def formula(name: str) -> str:
         name: a key of `FORMULAS`.
 
     Raises:
-        DataError: no such figure; names the nearest.
+        SettingError: no such figure; names the nearest.
 
     >>> formula("acc")
     'ACC = mean_j R[T,j]'
     """
     if name not in FORMULAS:
-        raise DataError(f"figure {name!r}; {suggest(name, FORMULAS)}")
+        raise SettingError(f"figure {name!r}; {suggest(name, FORMULAS)}")
     return FORMULAS[name]
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 
 
 def student_tail(t: float, num_degrees: int) -> float:
@@ -17,13 +17,13 @@ def student_tail(t: float, num_degrees: int) -> float:
         num_degrees: n, at least 1.
 
     Raises:
-        DataError: fewer degrees of freedom.
+        SettingError: fewer degrees of freedom.
 
     >>> round(student_tail(2.262, 9), 4), student_tail(0.0, 3)
     (0.05, 1.0)
     """
     if num_degrees < 1:
-        raise DataError(f"{num_degrees} degrees of freedom; at least 1")
+        raise SettingError(f"{num_degrees} degrees of freedom; at least 1")
     if math.isinf(t):
         return 0.0
     theta = math.atan(abs(t) / math.sqrt(num_degrees))
@@ -47,13 +47,13 @@ def student_quantile(tail: float, num_degrees: int) -> float:
         num_degrees: at least 1.
 
     Raises:
-        DataError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> round(student_quantile(0.05, 9), 3)
     2.262
     """
     if not 1e-6 <= tail < 1.0:
-        raise DataError(f"a tail of {tail}; from 0.000001 to below 1 works")
+        raise SettingError(f"a tail of {tail}; from 0.000001 to below 1 works")
     low, high = 0.0, 1.0
     while student_tail(high, num_degrees) > tail:
         low, high = high, 2.0 * high

@@ -67,7 +67,7 @@ class MemoryBank:
             learned. Blocks are short at first then, so that the first ones are soon heard of.
 
     Raises:
-        DataError: no half-life, or an argument outside its range.
+        SettingError: no half-life, or an argument outside its range.
 
     >>> bank = MemoryBank(2, half_lives=(10.0, float("inf")), block=1)
     >>> x = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 10)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 from nestling.memory.checks import count_classes
 from nestling.memory.features import Features
 from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
@@ -31,14 +31,14 @@ def check_settings(
     block: int,
     mix: str,
 ) -> None:
-    """Raise DataError unless a bank can be built so."""
+    """Raise SettingError unless a bank can be built so."""
     if not half_lives or block < 1 or mix not in ("present", "all"):
-        raise DataError(
+        raise SettingError(
             f"a bank of half-lives {list(half_lives)}, block {block}, mix {mix!r}; one half-"
             "life or more, a block of 1 or more and 'present' or 'all' work"
         )
     if features is not None and features.num_inputs != num_inputs:
-        raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+        raise SettingError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
 
 
 def make_prior(task: Task, half_life: float | None, num_outputs: int | None) -> ClassPrior:

@@ -10,6 +10,7 @@ from nestling.core.errors import (
     DataError,
     ForeignSnapshot,
     NonFiniteInput,
+    SettingError,
     ShapeMismatch,
     UnknownLabel,
     suggest,
@@ -20,22 +21,22 @@ TASKS = ("classification", "regression")
 
 
 def check_task(task: str) -> None:
-    """Raise DataError unless the task is one that memories know."""
+    """Raise SettingError unless the task is one that memories know."""
     if task not in TASKS:
-        raise DataError(f"task {task!r}; {suggest(task, TASKS)}")
+        raise SettingError(f"task {task!r}; {suggest(task, TASKS)}")
 
 
 def check_half_life(half_life: float) -> float:
-    """The half-life as a float; DataError unless it is above 0."""
+    """The half-life as a float; SettingError unless it is above 0."""
     if not half_life > 0.0:
-        raise DataError(f"half-life {half_life} examples; a number above 0 or math.inf works")
+        raise SettingError(f"half-life {half_life} examples; a number above 0 or math.inf works")
     return float(half_life)
 
 
 def check_ridge(ridge: float | None) -> None:
-    """Raise DataError unless the strength is above 0 and finite, or None."""
+    """Raise SettingError unless the strength is above 0 and finite, or None."""
     if ridge is not None and not 0.0 < ridge < math.inf:
-        raise DataError(f"ridge strength {ridge}; a number above 0, or None to choose it, works")
+        raise SettingError(f"ridge strength {ridge}; a number above 0, or None to choose it, works")
 
 
 def check_inputs(x: Tensor, num_inputs: int) -> Tensor:

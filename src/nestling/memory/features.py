@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, ShapeMismatch, suggest
+from nestling.core.errors import SettingError, ShapeMismatch, suggest
 from nestling.core.seeds import make_generator
 
 FeatureKind = Literal["relu", "fourier", "product"]
@@ -95,7 +95,7 @@ class RandomFeatures:
         passthrough: also give the inputs themselves (unscaled) in front, D = I + F.
 
     Raises:
-        DataError: an unknown kind, a scale that is not finite, or no output at all.
+        SettingError: an unknown kind, a scale that is not finite, or no output at all.
 
     >>> features = RandomFeatures(3, 8, seed=1, passthrough=True)
     >>> features(torch.ones(2, 3)).shape, features.num_outputs
@@ -112,9 +112,9 @@ class RandomFeatures:
         passthrough: bool = False,
     ) -> None:
         if kind not in KINDS:
-            raise DataError(f"random features of kind {kind!r}; {suggest(str(kind), KINDS)}")
+            raise SettingError(f"random features of kind {kind!r}; {suggest(str(kind), KINDS)}")
         if num_inputs < 1 or num_features < 0 or (num_features == 0 and not passthrough):
-            raise DataError(
+            raise SettingError(
                 f"{num_features} random features of {num_inputs} inputs give nothing; "
                 "1 or more of each works"
             )
@@ -125,7 +125,7 @@ class RandomFeatures:
         self.passthrough = passthrough
         self.scale = torch.as_tensor(scale, dtype=torch.float64).clone()
         if self.scale.shape not in ((), (num_inputs,)) or not bool(self.scale.isfinite().all()):
-            raise DataError(
+            raise SettingError(
                 f"scale of shape {tuple(self.scale.shape)} for {num_inputs} inputs; "
                 "a finite number or one per input works"
             )
@@ -205,7 +205,7 @@ class JoinedFeatures:
         parts: one or more; the first reads the first `num_inputs` of the inputs, and so on.
 
     Raises:
-        DataError: no part.
+        SettingError: no part.
 
     >>> joined = JoinedFeatures([RandomFeatures(3, 8), RandomFeatures(2, 4, passthrough=True)])
     >>> joined(torch.ones(7, 5)).shape
@@ -214,7 +214,7 @@ class JoinedFeatures:
 
     def __init__(self, parts: Sequence[RandomFeatures]) -> None:
         if not parts:
-            raise DataError("joined features of no part; give one RandomFeatures or more")
+            raise SettingError("joined features of no part; give one RandomFeatures or more")
         self.parts = tuple(parts)
         self.num_inputs = sum(part.num_inputs for part in parts)
         self.num_outputs = sum(part.num_outputs for part in parts)

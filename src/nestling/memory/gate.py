@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, ForeignSnapshot, ShapeMismatch
+from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 
 _LEAST = sys.float_info.min
@@ -111,7 +111,7 @@ class FixedShare:
             returns to it.
 
     Raises:
-        DataError: switch_rate or prior outside their range.
+        SettingError: switch_rate or prior outside their range.
 
     >>> gate = FixedShare(2, switch_rate=0.01)
     >>> gate.update(torch.tensor([[0.1, 2.0]] * 5))
@@ -123,15 +123,15 @@ class FixedShare:
         self, num_experts: int, switch_rate: float = 1e-3, prior: Tensor | None = None
     ) -> None:
         if num_experts < 1:
-            raise DataError(f"a gate over {num_experts} experts; 1 or more works")
+            raise SettingError(f"a gate over {num_experts} experts; 1 or more works")
         if not 0.0 <= switch_rate < 1.0:
-            raise DataError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
+            raise SettingError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
         given = torch.ones(num_experts) if prior is None else prior.detach()
         wide_E = given.to("cpu", torch.float64)
         if wide_E.shape != (num_experts,) or not bool(
             (wide_E > 0.0).all() & wide_E.isfinite().all()
         ):
-            raise DataError(f"prior {given.tolist()}; {num_experts} numbers above 0 work")
+            raise SettingError(f"prior {given.tolist()}; {num_experts} numbers above 0 work")
         self.num_experts = num_experts
         self.switch_rate = switch_rate
         self.prior = wide_E / wide_E.sum()

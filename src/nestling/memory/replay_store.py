@@ -28,7 +28,7 @@ class ReservoirReplay:
         seed: of the own generator.
 
     Raises:
-        DataError: a capacity below 1.
+        SettingError: a capacity below 1.
 
     >>> replay = ReservoirReplay(2, seed=0)
     >>> replay.add({"x": torch.arange(4.0), "y": torch.tensor([0, 0, 1, 1])})
@@ -122,7 +122,7 @@ class BalancedReplay:
         seed: of the own generator.
 
     Raises:
-        DataError: a capacity below 1.
+        SettingError: a capacity below 1.
 
     >>> replay = BalancedReplay(4, seed=0)
     >>> replay.add({"y": torch.tensor([0] * 9 + [1] * 2)})

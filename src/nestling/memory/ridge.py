@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, MergeError, NotFitted
+from nestling.core.errors import MergeError, NotFitted, SettingError
 from nestling.core.modes import in_own_modes
 from nestling.memory.checks import (
     check_inputs,
@@ -59,7 +59,7 @@ class RidgeMemory:
         ridge: lambda relative to features of unit variance; None for cross-validation.
 
     Raises:
-        DataError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     >>> memory = RidgeMemory(1, task="regression", ridge=1e-8)
@@ -82,9 +82,9 @@ class RidgeMemory:
         check_task(task)
         check_ridge(ridge)
         if num_inputs < 1 or (num_outputs is not None and num_outputs < 1):
-            raise DataError(f"{num_inputs} inputs and {num_outputs} outputs; 1 or more works")
+            raise SettingError(f"{num_inputs} inputs and {num_outputs} outputs; 1 or more works")
         if features is not None and features.num_inputs != num_inputs:
-            raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+            raise SettingError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
         self.num_inputs = num_inputs
         self.task: Task = task
         self.num_outputs = num_outputs

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, NotFitted, ShapeMismatch
+from nestling.core.errors import NotFitted, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 
 Columns = dict[str, Tensor]
@@ -22,12 +22,12 @@ class ExampleStore:
         capacity: C >= 1.
 
     Raises:
-        DataError: a capacity below 1.
+        SettingError: a capacity below 1.
     """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise DataError(f"replay of capacity {capacity}; 1 or more works")
+            raise SettingError(f"replay of capacity {capacity}; 1 or more works")
         self.capacity = capacity
         self._columns: Columns = {}
         self._size = 0

@@ -57,8 +57,8 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
     """A suite or a paper's protocol by name, or the user's "module:function" for (seed, split).
 
     Raises:
-        DataError: no such suite, or its data are not there.
-        SettingError: no such module or function, or the user's function fails, or returns
+        DataError: its data are not there.
+        SettingError: no such suite, module or function, or the user's function fails, or returns
             something else than a suite.
     """
     if name in PROTOCOLS:

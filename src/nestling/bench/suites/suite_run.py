@@ -88,7 +88,8 @@ def run_suite(
 
     Raises:
         JobError: the folder holds another suite, or damaged files.
-        DataError: an unknown suite, or its data are not there.
+        SettingError: an unknown suite.
+        DataError: its data are not there.
         MissingExtra: matplotlib is not installed; all files but the pictures are written.
     """
     folder = request.place.folder

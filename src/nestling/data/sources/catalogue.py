@@ -1,6 +1,6 @@
 """What is known of each source: its files, where they come from, and their sums."""
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import SettingError, suggest
 from nestling.data.sources.source import Source, SourceFile
 
 _CLINC = "https://raw.githubusercontent.com/clinc/oos-eval/828f8093932c8fe6ca7936c3d2e52903b1c523de"
@@ -252,12 +252,12 @@ def find_source(name: str) -> Source:
     """The source of this name.
 
     Raises:
-        DataError: there is none; the nearest names are said.
+        SettingError: there is none; the nearest names are said.
 
     >>> find_source("clinc150").licence
     'CC BY 3.0 (Larson 2019)'
     """
     sources = {source.name: source for source in list_sources()}
     if name not in sources:
-        raise DataError(f"data source {name!r}; {suggest(name, sources)}")
+        raise SettingError(f"data source {name!r}; {suggest(name, sources)}")
     return sources[name]

@@ -36,7 +36,8 @@ def obtain(name: str, folder: Path | None = None, *, offline: bool = False) -> l
     Returns: a path per file, in the order of `Source.files`.
 
     Raises:
-        DataError: an unknown name, or a file that cannot be had; says which command gets it.
+        SettingError: an unknown name.
+        DataError: a file that cannot be had; says which command gets it.
     """
     source = find_source(name)
     paths = [_find(file, folder) for file in source.files]
@@ -65,7 +66,8 @@ def fetch_source(name: str, folder: Path | None = None, *, source: Path | None =
     Returns: the path of the file; the folder, if there are none or several.
 
     Raises:
-        DataError: an unknown name, a client that is missing, fails or hangs, another sha256, or
+        SettingError: an unknown name.
+        DataError: a client that is missing, fails or hangs, another sha256, or
             what the system refuses: a connection, a folder, more room on the disk. No half of a
             file stays.
     """

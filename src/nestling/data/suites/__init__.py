@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import SettingError, suggest
 from nestling.data.suites import grey_images as digits
 from nestling.data.suites import people, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
@@ -42,7 +42,7 @@ def list_suite_sources(name: str) -> tuple[str, ...]:
         name: see `list_suites`.
 
     Raises:
-        DataError: an unknown suite.
+        SettingError: an unknown suite.
 
     >>> list_suite_sources("emoji-domains")
     ('emoji',)
@@ -72,8 +72,8 @@ def make_suite(
         offline: do not fetch, neither what is absent nor what is damaged.
 
     Raises:
-        DataError: an unknown suite or split, a seed outside its range, or data that cannot
-            be had.
+        SettingError: an unknown suite or split, or a seed outside its range.
+        DataError: data that cannot be had.
         MissingExtra: a package is absent that the data need.
     """
     _require(name)
@@ -82,4 +82,4 @@ def make_suite(
 
 def _require(name: str) -> None:
     if name not in _BUILDERS:
-        raise DataError(f"suite {name!r}; {suggest(name, _BUILDERS)}")
+        raise SettingError(f"suite {name!r}; {suggest(name, _BUILDERS)}")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import SettingError, suggest
 from nestling.core.seeds import make_generator
 from nestling.data.experiences import Experience
 from nestling.data.sources import obtain
@@ -75,9 +75,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < VALIDATION_SEEDS_FROM:
-            raise DataError(f"seed {self.seed}; give one from 0 to {VALIDATION_SEEDS_FROM - 1}")
+            raise SettingError(f"seed {self.seed}; give one from 0 to {VALIDATION_SEEDS_FROM - 1}")
         if self.split not in ("test", "validation"):
-            raise DataError(f"split {self.split!r}; {suggest(self.split, ['test', 'validation'])}")
+            raise SettingError(
+                f"split {self.split!r}; {suggest(self.split, ['test', 'validation'])}"
+            )
 
     @property
     def stream_seed(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
 from nestling.data.experiences import Experience, list_classes
 from nestling.data.scenarios import class_incremental
@@ -55,7 +55,7 @@ def hash_texts(
     (True, True)
     """
     if num_columns < 1 or not sizes or min(sizes) < 1:
-        raise DataError(f"num_columns {num_columns}, sizes {tuple(sizes)}; give 1 or more")
+        raise SettingError(f"num_columns {num_columns}, sizes {tuple(sizes)}; give 1 or more")
     # All texts as one row of code points, so that n-grams are summed without a loop over them.
     padded = [f" {text.lower()} " for text in texts]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)

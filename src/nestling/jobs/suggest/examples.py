@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, suggest
+from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch, suggest
 from nestling.data import Experience, list_datasets, list_suites, make_suite, read_table
 from nestling.jobs.job import read_job
 
@@ -26,7 +26,8 @@ def read_examples(source: str, *, target: str = "label", seed: int = 0) -> tuple
     Returns: inputs (N, ...) and targets (N, ...); experiences one after the other.
 
     Raises:
-        DataError: nothing of that name, or a file that cannot be read; see `read_table`.
+        SettingError: nothing of that name.
+        DataError: a file that cannot be read; see `read_table`.
         JobError: the function failed, or returned something else.
 
     >>> read_examples("digits")[0].shape
@@ -41,7 +42,9 @@ def read_examples(source: str, *, target: str = "label", seed: int = 0) -> tuple
     names = [one.name for one in list_datasets()]
     if ":" not in source and source not in names:
         known = suggest(source, [*names, *list_suites()])
-        raise DataError(f"data {source!r} is no file (.csv, .parquet, .npz) and no name; {known}")
+        raise SettingError(
+            f"data {source!r} is no file (.csv, .parquet, .npz) and no name; {known}"
+        )
     # A job needs a model; reading its data does not build it.
     return _join(read_job({"model": "mlp", "data": source}).load_experiences())
 

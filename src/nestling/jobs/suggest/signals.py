@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.batches import Batch, default_loss, read_output
-from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch
+from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
 from nestling.core.heads import find_head_layer
 from nestling.core.modes import copy_module, eval_mode
 from nestling.core.params import Params, cosine
@@ -111,11 +111,12 @@ def measure_model(
         DataError: too few examples, one class only, or inputs that the model cannot take.
         NonFiniteInput: NaN or infinity in x or y, or in what the model makes of x.
         ShapeMismatch: targets that do not fit.
-        SettingError: no trainable parameter, or classes that the model has no outputs for.
+        SettingError: a number that is too small, no trainable parameter, or classes that the
+            model has no outputs for.
     """
     check_examples(x, y)
     if batch_size < 1 or num_batches < 4 or max_examples < MIN_EXAMPLES:
-        raise DataError(
+        raise SettingError(
             f"batch_size={batch_size}, num_batches={num_batches}, max_examples={max_examples}; "
             f"at least 1, 4 and {MIN_EXAMPLES} work"
         )

@@ -167,7 +167,8 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
 
         Raises:
             UnknownLabel: a label outside the declared classes; nothing is changed.
-            DataError: labels of another kind, or other classes than before; likewise.
+            DataError: labels of another kind; likewise.
+            SettingError: other classes than before; likewise.
         """
         is_first = not hasattr(self, "learner_")
         X, y = validate_data(self, X, y, dtype=np.float64, reset=is_first)
@@ -175,7 +176,7 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
         found, given = np.unique(y), None if classes is None else np.unique(np.asarray(classes))
         known = (found if given is None else given) if is_first else self.classes_
         if given is not None and not np.array_equal(given, known):
-            raise DataError(
+            raise SettingError(
                 f"classes={given.tolist()} but they were {known.tolist()} before; leave them out"
             )
         if isinstance(found[0], str) != isinstance(known[0], str):

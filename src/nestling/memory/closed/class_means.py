@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nestling.core.errors import DataError, suggest
+from nestling.core.errors import SettingError, suggest
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
     check_block,
@@ -40,7 +40,7 @@ class NearestClassMean:
             -|x - mu_k|^2, in squared units of x.
 
     Raises:
-        DataError: no inputs, or an unknown metric.
+        SettingError: no inputs, or an unknown metric.
 
     >>> means = NearestClassMean(1, metric="euclid")
     >>> means.add(torch.tensor([[0.0], [2.0]]), torch.tensor([0, 2]))
@@ -50,7 +50,7 @@ class NearestClassMean:
 
     def __init__(self, num_inputs: int, *, metric: Metric = "cosine") -> None:
         if metric not in METRICS:
-            raise DataError(f"metric {metric!r}; {suggest(str(metric), METRICS)}")
+            raise SettingError(f"metric {metric!r}; {suggest(str(metric), METRICS)}")
         self.num_inputs = check_width(num_inputs)
         self.metric: Metric = metric
         self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64)

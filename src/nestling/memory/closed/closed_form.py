@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, NotFitted, ShapeMismatch
+from nestling.core.errors import DataError, NotFitted, SettingError, ShapeMismatch
 from nestling.memory.checks import check_inputs, check_labels
 
 
@@ -61,9 +61,9 @@ class BlockMeans:
 
 
 def check_width(num_inputs: int) -> int:
-    """The number of inputs; DataError unless it is 1 or more."""
+    """The number of inputs; SettingError unless it is 1 or more."""
     if num_inputs < 1:
-        raise DataError(f"{num_inputs} inputs; 1 or more works")
+        raise SettingError(f"{num_inputs} inputs; 1 or more works")
     return num_inputs
 
 

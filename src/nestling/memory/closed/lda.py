@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
     check_block,
@@ -49,7 +49,7 @@ class StreamingLDA:
         shrinkage: e in [1e-8, 1]; 1 is the nearest class mean.
 
     Raises:
-        DataError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> lda = StreamingLDA(2)
     >>> lda.add(torch.tensor([[0.0, 1.0], [0.0, 3.0], [1.0, 1.0]]), torch.tensor([0, 0, 1]))
@@ -59,7 +59,7 @@ class StreamingLDA:
 
     def __init__(self, num_inputs: int, *, shrinkage: float = 1e-4) -> None:
         if not MIN_SHRINKAGE <= shrinkage <= 1.0:
-            raise DataError(f"shrinkage {shrinkage}; {MIN_SHRINKAGE} to 1 works, e.g. 1e-4")
+            raise SettingError(f"shrinkage {shrinkage}; {MIN_SHRINKAGE} to 1 works, e.g. 1e-4")
         self.num_inputs = check_width(num_inputs)
         self.shrinkage = float(shrinkage)
         self._means_KD = torch.zeros(0, num_inputs, dtype=torch.float64)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError
+from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
@@ -54,7 +54,7 @@ class RandomProjectionRidge:
         seed: which features.
 
     Raises:
-        DataError: an argument outside its range.
+        SettingError: an argument outside its range.
 
     >>> x, y = torch.eye(4).repeat(5, 1), torch.tensor([0, 1, 1, 3]).repeat(5)
     >>> ridge = RandomProjectionRidge(4, 32, strengths=[0.1], seed=1)
@@ -74,15 +74,15 @@ class RandomProjectionRidge:
     ) -> None:
         strengths = [float(strength) for strength in strengths]
         if not strengths or not all(0.0 < strength < math.inf for strength in strengths):
-            raise DataError(f"strengths {strengths}; one or more finite numbers above 0 work")
+            raise SettingError(f"strengths {strengths}; one or more finite numbers above 0 work")
         if not 0.0 <= held_share < 1.0 or (held_share == 0.0 and len(strengths) > 1):
-            raise DataError(
+            raise SettingError(
                 f"held share {held_share} for {len(strengths)} strengths; [0, 1) works, and 0 for "
                 "a single strength only: nothing else could choose between them"
             )
         self.num_inputs = check_width(num_inputs)
         if num_features < 1:
-            raise DataError(f"{num_features} random features; 1 or more works")
+            raise SettingError(f"{num_features} random features; 1 or more works")
         self.features = RandomFeatures(num_inputs, num_features, kind="relu", seed=seed)
         self.strengths = sorted(strengths)
         self.held_share = float(held_share)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
     check_block,
@@ -47,7 +47,7 @@ class RecursiveRidge:
         strength: lambda > 0, in squared units of the features. It cannot be changed afterwards.
 
     Raises:
-        DataError: an argument outside its range, or features of another width.
+        SettingError: an argument outside its range, or features of another width.
 
     >>> ridge = RecursiveRidge(2, strength=1.0)
     >>> ridge.add(torch.eye(2), torch.tensor([0, 1]))
@@ -64,10 +64,10 @@ class RecursiveRidge:
         strength: float = 1.0,
     ) -> None:
         if not 0.0 < strength < math.inf:
-            raise DataError(f"strength {strength}; a finite number above 0 works")
+            raise SettingError(f"strength {strength}; a finite number above 0 works")
         self.num_inputs = check_width(num_inputs)
         if features is not None and features.num_inputs != num_inputs:
-            raise DataError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
+            raise SettingError(f"features of {features.num_inputs} inputs for {num_inputs} inputs")
         self.features = features
         self.strength = float(strength)
         width = features.num_outputs if features is not None else num_inputs

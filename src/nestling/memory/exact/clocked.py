@@ -34,7 +34,7 @@ class ClockedStatistics:
         half_life: in examples, > 0.
 
     Raises:
-        DataError: a half-life that is not above 0.
+        SettingError: a half-life that is not above 0.
     """
 
     def __init__(self, num_features: int, num_outputs: int, half_life: float = math.inf) -> None:

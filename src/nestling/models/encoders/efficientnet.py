@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nestling.core.errors import DataError, ModelError, ShapeMismatch
+from nestling.core.errors import DataError, ModelError, SettingError, ShapeMismatch
 from nestling.store.legacy_weights import read_torch_weights
 
 NUM_FEATURES = 1280
@@ -224,7 +224,8 @@ def prepare_images(images: Tensor, size: int) -> Tensor:
 
     Raises:
         ShapeMismatch: images have another shape.
-        DataError: images are not uint8, or size < 1.
+        DataError: images are not uint8.
+        SettingError: size < 1.
 
     >>> prepare_images(torch.full((1, 4, 4, 3), 63, dtype=torch.uint8), 1).flatten().tolist()
     [-0.5, -0.5, -0.5]
@@ -234,7 +235,7 @@ def prepare_images(images: Tensor, size: int) -> Tensor:
     if images.dtype != torch.uint8:
         raise DataError(f"images of {images.dtype}; give uint8 pixels from 0 to 255")
     if size < 1:
-        raise DataError(f"size = {size} pixels; give at least 1")
+        raise SettingError(f"size = {size} pixels; give at least 1")
     pixels = images.permute(0, 3, 1, 2).float()
     resized = functional.interpolate(
         pixels, size=(size, size), mode="bicubic", align_corners=False, antialias=True

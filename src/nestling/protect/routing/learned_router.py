@@ -107,7 +107,7 @@ class LearnedRouter:
     def observe(self, z_ND: Tensor, context: int) -> None:
         """One step on these examples (N, I) and as many stored ones.
 
-        Raises: DataError: no such context. ShapeMismatch, NonFiniteInput: as inputs go.
+        Raises: SettingError: no such context. ShapeMismatch, NonFiniteInput: as inputs go.
         """
         check_column(context, self.num_contexts)
         z_ND = check_inputs(z_ND, self.num_inputs).float()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, SettingError
+from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_inputs, check_saved
 from nestling.memory.context import Gaussian, log_density, make_gaussian
@@ -54,7 +54,7 @@ class LikelihoodRouter:
         seed: of the directions.
 
     Raises:
-        SettingError: no context, inputs or directions. DataError: a half-life of 0 or less.
+        SettingError: no context, inputs or directions, or a half-life of 0 or less.
 
     >>> router = LikelihoodRouter(1, 2)
     >>> router.observe(torch.tensor([[0.0], [0.1], [0.2]]), 0)
@@ -136,7 +136,7 @@ class LikelihoodRouter:
     def observe(self, z_ND: Tensor, context: int) -> None:
         """Add examples (N, I) to a context, which begins with its first ones.
 
-        Raises: DataError: no such context. ShapeMismatch, NonFiniteInput: as inputs go.
+        Raises: SettingError: no such context. ShapeMismatch, NonFiniteInput: as inputs go.
         """
         check_column(context, self.num_contexts)
         z_ND = check_inputs(z_ND, self.num_inputs)
@@ -164,12 +164,12 @@ class LikelihoodRouter:
     def merge(self, keep: int, drop: int) -> None:
         """Put the examples of `drop` to those of `keep`, exactly; `drop` is unknown then.
 
-        Raises: DataError: no such context, or twice the same.
+        Raises: SettingError: no such context, or twice the same.
         """
         check_column(keep, self.num_contexts)
         check_column(drop, self.num_contexts)
         if keep == drop:
-            raise DataError(f"context {keep} cannot be merged with itself")
+            raise SettingError(f"context {keep} cannot be merged with itself")
         # Clocks of contexts are their own: nothing fades because the other one is older.
         clock = self._contexts[keep].clock + self._contexts[drop].clock
         twin = self._contexts[drop].copy()

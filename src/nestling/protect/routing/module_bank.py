@@ -94,7 +94,7 @@ class ModuleBank(nn.Module):
 
         Raises:
             SettingError: not exactly one of weights and context.
-            ShapeMismatch, DataError: as `apply_modules`.
+            ShapeMismatch, DataError, SettingError: as `apply_modules`.
         """
         return self.apply_modules(self.spine(x), weights, context)
 
@@ -105,7 +105,8 @@ class ModuleBank(nn.Module):
 
         Raises:
             ShapeMismatch: weights that are not (N, C).
-            DataError: a slot that is not in use, or an example without any weight.
+            SettingError: a slot that is not in use.
+            DataError: a weight on one, or an example without any weight.
         """
         if (weights is None) == (context is None):
             raise SettingError("give a bank either weights=(N, C) from a router or context=SLOT")
@@ -143,7 +144,7 @@ class ModuleBank(nn.Module):
             like: slot in use that the new module is a copy of; None for as it was made.
 
         Raises:
-            DataError: no such slot, or none for a slot that another module used before.
+            SettingError: no such slot, or none for a slot that another module used before.
         """
         slot = self.find_free()
         if like is not None:
@@ -153,7 +154,7 @@ class ModuleBank(nn.Module):
         if like is not None:
             self.parts[slot].load_state_dict(self.parts[like].state_dict())
         elif not bool(self.pristine[slot]):
-            raise DataError(f"module {slot} was in use before; like=SLOT to copy another works")
+            raise SettingError(f"module {slot} was in use before; like=SLOT to copy another works")
         self.active[slot] = True
         self.pristine[slot] = False
         return slot
@@ -171,14 +172,14 @@ class ModuleBank(nn.Module):
             share: weight of `drop`, in [0, 1].
 
         Raises:
-            DataError: equal or unused slots, or a share outside [0, 1].
+            SettingError: equal or unused slots, or a share outside [0, 1].
         """
         self.check_context(keep)
         self.check_context(drop)
         if keep == drop:
-            raise DataError(f"module {keep} cannot be merged with itself")
+            raise SettingError(f"module {keep} cannot be merged with itself")
         if not 0.0 <= share <= 1.0:
-            raise DataError(f"share {share} of the dropped module; a number in [0, 1] works")
+            raise SettingError(f"share {share} of the dropped module; a number in [0, 1] works")
         theirs = self.parts[drop].state_dict()
         with torch.no_grad():
             for name, mine in self.parts[keep].state_dict().items():
@@ -187,9 +188,9 @@ class ModuleBank(nn.Module):
         self.active[drop] = False
 
     def check_context(self, context: int) -> None:
-        """Raise DataError unless the slot is in use."""
+        """Raise SettingError unless the slot is in use."""
         if not 0 <= context < self.max_modules or not bool(self.active[context]):
-            raise DataError(f"module {context} is not in use; in use: {self.list_active()}")
+            raise SettingError(f"module {context} is not in use; in use: {self.list_active()}")
 
     def _check_weights(self, weights: Tensor, num_examples: int) -> None:
         wanted = (num_examples, self.max_modules)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from nestling.core.batches import Batch
-from nestling.core.errors import DataError, SettingError
+from nestling.core.errors import SettingError
 from nestling.memory.checks import check_half_life, check_saved
 from nestling.memory.exact.statistics import decay_factor
 from nestling.protect.columns import pack_batch, unpack_batch
@@ -88,7 +88,7 @@ class Growth:
         merge_every: batches between two looks for merges.
 
     Raises:
-        SettingError: a setting out of its range. DataError: a half-life of 0 or less.
+        SettingError: a setting out of its range.
 
     >>> growth = Growth(warm_up=2, patience=1)
     >>> for step in range(8):
@@ -207,7 +207,7 @@ class Growth:
     def merge(self, keep: int, drop: int) -> float:
         """Make one record of two; returns the share of `drop` in their usage."""
         if keep == drop or not {keep, drop} <= self.records.keys():
-            raise DataError(f"contexts {keep}, {drop}; two different of {sorted(self.records)}")
+            raise SettingError(f"contexts {keep}, {drop}; two different of {sorted(self.records)}")
         gone = self.records.pop(drop)
         record = self.records[keep]
         share = gone.usage / (gone.usage + record.usage)

@@ -154,9 +154,9 @@ def turn_to_weights(scores_NC: Tensor, known_C: Tensor, hard: bool) -> Tensor:
 
 
 def check_column(context: int, num_contexts: int) -> None:
-    """Raise DataError unless there is such a context.
+    """Raise SettingError unless there is such a context.
 
     >>> check_column(1, 2)
     """
     if not 0 <= context < num_contexts:
-        raise DataError(f"context {context}; 0 to {num_contexts - 1} work")
+        raise SettingError(f"context {context}; 0 to {num_contexts - 1} work")

@@ -55,7 +55,7 @@ class TreeRouter:
         return sum(self._sizes)
 
     def find_place(self, context: int) -> tuple[int, int]:
-        """Group of a context and its number there; DataError if there is none.
+        """Group of a context and its number there; SettingError if there is none.
 
         >>> from nestling.protect.routing.router import TaskRouter
         >>> TreeRouter(TaskRouter("ab"), [TaskRouter("x"), TaskRouter("yz")]).find_place(2)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ SPECIAL = {
             Copy("given", of=("all",), decay=1.0),
             readout=nl.mix("m", "fast", "live", "given", outside="given"),
         ),
+    ),
+    "optimizers of one's own": lambda: nl.Learner(
+        Net(),
+        Plan(
+            Memory("m", on="input", half_lives=(9.0,), num_features=6),
+            Level(
+                "head",
+                match=("4.*",),
+                optimizer=partial(torch.optim.RMSprop, lr=1e-2, momentum=0.5),
+                gate=GATES["several"],
+            ),
+            Level("spine", match=["*"], period=3, optimizer=torch.optim.NAdam, trust=0.5),
+            Copy("average", of=("head", "spine"), decay=0.9),
+            readout=nl.mix("m", "live", "average"),
+        ),
+        replay=10,
     ),
     "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m", num_features=8), readout="m")),
     "skip, freeze and protect": lambda: nl.Learner(

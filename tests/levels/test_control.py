@@ -1,10 +1,13 @@
 """Turning knobs of live levels, and parameters that come late or grow."""
 
+import copy
 import warnings
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nestling as nl
 from nestling.core.errors import (
@@ -212,6 +215,90 @@ def test_swapped_parameter_keeps_its_state(rule: nl.levels.spec.OptimizerSpec) -
     assert slow[0].shape == (3, 3)
     with pytest.raises(LateParameter, match="no level owns 'wieght'"):
         optimizers[0].swap_parameter("wieght", wide)
+
+
+def test_rates_of_an_optimizer_of_ones_own_are_turned_in_its_group() -> None:
+    model = nn.Linear(3, 2)
+    rule = partial(torch.optim.Adagrad, lr=0.5)
+    plan = Plan(Level("all", match=["*"], period=2, optimizer=rule, band=(0.0, 99.0)))
+    nested = NestedOptimizer(model, plan)
+    nested.control("all", lr=0.25, weight_decay=0.125, period=1, reason="calm")
+    group = nested.levels["all"].inner.param_groups[0]
+    for step in range(2):
+        assert (group["lr"], group["weight_decay"]) == (0.5, 0)
+        model(torch.full((1, 3), 1.0 + step)).sum().backward()
+        nested.step()
+    assert (group["lr"], group["weight_decay"]) == (0.25, 0.125)
+    assert nested.read_levels()[0].lr == 0.25
+    assert nested.levels["all"].spec.optimizer == plan.gradient_levels[0].optimizer
+    for wrong in (-1.0, float("nan"), "fast"):
+        with pytest.raises(SettingError, match="level 'all': lr: ") as caught:
+            nested.control("all", lr=wrong, reason="calm")  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+    assert nested.levels["all"].changes.waiting == []
+
+
+class Unrated(torch.optim.Optimizer):
+    """Has no rate at all; counts its steps in its group."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        super().__init__(params, {"num": 0})
+
+    def step(self, _: Any = None) -> None:  # type: ignore[override]
+        self.param_groups[0]["num"] += 1
+        for param in self.param_groups[0]["params"]:
+            param.sub_(param.grad)
+
+
+def test_an_optimizer_without_a_rate_has_none_to_turn_or_to_read() -> None:
+    model = nn.Linear(3, 2)
+    plan = Plan(Level("all", match=["*"], optimizer=Unrated, band=(0.0, 99.0)))
+    nested = NestedOptimizer(model, plan)
+    with pytest.raises(SettingError, match="Unrated' of level 'all' has no lr"):
+        nested.control("all", lr=0.5, reason="calm")
+    assert nested.levels["all"].changes.waiting == []
+    model(torch.ones(1, 3)).sum().backward()
+    nested.step()
+    assert nested.read_levels()[0].lr is None
+    assert nested.read_levels()[0].relative_change > 0
+
+
+def test_a_refused_update_puts_the_group_of_an_optimizer_back() -> None:
+    model = nn.Linear(3, 2)
+    plan = Plan(Level("all", match=["*"], optimizer=Unrated, protect=True))
+    nested = NestedOptimizer(model, plan, judge=lambda _: False)
+    before = copy.deepcopy(model.state_dict())
+    model(torch.ones(1, 3)).sum().backward()
+    nested.step()
+    assert nested.param_groups[0]["num"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_moments_of_another_shape_begin_anew_with_a_parameter_that_grew() -> None:
+    """Adafactor keeps a row and a column of moments, which fit the old weight alone."""
+    model = nn.Linear(3, 2, bias=False)
+    rule = partial(torch.optim.Adafactor, lr=0.1)
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], optimizer=rule)))
+    for num_rows in (2, 4):
+        wide = nn.Parameter(torch.ones(num_rows, 3))
+        model.weight = wide
+        nested.swap_parameter("weight", wide)
+        for _ in range(2):
+            nested.zero_grad()
+            model(torch.ones(1, 3)).square().sum().backward()
+            nested.step()
+        assert nested.levels["all"].inner.state[wide]["row_var"].shape == (num_rows, 1)
+
+
+def test_an_optimizer_of_ones_own_gets_no_sparse_gradient() -> None:
+    model = nn.Embedding(5, 2, sparse=True)
+    rule = partial(torch.optim.SparseAdam, lr=0.1)
+    nested = NestedOptimizer(model, Plan(Level("all", match=["*"], optimizer=rule)))
+    before = model.weight.detach().clone()
+    model(torch.tensor([1])).sum().backward()
+    with pytest.raises(SettingError, match=r"'weight' of .* sparse gradient; sparse=False works"):
+        nested.step()
+    assert torch.equal(model.weight, before)
 
 
 def test_wrong_arguments_are_plan_errors() -> None:

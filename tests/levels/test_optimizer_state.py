@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -205,6 +206,36 @@ def test_foreign_state_is_refused_and_nothing_is_changed(kind: str) -> None:
         nested.load_state_dict(other.state_dict())
     assert "\n" not in str(caught.value)
     assert flatten(nested.state_dict()) == before
+
+
+def test_an_optimizer_of_ones_own_is_the_plans_after_a_restore() -> None:
+    """The state holds its name, which need not lead anywhere; a change that waits does too."""
+
+    def make(rate: float) -> NestedOptimizer:
+        head = Level("head", match=["4.*"], optimizer=lambda p: torch.optim.Rprop(p, lr=rate))
+        rule = partial(torch.optim.NAdam, lr=rate)
+        return NestedOptimizer(
+            make_model(), Plan(head, Level("spine", match=["*"], period=3, optimizer=rule))
+        )
+
+    nested, again = make(0.125), make(0.125)
+    for step in range(4):
+        take_plain_step(nested.model, nested, step)
+    nested.control("spine", lr=0.5, weight_decay=0.25, reason="calm")
+    weights, state = freeze_dry(nested.model, nested)
+    again.model.load_state_dict(weights)
+    rules = [level.spec.optimizer for level in again.levels.values()]
+    again.load_state_dict(state)
+    assert [level.spec.optimizer for level in again.levels.values()] == rules
+    for step in range(4, 9):
+        for one in (nested, again):
+            take_plain_step(one.model, one, step)
+        assert flatten(again.state_dict()) == flatten(nested.state_dict())
+        assert flatten(again.model.state_dict()) == flatten(nested.model.state_dict())
+    assert again.param_groups[1]["lr"] == 0.5
+    assert again.levels["spine"].spec.optimizer == rules[1]
+    with pytest.raises(MismatchedParameters, match=r"NAdam\(lr=0\.125.*NAdam\(lr=0\.25"):
+        make(0.25).load_state_dict(state)
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])

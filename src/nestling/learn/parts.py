@@ -55,14 +55,14 @@ def load_all(parts: Mapping[str, Part], states: Mapping[str, Any]) -> None:
         raise ForeignSnapshot(f"the state of {name} is of another learner: {reason}") from error
 
 
-def read_plan(state: Mapping[str, Any]) -> Plan:
-    """The plan that a learner's state was saved with.
+def read_plan(state: Mapping[str, Any], like: Plan) -> Plan:
+    """The plan that a learner's state was saved with; optimizers of one's own are `like`'s.
 
     Raises:
         ForeignSnapshot: there is none, or it cannot be read.
     """
     try:
-        return Plan.from_data(state["plan"], "the saved plan")
+        return Plan.from_data(state["plan"], "the saved plan", like=like)
     except (NestlingError, KeyError, TypeError) as error:
         raise ForeignSnapshot(f"the state is of no learner: {error}") from None
 

@@ -198,7 +198,7 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken; raises ForeignSnapshot with nothing changed."""
-        with self.early.following(read_plan(state)):
+        with self.early.following(read_plan(state, self.levels.plan)):
             load_all(self._list_parts(), state)
 
     def _list_parts(self) -> dict[str, Part]:

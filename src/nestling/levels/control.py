@@ -11,6 +11,7 @@ from nestling.core.errors import SettingError, suggest
 from nestling.levels.events import Change
 from nestling.levels.gates import Gate
 from nestling.levels.spec import Copy, Freeze, Level, Memory, dump_spec, load_spec
+from nestling.optim import CustomOptimizer, Rate
 
 _LEVEL_KNOBS = (
     "period",
@@ -47,9 +48,12 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
     rates = {knob: value for knob, value in knobs.items() if knob in ("lr", "weight_decay")}
     values |= {knob: value for knob, value in knobs.items() if knob not in rates}
     try:
-        values["optimizer"] = TypeAdapter(type(spec.optimizer)).validate_python(
-            {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer)} | rates
-        )
+        if isinstance(spec.optimizer, CustomOptimizer):  # its rates are turned in its group
+            TypeAdapter(dict[str, Rate]).validate_python(rates, strict=True)
+        else:
+            values["optimizer"] = TypeAdapter(type(spec.optimizer)).validate_python(
+                {f.name: getattr(spec.optimizer, f.name) for f in fields(spec.optimizer)} | rates
+            )
         return TypeAdapter(Level).validate_python(values)
     except ValidationError as error:
         raise SettingError(f"level {spec.name!r}: {describe(error)}") from None
@@ -158,10 +162,10 @@ class WaitingChanges(Generic[Spec]):
         """What waits, as plain data."""
         return [{"change": asdict(change), "spec": dump_spec(s)} for change, s in self.waiting]
 
-    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Take over what `state_dict` gave."""
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]], live: Spec) -> None:
+        """Take over what `state_dict` gave; `live` is the specification as it is now."""
         self.waiting = [
-            (Change(**one["change"]), load_spec(one["spec"]))  # type: ignore[misc]
+            (Change(**one["change"]), load_spec(one["spec"], live))  # type: ignore[misc]
             for one in state
         ]
 

@@ -144,7 +144,7 @@ class CopyLevel:
             for name, value in values.items():
                 value.copy_(state[kind][name])
         import_generator(self.generator, state["generator"])
-        self.changes.load_state_dict(state["waiting"])
+        self.changes.load_state_dict(state["waiting"], self.spec)
 
 
 def make_copies(

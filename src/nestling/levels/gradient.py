@@ -238,6 +238,9 @@ class GradientLevel:
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
         inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
+        group_before = (
+            dict(self.group) if spec.protect else {}
+        )  # an optimizer of the user's own may count in it
         params = [param for param in self.params if param.grad is not None]
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
@@ -253,6 +256,7 @@ class GradientLevel:
                 if reason:
                     torch._foreach_copy_(self.params, before)
                     import_inner(self.inner, self.names, self.params, inner_before)
+                    self.group.update(group_before)
                     self.gates.load_state_dict(gates_before)
             if reason:
                 self.num_refused += 1
@@ -287,7 +291,7 @@ class GradientLevel:
 
     def measure(self, step: int) -> float:
         """Mean relative change per update since the last measurement; raises alarms."""
-        should_move = self.factor > 0.0 and self.group["lr"] > 0
+        should_move = self.factor > 0.0 and self.group.get("lr", 1.0) > 0
         found = self.meter.measure(self.params, self.clock.num_updates, self.spec.band, should_move)
         if found is not None:
             self._raise(step, *found)
@@ -318,7 +322,7 @@ class GradientLevel:
             num_refused=self.num_refused,
             relative_change=self.measure(self.clock.num_ticks),
             factor=self.factor,
-            lr=float(self.group["lr"]),
+            lr=float(self.group["lr"]) if "lr" in self.group else None,
             share_backward_skipped=self.num_skipped / self.clock.num_ticks
             if self.clock.num_ticks
             else 0.0,
@@ -332,7 +336,8 @@ class GradientLevel:
         """
         for knob in ("lr", "weight_decay"):
             if knob in knobs:
-                self.group[knob] = getattr(spec.optimizer, knob)
+                # An optimizer of the user's own has its rates in its group only.
+                self.group[knob] = getattr(spec.optimizer, knob, knobs[knob])
         if spec.gate != self.spec.gate:
             self.gates = GateState(spec.gate)
             self.factor = 1.0
@@ -354,6 +359,12 @@ class GradientLevel:
 
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs; see `NestedOptimizer.control`."""
+        for knob in ("lr", "weight_decay"):
+            if knob in knobs and knob not in self.group:
+                raise SettingError(
+                    f"optimizer {self.spec.optimizer.name!r} of level {self.spec.name!r} has no "
+                    f"{knob}; make it with a group that has one"
+                )
         return self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
 
     def apply_changes(self, step: int) -> None:
@@ -406,7 +417,8 @@ class GradientLevel:
         """As `check_state`, for what `export_course` gave."""
         check_kind(state, self.spec, set(_COURSE))
         check_same_names(state["meter"]["anchor"], dict(zip(self.names, self.params, strict=True)))
-        rule = (state["spec"].get("optimizer") or {}).get("name")
+        rule = state["spec"].get("optimizer")
+        rule = rule.get("name") if isinstance(rule, Mapping) else rule
         if rule != self.spec.optimizer.name:
             raise MismatchedParameters(
                 f"level {self.spec.name!r} was saved with optimizer {rule!r}, this plan has "
@@ -428,7 +440,7 @@ class GradientLevel:
 
     def import_course(self, state: Mapping[str, Any]) -> None:
         """Take over what `export_course` gave."""
-        spec = load_spec(state["spec"])
+        spec = load_spec(state["spec"], self.spec)
         assert isinstance(spec, Level)
         self.turn(spec, {})  # the rates come with the parameter group
         self.clock.load_state_dict(state["clock"])
@@ -450,7 +462,7 @@ class GradientLevel:
         for values in (self.gates.slow, self.gates.importance):
             values[:] = [v.to(p.device) for v, p in zip(values, self.params, strict=False)]
         import_inner(self.inner, self.names, self.params, state["moments"])
-        self.changes.load_state_dict(state["waiting"])
+        self.changes.load_state_dict(state["waiting"], self.spec)
 
     def swap(self, name: str, param: Tensor) -> None:
         """Put a parameter with other rows in the place of another; its state gets as many.
@@ -469,7 +481,10 @@ class GradientLevel:
         self.group["params"][index] = param
         if old in self.inner.state:
             values = self.inner.state.pop(old)
-            self.inner.state[param] = {key: fit_rows(v, old, param) for key, v in values.items()}
+            # Moments of another shape (Adafactor keeps rows and columns) begin anew.
+            moments = [v for v in values.values() if isinstance(v, Tensor) and v.dim() > 0]
+            if all(moment.shape == old.shape for moment in moments):
+                self.inner.state[param] = {k: fit_rows(v, old, param) for k, v in values.items()}
         if self.in_place and self.num_gradients > 0 and old.grad is not None:
             param.grad = fit_rows(old.grad, old, param)
         if (gathered := self.gathered[index]) is not None:

@@ -240,8 +240,12 @@ def dump_spec(spec: Level | Copy | Memory) -> dict[str, Any]:
     return data
 
 
-def load_spec(data: Mapping[str, Any]) -> Level | Copy | Memory:
-    """What `dump_spec` took apart, checked."""
+def load_spec(
+    data: Mapping[str, Any], live: Level | Copy | Memory | None = None
+) -> Level | Copy | Memory:
+    """What `dump_spec` took apart, checked; a named optimizer is that of the live level."""
+    if isinstance(data.get("optimizer"), str) and isinstance(live, Level):
+        data = {**data, "optimizer": live.optimizer}
     return _SPECS.validate_python(data)
 
 

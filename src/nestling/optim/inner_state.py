@@ -33,7 +33,7 @@ def import_inner(
             inner.state[param] = {
                 # A step counter may live on another device than its parameter: not ours to move.
                 key: value.to(param.device, copy=True)
-                if isinstance(value, Tensor) and value.shape == param.shape
+                if isinstance(value, Tensor) and (value.shape == param.shape or value.dim() > 0)
                 else clone(value)
                 for key, value in state[name].items()
             }

@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.bench import demo
 from nestling.bench.baselines import Batch, Finetune, FrozenSpine, Replay
 from nestling.bench.result import LIMITS
-from nestling.bench.trial import Trial, follow
+from nestling.bench.trial import Trial, run_rival
 from nestling.data import Experience
 from nestling.levels import LevelReading
 from nestling.models import mlp
@@ -54,14 +54,14 @@ class Recorder:
 def test_everybody_gets_the_same_batches_and_passes() -> None:
     rivals = [Recorder(), Recorder()]
     for rival in rivals:
-        trial = follow(rival, "recorder", 3, make_experiences(), epochs=2, batch_size=5)  # type: ignore[arg-type]
+        trial = run_rival(rival, "recorder", 3, make_experiences(), epochs=2, batch_size=5)  # type: ignore[arg-type]
     assert rivals[0].given == rivals[1].given
     assert trial.num_seen == sum(map(len, rivals[0].given)) == 2 * 2 * 32
     assert rivals[0].given[:7] != rivals[0].given[7:14], "each pass has an order of its own"
 
 
 def test_every_experience_is_looked_at_during_and_after() -> None:
-    trial = follow(Recorder(), "recorder", 0, make_experiences(), epochs=2, batch_size=4)  # type: ignore[arg-type]
+    trial = run_rival(Recorder(), "recorder", 0, make_experiences(), epochs=2, batch_size=4)  # type: ignore[arg-type]
     during = [(record["during"], record["after"]) for record in trial.evaluations]
     assert during.count((0, 0)) == during.count((1, 1)) == 1
     assert during.count((1, None)) > 5
@@ -69,7 +69,7 @@ def test_every_experience_is_looked_at_during_and_after() -> None:
 
 
 def run(rival: Finetune) -> Trial:
-    return follow(rival, "rival", 0, make_experiences(), epochs=30, batch_size=4)
+    return run_rival(rival, "rival", 0, make_experiences(), epochs=30, batch_size=4)
 
 
 def final(trial: Trial) -> list[float]:

@@ -15,7 +15,7 @@ from nestling.bench.suites.costs import time_methods
 from nestling.bench.suites.measuring import Evaluation, Measurement
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.suites.search import SEEDS, list_trials, search
-from nestling.bench.suites.suite_figures import Contest, build_figures, build_rows
+from nestling.bench.suites.suite_figures import SuiteMeasurements, build_figures, build_rows
 from nestling.core.errors import DataError, JobError, SettingError
 from nestling.data.suites import Suite
 from tiny_suites import make_conflict, make_digits
@@ -138,7 +138,9 @@ def make_outcome(method: str, seed: int, acc: float, steps: int = 100) -> Outcom
     return Outcome(Cell(DIGITS, "test", method, seed), found)
 
 
-def make_contest(suite: Suite | None = None, **acc: tuple[float, float, float]) -> Contest:
+def make_measurements(
+    suite: Suite | None = None, **acc: tuple[float, float, float]
+) -> SuiteMeasurements:
     names = {name: name.replace("_", "-") for name in acc}
     outcomes = [
         make_outcome(names[name], seed, values[seed])
@@ -147,11 +149,11 @@ def make_contest(suite: Suite | None = None, **acc: tuple[float, float, float]) 
     ]
     settings: dict[str, dict[str, float]] = {names[name]: {} for name in acc}
     ratios = dict.fromkeys(settings, 2.0)
-    return Contest(suite or make_digits(0, "test"), range(3), outcomes, settings, ratios)
+    return SuiteMeasurements(suite or make_digits(0, "test"), range(3), outcomes, settings, ratios)
 
 
 def test_figures_have_their_names_and_values() -> None:
-    contest = make_contest(
+    measured = make_measurements(
         default=(0.9, 0.92, 0.94),
         finetune=(0.2, 0.2, 0.2),
         ewc=(0.4, 0.5, 0.3),
@@ -159,7 +161,7 @@ def test_figures_have_their_names_and_values() -> None:
         joint=(0.99, 0.99, 0.99),
         default_replay200=(0.9, 0.92, 0.95),
     )
-    figures = build_figures(contest)
+    figures = build_figures(measured)
     assert figures["no_replay_default_acc"] == pytest.approx(0.92)
     assert figures["no_replay_default_forgetting"] == pytest.approx(0.08)
     assert figures["no_replay_default_steps_to_90"] == 100.0
@@ -174,29 +176,33 @@ def test_figures_have_their_names_and_values() -> None:
     assert "replay200_difference" not in figures
     assert "no_replay_er200_steps_to_90" not in figures
     assert figures["replay200_default_acc"] == pytest.approx(0.9233, abs=1e-4)
-    rows = build_rows(contest)
+    rows = build_rows(measured)
     assert len(rows) == 18
     needed = {"suite", "scenario", "method", "seed", "ACC", "forgetting", "BWT", "worst"}
     assert needed | {"bytes", "seconds", "steps_to_90"} <= set(rows[0])
 
 
 def test_a_rival_that_failed_once_is_in_no_comparison() -> None:
-    contest = make_contest(default=(0.9, 0.92, 0.94), ewc=(0.4, 0.5, 0.3), ncm=(0.8, 0.8, 0.8))
+    measured = make_measurements(
+        default=(0.9, 0.92, 0.94), ewc=(0.4, 0.5, 0.3), ncm=(0.8, 0.8, 0.8)
+    )
     broken = Outcome(Cell(DIGITS, "test", "ncm", 1), None, "DataError: no")
-    kept = [one for one in contest.outcomes if (one.cell.method, one.cell.seed) != ("ncm", 1)]
+    kept = [one for one in measured.outcomes if (one.cell.method, one.cell.seed) != ("ncm", 1)]
     figures = build_figures(
-        Contest(contest.suite, contest.seeds, [*kept, broken], contest.settings)
+        SuiteMeasurements(measured.suite, measured.seeds, [*kept, broken], measured.settings)
     )
     assert "no_replay_best_closed_form_acc" not in figures
     assert figures["no_replay_difference"] == pytest.approx(52.0)
 
 
 def test_streams_are_judged_by_prequential_accuracy() -> None:
-    contest = make_contest(make_conflict(0, "test"), default=(0.5, 0.5, 0.5), ewc=(0.9, 0.9, 0.9))
-    for one in contest.outcomes:
+    measured = make_measurements(
+        make_conflict(0, "test"), default=(0.5, 0.5, 0.5), ewc=(0.9, 0.9, 0.9)
+    )
+    for one in measured.outcomes:
         assert one.measurement is not None
         one.measurement.prequential = 0.8 if one.cell.method == "default" else 0.7
-    figures = build_figures(contest)
+    figures = build_figures(measured)
     assert figures["no_replay_default_prequential"] == pytest.approx(0.8)
     assert figures["no_replay_difference"] == pytest.approx(10.0)
     assert figures["no_replay_best_gradient_acc"] == pytest.approx(0.9)

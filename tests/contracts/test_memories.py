@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -170,18 +171,35 @@ def same_state(left: object, right: object) -> bool:
 
 
 @every_memory
-@pytest.mark.parametrize("stop", [1, 83, 190])
-def test_a_restored_memory_goes_on_bit_by_bit(row: Row, stop: int) -> None:
+def test_a_restored_memory_goes_on_bit_by_bit(row: Row) -> None:
+    """From each of three places, after a block of one, an odd one and a long one."""
     x, y = row.read()
-    memory, twin = row.make(), row.make()
-    row.add(memory, x[:stop], y[:stop])
-    # Through the form in which a snapshot stores it.
-    twin.load_state_dict(decode_tree(*encode_tree(memory.state_dict())))
-    assert torch.equal(row.ask(memory, x), row.ask(twin, x))
-    for one in (memory, twin):
-        row.add(one, x[stop:], y[stop:])
-    assert torch.equal(row.ask(memory, x), row.ask(twin, x))
-    assert same_state(memory.state_dict(), twin.state_dict())
+    stops = (1, 83, 190, NUM)
+
+    def go_on(memory: Memory, start: int) -> list[Tensor]:
+        """Ask and learn in turns from one of the stops on; what was answered."""
+        answers = []
+        for now, after in pairwise(stops):
+            if now >= start:
+                answers.append(row.ask(memory, x))
+                row.add(memory, x[now:after], y[now:after])
+        return [*answers, row.ask(memory, x)]
+
+    memory, states, wanted = row.make(), [], []
+    row.add(memory, x[:1], y[:1])
+    for now, after in pairwise(stops):
+        # In the form in which a snapshot stores it.
+        states.append(encode_tree(copy.deepcopy(memory.state_dict())))
+        wanted.append(row.ask(memory, x))
+        row.add(memory, x[now:after], y[now:after])
+    wanted.append(row.ask(memory, x))
+    for index, state in enumerate(states):
+        twin = row.make()
+        twin.load_state_dict(decode_tree(*state))
+        found = go_on(twin, stops[index])
+        assert all(map(torch.equal, found, wanted[index:]))
+        assert len(found) == len(wanted[index:])
+        assert same_state(memory.state_dict(), twin.state_dict())
 
 
 @every_memory

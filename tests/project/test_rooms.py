@@ -96,3 +96,20 @@ def test_a_name_of_a_public_class_occurs_once() -> None:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     )
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_function_takes_the_whole_learner() -> None:
+    """Each takes the parts that it needs; only who drives learners from outside is given one."""
+    drivers = ("jobs/", "bench/", "learn/adapters/", "scale/")
+    taking = [
+        f"{path.relative_to(SOURCE).as_posix()}: {node.name}"
+        for path in FILES
+        if not path.relative_to(SOURCE).as_posix().startswith(drivers)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if argument.annotation is not None and "Learner" in ast.unparse(argument.annotation)
+    ]
+    assert taking == []
+    learner = SOURCE / "learn" / "learner.py"
+    assert len(learner.read_text().splitlines()) < 300

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nestling.bench.baselines import Batch, Finetune, FrozenSpine, Replay, Rival, tune_rate
 from nestling.bench.result import SuiteResult
-from nestling.bench.trial import Record, Trial, follow
+from nestling.bench.trial import Record, Trial, run_rival
 from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience, demo_experiences
@@ -80,7 +80,7 @@ def try_method(
 ) -> Trial:
     """Let a method learn all experiences; arguments as for `make_rival`."""
     rival = make_rival(method, seed, lr)
-    return follow(rival, method, seed, experiences, EPOCHS, BATCH_SIZE)
+    return run_rival(rival, method, seed, experiences, EPOCHS, BATCH_SIZE)
 
 
 def tune(method: str) -> tuple[float, dict[float, float]]:

@@ -35,7 +35,7 @@ CONV_EPOCHS, MLP_EPOCHS = 15, 40
 
 
 @dataclass(frozen=True)
-class Track:
+class PersonAccuracies:
     """Accuracies of one method on one person.
 
     Attributes:
@@ -153,7 +153,9 @@ def measure_person(person: Person, model: nn.Module, seed: int, *, is_further: b
     }
 
 
-def follow_learner(person: Person, model: nn.Module, seed: int, plan: Plan | None) -> Track:
+def follow_learner(
+    person: Person, model: nn.Module, seed: int, plan: Plan | None
+) -> PersonAccuracies:
     """nestling's default for pre-trained models, or another plan, on the person's stream."""
     learner = Learner(copy.deepcopy(model), plan, pretrained=plan is None, seed=seed)
     with torch.random.fork_rng(devices=[]):
@@ -161,7 +163,9 @@ def follow_learner(person: Person, model: nn.Module, seed: int, plan: Plan | Non
         return _follow(person, learner.learn, learner.predict_proba)
 
 
-def fine_tune(person: Person, model: nn.Module, rule: str, rate: float, seed: int) -> Track:
+def fine_tune(
+    person: Person, model: nn.Module, rule: str, rate: float, seed: int
+) -> PersonAccuracies:
     """A plain loop over all weights, by SGD or AdamW."""
     own = copy.deepcopy(model)
     optimizer: torch.optim.Optimizer = (
@@ -187,19 +191,19 @@ def fine_tune(person: Person, model: nn.Module, rule: str, rate: float, seed: in
 
 def _follow(
     person: Person, learn: Callable[[Tensor, Tensor], object], predict: Callable[[Tensor], Tensor]
-) -> Track:
+) -> PersonAccuracies:
     def look(pair: tuple[Tensor, Tensor]) -> float:
         return float((predict(pair[0]).argmax(dim=1) == pair[1]).double().mean())
 
-    track = Track([look(person.own)], [look(person.others)])
+    found = PersonAccuracies([look(person.own)], [look(person.others)])
     x, y = person.stream
     for start in range(0, len(x), BATCH_SIZE):
         rows = slice(start, start + BATCH_SIZE)
         learn(x[rows], y[rows])
         if start + BATCH_SIZE in LOOKS:
-            track.own.append(look(person.own))
-            track.others.append(look(person.others))
-    return track
+            found.own.append(look(person.own))
+            found.others.append(look(person.others))
+    return found
 
 
 def build_figures(rows: Sequence[Row]) -> dict[str, float]:

@@ -52,7 +52,7 @@ class Trial:
         raise KeyError(index)
 
 
-class Watched:
+class WatchedLoader:
     """A loader of one experience that looks at the rival between batches.
 
     Each pass draws a new order; what passes while the rival holds a batch counts as learning.
@@ -117,7 +117,7 @@ class Watched:
             ]
 
 
-def follow(
+def run_rival(
     rival: Rival,
     method: str,
     seed: int,
@@ -128,7 +128,7 @@ def follow(
     """Let a rival learn the experiences in order, and look at it all the while."""
     trial = Trial(method, seed)
     for index in range(len(experiences)):
-        watched = Watched(rival, trial, experiences, index, epochs, batch_size)
+        watched = WatchedLoader(rival, trial, experiences, index, epochs, batch_size)
         if index:  # before the first experience nothing can answer yet
             watched.look()
         rival.fit(watched, epochs)

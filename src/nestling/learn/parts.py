@@ -1,20 +1,21 @@
 """A learner's whole state: parts that each own theirs, loaded all or none, one file per level."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from nestling.core.errors import ForeignSnapshot, NestlingError
+from torch import Tensor
+
+from nestling.core.errors import ForeignSnapshot, NestlingError, suggest
 from nestling.levels import Plan
-from nestling.store import read_snapshot, write_snapshot
+from nestling.store import read_part, read_snapshot, write_snapshot
+from nestling.store.state_trees import decode_tree, encode_tree
 
 _KIND, _SCHEMA = "learner", 3
-# What the state of all levels holds beside the levels themselves.
-_COURSE, _REST = "course", "rest"
-_LEVEL, _FEATURES = "level ", "features of "
-# Parts that may be large, each in a file of its own; the small ones share one.
-_LARGE = ("protections",)
-_SMALL = "learner"
+# What may be large beside the levels has a file of its own; all small parts share one.
+_LARGE, _SMALL, _REST, _TREES = ("protections",), "learner", "rest of the model", "trees"
+# Tensors of a level that are kept apart, since they change when its weights do not.
+_APART = {"gathered": "gradients of ", "reader": "features of "}
 
 
 class Part(Protocol):
@@ -69,42 +70,85 @@ def read_plan(state: Mapping[str, Any], live: Plan) -> Plan:
 
 
 def split_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A learner's state as what is kept in one file each: levels apart from all else.
+    """A learner's state as what is kept in one file each: tensors of levels apart from all else.
 
-    What a memory reads, a frozen copy of the model, is kept apart from what it has learned.
+    What ticks with every step (clocks, counts, rates) goes with the small parts, and gathered
+    gradients and frozen features have files of their own, so that the file of a level's weights
+    and moments changes only when the level moves.
     """
     levels = dict(state["levels"])
     files: dict[str, Any] = {}
+    trees: dict[str, object] = {}
     for name, level in levels.pop("levels").items():
-        own = dict(level)
-        if (reader := own.pop("reader", None)) is not None:
-            files[_FEATURES + name] = reader
-        files[_LEVEL + name] = own
-    files |= {f"{key} of levels": value for key, value in levels.items()}
+        trees[name], tensors = encode_tree(level)
+        for pointer, value in tensors.items():
+            files.setdefault(_find_file(name, pointer), {})[pointer] = value
+    files[_REST] = levels.pop("rest")
     small = {key: value for key, value in state.items() if key not in ("levels", *_LARGE)}
-    return files | {key: state[key] for key in _LARGE} | {_SMALL: small}
+    return files | {key: state[key] for key in _LARGE} | {_SMALL: small | {_TREES: trees} | levels}
 
 
 def join_state(files: Mapping[str, Any]) -> dict[str, Any]:
     """The state that `split_state` took apart.
 
-    >>> state = {"levels": {"levels": {"a": {"x": 1}}, "course": {}, "rest": {}}, "protections": 2}
+    >>> import torch
+    >>> level = {"weights": {"w": torch.zeros(1)}, "clock": {"age": 2}}
+    >>> state = {"levels": {"levels": {"a": level}, "course": {}, "rest": {}}, "protections": 2}
     >>> join_state(split_state(state)) == state
     True
     """
-    levels: dict[str, Any] = {}
-    for key, value in files.items():
-        if key.startswith(_LEVEL):
-            name = key.removeprefix(_LEVEL)
-            reader = files.get(_FEATURES + name)
-            levels[name] = dict(value) if reader is None else {**value, "reader": reader}
     try:
         state = dict(files[_SMALL])
+        levels = {name: _join_level(name, tree, files) for name, tree in state.pop(_TREES).items()}
+        course, rest = state.pop("course"), files[_REST]
         state |= {key: files[key] for key in _LARGE}
-        course, rest = (files[f"{key} of levels"] for key in (_COURSE, _REST))
     except KeyError as error:
         raise ForeignSnapshot(f"the snapshot has no part {error}; it is of no learner") from None
-    return state | {"levels": {"levels": levels, _COURSE: course, _REST: rest}}
+    return state | {"levels": {"levels": levels, "course": course, "rest": rest}}
+
+
+def _find_file(name: str, pointer: str) -> str:
+    return _APART.get(pointer.split("/")[1], "level ") + name
+
+
+def _join_level(name: str, tree: object, files: Mapping[str, Any]) -> Any:
+    """One level's state, of as many files as it has tensors in."""
+    tensors: dict[str, Tensor] = {}
+    for start in ("level ", *_APART.values()):
+        tensors |= files.get(start + name, {})
+    return decode_tree(tree, tensors)
+
+
+def read_level(path: Path | str, name: str) -> dict[str, Any]:
+    """Read the state of one level out of a learner's snapshot, and nothing else of its tensors.
+
+    Args:
+        path: folder of the snapshot.
+        name: of the level.
+
+    Returns: what `learner.levels[name].load_state_dict` takes.
+
+    Raises:
+        SnapshotError: missing, changed, or without such a level.
+    """
+    folder = Path(path)
+    trees = read_part(folder, _SMALL, kind=_KIND, schema=_SCHEMA)[_TREES]
+    if name not in trees:
+        raise ForeignSnapshot(f"the snapshot has no level {name!r}; {suggest(name, trees)}")
+    needed = {_find_file(name, pointer) for pointer in _list_pointers(trees[name])}
+    files = {one: read_part(folder, one, kind=_KIND, schema=_SCHEMA) for one in needed}
+    level: dict[str, Any] = _join_level(name, trees[name], files)
+    return level
+
+
+def _list_pointers(tree: object) -> Iterator[str]:
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        if "$tensor" in tree:
+            yield tree["$tensor"]
+        for value in tree.values():
+            yield from _list_pointers(value)
 
 
 def write_snapshot_state(path: Path, state: Mapping[str, Any], last: Path | None) -> None:

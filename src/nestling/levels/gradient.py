@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor, is_tensor, nn
+from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, SettingError
 from nestling.core.params import check_same_names, digest_tensors, keep_rows
@@ -238,7 +238,8 @@ class GradientLevel:
         is_careful = self.factor < 1.0 or per_weight or spec.trust is not None or spec.protect
         before = [p.detach().clone() for p in self.params] if is_careful else []
         inner_before = export_inner(self.inner, self.names, self.params) if spec.protect else {}
-        group_before = dict(self.group)  # an optimizer of the user's own may count in it
+        # An optimizer of the user's own may count in its group.
+        group_before = dict(self.group) if spec.protect else {}
         params = [param for param in self.params if param.grad is not None]
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
@@ -482,9 +483,9 @@ class GradientLevel:
         if old in self.inner.state:
             values = self.inner.state.pop(old)
             # Moments of another shape (Adafactor keeps rows and columns) begin anew.
-            if all(v.dim() == 0 or v.shape == old.shape for v in values.values() if is_tensor(v)):
-                fitted = {key: fit_rows(v, old, param) for key, v in values.items()}
-                self.inner.state[param] = fitted
+            moments = [v for v in values.values() if isinstance(v, Tensor) and v.dim() > 0]
+            if all(moment.shape == old.shape for moment in moments):
+                self.inner.state[param] = {k: fit_rows(v, old, param) for k, v in values.items()}
         if self.in_place and self.num_gradients > 0 and old.grad is not None:
             param.grad = fit_rows(old.grad, old, param)
         if (gathered := self.gathered[index]) is not None:

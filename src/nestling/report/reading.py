@@ -48,7 +48,7 @@ def group_by_seed(run: Run, method: str) -> dict[int, list[Record]]:
     return by_seed
 
 
-def follow(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
+def list_accuracies(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
     """(examples seen, accuracy) of one experience in one run, in order."""
     return [
         (read_float(record["step"]), accuracies[name])

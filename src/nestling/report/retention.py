@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nestling.judge import Estimate, compare_paired, retention_half_life, worst_case_accuracy
-from nestling.report.reading import Record, follow, mean, read_int, read_matrix
+from nestling.report.reading import Record, list_accuracies, mean, read_int, read_matrix
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measure_along_the_way(records: Sequence[Record], names: Sequence[str]) -> di
 def follow_since(records: Sequence[Record], index: int, name: str) -> list[tuple[float, float]]:
     """(examples seen, accuracy) of an experience from its end on; empty if it did not end."""
     start = next((i for i, record in enumerate(records) if record["after"] == index), None)
-    curve = [] if start is None else follow(records[start:], name)
+    curve = [] if start is None else list_accuracies(records[start:], name)
     return [(step, accuracy) for step, accuracy in curve if not math.isnan(accuracy)]
 
 
@@ -141,4 +141,4 @@ def compare_seeds(
 def _read_values(records: Sequence[Record], name: str, first: int) -> list[float]:
     """Accuracies on an experience at all evaluations during experience `first` and later."""
     later = [record for record in records if read_int(record["during"]) >= first]
-    return [value for _, value in follow(later, name) if not math.isnan(value)]
+    return [value for _, value in list_accuracies(later, name) if not math.isnan(value)]

@@ -8,8 +8,8 @@ from nestling.judge import AccuracyMatrix, Estimate, estimate_mean, steps_to_fra
 from nestling.report.reading import (
     Record,
     average_curve,
-    follow,
     group_by_seed,
+    list_accuracies,
     list_experiences,
     mean,
     read_float,
@@ -67,7 +67,9 @@ def digest_method(run: Run, method: str) -> MethodDigest:
     return MethodDigest(
         name=method,
         seeds=list(by_seed),
-        curves={name: average_curve([follow(one, name) for one in runs]) for name in names},
+        curves={
+            name: average_curve([list_accuracies(one, name) for one in runs]) for name in names
+        },
         matrix=_average_matrices([read_matrix(one, names) for one in runs]),
         adaptation={
             name: _average_adaptation([_measure_adaptation(one, index, name) for one in runs])
@@ -133,7 +135,7 @@ def _average_adaptation(values: Sequence[float]) -> float:
 
 
 def _measure_adaptation(records: Sequence[Record], index: int, name: str) -> float:
-    curve = follow([r for r in records if r["during"] == index], name)
+    curve = list_accuracies([r for r in records if r["during"] == index], name)
     if not curve:
         return math.nan
     start = curve[0][0]

@@ -70,10 +70,10 @@ class Replayable:
         return iter(self.pairs)
 
 
-def choose_looks(num_batches: int, num_looks: int) -> set[int]:
+def choose_evaluation_points(num_batches: int, num_looks: int) -> set[int]:
     """After which batches of an experience to look, besides the last: n (i / m)^2, rounded up.
 
-    >>> sorted(choose_looks(100, 5))
+    >>> sorted(choose_evaluation_points(100, 5))
     [4, 16, 36, 64]
     """
     found = {-(-num_batches * i * i // num_looks**2) for i in range(1, num_looks)}
@@ -100,7 +100,7 @@ def measure(
     for index, one in enumerate(suite.experiences):
         x, y = one.train
         batches = list(_list_rows(suite, index, seed))
-        marks = choose_looks(len(batches), num_looks)
+        marks = choose_evaluation_points(len(batches), num_looks)
         num_fresh = math.ceil(len(x) / suite.batch_size)
         start = found.num_seen
         if index and num_looks:

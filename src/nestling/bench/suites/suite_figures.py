@@ -19,7 +19,7 @@ DEFAULTS: tuple[tuple[Kind, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Contest:
+class SuiteMeasurements:
     """All that was measured for one suite.
 
     Args:
@@ -70,7 +70,7 @@ class Contest:
         return statistics.mean(values) if values else None
 
 
-def list_rivals(contest: Contest, kind: Kind) -> list[str]:
+def list_rivals(measured: SuiteMeasurements, kind: Kind) -> list[str]:
     """Whom a default is compared with: methods of its kind, and what stores no example.
 
     Closed forms store no raw example, so they are rivals without replay, and only there.
@@ -78,21 +78,21 @@ def list_rivals(contest: Contest, kind: Kind) -> list[str]:
     kinds = {"no_replay": ("no_replay", "closed_form"), "replay200": ("replay200",)}.get(kind, ())
     return [
         name
-        for name in contest.list_whole()
+        for name in measured.list_whole()
         if (method := find_method(name)).kind in kinds and not method.is_default
     ]
 
 
-def compare_kind(contest: Contest, kind: Kind, default: str) -> list[PairedComparison]:
+def compare_kind(measured: SuiteMeasurements, kind: Kind, default: str) -> list[PairedComparison]:
     """A default against every rival of its kind; none if it did not go through."""
-    rivals = list_rivals(contest, kind)
-    if default not in contest.list_whole():
+    rivals = list_rivals(measured, kind)
+    if default not in measured.list_whole():
         return []
-    values = {name: contest.list_values(name, contest.measure) for name in (default, *rivals)}
+    values = {name: measured.list_values(name, measured.measure) for name in (default, *rivals)}
     return compare_all(default, values, rivals)
 
 
-def build_figures(contest: Contest) -> dict[str, float]:
+def build_figures(measured: SuiteMeasurements) -> dict[str, float]:
     """The figures by name; what was not measured is left out.
 
     For kind no_replay and replay200: `<kind>_default_acc`, `_default_forgetting`,
@@ -104,19 +104,19 @@ def build_figures(contest: Contest) -> dict[str, float]:
     """
     found: dict[str, float | None] = {}
     for kind, default in DEFAULTS:
-        if default in contest.settings:
-            found |= {f"{kind}_{name}": v for name, v in _build_kind(contest, kind, default)}
+        if default in measured.settings:
+            found |= {f"{kind}_{name}": v for name, v in _build_kind(measured, kind, default)}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def build_rows(contest: Contest) -> list[Row]:
+def build_rows(measured: SuiteMeasurements) -> list[Row]:
     """One flat row per method and seed."""
     rows: list[Row] = []
-    for one in contest.outcomes:
+    for one in measured.outcomes:
         figures = one.summarize()
         row: Row = {
-            "suite": contest.suite.name,
-            "scenario": contest.suite.kind,
+            "suite": measured.suite.name,
+            "scenario": measured.suite.kind,
             "method": one.cell.method,
             "kind": find_method(one.cell.method).kind,
             "seed": one.cell.seed,
@@ -127,39 +127,41 @@ def build_rows(contest: Contest) -> list[Row]:
         }
         names = ("worst", "stability_gap", "learning_accuracy", "prequential", "bytes")
         row |= {name: figures.get(name) for name in (*names, "seconds", "seconds_per_look")}
-        row["seconds_over_finetune"] = contest.ratios.get(one.cell.method)
+        row["seconds_over_finetune"] = measured.ratios.get(one.cell.method)
         row["failure"] = one.failure
         rows.append(row)
     return rows
 
 
-def _build_kind(contest: Contest, kind: Kind, default: str) -> list[tuple[str, float | None]]:
-    compared = compare_kind(contest, kind, default)
+def _build_kind(
+    measured: SuiteMeasurements, kind: Kind, default: str
+) -> list[tuple[str, float | None]]:
+    compared = compare_kind(measured, kind, default)
     closest = min(compared, key=lambda one: one.difference.mean, default=None)
     names = ["acc", "forgetting", "worst", "bytes", "steps_to_90"]
-    if contest.measure == "prequential":
+    if measured.measure == "prequential":
         names.append("prequential")
-    found = [(f"default_{name}", contest.average(default, name)) for name in names]
+    found = [(f"default_{name}", measured.average(default, name)) for name in names]
     found += [
-        ("default_seconds_over_finetune", contest.ratios.get(default)),
-        ("er200_steps_to_90", contest.average("er", "steps_to_90")),
-        ("best_gradient_acc", _find_best(contest, kind, "acc")),
-        ("best_closed_form_acc", _find_best(contest, "closed_form", "acc")),
+        ("default_seconds_over_finetune", measured.ratios.get(default)),
+        ("er200_steps_to_90", measured.average("er", "steps_to_90")),
+        ("best_gradient_acc", _find_best(measured, kind, "acc")),
+        ("best_closed_form_acc", _find_best(measured, "closed_form", "acc")),
         ("difference", None if closest is None else 100.0 * closest.difference.mean),
         ("p_value", None if closest is None else closest.p_corrected),
     ]
-    if contest.measure == "prequential":
-        best = _find_best(contest, kind, "prequential")
+    if measured.measure == "prequential":
+        best = _find_best(measured, kind, "prequential")
         found.append(("best_gradient_prequential", best))
     return found
 
 
-def _find_best(contest: Contest, kind: Kind, name: str) -> float | None:
+def _find_best(measured: SuiteMeasurements, kind: Kind, name: str) -> float | None:
     """The highest mean of a figure among the rivals of a kind."""
     means = [
         mean
-        for method in contest.list_whole()
+        for method in measured.list_whole()
         if (found := find_method(method)).kind == kind and not found.is_default
-        if (mean := contest.average(method, name)) is not None
+        if (mean := measured.average(method, name)) is not None
     ]
     return max(means, default=None)

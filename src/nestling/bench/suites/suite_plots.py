@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nestling.bench.rivals.methods_by_name import find_method
 from nestling.bench.rivals.tunable import Kind
 from nestling.bench.suites.measuring import Measurement
-from nestling.bench.suites.suite_figures import Contest
+from nestling.bench.suites.suite_figures import SuiteMeasurements
 from nestling.core.errors import MissingExtra
 from nestling.report.plots import save_png
 
@@ -26,7 +26,7 @@ _MAX_PANELS = 6
 _NUM_POINTS = 16  # per experience
 
 
-def draw_scatter(contest: Contest) -> "Figure":
+def draw_scatter(measured: SuiteMeasurements) -> "Figure":
     """Accuracy at the end against examples until 90 %: up and left is better.
 
     Raises:
@@ -35,9 +35,9 @@ def draw_scatter(contest: Contest) -> "Figure":
     figure = _make_figure(7.5, 5.0)
     axes = figure.subplots()
     shown: set[Kind] = set()
-    for name in contest.list_whole():
-        steps = contest.average(name, "steps_to_90")
-        accuracy = contest.average(name, contest.measure)
+    for name in measured.list_whole():
+        steps = measured.average(name, "steps_to_90")
+        accuracy = measured.average(name, measured.measure)
         if steps is None or accuracy is None:
             continue
         method = find_method(name)
@@ -60,20 +60,20 @@ def draw_scatter(contest: Contest) -> "Figure":
             fontweight="bold" if method.is_default else "normal",
         )
     axes.set_xlabel("examples until 90 % of its own best on the new experience")
-    axes.set_ylabel("prequential accuracy, %" if contest.measure == "prequential" else "ACC, %")
-    axes.set_title(contest.suite.name, loc="left")
+    axes.set_ylabel("prequential accuracy, %" if measured.measure == "prequential" else "ACC, %")
+    axes.set_title(measured.suite.name, loc="left")
     if shown:
         axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def draw_curves(contest: Contest, methods: Sequence[str]) -> "Figure":
+def draw_curves(measured: SuiteMeasurements, methods: Sequence[str]) -> "Figure":
     """Accuracy on each experience over the whole stream, mean over the seeds, a panel a method.
 
     Dips right after a boundary (dashed) are the stability gap.
 
     Args:
-        contest: with looks within experiences.
+        measured: with looks within experiences.
         methods: which of those that went through.
 
     Raises:
@@ -84,10 +84,10 @@ def draw_curves(contest: Contest, methods: Sequence[str]) -> "Figure":
     for axes, method in zip(panels.flat, methods, strict=False):
         found = [
             one.measurement
-            for one in contest.outcomes
+            for one in measured.outcomes
             if one.cell.method == method and one.measurement is not None
         ]
-        _draw_method(axes, found, contest)
+        _draw_method(axes, found, measured)
         axes.set_title(method, loc="left", fontsize=9)
         axes.set_ylim(-2, 102)
         axes.set_ylabel("accuracy, %", fontsize=8)
@@ -95,20 +95,20 @@ def draw_curves(contest: Contest, methods: Sequence[str]) -> "Figure":
     return figure
 
 
-def write_plots(contest: Contest, folder: Path) -> list[Path]:
+def write_plots(measured: SuiteMeasurements, folder: Path) -> list[Path]:
     """Write scatter.png and curves.png into a folder; an older picture is replaced.
 
     Curves are drawn of the defaults and of the best others by the suite's measure.
     """
-    whole = contest.list_whole()
+    whole = measured.list_whole()
     defaults = [name for name in whole if find_method(name).is_default]
     others = sorted(
         (name for name in whole if name not in defaults),
-        key=lambda name: -(contest.average(name, contest.measure) or 0.0),
+        key=lambda name: -(measured.average(name, measured.measure) or 0.0),
     )
     paths = [folder / "scatter.png", folder / "curves.png"]
-    save_png(draw_scatter(contest), paths[0])
-    save_png(draw_curves(contest, [*defaults, *others][:_MAX_PANELS]), paths[1])
+    save_png(draw_scatter(measured), paths[0])
+    save_png(draw_curves(measured, [*defaults, *others][:_MAX_PANELS]), paths[1])
     return paths
 
 
@@ -145,8 +145,8 @@ def _read_curve(
     return [float(v) for v in np.interp(shares, seen, [look.accuracies[index] for look in looks])]
 
 
-def _draw_method(axes: "Axes", found: Sequence[Measurement], contest: Contest) -> None:
-    num_experiences = len(contest.suite.experiences)
+def _draw_method(axes: "Axes", found: Sequence[Measurement], measured: SuiteMeasurements) -> None:
+    num_experiences = len(measured.suite.experiences)
     if not found:
         return
     for index in range(num_experiences):

@@ -13,7 +13,7 @@ from nestling.bench.suites.costs import BASE, time_methods
 from nestling.bench.suites.measuring import NUM_LOOKS, NUM_LOOKS_ENCODED
 from nestling.bench.suites.parallel_cells import CellFolders, Progress, open_suite, run_cells
 from nestling.bench.suites.search import NUM_TRIALS, search
-from nestling.bench.suites.suite_figures import Contest, Row, build_figures, build_rows
+from nestling.bench.suites.suite_figures import Row, SuiteMeasurements, build_figures, build_rows
 from nestling.bench.suites.suite_plots import write_plots
 from nestling.bench.suites.suite_tables import build_summary, format_report
 from nestling.core.errors import JobError
@@ -134,18 +134,18 @@ def run_suite(
             num_workers=num_workers,
             progress=progress,
         )
-    contest = Contest(
+    measured = SuiteMeasurements(
         suite, seeds, outcomes, settings, ratios, request.num_trials, str(request.budget)
     )
-    figures = build_figures(contest) | personal.build_figures(people)
-    result = SuiteResult(suite.name, figures, build_rows(contest))
+    figures = build_figures(measured) | personal.build_figures(people)
+    result = SuiteResult(suite.name, figures, build_rows(measured))
     write_result(folder / "result.json", result)
-    report = format_report(contest, figures)
+    report = format_report(measured, figures)
     if people:
         report += f"\n{personal.format_people(people)}\n"
     write_whole(folder / "table.md", report)
-    write_plots(contest, folder)
-    return result, build_summary(contest)
+    write_plots(measured, folder)
+    return result, build_summary(measured)
 
 
 def _claim(folder: Path, suite: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nestling.bench.rivals.methods_by_name import find_method
 from nestling.bench.suites.compare import PairedComparison
 from nestling.bench.suites.search import SEEDS
-from nestling.bench.suites.suite_figures import DEFAULTS, Contest, Row, compare_kind
+from nestling.bench.suites.suite_figures import DEFAULTS, Row, SuiteMeasurements, compare_kind
 from nestling.bench.table import format_markdown, format_value
 from nestling.core.machine import fingerprint
 from nestling.judge import FORMULAS, estimate_mean
@@ -18,33 +18,33 @@ _KINDS = {
 }
 
 
-def build_summary(contest: Contest) -> list[Row]:
+def build_summary(measured: SuiteMeasurements) -> list[Row]:
     """One row per method: means over the seeds; accuracies and differences in per cent."""
     compared = {
         one.theirs: one
         for kind, default in DEFAULTS
-        if default in contest.settings
-        for one in compare_kind(contest, kind, default)
+        if default in measured.settings
+        for one in compare_kind(measured, kind, default)
     }
-    return [_summarize(contest, name, compared.get(name)) for name in contest.list_methods()]
+    return [_summarize(measured, name, compared.get(name)) for name in measured.list_methods()]
 
 
-def format_report(contest: Contest, figures: dict[str, float]) -> str:
+def format_report(measured: SuiteMeasurements, figures: dict[str, float]) -> str:
     """The whole page in Markdown: protocol, table, figures, how it was measured, machine."""
-    suite = contest.suite
+    suite = measured.suite
     machine = ", ".join(f"{name} {value}" for name, value in fingerprint().items() if value != "")
     tuned = [
         {"method": name, **{key: format_value(value) for key, value in chosen.items()}}
-        for name, chosen in contest.settings.items()
+        for name, chosen in measured.settings.items()
         if chosen
     ]
     sections = [
         f"# {suite.name}",
         f"{suite.note} {suite.about_features} Kind: {suite.kind}. Batches of "
         f"{suite.batch_size}, {suite.epochs} pass"
-        f"{'' if suite.epochs == 1 else 'es'}; seeds {_list_seeds(contest.seeds)}.",
-        format_markdown([_embolden(row) for row in build_summary(contest)]),
-        _explain(contest),
+        f"{'' if suite.epochs == 1 else 'es'}; seeds {_list_seeds(measured.seeds)}.",
+        format_markdown([_embolden(row) for row in build_summary(measured)]),
+        _explain(measured),
         "## Figures",
         format_markdown([{"figure": name, "value": value} for name, value in figures.items()]),
     ]
@@ -52,44 +52,44 @@ def format_report(contest: Contest, figures: dict[str, float]) -> str:
         sections += ["## Settings that the search chose", format_markdown(tuned)]
     failures = [
         f"- {one.cell.method}, seed {one.cell.seed}: {one.failure}"
-        for one in contest.outcomes
+        for one in measured.outcomes
         if one.failure
     ]
     if failures:
         sections += ["## Methods that failed", "\n".join(failures)]
-    sections += ["## Machine and code", f"{machine}.\n\n{_list_codes(contest)}"]
+    sections += ["## Machine and code", f"{machine}.\n\n{_list_codes(measured)}"]
     return "\n\n".join(sections) + "\n"
 
 
-def _summarize(contest: Contest, name: str, compared: PairedComparison | None) -> Row:
+def _summarize(measured: SuiteMeasurements, name: str, compared: PairedComparison | None) -> Row:
     method = find_method(name)
     row: Row = {
         "method": name,
         "kind": _KINDS[method.kind] + (", told boundaries" if method.needs_boundary else ""),
     }
-    if contest.measure == "prequential":
-        row["prequential %"] = _format_interval(contest.list_values(name, "prequential"))
+    if measured.measure == "prequential":
+        row["prequential %"] = _format_interval(measured.list_values(name, "prequential"))
     row |= {
-        "ACC %": _format_interval(contest.list_values(name, "acc")),
-        "examples to 90 %": _round(contest.average(name, "steps_to_90")),
-        "forgetting": _percent(contest.average(name, "forgetting")),
-        "BWT": _percent(contest.average(name, "bwt")),
-        "worst %": _percent(contest.average(name, "worst")),
-        "stability gap": _percent(contest.average(name, "stability_gap")),
-        "kB kept": _round(contest.average(name, "bytes"), 1e-3),
-        "time x finetune": contest.ratios.get(name),
-        "ms per look": _round(contest.average(name, "seconds_per_look"), 1e3),
+        "ACC %": _format_interval(measured.list_values(name, "acc")),
+        "examples to 90 %": _round(measured.average(name, "steps_to_90")),
+        "forgetting": _percent(measured.average(name, "forgetting")),
+        "BWT": _percent(measured.average(name, "bwt")),
+        "worst %": _percent(measured.average(name, "worst")),
+        "stability gap": _percent(measured.average(name, "stability_gap")),
+        "kB kept": _round(measured.average(name, "bytes"), 1e-3),
+        "time x finetune": measured.ratios.get(name),
+        "ms per look": _round(measured.average(name, "seconds_per_look"), 1e3),
         "default minus it": None if compared is None else _format_difference(compared),
         "p (Holm)": None if compared is None else f"{compared.p_corrected:.2g}",
     }
     return row
 
 
-def _explain(contest: Contest) -> str:
+def _explain(measured: SuiteMeasurements) -> str:
     """What the columns mean and what was equal for all."""
-    judged = "prequential accuracy" if contest.measure == "prequential" else "ACC"
+    judged = "prequential accuracy" if measured.measure == "prequential" else "ACC"
     subset = ""
-    if contest.budget == "small":
+    if measured.budget == "small":
         subset = (
             "Budget small: a named subset of the methods, those of this table; "
             "`--budget full` runs all. "
@@ -97,13 +97,13 @@ def _explain(contest: Contest) -> str:
     rivals = "; ".join(
         f"{default} against " + (", ".join(one.theirs for one in compared) or "nobody")
         for kind, default in DEFAULTS
-        if default in contest.settings
-        for compared in [compare_kind(contest, kind, default)]
+        if default in measured.settings
+        for compared in [compare_kind(measured, kind, default)]
     )
     return (
         f"{subset}Every method had the same network, first weights, batches and order; each but "
         f"nestling's defaults (bold), which have nothing to tune, was tuned by {judged} with "
-        f"{contest.num_trials} random trials on the validation streams of seeds "
+        f"{measured.num_trials} random trials on the validation streams of seeds "
         f"{', '.join(map(str, SEEDS))}, which no row uses.\n\n"
         f"{FORMULAS['acc']}; {FORMULAS['forgetting chaudhry']}; {FORMULAS['bwt lopez-paz']}; "
         "worst = WC-ACC, with the lowest accuracy since each experience was learned "
@@ -112,7 +112,7 @@ def _explain(contest: Contest) -> str:
         "far, reaches 90 % of the method's own best within it; without ACC beside it, it says "
         "nothing. kB kept: beside the network. Time: CPU seconds of learning over those of "
         f"finetune, both in turns in one process; answering is not in it, see ms per look. "
-        f"+- is a 95 % t-interval over {len(contest.seeds)} seeds; differences are paired over "
+        f"+- is a 95 % t-interval over {len(measured.seeds)} seeds; differences are paired over "
         f"seeds, in points of {judged}, with p of a paired t test after Holm's correction "
         f"({rivals}).\n\n"
         "No figure of the literature stands here: the published ones have another network, "
@@ -148,10 +148,10 @@ def _embolden(row: Row) -> Row:
     return row | {"method": f"**{name}**"} if find_method(name).is_default else row
 
 
-def _list_codes(contest: Contest) -> str:
+def _list_codes(measured: SuiteMeasurements) -> str:
     """Which code measured what: cells of an older one are kept until they are deleted."""
     by_code: dict[str, set[str]] = {}
-    for one in contest.outcomes:
+    for one in measured.outcomes:
         by_code.setdefault(one.code, set()).add(one.cell.method)
     shown = [f"{code} ({', '.join(sorted(names))})" for code, names in by_code.items()]
     return f"Measured by the package's code {'; '.join(shown)}."

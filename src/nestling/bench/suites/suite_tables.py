@@ -39,7 +39,7 @@ def format_report(measured: SuiteMeasurements, figures: dict[str, float]) -> str
         if chosen
     ]
     sections = [
-        f"# {suite.name}",
+        f"# {suite.name}: a continual-learning benchmark",
         f"{suite.note} {suite.about_features} Kind: {suite.kind}. Batches of "
         f"{suite.batch_size}, {suite.epochs} pass"
         f"{'' if suite.epochs == 1 else 'es'}; seeds {_list_seeds(measured.seeds)}.",

@@ -7,9 +7,12 @@ docstring where it is short), and the public methods of classes in one line each
 """
 
 import ast
+import dataclasses
 import importlib
 import inspect
+import itertools
 import pkgutil
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +23,17 @@ import nestling
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 # Modules without `__all__` whose classes users need by name.
 INNER = ("nestling.core.errors",)
-# A docstring of at most so many lines is quoted whole.
-SHORT = 8
+# A docstring of at most so many lines is quoted whole, but for its example.
+SHORT = 40
 MAX_WIDTH = 88
+POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 HEAD = """# Reference: all public names, with signatures
 
-Made from docstrings by `make reference`; a test fails if it is out of date. Here stands the first
-line of each; `help(nestling.Learner)` prints the rest: arguments with shapes and units, what is
-returned and raised, an example. `import nestling as nl` reaches every room as `nl.ROOM`.
+Made from docstrings by `make reference`; a test fails if it is out of date. Long docstrings stand
+here with their first line only; `help(nestling.Learner)` prints the rest: arguments with shapes and
+units, what is returned and raised, an example. `import nestling as nl` reaches every room as
+`nl.ROOM`.
 """
 
 
@@ -95,7 +100,8 @@ def _write_name(module: ModuleType, name: str) -> Iterator[str]:
     text = inspect.getdoc(value) or ""
     first, *rest = text.splitlines()
     yield first
-    if 1 < len(rest) < SHORT and ">>>" not in text:
+    rest = list(itertools.takewhile(lambda line: not line.startswith(">>>"), rest))
+    if 1 < len(rest) <= SHORT:
         yield from ("", "```text", "\n".join(rest).strip("\n"), "```")
     if inspect.isclass(value):
         methods = list(_list_methods(value))
@@ -121,11 +127,11 @@ def _list_methods(kind: type) -> Iterator[str]:
         yield f"- `{call}`: {first}"
 
 
-def _read_parameters(function: object) -> list[str]:
+def _read_parameters(value: object) -> list[str]:
     """Names of the parameters, those with a default as `name=default`."""
     written = []
     star = False
-    for parameter in inspect.signature(inspect.unwrap(function)).parameters.values():  # type: ignore[arg-type]
+    for parameter in _list_parameters(value):
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             written.append("*")
             star = True
@@ -141,10 +147,25 @@ def _read_parameters(function: object) -> list[str]:
     return written
 
 
+def _list_parameters(value: object) -> list[inspect.Parameter]:
+    if not (inspect.isclass(value) and dataclasses.is_dataclass(value)):
+        return list(inspect.signature(inspect.unwrap(value)).parameters.values())  # type: ignore[arg-type]
+    # By fields: the signature of a pydantic class changes when it is first used.
+    found = []
+    for field in dataclasses.fields(value):
+        is_tag = field.name == "kind" and field.default is not dataclasses.MISSING
+        if not field.init or is_tag:  # that tells classes apart in files
+            continue
+        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory  # shown as "..."
+        how = inspect.Parameter.KEYWORD_ONLY if field.kw_only else POSITIONAL
+        found.append(inspect.Parameter(field.name, how, default=default))
+    return found
+
+
 def _write_default(default: object) -> str:
     text = repr(default)
-    if inspect.isclass(default) or inspect.isfunction(default):
-        text = default.__name__
     return "..." if "<" in text or len(text) > 30 else text
 
 
@@ -155,16 +176,33 @@ def _write_call(name: str, value: object) -> str:
     for text in _read_parameters(value):
         bare, _, default = text.partition("=")
         if annotation := annotations.get(bare.lstrip("*"), ""):
-            bare = f"{bare}: {annotation}"
+            bare = f"{bare}: {_name_plainly(annotation, value)}"
             parameters.append(f"{bare} = {default}" if default else bare)
         else:
             parameters.append(text)
-    returned = annotations.get("return", "")
+    returned = _name_plainly(annotations.get("return", ""), value)
     tail = f" -> {returned}" if returned and inspect.isfunction(value) else ""
     line = f"{name}({', '.join(parameters)}){tail}"
     if len(line) <= MAX_WIDTH:
         return line
     return f"{name}(\n" + "".join(f"    {text},\n" for text in parameters) + f"){tail}"
+
+
+def _name_plainly(annotation: str, value: object) -> str:
+    """An annotation with checked aliases as what they check: `Count` is `int`, `Name` is `str`."""
+    module = vars(importlib.import_module(str(value.__module__)))
+
+    def replace(match: re.Match[str]) -> str:
+        word = match.group()
+        alias = module.get(word)
+        if word.startswith("_"):  # a private name of something public
+            return next((name for name, one in module.items() if one is alias), word)
+        origin = getattr(alias, "__origin__", None)
+        return (
+            origin.__name__ if hasattr(alias, "__metadata__") and inspect.isclass(origin) else word
+        )
+
+    return re.sub(r"(?<![.\w'])[A-Za-z_]\w*", replace, annotation)
 
 
 def _read_annotations(value: object) -> Iterator[tuple[str, str]]:
@@ -194,18 +232,21 @@ def _read_arguments(node: ast.stmt) -> Iterator[tuple[str, str]]:
         yield "return", _write_annotation(node.returns)
 
 
+class _Plain(ast.NodeTransformer):
+    """Of `Annotated[X, checks]` only X."""
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        self.generic_visit(node)
+        if ast.unparse(node.value) == "Annotated" and isinstance(node.slice, ast.Tuple):
+            return node.slice.elts[0]
+        return node
+
+
 def _write_annotation(node: ast.expr) -> str:
-    """As in the source; of `Annotated[X, checks]` only X."""
-    if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
-        assert isinstance(node.slice, ast.Tuple)
-        return _write_annotation(node.slice.elts[0])
-    if isinstance(node, ast.BinOp):
-        return f"{_write_annotation(node.left)} | {_write_annotation(node.right)}"
-    return (
-        node.value
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        else (ast.unparse(node))
-    )
+    """As the source has it, without checks and quotes."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ast.unparse(_Plain().visit(node))
 
 
 def _parse(value: object) -> ast.stmt:

@@ -69,7 +69,7 @@ def test_first_lines_are_sentences(room: str) -> None:
         if inspect.isclass(value) or inspect.isfunction(value):
             first = (value.__doc__ or "").strip().split("\n", 1)[0]
             # A data class without a docstring gets its own signature as one.
-            if not first.endswith((".", ")")) or len(first) > 97 or first.startswith(f"{name}("):
+            if not first.endswith(".") or len(first) > 97 or first.startswith(f"{name}("):
                 wrong.append(f"{name}: {first}")
     assert not wrong
 

@@ -1,4 +1,4 @@
-"""Who answers where a memory has seen nothing: it, or the model as it was given.
+"""Mixing a memory with the pre-trained model as given, by how familiar an input is.
 
 A memory is exact about what it has seen and knows nothing of the rest; the model as it was given
 may know the rest, or be meaningless (a fresh head, other classes, another order of them). Which of

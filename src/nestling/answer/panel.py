@@ -1,4 +1,4 @@
-"""Everyone who answers, and the read-out that hears how they did on every example."""
+"""All experts of a learner and the read-out that compares them on every example."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who answers: one expert, or a mixture of several by fixed weights or by a gate.
+"""The read-out: one expert, or a mixture of several by fixed weights or by a gate.
 
 Axis letters: E experts, N answers (rows), K classes, M outputs.
 """

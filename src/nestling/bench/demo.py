@@ -1,4 +1,4 @@
-"""The demo: digits learned in four experiences, plainly and by levels, on the same footing.
+"""The demo: digits learned in four experiences, with and without levels, on equal terms.
 
 A model learns some classes, then new ones, then one writer's shifted style, then the old
 distribution again. Every method gets the same network, the same first weights, the same batches

@@ -1,4 +1,4 @@
-"""One method, one seed: a stream of experiences learned while someone looks."""
+"""One method, one seed: a stream of experiences learned, with measurements in between."""
 
 import itertools
 import time

@@ -1,4 +1,4 @@
-"""`nestling demo`: the main job, on real digits."""
+"""`nestling demo`: the demo on scikit-learn's digits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`nestling plan`: what a plan means for a model, and a plan for a model and its data."""
+"""`nestling plan`: show what a plan means for a model, check it, or suggest one."""
 
 import math
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""`nestling report`: the page of a run."""
+"""`nestling report`: write the HTML report of a run."""
 
 from pathlib import Path
 

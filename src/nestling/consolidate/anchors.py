@@ -1,4 +1,4 @@
-"""What anchors can promise: bounds of how far accuracy fell, from examples answered twice.
+"""Bounds on lost accuracy from anchor examples that are answered before and after.
 
 Letters: N anchors, one label each.
 """

@@ -1,4 +1,4 @@
-"""Benna-Fusi beakers: behind every weight a chain of ever slower ones that pull it back."""
+"""Benna-Fusi synapses: behind every weight a chain of ever slower variables (beakers)."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Offline consolidation: a slow network learns from replay while the live one waits."""
+"""Offline consolidation: a slow network is trained on replay while the live one waits."""
 
 import copy
 import math

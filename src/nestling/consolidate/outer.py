@@ -1,4 +1,4 @@
-"""An outer optimizer: what a run of fast steps moved is a gradient for slow weights."""
+"""Outer optimizer (DiLoCo, SNOO): what fast steps moved is a gradient for slow weights."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Slow rates: a trained backbone learns far slower than its new head."""
+"""Lower learning rates for a trained backbone than for its new head (SLCA)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What passes between levels: averages, steps of slow copies, overlays, and refitted memories."""
+"""Transfers between levels: averages, Lookahead steps, merged overlays, refitted memories."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Everything that can go wrong because of what the user gave.
+"""Exceptions: everything that can go wrong because of what the user gave.
 
 NestlingError
 ├── SettingError            a plan, an argument or a knob that cannot be carried out

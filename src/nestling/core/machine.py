@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides the seed."""
+"""Fingerprint of the machine: what the bits of a result depend on besides the seed."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Evaluation for a while, the caller's modes kept out, and copies of modules."""
+"""Evaluation mode for a while, isolation from the caller's modes, and copies of modules."""
 
 import copy
 import functools

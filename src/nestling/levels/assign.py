@@ -1,4 +1,4 @@
-"""Which level owns which parameter: by name, first match, nothing left over."""
+"""Assignment of parameters to levels: by name, first match, nothing left over."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase

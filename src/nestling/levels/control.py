@@ -1,4 +1,4 @@
-"""Turning the knobs of a live level: new values are checked, then wait for its boundary."""
+"""Hyperparameter changes on live levels: checked, then waiting for the level's boundary."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass

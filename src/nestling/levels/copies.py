@@ -1,4 +1,4 @@
-"""Copy levels: slow averages of other levels' parameters."""
+"""Copy levels: exponential moving averages of other levels' parameters."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack

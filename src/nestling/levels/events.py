@@ -1,4 +1,4 @@
-"""What happens to levels besides learning: alarms, refused updates, knobs that were turned."""
+"""Events of levels: alarms, refused updates, hyperparameters that were changed."""
 
 from dataclasses import dataclass
 

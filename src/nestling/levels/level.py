@@ -1,4 +1,4 @@
-"""What every level is: a set of state with its own clock, read, turned, digested and kept alike."""
+"""The protocol of a level: state with its own clock, read, changed, digested and saved alike."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

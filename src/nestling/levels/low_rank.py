@@ -1,4 +1,4 @@
-"""Low-rank fast weights over a slow spine, as torch parametrizations of linear layers."""
+"""Low-rank adapters over slow weights, as torch parametrizations of linear layers."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase

@@ -239,8 +239,8 @@ class NestedOptimizer(torch.optim.Optimizer):
         return copies[name].tensors()
 
     def state_dict(self) -> dict[str, Any]:
-        """Clocks, gathered gradients, moments, gates, copies: all that the next step needs but
-        the model's weights, which are its own state."""
+        """State of all levels: clocks, gathered gradients, moments, gates, copies; without weights,
+        which are the model's own state."""
         levels = self.levels
         return {
             "state": {

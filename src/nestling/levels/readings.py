@@ -1,4 +1,4 @@
-"""What can be read off a level while it learns: its clock, its cost, how fast it moves."""
+"""Statistics of a level while it learns: clock, cost, relative change."""
 
 import math
 from collections.abc import Mapping, Sequence

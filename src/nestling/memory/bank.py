@@ -1,4 +1,4 @@
-"""Memories of several half-lives side by side, and a gate that says which to trust.
+"""Bank of ridge regressions with several half-lives, mixed by a gate.
 
 Letters: E experts, N examples, D features, K classes, M outputs.
 """

@@ -1,4 +1,4 @@
-"""Whether an input looks like what comes at present: how far a fast expert may be trusted.
+"""Density ratio of recent and all inputs: how far a fast expert may be trusted on an input.
 
 Letters: N examples, I inputs, D directions.
 """
@@ -24,7 +24,7 @@ _FAR = 20.0
 
 
 class RecentContext:
-    """Density ratio of recent inputs to all inputs: does an input look recent?
+    """Density ratio of recent inputs to all inputs: how far an input looks recent.
 
         r(x) = min(1, exp(l(x) - max(0, l_h))),   l(x) = log N(z; m_h, C_h) / N(z; m, C),   z = P x
 

@@ -1,4 +1,4 @@
-"""Whom to trust: a fixed-share gate over experts.
+"""Fixed-share gate over experts: online weights that follow the best one.
 
 Letters: E experts, N examples.
 """

@@ -1,4 +1,4 @@
-"""How answers of several experts become one; the bank, the read-out and its export all mix so.
+"""Mixtures of experts' answers, as the bank, the read-out and its export use them.
 
 Nothing branches on a value, so torch.export traces the very functions that answer live.
 

@@ -1,4 +1,4 @@
-"""How well each memory answers examples before it learns them.
+"""Prequential evaluation: how well each memory answers examples before it learns them.
 
 Letters: E experts, N examples, D features, K classes, M outputs.
 """
@@ -182,8 +182,8 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
     The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
-    tried on (benchmarks/LOG.md); the memory itself is left as it is. While examples are far fewer than
-    features, some of the features tell what there is to tell.
+    tried on (benchmarks/LOG.md); the memory itself is left as it is. While examples are far fewer
+    than features, some of the features tell what there is to tell.
     """
     if memory.is_empty:
         return None

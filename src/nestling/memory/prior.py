@@ -1,4 +1,4 @@
-"""How often each class came lately.
+"""Class prior: how often each class came lately.
 
 Letters: N examples, K classes.
 """

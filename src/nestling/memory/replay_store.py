@@ -1,4 +1,4 @@
-"""Small stores of examples, to be learned again.
+"""Replay buffers: small stores of examples, to be learned again.
 
 Letters: N examples of a batch, C capacity.
 """

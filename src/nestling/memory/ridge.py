@@ -1,4 +1,4 @@
-"""Ridge memory: what was seen, solved exactly; nothing is stored but sums.
+"""Online ridge regression: solved exactly from sums; no example is stored.
 
 Letters: N examples, D features, M outputs.
 """

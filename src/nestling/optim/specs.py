@@ -1,4 +1,4 @@
-"""Optimizers as data: what a plan says, and the torch optimizer that it means."""
+"""Optimizers as data: what a plan says, and the torch optimizer made from it."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What every protecting method is: it is called at fixed places of `take_step`.
+"""Protocol of protecting methods: what `take_step` calls and when.
 
 Methods combine: give several, and their losses add.
 """

@@ -1,4 +1,4 @@
-"""The training step, for any torch optimizer: a short function that a user could have written."""
+"""The training step with protecting methods, for any torch optimizer."""
 
 import math
 from collections.abc import Callable, Sequence

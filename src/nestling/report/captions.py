@@ -1,4 +1,4 @@
-"""What a plot shows, in words: which seeds, how often it was measured, how to read it."""
+"""Captions of plots: which seeds, how often it was measured, how to read it."""
 
 import itertools
 from collections.abc import Sequence

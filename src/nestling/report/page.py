@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing else."""
+"""The HTML report of a run: one page that needs no other file."""
 
 import json
 from collections.abc import Sequence

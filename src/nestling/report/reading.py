@@ -1,4 +1,4 @@
-"""Single things read out of a run's records: names, curves, matrices, numbers."""
+"""Reading the records of a run: names, curves, matrices, numbers."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What happened between the ends of experiences: dips, half-lives, and who did better by seed."""
+"""Retention between the ends of experiences: dips, half-lives, and paired comparisons."""
 
 import math
 import statistics

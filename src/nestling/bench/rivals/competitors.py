@@ -1,4 +1,4 @@
-"""Whoever takes part: a plain loop with protecting methods, a closed form, or a learner.
+"""Methods in the benchmark: a plain loop with protecting methods, a closed form, or a learner.
 
 Axis letters: N examples, K classes.
 """

@@ -1,4 +1,4 @@
-"""What a model and its user's data say about levels: signal, conflict, importance, linearity.
+"""Measurements for a plan: gradient signal and conflict, Fisher, linearity.
 
 Letters: N examples, B batches, D features, K classes or outputs.
 """

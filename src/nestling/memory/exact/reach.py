@@ -1,4 +1,4 @@
-"""How far a memory's experience reaches: leverage, from the statistics alone.
+"""Leverage: how far an input lies from what a memory has seen, from the statistics alone.
 
 Letters: N examples, D features, d of them that are looked at.
 """

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: weights that mattered for the old are held by springs."""
+"""Elastic weight consolidation: weights that mattered are pulled to their old values."""
 
 from collections.abc import Iterable
 from typing import Any

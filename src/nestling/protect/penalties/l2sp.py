@@ -1,4 +1,4 @@
-"""L2-SP: the weights that one starts from are a prior, the new head has none."""
+"""L2-SP: regularisation towards the weights of a pre-trained model."""
 
 from collections.abc import Mapping
 from typing import Any

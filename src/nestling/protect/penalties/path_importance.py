@@ -1,4 +1,4 @@
-"""Importance without labels: along the path of learning (SI), or of the output (MAS)."""
+"""Importance of weights without labels: synaptic intelligence and MAS."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

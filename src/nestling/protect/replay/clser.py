@@ -1,4 +1,4 @@
-"""Complementary learning systems: what is replayed is held to slow copies of the weights.
+"""CLS-ER: replayed examples are held to slow averages of the weights.
 
 Letters: N examples of a batch, M replayed ones, K classes.
 """

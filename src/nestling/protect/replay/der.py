@@ -1,4 +1,4 @@
-"""Dark experience replay: what the model once answered is kept and held.
+"""Dark experience replay: the model's former logits are stored and held.
 
 Letters: N examples of a batch, M replayed ones, K classes.
 """

@@ -1,4 +1,4 @@
-"""GDumb: keep a balanced buffer, and learn nothing until an answer is wanted."""
+"""GDumb: keep a balanced buffer, and train on it only when an answer is wanted."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Gradient episodic memory: a step must not raise the loss of what is kept, to first order.
+"""Gradient episodic memory: a step must not raise the loss on stored examples, to first order.
 
 Letters: T past experiences, N examples of a batch, M kept ones.
 """

@@ -1,4 +1,4 @@
-"""Running means of the weights, which answer instead of them."""
+"""Moving averages of the weights that answer instead of them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A router that learns which module answered best.
+"""Learned routing: which module answered best.
 
 Letters: N examples, I inputs, C contexts.
 """

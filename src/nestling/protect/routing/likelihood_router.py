@@ -1,4 +1,4 @@
-"""Contexts told apart by how likely an input is under what each has seen.
+"""Routing by likelihood: contexts told apart by Gaussian densities of their inputs.
 
 Letters: N examples, I inputs, D directions, C contexts.
 """

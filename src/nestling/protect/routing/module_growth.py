@@ -1,4 +1,4 @@
-"""When a new module is due, and which two are one too many.
+"""Growing and merging modules: when a new one is due, and which two may become one.
 
 Letters: C contexts.
 """

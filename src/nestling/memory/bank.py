@@ -166,7 +166,7 @@ class MemoryBank:
 
     @in_own_modes
     def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
-        """As `add_checked`; gives what was foreseen of each block that is full now, in order."""
+        """As `add_checked`; returns what was predicted of each full block before it was learned."""
         found: list[Foresight] = []
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:

@@ -111,12 +111,12 @@ class RecentContext:
 
     @property
     def level(self) -> float:
-        """max(0, l_h): what r forgives."""
+        """max(0, l_h), by which r is corrected."""
         return max(self._level, 0.0)
 
     @property
     def densities(self) -> "tuple[Gaussian, Gaussian] | None":
-        """Those of recent inputs and of all; None before the first block."""
+        """Gaussians of recent inputs and of all inputs; None before the first block."""
         if self._densities is None and self._life.clock:
             life_DD = _measure_covariance(self._life.values, None)
             recent_DD = _measure_covariance(self._recent.values, life_DD)

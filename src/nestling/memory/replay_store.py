@@ -47,7 +47,7 @@ class ReservoirReplay:
 
     @property
     def capacity(self) -> int:
-        """C."""
+        """Largest number of stored examples, C."""
         return self.store.capacity
 
     @property
@@ -142,7 +142,7 @@ class BalancedReplay:
 
     @property
     def capacity(self) -> int:
-        """C."""
+        """Largest number of stored examples, C."""
         return self.store.capacity
 
     @property

@@ -99,7 +99,7 @@ class RidgeMemory:
 
     @property
     def half_life(self) -> float:
-        """h in examples."""
+        """Half-life h, in examples."""
         return self._sums.half_life
 
     @property

@@ -38,7 +38,7 @@ class CustomOptimizer:
 
     @classmethod
     def wrap(cls, make: OptimizerFactory, name: str | None = None) -> "CustomOptimizer":
-        """Call it by where it was defined, or by `name` if it cannot be found there."""
+        """Wrap a function; it is named by where it was defined, or by `name` if not found there."""
         own = _describe(make)
         return cls(make, own if name is None or _is_found(own, make) else name)
 
@@ -49,7 +49,7 @@ class CustomOptimizer:
 
     @property
     def is_importable(self) -> bool:
-        """Whether its name, written into a file, leads another process back to it."""
+        """Whether its name can be written to a file and imported by another process."""
         return _is_found(self.name, self.make) and not self.name.startswith("__main__:")
 
     def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -24,7 +24,7 @@ class Retention:
     takes_repeats: bool = True
 
     def restrict(self, output: Tensor, batch: Batch) -> Tensor:
-        """The new batch's logits (N, K) as its own loss is to see them."""
+        """Change the new batch's logits (N, K) before its own loss, e.g. mask them."""
         return output
 
     def compute_loss(
@@ -44,14 +44,14 @@ class Retention:
         """Change `.grad` in place, after backward and before the optimizer's step."""
 
     def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
-        """Take in a step that was taken; `.grad` is still that of the step.
+        """Called after a step was taken; `.grad` is still that of the step.
 
         Args:
             output: (N, K) the model's output before the step, detached.
         """
 
     def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
-        """Take in that an experience is over.
+        """Called when an experience is over.
 
         Args:
             loader: yields its examples once more, in any form of `read_batch`.
@@ -72,7 +72,7 @@ class Retention:
         """
 
     def list_generators(self) -> list[torch.Generator]:
-        """What it draws from in a step, so that a refused step can be undone."""
+        """Random generators that it draws from, so that a refused step can be undone."""
         return []
 
     def count_bytes(self) -> int:

@@ -68,7 +68,7 @@ class AGEM(ReplayMethod):
         return None
 
     def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
-        """Take away what opposes the past."""
+        """Project the gradient so that it does not oppose the stored examples' gradient."""
         params = list_stepped(model)
         past = self._draw_past() if params and self._experience else None
         if past is None:
@@ -81,7 +81,7 @@ class AGEM(ReplayMethod):
                 grad.sub_(past_grad, alpha=product / size)
 
     def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
-        """What came by so far is the past's from now on."""
+        """Count all examples so far as the past from now on."""
         self._experience += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class GEM(Retention):
         return None
 
     def adjust_gradients(self, model: nn.Module, loss: Loss = default_loss) -> None:
-        """Move the gradient to the nearest one that opposes no past experience."""
+        """Project the gradient to the nearest one that opposes no past experience."""
         params = list_stepped(model)
         if not params or not self._num_past:
             return
@@ -187,7 +187,7 @@ class GEM(Retention):
         self._memories[-1].add(columns)
 
     def end_experience(self, model: nn.Module, loader: Iterable[object] | None = None) -> None:
-        """The memory of this experience is the past's from now on."""
+        """Count this experience's stored examples as the past from now on."""
         self._num_past = len(self._memories)
 
     def list_generators(self) -> list[torch.Generator]:

@@ -80,7 +80,7 @@ class LearnedRouter:
 
     @property
     def num_contexts(self) -> int:
-        """C."""
+        """Number of contexts, C."""
         return len(self._counts_C)
 
     @property

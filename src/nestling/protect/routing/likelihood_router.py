@@ -96,7 +96,7 @@ class LikelihoodRouter:
 
     @property
     def num_contexts(self) -> int:
-        """C."""
+        """Number of contexts, C."""
         return len(self._contexts)
 
     @property

@@ -70,7 +70,7 @@ class ModuleBank(nn.Module):
 
     @property
     def max_modules(self) -> int:
-        """C, slots in use or free."""
+        """Number of slots in use or free, C."""
         return len(self.parts)
 
     @property

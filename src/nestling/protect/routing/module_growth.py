@@ -134,7 +134,7 @@ class Growth:
         self.held: list[HeldBatch] = []
 
     def standardise(self, context: int, surprise: float) -> float | None:
-        """u of a surprise under its best context; None while that context is young."""
+        """Standardised surprise u under the best context; None while that context is young."""
         record = self.records.get(context)
         if record is None or record.num_batches < 2 * self.warm_up:
             return None
@@ -142,16 +142,16 @@ class Growth:
         return (surprise - record.mean) / spread
 
     def is_surprising(self, context: int, surprise: float) -> bool:
-        """Whether u is above the threshold; NaN is."""
+        """Whether the standardised surprise is above the threshold; NaN is."""
         found = self.standardise(context, surprise)
         return found is not None and not found <= self.threshold
 
     def grow_when(self, context: int, surprise: float) -> bool:
-        """Whether this batch, after those that wait, makes a new module due."""
+        """Whether a new module is due: this batch and those that wait are all surprising."""
         return self.is_surprising(context, surprise) and len(self.held) + 1 >= self.patience
 
     def record(self, context: int, surprise: float | None) -> None:
-        """Take in that a batch was learned in a context."""
+        """Record that a batch was learned in a context."""
         self.clock += 1
         fade = decay_factor(1, self.half_life)
         for record in self.records.values():
@@ -171,22 +171,22 @@ class Growth:
         record.weight = total
 
     def shift(self, context: int, change: float) -> None:
-        """Move what is usual in a context, in nats; NaN and infinity move nothing."""
+        """Shift a context's mean surprise, in nats; NaN and infinity shift nothing."""
         if math.isfinite(change):
             self.records[context].mean += change
 
     def restart(self, context: int) -> None:
-        """Forget what is usual in a context that has just changed."""
+        """Forget a context's mean and spread of surprise, since it has just changed."""
         record = self.records[context]
         record.num_batches, record.mean, record.variance, record.weight = 0, 0.0, 0.0, 0.0
 
     def measure_shares(self) -> dict[int, float]:
-        """Each context's share of all faded usage."""
+        """Share of each context in all usage, faded by the half-life."""
         total = sum(record.usage for record in self.records.values())
         return {context: one.usage / total for context, one in self.records.items()}
 
     def find_merge(self, divergences_CC: Tensor) -> tuple[int, int] | None:
-        """The pair (keep, drop) that is one too many, the nearest first; None if there is none.
+        """Find the nearest pair of modules (keep, drop) to merge; None if there is none.
 
         Args:
             divergences_CC: `MergingRouter.compare_contexts`.
@@ -205,7 +205,7 @@ class Growth:
         return None
 
     def merge(self, keep: int, drop: int) -> float:
-        """Make one record of two; returns the share of `drop` in their usage."""
+        """Merge the records of two modules; returns the share of `drop` in their usage."""
         if keep == drop or not {keep, drop} <= self.records.keys():
             raise SettingError(f"contexts {keep}, {drop}; two different of {sorted(self.records)}")
         gone = self.records.pop(drop)

@@ -36,7 +36,7 @@ class Router(Protocol):
 
     @property
     def num_contexts(self) -> int:
-        """C."""
+        """Number of contexts, C."""
 
     def route(self, z_ND: Tensor, task: Task | Sequence[Task] | None = None) -> Tensor:
         """Weights (N, C) that sum to 1 in each row, for answering.
@@ -80,7 +80,7 @@ class TaskRouter:
 
     @property
     def num_contexts(self) -> int:
-        """C, the number of labels."""
+        """Number of contexts, C, one per label."""
         return len(self.tasks)
 
     def find_context(self, task: Task) -> int:

@@ -51,7 +51,7 @@ class TreeRouter:
 
     @property
     def num_contexts(self) -> int:
-        """C, contexts of all children."""
+        """Number of contexts of all children, C."""
         return sum(self._sizes)
 
     def find_place(self, context: int) -> tuple[int, int]:

@@ -40,6 +40,8 @@ class TargetSpace:
     def admit(self, labels: Iterable[int], task: int | None) -> "TargetSpace":
         """With labels that were learned now, under a task label if there is one."""
         new = frozenset(labels)
+        if task is None and new <= self.classes:  # as for most batches
+            return self
         by_task = dict(self.task_classes)
         if task is not None and self.task == "classification":
             by_task[task] = by_task.get(task, frozenset()) | new

@@ -97,6 +97,7 @@ class Levels(Mapping[str, AnyLive]):
         self._watch = ParameterWatch(self.model)
         self._sort()
         self._measure_model()
+        self._list_events()
 
     # --- a mapping of all levels
 
@@ -163,11 +164,7 @@ class Levels(Mapping[str, AnyLive]):
     def take_events(self) -> list[Event]:
         """Take the events since the last call: alarms, refusals, knobs that came into force."""
         happened: list[Event] = []
-        for events in (
-            *(level.events for level in self._order),
-            *(copy.events for copy in self.copies.values()),
-            *(memory.events for memory in self.memories.values()),
-        ):
+        for events in self._events:
             if events:
                 happened += events
                 events.clear()
@@ -311,6 +308,7 @@ class Levels(Mapping[str, AnyLive]):
         """Replace a memory by another of the same name, together with the plan."""
         self.plan = plan
         self.memories[memory.spec.name] = memory
+        self._list_events()
 
     # --- inside
 
@@ -341,6 +339,12 @@ class Levels(Mapping[str, AnyLive]):
         # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
         Plan(*specs.values())
         self._sort(changed)
+
+    def _list_events(self) -> None:
+        """Where each level notes what happens to it."""
+        self._events = [level.events for level in self.gradient.values()]
+        self._events += [copy.events for copy in self.copies.values()]
+        self._events += [memory.events for memory in self.memories.values()]
 
     def _sort(self, *changed: Level | Copy) -> None:
         """Gradient levels, parents first, now and after every waiting change."""

@@ -159,10 +159,11 @@ def test_a_level_of_another_plan_is_refused_in_one_line(name: str, other: str) -
 
 
 def test_knobs_are_turned_on_the_level_or_through_the_learner() -> None:
-    learner = make_learner(4)
+    learner = make_learner(5)
     direct = learner.levels["spine"].control(period=2, reason="follow faster")
     through = learner.control("average", decay=0.5, reason="follow faster")
     assert learner.levels["spine"].spec.period == 4  # until its boundary
+    assert learner.levels["average"].spec.decay == 0.5  # whose period is 1
     happened = [event for seed in range(4) for event in learner.learn(*make_batch(seed)).events]
     assert happened == [through, direct]
     assert (through.applied_at, direct.applied_at) == (5, 8)

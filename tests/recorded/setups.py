@@ -1,7 +1,7 @@
 """Learners of every kind, and what is recorded of each after 300 steps.
 
 What stands in `recorded.json` was computed by the code as it was; a change of the house must give
-the same bits. `python tests/recorded/setups.py` records anew, which is right only where a change is
+the same bits. `cd tests; python -W ignore -m recorded.setups` records anew, which is right only where a change is
 meant to move them, and says which.
 """
 

@@ -14,6 +14,7 @@ from nestling.core.errors import (
     UnclaimedParameter,
     suggest,
 )
+from nestling.core.pauses import is_trainable
 from nestling.levels.plan import Plan
 
 _WRAPPERS = ("module", "_orig_mod")
@@ -71,7 +72,7 @@ def assign_levels(model: nn.Module, plan: Plan) -> dict[str, list[str]]:
     {'head': ['1.weight', '1.bias'], 'rest': ['0.weight', '0.bias']}
     """
     aliases = collect_aliases(model)
-    trainable = {n: names for n, (param, names) in aliases.items() if param.requires_grad}
+    trainable = {n: names for n, (param, names) in aliases.items() if is_trainable(param)}
     if not trainable:
         raise SettingError(
             "the model has no trainable parameter; requires_grad is False everywhere"
@@ -122,6 +123,25 @@ def find_buffers(
         if len(levels) == 1:
             found.setdefault(levels.pop(), {})[name] = (modules[path], own)
     return found
+
+
+def find_frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Modules with running statistics all of whose parameters are frozen; of one that has none,
+    all of the nearest module around it that has some.
+
+    Args:
+        model: unwrapped.
+    """
+    modules = dict(model.named_modules())
+    found: dict[int, nn.Module] = {}
+    for name, _ in model.named_buffers():
+        path = prefix = name.rpartition(".")[0]
+        while prefix and not any(True for _ in modules[prefix].parameters()):
+            prefix = prefix.rpartition(".")[0]
+        params = list(modules[prefix].parameters())
+        if params and not any(is_trainable(param) for param in params):
+            found[id(modules[path])] = modules[path]
+    return list(found.values())
 
 
 class ParameterWatch:

@@ -1,7 +1,7 @@
 """Hyperparameter changes on live levels: checked, then waiting for the level's boundary."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -112,6 +112,21 @@ class Knobs(TypedDict, total=False):
     switch_rate: float
 
 
+@dataclass
+class Waiting(Generic[Spec]):
+    """A change that waits for a boundary.
+
+    Attributes:
+        change: its record.
+        spec: of the level with it, checked.
+        is_released: the event that its freeze waits for was said already.
+    """
+
+    change: Change
+    spec: Spec
+    is_released: bool = False
+
+
 class WaitingChanges(Generic[Spec]):
     """Changes of one level's knobs that wait for its boundary.
 
@@ -121,7 +136,7 @@ class WaitingChanges(Generic[Spec]):
 
     def __init__(self, turn: Callable[[Spec, dict[str, object]], Spec]) -> None:
         self.turn = turn
-        self.waiting: list[tuple[Change, Spec]] = []
+        self.waiting: list[Waiting[Spec]] = []
         # Asked whether the other levels can bear the change; set by whoever holds them together.
         self.admit: Callable[[Spec], None] | None = None
 
@@ -140,7 +155,7 @@ class WaitingChanges(Generic[Spec]):
             SettingError: no knob, an unknown one, a wrong value, no reason, or a parent gate that
                 the plan cannot have; nothing is changed.
         """
-        changed = self.turn(self.waiting[-1][1] if self.waiting else live, knobs)
+        changed = self.turn(self.waiting[-1].spec if self.waiting else live, knobs)
         if not reason.strip():
             raise SettingError(
                 f"a change of level {live.name!r} needs a reason; reason='...' is kept"
@@ -148,24 +163,35 @@ class WaitingChanges(Generic[Spec]):
         if self.admit is not None:
             self.admit(changed)
         change = Change(live.name, describe_knobs(knobs), reason, asked_at=tick)
-        self.waiting.append((change, changed))
+        self.waiting.append(Waiting(change, changed))
         return change
 
-    def take(self, tick: int) -> list[tuple[Change, Spec]]:
+    def take(self, tick: int) -> list[Waiting[Spec]]:
         """The changes that waited, now in force, oldest first."""
         due, self.waiting = self.waiting, []
-        for change, _ in due:
-            change.applied_at = tick
+        for waiting in due:
+            waiting.change.applied_at = tick
         return due
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What waits, as plain data."""
-        return [{"change": asdict(change), "spec": dump_spec(s)} for change, s in self.waiting]
+        return [
+            {
+                "change": asdict(one.change),
+                "spec": dump_spec(one.spec),
+                "is_released": one.is_released,
+            }
+            for one in self.waiting
+        ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]], live: Spec) -> None:
         """Take over what `state_dict` gave; `live` is the level's specification."""
         self.waiting = [
-            (Change(**one["change"]), load_spec(one["spec"], live))  # type: ignore[misc]
+            Waiting(
+                Change(**one["change"]),
+                load_spec(one["spec"], live),  # type: ignore[arg-type]
+                one["is_released"],
+            )
             for one in state
         ]
 

@@ -104,13 +104,16 @@ class CopyLevel:
 
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs; see `NestedOptimizer.control`."""
-        return self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+        change = self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+        if self.clock.age == 0:  # it stands at a boundary
+            self.apply_changes(self.clock.num_ticks)
+        return change
 
     def apply_changes(self, step: int) -> None:
         """Let changes that waited come into force, at the boundary of optimizer step `step`."""
-        for change, spec in self.changes.take(step):
-            self.spec = spec
-            self.events.append(change)
+        for waiting in self.changes.take(step):
+            self.spec = waiting.spec
+            self.events.append(waiting.change)
 
     def state_dict(self) -> dict[str, Any]:
         """Values, clock and generator; tensors are copies."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, SettingError
 from nestling.core.params import check_same_names, digest_tensors, keep_rows
+from nestling.core.pauses import pause, resume
 from nestling.levels.control import Knobs, WaitingChanges, turn_level
 from nestling.levels.events import Alarm, Change, Event, Refusal
 from nestling.levels.gates import GateState
@@ -40,6 +41,7 @@ _COUNTS = (
     "num_refused",
     "num_idle",
     "num_skipped",
+    "is_released",
     "factor",
     "seconds",
 )
@@ -80,6 +82,8 @@ class GradientLevel:
         self.factor = 1.0
         self.seconds = 0.0
         self.is_enabled = True
+        self.is_released = False  # from a freeze until an event
+        self._still: dict[str, Tensor] = {}
         self.meter = ChangeMeter(self.params)
         self.events: list[Event] = []
         self.changes: WaitingChanges[Level] = WaitingChanges(turn_level)
@@ -87,9 +91,14 @@ class GradientLevel:
 
     # --- the clock
 
-    def is_wanted(self, step: int, released: set[str]) -> bool:
+    def is_frozen(self, step: int) -> bool:
+        """Whether it stands still at optimizer step `step`, its next one."""
+        freeze = self.spec.freeze
+        return freeze is not None and freeze.covers(step, is_released=self.is_released)
+
+    def is_wanted(self, step: int) -> bool:
         """Whether the gradient of optimizer step `step`, the level's next one, counts."""
-        if self.spec.freeze is not None and self.spec.freeze.covers(step, released):
+        if self.is_frozen(step):
             return False
         return (
             self.spec.between == "accumulate"
@@ -100,16 +109,45 @@ class GradientLevel:
         """Let gradients reach the parameters, or stop backward before them."""
         if wanted != self.is_enabled:
             for param in self.params:
-                param.requires_grad_(wanted)
+                resume(param) if wanted else pause(param)
             self.is_enabled = wanted
 
-    def check(self, step: int, released: set[str]) -> None:
+    def hear(self, event: str) -> bool:
+        """End a freeze until an event, asked for or in force; whether one waited for it."""
+        waits = self.spec.freeze is not None and self.spec.freeze.until == event
+        self.is_released |= waits
+        for waiting in self.changes.waiting:
+            if waiting.spec.freeze is not None and waiting.spec.freeze.until == event:
+                waiting.is_released = waits = True
+        return waits
+
+    def list_awaited(self) -> set[str]:
+        """Events that end a freeze, in force or asked for."""
+        specs = [self.spec, *(waiting.spec for waiting in self.changes.waiting)]
+        return {one.freeze.until for one in specs if one.freeze and one.freeze.until}
+
+    def remember_buffers(self, step: int) -> None:
+        """Before step `step`: if it is frozen then, what its running statistics must stay."""
+        self._still = {}
+        if self.buffers and self.is_frozen(step):
+            self._still = {
+                name: getattr(module, own).detach().clone()
+                for name, (module, own) in self.buffers.items()
+            }
+
+    def put_back_buffers(self) -> None:
+        """After a forward pass of a loop that does not prepare its steps: as they were."""
+        for name, value in self._still.items():
+            module, own = self.buffers[name]
+            getattr(module, own).copy_(value)
+
+    def check(self, step: int) -> None:
         """Raise SettingError, with nothing changed, if the gradients at hand cannot be used."""
         if (
             self.in_place
             and self.num_gradients > 0
             and self.is_enabled
-            and not self.is_wanted(step, released)
+            and not self.is_wanted(step)
         ):
             raise SettingError(
                 f"level {self.spec.name!r} gathers in place and froze in the middle of a period; "
@@ -134,28 +172,28 @@ class GradientLevel:
     def advance(
         self,
         step: int,
-        released: set[str],
         factors: Mapping[str, float],
         judge: Callable[[str], bool] | None,
     ) -> bool:
         """Take one optimizer step: gather, and update if this is a boundary.
 
+        What was gathered before a freeze is dropped at a boundary inside of it.
+
         Args:
             step: number of this optimizer step, from 1.
-            released: events that have happened.
             factors: level name -> last factor, for parent gates.
             judge: asked about the update of a protected level.
 
         Returns: whether this was a boundary.
         """
-        wanted = self.is_wanted(step, released)
+        wanted = self.is_wanted(step)
         self.clock.age += 1
         self.clock.num_ticks += 1
         self.num_skipped += not self.is_enabled
         is_boundary = self.clock.age >= self.spec.period
         if is_boundary:
-            if wanted or self.num_gradients:
-                self._update(step, wanted, factors, judge)
+            if wanted:
+                self._update(step, factors, judge)
             self.clock.age = self.num_gradients = 0
         elif wanted:
             self._gather()
@@ -190,18 +228,16 @@ class GradientLevel:
     def _update(
         self,
         step: int,
-        wanted: bool,
         factors: Mapping[str, float],
         judge: Callable[[str], bool] | None,
     ) -> None:
         started = time.perf_counter()
         is_direct = self.in_place or self.num_gradients == 0
         own = [] if is_direct else [param.grad for param in self.params]
-        if wanted:
-            if is_direct:
-                self.num_gradients += 1
-            else:
-                self._gather()
+        if is_direct:
+            self.num_gradients += 1
+        else:
+            self._gather()
         if not is_direct:
             for param, total in zip(self.params, self.gathered, strict=True):
                 param.grad = total
@@ -366,13 +402,19 @@ class GradientLevel:
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs; see `NestedOptimizer.control`."""
         self._check_rates(knobs)
-        return self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+        change = self.changes.ask(self.spec, dict(knobs), reason, self.clock.num_ticks)
+        if self.clock.age == 0:  # it stands at a boundary
+            self.apply_changes(self.clock.num_ticks)
+        return change
 
     def apply_changes(self, step: int) -> None:
         """Let changes that waited come into force, at the boundary of optimizer step `step`."""
-        for change, spec in self.changes.take(step):
-            self.turn(spec, change.knobs)
-            self.events.append(change)
+        for waiting in self.changes.take(step):
+            self.turn(waiting.spec, waiting.change.knobs)
+            if "freeze" in waiting.change.knobs:  # it waits anew
+                self.is_released = waiting.is_released
+            self.events.append(waiting.change)
+        self.remember_buffers(step + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, running statistics, moments, clock, gathered gradients, rates; copies."""

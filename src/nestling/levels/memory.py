@@ -123,7 +123,7 @@ class MemoryLevel:
         """Turn its knob `switch_rate` (of its gate), which counts from the next block on."""
         tick = self.clock.num_ticks
         change = self.changes.ask(self.spec, dict(knobs), reason, tick)
-        ((_, self.spec),) = self.changes.take(tick)  # between two examples lies a boundary
+        self.spec = self.changes.take(tick)[-1].spec  # between two examples lies a boundary
         if self.bank is not None:
             self.bank.gate.switch_rate = self.spec.switch_rate
         self.events.append(change)

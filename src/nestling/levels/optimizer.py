@@ -245,7 +245,6 @@ class NestedOptimizer(torch.optim.Optimizer):
         return {
             "state": {
                 "num_steps": levels.num_steps,
-                "released": sorted(levels.released),
                 "levels": {n: level.export_course() for n, level in levels.gradient.items()},
                 "copies": {name: copy.state_dict() for name, copy in levels.copies.items()},
             },

@@ -43,7 +43,7 @@ class Freeze:
         until: frozen until `release` is called with this name; None for no such wait.
 
     >>> freeze = Freeze(windows=((1, 100),))
-    >>> freeze.covers(100, released=set()), freeze.covers(101, released=set())
+    >>> freeze.covers(100), freeze.covers(101)
     (True, False)
     """
 
@@ -57,9 +57,9 @@ class Freeze:
                 raise ValueError(f"window ({first}, {last}) ends before it begins")
         return self
 
-    def covers(self, step: int, released: set[str]) -> bool:
+    def covers(self, step: int, *, is_released: bool = False) -> bool:
         """Whether the level is frozen at optimizer step `step` (the first step is 1)."""
-        if self.until is not None and self.until not in released:
+        if self.until is not None and not is_released:
             return True
         return any(first <= step <= last for first, last in self.windows)
 

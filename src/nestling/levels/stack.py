@@ -1,6 +1,7 @@
 """All levels of a plan together: their order, boundaries, turned knobs, digests and state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any, Literal, Unpack
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor, nn
 
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
 from nestling.core.params import check_same_names
+from nestling.core.pauses import resume_all
 from nestling.levels.assign import (
     ParameterWatch,
     assign_levels,
     collect_aliases,
     find_buffers,
+    find_frozen_modules,
     unwrap,
 )
 from nestling.levels.control import Knobs
@@ -63,7 +66,7 @@ class Levels(Mapping[str, AnyLive]):
         self.plan = plan
         self.judge = judge
         self.num_steps = 0
-        self.released: set[str] = set()
+        resume_all(self.model)  # what a step that was never taken has left
         aliases = collect_aliases(model) if plan.gradient_levels else {}
         claims = assign_levels(model, plan) if plan.gradient_levels else {}
         self._owned = {name: aliases[name][0] for names in claims.values() for name in names}
@@ -95,9 +98,13 @@ class Levels(Mapping[str, AnyLive]):
         for copy in self.copies.values():
             copy.changes.admit = self._admit
         self._watch = ParameterWatch(self.model)
+        self._frozen_modules = find_frozen_modules(self.model)
+        self._held: list[nn.Module] = []
+        self._is_prepared = False
         self._sort()
         self._measure_model()
         self._list_events()
+        self._remember_buffers()
 
     # --- a mapping of all levels
 
@@ -117,9 +124,17 @@ class Levels(Mapping[str, AnyLive]):
     # --- a step
 
     def prepare_step(self) -> None:
-        """Stop backward before levels whose gradient will not count; see `NestedOptimizer`."""
+        """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.
+
+        Running statistics of levels that stand still, and of frozen parameters, stand still, too.
+        """
+        self._is_prepared = True
         for level in self._order:
-            wanted = level.is_wanted(self.num_steps + 1, self.released)
+            if level.buffers and level.is_frozen(self.num_steps + 1):
+                self._hold(module for module, _ in level.buffers.values())
+        self._hold(self._frozen_modules)
+        for level in self._order:
+            wanted = level.is_wanted(self.num_steps + 1)
             if wanted == level.is_enabled:
                 continue
             if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -130,6 +145,19 @@ class Levels(Mapping[str, AnyLive]):
         """Let gradients reach every level again, where a step was prepared but not taken."""
         for level in self._order:
             level.enable(True)
+        self._let_go()
+
+    def _hold(self, modules: Iterable[nn.Module]) -> None:
+        for module in modules:
+            if module.training:
+                module.training = False
+                self._held.append(module)
+
+    def _let_go(self) -> None:
+        for module in self._held:
+            module.training = True
+        self._held.clear()
+        self._is_prepared = False
 
     def step(self, loss: float | None) -> list[Event]:
         """Take one optimizer step: gather gradients, and update the levels that are at a boundary.
@@ -146,20 +174,29 @@ class Levels(Mapping[str, AnyLive]):
         """
         self._watch.check(self._owned)
         for level in self._order:
-            level.check(self.num_steps + 1, self.released)
+            level.check(self.num_steps + 1)
         gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
         feed_gates(gated, loss)
         self.num_steps += 1
         factors = {name: level.factor for name, level in self.gradient.items()}
         for level in self._order:
-            if level.advance(self.num_steps, self.released, factors, self.judge):
+            if level.buffers and not self._is_prepared:
+                level.put_back_buffers()
+            if level.advance(self.num_steps, factors, self.judge):
                 level.apply_changes(self.num_steps)
             level.enable(True)
             factors[level.spec.name] = level.factor
         for copy in self.copies.values():
             if copy.advance():
                 copy.apply_changes(self.num_steps)
+        self._let_go()
+        self._remember_buffers()
         return self.take_events()
+
+    def _remember_buffers(self) -> None:
+        for level in self._order:
+            if level.buffers and level.spec.freeze is not None:
+                level.remember_buffers(self.num_steps + 1)
 
     def take_events(self) -> list[Event]:
         """Take the events since the last call: alarms, refusals, knobs that came into force."""
@@ -196,16 +233,19 @@ class Levels(Mapping[str, AnyLive]):
         return self[name].control(reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """Release the levels that are frozen until this event.
+        """End a freeze until an event: say that the event has happened.
+
+        It is heard as soon as the freeze was asked for; the next freeze waits anew.
 
         Raises:
             SettingError: no level waits for that event.
         """
-        freezes = [level.spec.freeze for level in self._order if level.spec.freeze is not None]
-        awaited = {freeze.until for freeze in freezes if freeze.until is not None}
+        awaited = {name for level in self._order for name in level.list_awaited()}
         if event not in awaited:
             raise SettingError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
-        self.released.add(event)
+        for level in self._order:
+            level.hear(event)
+        self._remember_buffers()
 
     def set_importance(self, importance: Mapping[str, Tensor]) -> None:
         """Give importance gates a Fisher diagonal; see `NestedOptimizer.set_importance`."""
@@ -238,7 +278,7 @@ class Levels(Mapping[str, AnyLive]):
         # Those that a module's own state leaves out (persistent=False) are state for us.
         values |= dict(self.model.named_buffers())
         return {
-            name: value.detach().clone() if isinstance(value, Tensor) else value
+            name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
             for name, value in values.items()
             if name not in held
         }
@@ -246,7 +286,7 @@ class Levels(Mapping[str, AnyLive]):
     def state_dict(self) -> dict[str, Any]:
         """All levels and the rest of the model; tensors are copies."""
         return {
-            "course": {"num_steps": self.num_steps, "released": sorted(self.released)},
+            "course": {"num_steps": self.num_steps},
             "levels": {name: level.state_dict() for name, level in self.items()},
             "rest": self.rest(),
         }
@@ -282,9 +322,10 @@ class Levels(Mapping[str, AnyLive]):
                     value.copy_(rest[name])
 
     def load_course(self, state: Mapping[str, Any]) -> None:
-        """Take over step number and events; levels must be loaded before."""
-        self.num_steps, self.released = state["num_steps"], set(state["released"])
+        """Take over the step number; levels must be loaded before."""
+        self.num_steps = state["num_steps"]
         self._sort()
+        self._remember_buffers()
 
     def swap_parameter(self, name: str, param: Tensor) -> None:
         """Replace a claimed parameter by one with other rows (a head that grows).
@@ -323,9 +364,9 @@ class Levels(Mapping[str, AnyLive]):
     def _list_waiting(self) -> list[Level | Copy]:
         waiting: list[Level | Copy] = []
         for level in self.gradient.values():
-            waiting += [spec for _, spec in level.changes.waiting]
+            waiting += [one.spec for one in level.changes.waiting]
         for copy in self.copies.values():
-            waiting += [spec for _, spec in copy.changes.waiting]
+            waiting += [one.spec for one in copy.changes.waiting]
         return waiting
 
     def _admit(self, changed: Level | Copy) -> None:

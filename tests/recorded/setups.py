@@ -1,8 +1,8 @@
 """Learners of every kind, and what is recorded of each after 300 steps.
 
 What stands in `recorded.json` was computed by the code as it was; a change of the house must give
-the same bits. `cd tests; python -W ignore -m recorded.setups` records anew, which is right only where a change is
-meant to move them, and says which.
+the same bits. `cd tests; python -W ignore -m recorded.setups` records anew, which is right only
+where a change is meant to move them, and says which.
 """
 
 import hashlib

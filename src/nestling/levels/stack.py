@@ -23,6 +23,7 @@ from nestling.levels.copies import CopyLevel, make_copies
 from nestling.levels.events import Change, Event
 from nestling.levels.gates import feed_gates
 from nestling.levels.gradient import GradientLevel
+from nestling.levels.importance import match_importance
 from nestling.levels.memory import MemoryLevel
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import LevelReading
@@ -249,7 +250,7 @@ class Levels(Mapping[str, AnyLive]):
 
     def set_importance(self, importance: Mapping[str, Tensor]) -> None:
         """Give importance gates a Fisher diagonal; see `NestedOptimizer.set_importance`."""
-        for level, values in _check_importance(self.gradient, importance):
+        for level, values in match_importance(self.gradient, importance):
             level.gates.importance = values
             level.gates.importance_is_given = True
 
@@ -403,33 +404,3 @@ def check_level_names(kind: str, ours: Iterable[str], saved: Iterable[str]) -> N
             f"the state has {kind} {other}, this plan has {own}; "
             "restore it with the plan it was saved with"
         )
-
-
-def _check_importance(
-    levels: Mapping[str, GradientLevel], importance: Mapping[str, Tensor]
-) -> list[tuple[GradientLevel, list[Tensor]]]:
-    """The levels that an importance is about, each with a copy of its part.
-
-    Raises:
-        MismatchedParameters: an unknown name, another shape, or a part of a level is missing.
-    """
-    known = {name for level in levels.values() for name in level.names}
-    if unknown := sorted(importance.keys() - known):
-        raise MismatchedParameters(f"importance of {unknown[0]!r}; {suggest(unknown[0], known)}")
-    found: list[tuple[GradientLevel, list[Tensor]]] = []
-    for level in levels.values():
-        if not importance.keys() & set(level.names):
-            continue
-        for name, param in zip(level.names, level.params, strict=True):
-            if name not in importance or importance[name].shape != param.shape:
-                raise MismatchedParameters(
-                    f"importance of {name!r} must have shape {tuple(param.shape)}, got "
-                    f"{tuple(importance[name].shape) if name in importance else 'none'}"
-                )
-        values = [importance[name].detach().clone() for name in level.names]
-        if not all(bool((value >= 0).all()) for value in values):
-            raise MismatchedParameters(
-                f"importance of level {level.spec.name!r} must be 0 or more and not NaN"
-            )
-        found.append((level, values))
-    return found

@@ -107,8 +107,6 @@ class Levels(Mapping[str, AnyLive]):
         self._list_events()
         self._remember_buffers()
 
-    # --- a mapping of all levels
-
     def __getitem__(self, name: str) -> AnyLive:
         for levels in (self.gradient, self.copies, self.memories):
             if name in levels:
@@ -352,10 +350,8 @@ class Levels(Mapping[str, AnyLive]):
         self.memories[memory.spec.name] = memory
         self._list_events()
 
-    # --- inside
-
     def _measure_model(self) -> None:
-        """Tell every level how many trainable scalars the model has, of which it is a share."""
+        """Tell every level how many trainable scalars the model has."""
         num_all = sum(param.numel() for level in self._order for param in level.params)
         for level in self.gradient.values():
             level.num_all = num_all
@@ -384,9 +380,7 @@ class Levels(Mapping[str, AnyLive]):
 
     def _list_events(self) -> None:
         """Where each level notes what happens to it."""
-        self._events = [level.events for level in self.gradient.values()]
-        self._events += [copy.events for copy in self.copies.values()]
-        self._events += [memory.events for memory in self.memories.values()]
+        self._events = [level.events for level in self.values()]
 
     def _sort(self, *changed: Level | Copy) -> None:
         """Gradient levels, parents first, now and after every waiting change."""

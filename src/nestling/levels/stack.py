@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
-from nestling.core.params import check_same_names
+from nestling.core.params import check_same_names, widen_half
 from nestling.levels.assign import (
     ParameterWatch,
     assign_levels,
@@ -385,7 +385,7 @@ def _check_importance(
                     f"importance of {name!r} must have shape {tuple(param.shape)}, got "
                     f"{tuple(importance[name].shape) if name in importance else 'none'}"
                 )
-        values = [importance[name].detach().clone() for name in level.names]
+        values = [widen_half(importance[name].detach()).clone() for name in level.names]
         if not all(bool((value >= 0).all()) for value in values):
             raise MismatchedParameters(
                 f"importance of level {level.spec.name!r} must be 0 or more and not NaN"

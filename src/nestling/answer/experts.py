@@ -235,7 +235,7 @@ class Experts:
             model = self.find_live()
             with eval_mode(model):
                 return read_output(batch.call(model))
-        values = self.copies[name].values | self.copies[name].buffers
+        values = self.copies[name].read_values()
         with eval_mode(self.model):
             output = functional_call(self.model, values, batch.inputs, dict(batch.keywords))
             return read_output(output)

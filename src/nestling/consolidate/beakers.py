@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import ForeignSnapshot, NonFiniteInput, SettingError
-from nestling.core.params import Params, check_same_names, wide_dtype
+from nestling.core.params import Params, check_same_names, wide_dtype, widen_half
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def step_beakers(
         step_size: in steps, > 0 and at most `chain.largest_step`: then every new u_k lies between
             the old ones beside it, which is more than stability asks for.
 
-    Returns: the new u_1 .. u_n.
+    Returns: the new u_1 .. u_n, float32 at least.
 
     Raises:
         SettingError: the step is too large, or there are not n levels.
@@ -117,7 +117,7 @@ def step_beakers(
         check_same_names(levels[0], level)
     result: list[dict[str, Tensor]] = [{} for _ in levels]
     for name in levels[0]:
-        values = [level[name] for level in levels]
+        values = [widen_half(level[name]) for level in levels]
         # flows[k] runs from beaker k + 1 into beaker k, once for both of them.
         flows = [
             conductance * (deep - shallow)
@@ -134,10 +134,10 @@ def step_beakers(
 
 def measure_charge(levels: Sequence[Params], chain: Chain) -> dict[str, Tensor]:
     """Total charge of a Benna-Fusi chain: name -> sum_k C_k u_k."""
-    charge = {name: torch.zeros_like(value) for name, value in levels[0].items()}
+    charge = {name: torch.zeros_like(widen_half(value)) for name, value in levels[0].items()}
     for capacity, level in zip(chain.capacities, levels, strict=True):
         for name, value in level.items():
-            charge[name] = charge[name] + capacity * value
+            charge[name] = charge[name] + capacity * widen_half(value)
     return charge
 
 

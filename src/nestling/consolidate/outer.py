@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.consolidate.transfers import lookahead_step
 from nestling.core.errors import MismatchedParameters, NonFiniteInput, SettingError
-from nestling.core.params import Params, check_same_names
+from nestling.core.params import Params, check_same_names, widen_half
 
 
 def outer_step(
@@ -28,7 +28,8 @@ def outer_step(
         step_size: eta > 0.
         momentum: mu in [0, 1).
 
-    Returns: the new slow weights, from which the fast ones restart, and the new velocity.
+    Returns: the new slow weights, from which the fast ones restart, and the new velocity; float32
+        at least.
 
     Raises:
         MismatchedParameters: names or shapes differ.
@@ -44,7 +45,8 @@ def outer_step(
         if not value.is_floating_point():
             fresh[name] = velocity[name].clone()
             continue
-        fresh[name] = momentum * velocity[name] + (value - fast[name])
+        moved = widen_half(value) - widen_half(fast[name])
+        fresh[name] = momentum * widen_half(velocity[name]) + moved
         if momentum:
             result[name] = result[name] - step_size * momentum * fresh[name]
     return result, fresh
@@ -95,12 +97,12 @@ class OuterNesterov:
         self.step_size = step_size
         self.momentum = momentum
         self._num_steps = 0
-        self._slow = {name: value.detach().clone() for name, value in params.items()}
+        self._slow = {name: widen_half(value.detach()).clone() for name, value in params.items()}
         self._velocity = {name: torch.zeros_like(value) for name, value in self._slow.items()}
 
     @property
     def slow(self) -> dict[str, Tensor]:
-        """The slow weights, name -> tensor, a copy."""
+        """The slow weights, name -> tensor, a copy; float32 at least."""
         return {name: value.clone() for name, value in self._slow.items()}
 
     def step(self) -> bool:
@@ -118,6 +120,10 @@ class OuterNesterov:
         for name, value in live.items():
             if not bool(torch.isfinite(value).all()):
                 raise NonFiniteInput(f"weight {name!r} has become NaN or infinite; undo that step")
+            slow = self._slow[name]
+            if slow.dtype != value.dtype:
+                # The live weight started as the slow one rounded: only what came since counts.
+                live[name] = slow + (widen_half(value) - widen_half(slow.to(value.dtype)))
         self._slow, self._velocity = outer_step(
             self._slow, live, self._velocity, step_size=self.step_size, momentum=self.momentum
         )

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters, suggest
-from nestling.core.params import Params, average_into, check_same_names, combine, wide_dtype
+from nestling.core.params import (
+    Params,
+    average_into,
+    check_same_names,
+    combine,
+    wide_dtype,
+    widen_half,
+)
 
 
 class Refittable(Protocol):
@@ -75,6 +82,8 @@ def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
         fast: theta, same names and shapes. Tensors that are not floating (counters) are its own.
         decay: tau in [0, 1]; 0 copies `fast`, 1 keeps `slow`.
 
+    Returns: name -> tensor, float32 at least: in half precision a slow mean would never move.
+
     Raises:
         MismatchedParameters: names or shapes differ.
 
@@ -82,7 +91,7 @@ def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
     tensor([0.2500])
     """
     check_same_names(slow, fast)
-    mean = {name: value.detach().clone() for name, value in slow.items()}
+    mean = {name: widen_half(value.detach()).clone() for name, value in slow.items()}
     average_into(mean.values(), [fast[name] for name in mean], decay)
     return mean
 
@@ -96,6 +105,8 @@ def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Te
         slow: phi, name -> tensor.
         fast: theta after its k steps; same names and shapes.
         step_size: alpha in [0, 1]. The fast weights are then to be restarted from the result.
+
+    Returns: name -> tensor, float32 at least.
 
     Raises:
         MismatchedParameters: names or shapes differ.
@@ -128,11 +139,16 @@ def merge_overlay(spine: Params, overlay: Params, scale: float = 1.0) -> dict[st
                 f"no slow weight {name!r} to merge into; " + suggest(name, spine)
             )
     merged = combine(
-        lambda weight, delta: weight + scale * delta.to(weight.dtype),
+        lambda weight, delta: _lay_over(weight, delta, scale),
         {name: spine[name] for name in overlay},
         overlay,
     )
     return {**spine, **merged}
+
+
+def _lay_over(weight: Tensor, delta: Tensor, scale: float) -> Tensor:
+    wide = widen_half(weight)
+    return (wide + scale * delta.to(wide.dtype)).to(weight.dtype)
 
 
 def refit(

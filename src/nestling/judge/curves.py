@@ -40,7 +40,11 @@ def worst_case_accuracy(current: float, earlier: Sequence[Sequence[float]]) -> f
     Args:
         current: A_k, accuracy on the newest experience now.
         earlier: for each of the k - 1 earlier experiences, its accuracy at every evaluation
-            since it was learned.
+            since it was learned. What was not measured is to be left out: whether the worst was
+            among it nobody knows.
+
+    Raises:
+        DataError: an experience without an evaluation, or an accuracy that is NaN.
 
     >>> worst_case_accuracy(0.9, [[0.8, 0.3, 0.7]])
     0.6
@@ -48,6 +52,7 @@ def worst_case_accuracy(current: float, earlier: Sequence[Sequence[float]]) -> f
     k = len(earlier) + 1
     if any(len(curve) == 0 for curve in earlier):
         raise DataError("an earlier experience without an evaluation; evaluate it at least once")
+    _check_known([current, *(value for curve in earlier for value in curve)])
     minimum = math.fsum(min(curve) for curve in earlier) / (k - 1) if earlier else 0.0
     return current / k + (1.0 - 1.0 / k) * minimum
 
@@ -105,5 +110,9 @@ def _check_lengths(num_examples: Sequence[int], accuracies: Sequence[float]) -> 
             f"{len(num_examples)} positions and {len(accuracies)} accuracies; give one of each "
             "per evaluation"
         )
+    _check_known(accuracies)
+
+
+def _check_known(accuracies: Sequence[float]) -> None:
     if any(math.isnan(accuracy) for accuracy in accuracies):
         raise DataError("an accuracy is NaN; leave out what was not measured")

@@ -41,8 +41,9 @@ def formula(name: str) -> str:
 class AccuracyMatrix:
     """Accuracy matrix of continual learning: R[i][j] on experience j after experience i.
 
-    Indices in formulas run from 1 to T; NaN stands for what was not measured and is left out
-    of means.
+    Indices in formulas run from 1 to T; NaN stands for what was not measured. Means leave out
+    every term that needs it, and are NaN where none is left; a largest value is the largest that
+    was measured.
 
     Args:
         values: T rows of T numbers.

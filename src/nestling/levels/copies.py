@@ -6,7 +6,13 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from nestling.core.params import average_into, check_same_names, digest_tensors, keep_rows
+from nestling.core.params import (
+    average_into,
+    check_same_names,
+    digest_tensors,
+    keep_rows,
+    sum_dtype,
+)
 from nestling.core.seeds import export_generator, import_generator, make_generator
 from nestling.levels.control import Knobs, WaitingChanges, turn_copy
 from nestling.levels.events import Change, Event
@@ -17,6 +23,9 @@ from nestling.levels.spec import Copy, dump_spec, load_spec
 
 class CopyLevel:
     """The state of one copy level.
+
+    Means are kept in float32 or more whatever the model's dtype, since in half precision a slow
+    one would never move. A copy that never moves keeps the model's own bits.
 
     Args:
         spec: what the plan says.
@@ -39,7 +48,10 @@ class CopyLevel:
             name: value.detach().clone() for name, value in buffers.items() if self.is_fixed
         }
         self.params = dict(params)
-        self.values = {name: param.detach().clone() for name, param in params.items()}
+        self.values = {
+            name: param.detach().to(self._choose_dtype(param), copy=True)
+            for name, param in params.items()
+        }
         self.generator = generator
         self.clock = Clock("steps")
         self.events: list[Event] = []
@@ -75,7 +87,9 @@ class CopyLevel:
         self.params[name] = param
         if self.is_fixed:
             return
-        self.values[name] = keep_rows(self.values[name], param)
+        self.values[name] = keep_rows(
+            self.values[name], param.detach().to(self._choose_dtype(param))
+        )
 
     def read(self) -> LevelReading:
         """How it stands."""
@@ -92,8 +106,13 @@ class CopyLevel:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What it holds, by the names of the model; copies."""
-        return {name: value.clone() for name, value in self._list_tensors().items()}
+        """What it holds, by the names of the model and in its dtypes; copies."""
+        return {name: value.clone() for name, value in self.read_values().items()}
+
+    def read_values(self) -> dict[str, Tensor]:
+        """As `tensors`, for a forward pass: to be read only."""
+        values = {name: v.to(self.params[name].dtype) for name, v in self.values.items()}
+        return values | self.buffers
 
     def digest(self) -> str:
         """The sha256 of its tensors, names, shapes and dtypes included."""
@@ -101,6 +120,9 @@ class CopyLevel:
 
     def _list_tensors(self) -> dict[str, Tensor]:
         return self.values | self.buffers
+
+    def _choose_dtype(self, param: Tensor) -> torch.dtype:
+        return param.dtype if self.is_fixed else sum_dtype(param.dtype)
 
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Turn knobs; see `NestedOptimizer.control`."""

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from nestling.core.checked import checked
 from nestling.core.errors import SettingError
+from nestling.core.params import wide_dtype, widen_half
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 HalfLife = Annotated[float, Field(gt=0.0)]
+# Below this product of two lengths float32 begins to lose the squares that they are made of.
+_SMALLEST_SIZE = 1e-30
 
 
 def schedule_factor(step: int, start: int, stop: int, low: float, high: float) -> float:
@@ -85,10 +88,20 @@ def agreement_factor(gradients: list[Tensor], slow: list[Tensor]) -> float:
     >>> agreement_factor([torch.tensor([1.0, 0.0])], [torch.tensor([-1.0, 0.0])])
     0.0
     """
-    product = sum(float(torch.sum(g * s)) for g, s in zip(gradients, slow, strict=True))
-    size = math.sqrt(sum(float(g.square().sum()) for g in gradients))
-    size *= math.sqrt(sum(float(s.square().sum()) for s in slow))
+    fast, slow = [widen_half(g) for g in gradients], [widen_half(s) for s in slow]
+    product, size = _multiply(fast, slow)
+    if not _SMALLEST_SIZE < size < math.inf:  # squares that float32 does not hold
+        product, size = _multiply(
+            *([t.to(wide_dtype(t.device)) for t in ts] for ts in (fast, slow))
+        )
     return min(1.0, max(0.0, product / size)) if size > 0 else 1.0
+
+
+def _multiply(left: list[Tensor], right: list[Tensor]) -> tuple[float, float]:
+    """The product of two lists of tensors, and that of their lengths."""
+    product = sum(float(torch.sum(a * b)) for a, b in zip(left, right, strict=True))
+    size = math.sqrt(sum(float(a.square().sum()) for a in left))
+    return product, size * math.sqrt(sum(float(b.square().sum()) for b in right))
 
 
 @checked
@@ -238,20 +251,21 @@ class GateState:
 
     def _agree(self, gate: AgreementGate, gradients: list[Tensor]) -> float:
         if not self.slow:
-            self.slow = [g.detach().clone() for g in gradients]
+            self.slow = [widen_half(g.detach()).clone() for g in gradients]
             return 1.0
         agreement = agreement_factor(gradients, self.slow)
-        torch._foreach_lerp_(self.slow, gradients, 1.0 - 2.0 ** (-1.0 / gate.half_life))
+        wide = [widen_half(g) for g in gradients]
+        torch._foreach_lerp_(self.slow, wide, 1.0 - 2.0 ** (-1.0 / gate.half_life))
         return gate.floor + (1.0 - gate.floor) * agreement
 
     def _weigh(self, gate: ImportanceGate, gradients: list[Tensor]) -> list[Tensor]:
         if not self.importance:
-            self.importance = [torch.zeros_like(g) for g in gradients]
+            self.importance = [torch.zeros_like(widen_half(g)) for g in gradients]
         num_weights = sum(value.numel() for value in self.importance)
         mean = torch.stack([value.sum() for value in self.importance]).sum() / num_weights
         factors = [importance_factor(value, mean, gate.strength) for value in self.importance]
         if not self.importance_is_given:
-            squares = [g.detach().square() for g in gradients]
+            squares = [widen_half(g.detach()).square() for g in gradients]
             torch._foreach_lerp_(self.importance, squares, 1.0 - 2.0 ** (-1.0 / gate.half_life))
         return factors
 

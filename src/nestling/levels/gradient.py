@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, SettingError
-from nestling.core.params import check_same_names, digest_tensors, keep_rows
+from nestling.core.params import (
+    are_finite,
+    check_same_names,
+    digest_tensors,
+    keep_rows,
+    sum_dtype,
+)
 from nestling.core.pauses import pause, resume
 from nestling.levels.control import Knobs, WaitingChanges, turn_level
 from nestling.levels.events import Alarm, Change, Event, Refusal
@@ -86,8 +92,25 @@ class GradientLevel:
         self._still: dict[str, Tensor] = {}
         self.meter = ChangeMeter(self.params)
         self.events: list[Event] = []
-        self.changes: WaitingChanges[Level] = WaitingChanges(turn_level)
+        self.changes: WaitingChanges[Level] = WaitingChanges(self._turn_checked)
         self.num_all = sum(param.numel() for param in self.params)  # of the model's scalars
+
+        self._check_sums(spec)
+
+    def _check_sums(self, spec: Level) -> None:
+        """Raise SettingError if a period's gradients would be added up in half precision."""
+        sums = spec.period > 1 and (spec.between == "accumulate" or spec.window > 1)
+        half = next((p for p in self.params if p.dtype != sum_dtype(p.dtype)), None)
+        if self.in_place and sums and half is not None:
+            raise SettingError(
+                f"level {spec.name!r} has weights in {half.dtype}, in which the gradients of a "
+                "period cannot be added up in place; accumulate='separate' works"
+            )
+
+    def _turn_checked(self, spec: Level, knobs: dict[str, object]) -> Level:
+        changed = turn_level(spec, knobs)
+        self._check_sums(changed)
+        return changed
 
     # --- the clock
 
@@ -214,7 +237,7 @@ class GradientLevel:
                 continue
             target = self.gathered[index]
             if target is None:
-                self.gathered[index] = grad.detach().clone()
+                self.gathered[index] = grad.detach().to(sum_dtype(grad.dtype), copy=True)
             elif self.num_gradients == 1:
                 fresh.append((target, grad))
             else:
@@ -238,13 +261,19 @@ class GradientLevel:
             self.num_gradients += 1
         else:
             self._gather()
+        divisor, fault = (self.num_gradients if self.spec.reduce == "mean" else 1), ""
         if not is_direct:
-            for param, total in zip(self.params, self.gathered, strict=True):
+            sums, divisor = _narrow_sums(self.gathered, self.params, divisor)
+            for param, total in zip(self.params, sums, strict=True):
                 param.grad = total
+        if self.num_gradients > 1:
+            fault = self._find_overflow()
         grads = [param.grad for param in self.params if param.grad is not None]
         try:
-            if grads:
-                self._move(step, grads, factors, judge)
+            if fault:
+                self._refuse(step, fault)
+            elif grads:
+                self._move(step, grads, divisor, factors, judge)
             else:
                 self._count_idle(step, "got no gradient in {} periods; is it used in the loss?")
         finally:
@@ -259,11 +288,11 @@ class GradientLevel:
         self,
         step: int,
         grads: list[Tensor],
+        divisor: int,
         factors: Mapping[str, float],
         judge: Callable[[str], bool] | None,
     ) -> None:
         spec, per_weight = self.spec, None
-        divisor = self.num_gradients if spec.reduce == "mean" else 1
         gates_before = self.gates.state_dict() if spec.protect else {}
         if spec.gate:
             if divisor > 1:  # gates look at the mean
@@ -294,9 +323,7 @@ class GradientLevel:
                     self.group.update(group_before)
                     self.gates.load_state_dict(gates_before)
             if reason:
-                self.num_refused += 1
-                self.events.append(Refusal(spec.name, step, reason))
-                self._count_idle(step, "had {} updates in a row refused; look at its judge")
+                self._refuse(step, reason)
                 return
         self.clock.num_updates += 1
         self.num_idle = 0
@@ -314,6 +341,21 @@ class GradientLevel:
         if scale < 1.0 or per_weight is not None:
             torch._foreach_mul_(change, scale)
             torch._foreach_copy_(self.params, torch._foreach_add(before, change))
+
+    def _refuse(self, step: int, reason: str) -> None:
+        self.num_refused += 1
+        self.events.append(Refusal(self.spec.name, step, reason))
+        self._count_idle(step, "had {} updates in a row refused; look at its judge")
+
+    def _find_overflow(self) -> str:
+        """Why the gradients of a whole period make no update; empty if they do.
+
+        Each may have been finite where their sum is not.
+        """
+        if are_finite([param.grad for param in self.params if param.grad is not None]):
+            return ""
+        remedy = "a smaller loss" if self.spec.reduce == "mean" else "reduce='mean'"
+        return f"the gradients of its period are not finite together; {remedy} works"
 
     def _find_fault(self, judge: Callable[[str], bool] | None) -> str:
         """Why the update must not stay; empty if it may."""
@@ -491,7 +533,11 @@ class GradientLevel:
             setattr(self, name, state["counts"][name])
         self.meter.load_state_dict(state["meter"], self.names, self.params)
         copies = [
-            value.to(param.device, copy=True)
+            value.to(
+                param.device,
+                param.dtype if self.in_place else sum_dtype(param.dtype),
+                copy=True,
+            )
             if (value := state["gathered"].get(name)) is not None
             else None
             for name, param in zip(self.names, self.params, strict=True)
@@ -544,3 +590,17 @@ class GradientLevel:
                 self.inner.state.pop(param, None)
         for param in self.params:
             param.grad = None
+
+
+def _narrow_sums(
+    sums: list[Tensor | None], params: Sequence[Tensor], divisor: int
+) -> tuple[list[Tensor | None], int]:
+    """Sums of gradients in the parameters' own dtypes, and what they are yet to be divided by.
+
+    Those that were kept wider are divided first: the mean of half precision has room in it where
+    the sum has none.
+    """
+    if all(s is None or s.dtype == p.dtype for s, p in zip(sums, params, strict=True)):
+        return sums, divisor
+    pairs = zip(sums, params, strict=True)
+    return [None if total is None else (total / divisor).to(p.dtype) for total, p in pairs], 1

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters, suggest
+from nestling.core.params import widen_half
 from nestling.levels.gradient import GradientLevel
 
 
@@ -29,7 +30,7 @@ def match_importance(
                     f"importance of {name!r} must have shape {tuple(param.shape)}, got "
                     f"{tuple(importance[name].shape) if name in importance else 'none'}"
                 )
-        values = [importance[name].detach().clone() for name in level.names]
+        values = [widen_half(importance[name].detach()).clone() for name in level.names]
         if not all(bool((value >= 0).all()) for value in values):
             raise MismatchedParameters(
                 f"importance of level {level.spec.name!r} must be 0 or more and not NaN"

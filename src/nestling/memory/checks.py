@@ -18,6 +18,12 @@ from nestling.core.errors import (
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 TASKS = ("classification", "regression")
+# Products of larger numbers, squared and summed over examples, would overflow in float64.
+LARGEST_INPUT = 1e70
+LARGEST_WEIGHT = 1e20
+# Classes that no example has, up to a new label. A label of 250,000 among 10 is an id or a price,
+# and a memory solves matrices of all pairs of classes.
+MOST_SKIPPED_CLASSES = 10_000
 
 
 def check_task(task: str) -> None:
@@ -45,6 +51,7 @@ def check_inputs(x: Tensor, num_inputs: int) -> Tensor:
     Raises:
         ShapeMismatch: another shape, or not a float (integers are no features).
         NonFiniteInput: NaN or infinity; says in which row.
+        DataError: a number beyond 1e70, whose squares could overflow.
     """
     if x.ndim != 2 or x.shape[1] != num_inputs:
         raise ShapeMismatch(
@@ -54,10 +61,13 @@ def check_inputs(x: Tensor, num_inputs: int) -> Tensor:
         raise ShapeMismatch(f"inputs of dtype {x.dtype}; float32 or float64 works: x.float()")
     x = x.detach().to("cpu")
     _check_finite(x, "inputs")
+    _check_size(x, "inputs", LARGEST_INPUT)
     return x
 
 
-def check_rows(y: Tensor, num_examples: int, task: str, num_outputs: int | None) -> Tensor:
+def check_rows(
+    y: Tensor, num_examples: int, task: str, num_outputs: int | None, num_known: int = 0
+) -> Tensor:
     """Labels as int64 (N,), or targets as float64 (N, M).
 
     Args:
@@ -65,15 +75,17 @@ def check_rows(y: Tensor, num_examples: int, task: str, num_outputs: int | None)
         num_examples: N.
         task: "classification" or "regression".
         num_outputs: classes or M, if they are fixed.
+        num_known: classes so far, if they are not.
 
     Raises:
         ShapeMismatch, NonFiniteInput, UnknownLabel: as their names say.
+        DataError: a target beyond 1e70.
     """
     y = y.detach().to("cpu")
     if y.shape[:1] != (num_examples,):
         raise ShapeMismatch(f"{num_examples} inputs and targets of shape {tuple(y.shape)}")
     if task == "classification":
-        return check_labels(y, num_outputs)
+        return check_labels(y, num_outputs, num_known)
     if y.ndim == 1:
         y = y[:, None]
     if y.ndim != 2 or (num_outputs is not None and y.shape[1] != num_outputs):
@@ -81,11 +93,22 @@ def check_rows(y: Tensor, num_examples: int, task: str, num_outputs: int | None)
         raise ShapeMismatch(f"targets of shape {tuple(y.shape)}; (N, {wanted}) works")
     y = y.to(torch.float64)
     _check_finite(y, "targets")
+    _check_size(y, "targets", LARGEST_INPUT)
     return y
 
 
-def check_labels(y: Tensor, num_classes: int | None) -> Tensor:
-    """y as int64 labels (N,), each >= 0 and below `num_classes` if that is fixed."""
+def check_labels(y: Tensor, num_classes: int | None, num_known: int = 0) -> Tensor:
+    """y as int64 labels (N,), each >= 0 and below `num_classes` if that is fixed.
+
+    Args:
+        y: integers (N,).
+        num_classes: K if it is fixed; else labels may be new, but for those that leave more than
+            MOST_SKIPPED_CLASSES classes before them without an example.
+        num_known: classes so far.
+
+    Raises:
+        ShapeMismatch, UnknownLabel: as their names say.
+    """
     if y.ndim != 1 or y.dtype not in INTEGERS:
         raise ShapeMismatch(
             f"labels of shape {tuple(y.shape)} and dtype {y.dtype}; integers (N,) work"
@@ -100,6 +123,13 @@ def check_labels(y: Tensor, num_classes: int | None) -> Tensor:
         raise UnknownLabel(
             f"label {high} outside the {num_classes} declared classes: 0 to {num_classes - 1} work"
         )
+    if num_classes is None and high - num_known >= MOST_SKIPPED_CLASSES:
+        num_skipped = high + 1 - num_known - int((y.unique() >= num_known).sum())
+        if num_skipped >= MOST_SKIPPED_CLASSES:
+            raise UnknownLabel(
+                f"label {high} where {num_known} classes are known would leave {num_skipped} "
+                "without an example; number the classes 0, 1, 2, ..."
+            )
     return y
 
 
@@ -113,6 +143,7 @@ def check_weights(weight: Tensor | None, num_examples: int) -> Tensor:
     _check_finite(weight, "weights")
     if weight.numel() and float(weight.min()) < 0.0:
         raise DataError(f"weight {float(weight.min()):g}; weights of 0 or more work")
+    _check_size(weight, "weights", LARGEST_WEIGHT)
     return weight
 
 
@@ -152,6 +183,16 @@ def encode_one_hot(labels_N: Tensor, num_classes: int) -> Tensor:
 def count_classes(labels_N: Tensor) -> int:
     """Classes that there must be: the largest label + 1, 0 without labels."""
     return int(labels_N.max()) + 1 if labels_N.numel() else 0
+
+
+def _check_size(values: Tensor, name: str, largest: float) -> None:
+    # No narrower dtype reaches so far, except float32 weights.
+    if values.dtype != torch.float64 or not values.numel():
+        return
+    if (found := max(-float((ends := values.aminmax()).min), float(ends.max))) > largest:
+        raise DataError(
+            f"{name} of up to {found:g}, whose squares overflow; scale them down to {largest:g}"
+        )
 
 
 def _check_finite(values: Tensor, name: str) -> None:

@@ -227,6 +227,6 @@ def _measure_covariance(statistics: Statistics, prior_DD: Tensor | None) -> Tens
     covariance_DD = scatter_DD / weight
     if prior_DD is None:
         variance = float(covariance_DD.diagonal().mean())
-        rounding = 1e-12 * float(statistics.mean.square().mean())
+        rounding = 1e-20 * float(statistics.mean.square().mean())
         covariance_DD.diagonal().add_(max(_FLOOR * variance, rounding, 1e-100))
     return covariance_DD

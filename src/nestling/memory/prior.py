@@ -70,7 +70,7 @@ class ClassPrior:
         Raises:
             UnknownLabel, ShapeMismatch, NonFiniteInput: as in `RidgeMemory.add`.
         """
-        labels_N = check_labels(y, self.num_classes)
+        labels_N = check_labels(y, self.num_classes, len(self.counts))
         weight_N = None if weight is None else check_weights(weight, labels_N.shape[0])
         return self.add_checked(labels_N, weight_N)
 

@@ -173,7 +173,8 @@ class RidgeMemory:
         Raises:
             NonFiniteInput: NaN or infinity.
             ShapeMismatch: shapes or dtypes that do not fit.
-            UnknownLabel: a label below 0 or outside the declared classes.
+            UnknownLabel: a label below 0, outside the declared classes, or far beyond all others.
+            DataError: inputs or targets beyond 1e70, weights below 0 or beyond 1e20.
         """
         x, y_NM, weight_N = self._check(x, y, weight)
         return self.add_features(self.compute_features(x), y_NM, weight_N)
@@ -296,8 +297,9 @@ class RidgeMemory:
 
     def check_rows(self, y: Tensor, num_examples: int) -> Tensor:
         """y as labels (N,) or targets (N, M) that this memory takes; errors as in `add`."""
-        known = self.statistics.num_outputs if self.task == "regression" else 0
-        return check_rows(y, num_examples, self.task, self.num_outputs or known or None)
+        known = self.statistics.num_outputs
+        fixed = self.num_outputs or (known if self.task == "regression" else 0)
+        return check_rows(y, num_examples, self.task, fixed or None, known)
 
     def copy(self) -> "RidgeMemory":
         """An independent memory with the same content."""

@@ -91,7 +91,7 @@ class ClserPlan:
 
     def _ask(self, name: str, x: Tensor) -> Tensor:
         with eval_mode(self.model):
-            values = self.optimizer.levels.copies[name].values
+            values = self.optimizer.levels.copies[name].read_values()
             return torch.as_tensor(functional_call(self.model, values, x))
 
     def end_experience(self, loader: object) -> None:

@@ -17,6 +17,7 @@ from nestling.memory.closed.closed_form import (
     check_query,
     check_sums,
     check_width,
+    choose_origin,
     copy_sums,
     count_tensors,
     grow_rows,
@@ -33,6 +34,8 @@ class NearestClassMean:
     y(x) = argmin_k d(x, mu_k),  mu_k = (1/n_k) sum_{i: y_i = k} x_i   [Mensink 2013, Eq. 1]
 
     Order-free: any order and any cutting into blocks give the same up to rounding in float64.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
+    those alone it matters which examples came first.
 
     Args:
         num_inputs: D, width of x.
@@ -55,6 +58,7 @@ class NearestClassMean:
         self.metric: Metric = metric
         self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64)
         self._counts_K = torch.zeros(0, dtype=torch.float64)
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
 
     @property
     def num_classes(self) -> int:
@@ -76,19 +80,20 @@ class NearestClassMean:
         Raises:
             ShapeMismatch, NonFiniteInput, UnknownLabel, DataError: nothing changed then.
         """
-        x_ND, y_N = check_block(x, y, self.num_inputs)
+        x_ND, y_N = check_block(x, y, self.num_inputs, self.num_classes)
         if not len(y_N):
             return
+        origin_D = self._origin_D if self.num_classes else choose_origin(x_ND)
         num_classes = max(self.num_classes, int(y_N.max()) + 1)
-        sums_KD = grow_rows(self._sums_KD, num_classes).index_add_(0, y_N, x_ND)
+        sums_KD = grow_rows(self._sums_KD, num_classes).index_add_(0, y_N, x_ND - origin_D)
         counts_K = grow_rows(self._counts_K, num_classes)
         counts_K.index_add_(0, y_N, torch.ones_like(y_N, dtype=torch.float64))
         check_sums([sums_KD.square()])
-        self._sums_KD, self._counts_K = sums_KD, counts_K
+        self._sums_KD, self._counts_K, self._origin_D = sums_KD, counts_K, origin_D
 
     def predict(self, x: Tensor) -> Tensor:
         """Scores (N, K), -inf for a class never seen; NotFitted while empty."""
-        x_ND = check_query(x, self.num_inputs, self._counts_K)
+        x_ND = check_query(x, self.num_inputs, self._counts_K) - self._origin_D
         means_KD = self._sums_KD / self._counts_K.clamp_min(1.0)[:, None]
         if self.metric == "cosine":
             scores_NK = functional.normalize(x_ND) @ functional.normalize(means_KD).T
@@ -108,13 +113,15 @@ class NearestClassMean:
             "config": self._read_config(),
             "sums": self._sums_KD.clone(),
             "counts": self._counts_K.clone(),
+            "origin": self._origin_D.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the classifier that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "nearest class mean")
-        saved = copy_sums(state, ("sums", "counts"))
+        saved = copy_sums(state, ("sums", "counts", "origin"))
         self._sums_KD, self._counts_K = saved["sums"], saved["counts"]
+        self._origin_D = saved["origin"]
 
     def _read_config(self) -> dict[str, object]:
         return {"num_inputs": self.num_inputs, "metric": self.metric}

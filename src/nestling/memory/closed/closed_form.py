@@ -43,6 +43,11 @@ class ClosedForm(Protocol):
         ...
 
 
+# Inputs that lie farther from zero than this are measured from their mean in the first block:
+# squares of Unix times (1.7e9) have no digits left for what varies.
+FAR_INPUT = 1e5
+
+
 @dataclass(frozen=True)
 class BlockMeans:
     """A block, class by class.
@@ -67,14 +72,19 @@ def check_width(num_inputs: int) -> int:
     return num_inputs
 
 
-def check_block(x: Tensor, y: Tensor, num_inputs: int) -> tuple[Tensor, Tensor]:
+def check_block(x: Tensor, y: Tensor, num_inputs: int, num_known: int = 0) -> tuple[Tensor, Tensor]:
     """x as (N, D) float64 and y as (N,) int64 on the CPU.
+
+    Args:
+        x, y: a block.
+        num_inputs: D.
+        num_known: classes so far.
 
     Raises:
         ShapeMismatch, NonFiniteInput, UnknownLabel: as their names say.
     """
     x = check_inputs(x, num_inputs).to(torch.float64)
-    y = check_labels(y, None)
+    y = check_labels(y, None, num_known)
     if len(x) != len(y):
         raise ShapeMismatch(f"{len(x)} inputs and {len(y)} labels; one label each works")
     return x, y
@@ -91,6 +101,19 @@ def check_sums(sums: Iterable[Tensor]) -> None:
     """Raise DataError if adding a block made a sum overflow; call it before keeping them."""
     if not all(bool(values.isfinite().all()) for values in sums):
         raise DataError("inputs so large that their squares overflow; scale them down")
+
+
+def choose_origin(x_ND: Tensor) -> Tensor:
+    """Where inputs are measured from, (D,): zero, or the mean of those that lie far off.
+
+    Args:
+        x_ND: the first block of all, one example or more.
+
+    >>> choose_origin(torch.tensor([[1.0, 1.6e9], [2.0, 1.8e9]], dtype=torch.float64)).tolist()
+    [0.0, 1700000000.0]
+    """
+    mean_D = x_ND.mean(0)
+    return mean_D.where(mean_D.abs() > FAR_INPUT, 0.0)
 
 
 def measure_block(x_ND: Tensor, y_N: Tensor) -> BlockMeans:

@@ -35,7 +35,8 @@ class StreamingLDA:
     w_k = Lambda mu_k,  b_k = -1/2 mu_k . Lambda mu_k,  Lambda = [(1 - e) Sigma + e s I]^-1
 
     [Hayes & Kanan 2020, Eq. 1-3]. All classes are equally likely beforehand, so that the softmax
-    of the scores is the posterior of that model.
+    of the scores is the posterior of that model. Scores are measured about the mean m of all
+    inputs, with x - m and mu_k - m for x and mu_k: that shifts all scores of an example alike.
 
     Order-free: any order and any cutting into blocks give the same up to rounding in float64.
 
@@ -65,7 +66,7 @@ class StreamingLDA:
         self._means_KD = torch.zeros(0, num_inputs, dtype=torch.float64)
         self._counts_K = torch.zeros(0, dtype=torch.float64)
         self._scatter_DD = torch.zeros(num_inputs, num_inputs, dtype=torch.float64)
-        self._solution: tuple[Tensor, Tensor] | None = None
+        self._solution: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -92,7 +93,7 @@ class StreamingLDA:
         Raises:
             ShapeMismatch, NonFiniteInput, UnknownLabel, DataError: nothing changed then.
         """
-        x_ND, y_N = check_block(x, y, self.num_inputs)
+        x_ND, y_N = check_block(x, y, self.num_inputs, self.num_classes)
         if not len(y_N):
             return
         block = measure_block(x_ND, y_N)
@@ -119,11 +120,14 @@ class StreamingLDA:
         Their softmax is the posterior probability of each class seen.
         """
         x_ND = check_query(x, self.num_inputs, self._counts_K)
-        weights_DK, offset_K = self.solve()
-        return mask_unseen(torch.addmm(offset_K, x_ND, weights_DK), self._counts_K)
+        centre_D, weights_DK, offset_K = self.solve()
+        return mask_unseen(torch.addmm(offset_K, x_ND - centre_D, weights_DK), self._counts_K)
 
-    def solve(self) -> tuple[Tensor, Tensor]:
-        """Weights (D, K) and offsets (K,), float64; kept until something is learned."""
+    def solve(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre m (D,), weights (D, K) and offsets (K,), float64: scores are (x - m) W + b.
+
+        Kept until something is learned.
+        """
         if self._solution is None:
             covariance_DD = self.covariance
             scale = float(covariance_DD.diagonal().mean())
@@ -131,8 +135,12 @@ class StreamingLDA:
             shrunk_DD = (1.0 - share) * covariance_DD
             shrunk_DD.diagonal().add_(share * (scale if scale > 0.0 else 1.0))
             factor_DD = torch.linalg.cholesky(shrunk_DD)
-            weights_DK = torch.cholesky_solve(self._means_KD.T.contiguous(), factor_DD)
-            self._solution = weights_DK, -0.5 * (self._means_KD.T * weights_DK).sum(0)
+            shares_K = self._counts_K / self._counts_K.sum()
+            centre_D = shares_K @ self._means_KD
+            # About zero, a common offset of the inputs would use up all digits.
+            means_DK = (self._means_KD - centre_D).T.contiguous()
+            weights_DK = torch.cholesky_solve(means_DK, factor_DD)
+            self._solution = centre_D, weights_DK, -0.5 * (means_DK * weights_DK).sum(0)
         return self._solution
 
     def count_bytes(self) -> int:

@@ -18,6 +18,7 @@ from nestling.memory.closed.closed_form import (
     check_query,
     check_sums,
     check_width,
+    choose_origin,
     copy_sums,
     count_tensors,
     encode_block,
@@ -41,6 +42,8 @@ class RandomProjectionRidge:
     error there, of a solution on the others; the answer then uses all.
 
     Order-free: any order and any cutting into blocks give the same up to rounding in float64.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
+    those alone it matters which examples came first.
 
     Differs: the paper holds out a fifth of each task at hand and needs its examples; here sums of
     both parts are kept instead, over the whole stream. Which part an example belongs to is a hash
@@ -94,6 +97,7 @@ class RandomProjectionRidge:
         self._sums = {
             name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64) for name in SUMS
         }
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
         self._solution: tuple[Tensor, float] | None = None
 
     @property
@@ -121,11 +125,12 @@ class RandomProjectionRidge:
         Raises:
             ShapeMismatch, NonFiniteInput, UnknownLabel, DataError: nothing changed then.
         """
-        x_ND, y_N = check_block(x, y, self.num_inputs)
+        x_ND, y_N = check_block(x, y, self.num_inputs, self.num_classes)
         if not len(y_N):
             return
+        origin_D = self._origin_D if self.num_classes else choose_origin(x_ND)
         num_classes = max(self.num_classes, int(y_N.max()) + 1)
-        h_NF, held_N = self.features(x_ND), self._hold_out(x_ND)
+        h_NF, held_N = self.features(x_ND - origin_D), self._hold_out(x_ND)
         sums: dict[str, Tensor] = {}
         for part, mask_N in (("fit", ~held_N), ("held", held_N)):
             rows_RF, one_hot_RK = h_NF[mask_N], encode_block(y_N[mask_N], num_classes)
@@ -138,7 +143,7 @@ class RandomProjectionRidge:
                     self._sums[f"{part}_{name}"], len(values)
                 )
         check_sums(sums.values())
-        self._sums, self._solution = sums, None
+        self._sums, self._origin_D, self._solution = sums, origin_D, None
 
     def predict(self, x: Tensor) -> Tensor:
         """Scores (N, K), near 1 for the likely class; -inf for one never seen.
@@ -147,7 +152,7 @@ class RandomProjectionRidge:
             NotFitted: empty.
             ShapeMismatch, NonFiniteInput: as in `add`.
         """
-        x_ND = check_query(x, self.num_inputs, self.counts)
+        x_ND = check_query(x, self.num_inputs, self.counts) - self._origin_D
         return mask_unseen(self.features(x_ND) @ self.solve()[0], self.counts)
 
     def solve(self) -> tuple[Tensor, float]:
@@ -175,12 +180,14 @@ class RandomProjectionRidge:
     def state_dict(self) -> dict[str, Any]:
         """All that it knows and how it was built."""
         sums = {name: values.clone() for name, values in self._sums.items()}
-        return {"config": self._read_config(), **sums}
+        return {"config": self._read_config(), "origin": self._origin_D.clone(), **sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the classifier that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "random projection ridge")
-        self._sums, self._solution = copy_sums(state, SUMS), None
+        saved = copy_sums(state, (*SUMS, "origin"))
+        self._origin_D = saved.pop("origin")
+        self._sums, self._solution = saved, None
 
     def _hold_out(self, x_ND: Tensor) -> Tensor:
         """Which examples (N,) are held out: a hash of each one's own bits, in exact arithmetic."""

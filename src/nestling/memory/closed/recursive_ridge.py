@@ -17,6 +17,7 @@ from nestling.memory.closed.closed_form import (
     check_query,
     check_sums,
     check_width,
+    choose_origin,
     copy_sums,
     count_tensors,
     encode_block,
@@ -40,6 +41,8 @@ class RecursiveRidge:
 
     Order-free: any order and any cutting into blocks give the same up to rounding, which here
     grows with |X|^2 / lambda: a strength that is tiny beside the data loses digits.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
+    those alone it matters which examples came first.
 
     Args:
         num_inputs: D, width of x.
@@ -74,6 +77,7 @@ class RecursiveRidge:
         self._inverse_FF = torch.eye(width, dtype=torch.float64) / self.strength
         self._weights_KF = torch.zeros(0, width, dtype=torch.float64)
         self._counts_K = torch.zeros(0, dtype=torch.float64)
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
 
     @property
     def num_classes(self) -> int:
@@ -100,18 +104,19 @@ class RecursiveRidge:
         Raises:
             ShapeMismatch, NonFiniteInput, UnknownLabel, DataError: nothing changed then.
         """
-        x_ND, y_N = check_block(x, y, self.num_inputs)
+        x_ND, y_N = check_block(x, y, self.num_inputs, self.num_classes)
         if not len(y_N):
             return
+        origin_D = self._origin_D if self.num_classes else choose_origin(x_ND)
         num_classes = max(self.num_classes, int(y_N.max()) + 1)
-        phi_NF, y_NK = self._compute_features(x_ND), encode_block(y_N, num_classes)
+        phi_NF, y_NK = self._compute_features(x_ND - origin_D), encode_block(y_N, num_classes)
         check_sums([phi_NF.square().sum(1)])
         inverse_FF, weights_KF = self._inverse_FF, grow_rows(self._weights_KF, num_classes)
         for start in range(0, len(y_N), MAX_ROWS):
             rows = slice(start, start + MAX_ROWS)
             inverse_FF, weights_KF = fold_block(inverse_FF, weights_KF, phi_NF[rows], y_NK[rows])
         check_sums([inverse_FF, weights_KF])
-        self._inverse_FF, self._weights_KF = inverse_FF, weights_KF
+        self._inverse_FF, self._weights_KF, self._origin_D = inverse_FF, weights_KF, origin_D
         self._counts_K = grow_rows(self._counts_K, num_classes) + y_NK.sum(0)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -121,7 +126,7 @@ class RecursiveRidge:
             NotFitted: empty.
             ShapeMismatch, NonFiniteInput: as in `add`.
         """
-        x_ND = check_query(x, self.num_inputs, self._counts_K)
+        x_ND = check_query(x, self.num_inputs, self._counts_K) - self._origin_D
         return mask_unseen(self._compute_features(x_ND) @ self._weights_KF.T, self._counts_K)
 
     def count_bytes(self) -> int:
@@ -135,14 +140,15 @@ class RecursiveRidge:
             "inverse": self._inverse_FF.clone(),
             "weights": self._weights_KF.clone(),
             "counts": self._counts_K.clone(),
+            "origin": self._origin_D.clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the classifier that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "recursive ridge")
-        saved = copy_sums(state, ("inverse", "weights", "counts"))
+        saved = copy_sums(state, ("inverse", "weights", "counts", "origin"))
         self._inverse_FF, self._weights_KF = saved["inverse"], saved["weights"]
-        self._counts_K = saved["counts"]
+        self._counts_K, self._origin_D = saved["counts"], saved["origin"]
 
     def _compute_features(self, x_ND: Tensor) -> Tensor:
         return self.features(x_ND) if self.features is not None else x_ND

@@ -22,7 +22,7 @@ from nestling.core.batches import (
 )
 from nestling.core.errors import DataError, SettingError, ShapeMismatch, suggest
 from nestling.core.modes import eval_mode
-from nestling.core.params import wide_dtype
+from nestling.core.params import sum_dtype, wide_dtype, widen_half
 from nestling.protect.columns import pack_batch, require_target, unpack_batch
 
 Labels = Literal["true", "sampled", "exact"]
@@ -156,8 +156,7 @@ def average_gradients(
             "a list of batches or a DataLoader can be read again"
         )
     return {
-        name: (value / num_seen).to(torch.promote_types(params[name].dtype, torch.float32))
-        for name, value in total.items()
+        name: (value / num_seen).to(sum_dtype(params[name].dtype)) for name, value in total.items()
     }
 
 
@@ -183,7 +182,7 @@ def _sum_gradients(
     batch, target, weight, objective = chunk
 
     def measure(values: dict[str, Tensor], inputs: Inputs, target: Tensor) -> Tensor:
-        return objective(_run(model, values, _pick(inputs, None)), target[None])
+        return objective(widen_half(_run(model, values, _pick(inputs, None))), target[None])
 
     inputs = (batch.inputs, dict(batch.keywords))
     try:
@@ -192,9 +191,10 @@ def _sum_gradients(
         # In-place writes to buffers, control flow on values, or an operation that vmap lacks. If
         # it is the model that fails, it fails again here and says so.
         return _sum_one_by_one(measure, params, chunk, transform)
+    wide = {name: widen_half(value) for name, value in gradients.items()}
     return {
         name: torch.tensordot(weight.to(value), transform(value), dims=1)
-        for name, value in gradients.items()
+        for name, value in wide.items()
     }
 
 
@@ -206,7 +206,7 @@ def _sum_one_by_one(
 ) -> dict[str, Tensor]:
     batch, target, weight, _ = chunk
     inputs = (batch.inputs, batch.keywords)
-    total = {name: torch.zeros_like(param) for name, param in params.items()}
+    total = {name: torch.zeros_like(widen_half(param)) for name, param in params.items()}
     for index in range(batch.size):
         leaves = {name: param.clone().requires_grad_() for name, param in params.items()}
         with torch.enable_grad():
@@ -214,7 +214,8 @@ def _sum_one_by_one(
         gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         for name, gradient in zip(params, gradients, strict=True):
             if gradient is not None:
-                total[name] += weight[index].to(gradient) * transform(gradient)
+                wide = widen_half(gradient)
+                total[name] += weight[index].to(wide) * transform(wide)
     return total
 
 
@@ -228,7 +229,7 @@ def _choose_targets(
     model: nn.Module, batch: Batch, labels: Labels, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor, Objective]]:
     """Targets (N, ...), their weights (N,) and the objective; several for "exact"."""
-    output, y = answer(model, batch), require_target(batch)
+    output, y = widen_half(answer(model, batch)), require_target(batch)
     ones = output.new_ones(batch.size)
     if y.is_floating_point():
         y = match_values(output, y)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError, suggest
 from nestling.core.heads import find_head
-from nestling.core.params import Params
+from nestling.core.params import Params, widen_half
 from nestling.memory.checks import check_saved
 from nestling.protect.method import Retention
 from nestling.protect.penalties.quadratic import (
@@ -46,7 +46,7 @@ def l2sp_penalty(
     pull = 0.5 * strength * weighted_distance(params, start)
     if not head:
         return pull
-    decay = torch.stack([value.square().sum() for value in head.values()]).sum()
+    decay = torch.stack([widen_half(value).square().sum() for value in head.values()]).sum()
     return pull + 0.5 * head_strength * decay
 
 

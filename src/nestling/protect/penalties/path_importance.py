@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError
-from nestling.core.params import Params
+from nestling.core.params import Params, widen_half
 from nestling.memory.checks import check_saved
 from nestling.protect.method import Retention
 from nestling.protect.penalties.fisher import (
@@ -38,12 +38,15 @@ def weigh_path(path: Params, change: Params, damping: float) -> dict[str, Tensor
         change: Delta, the whole way from the experience's first weights to its last.
         damping: xi > 0, in units of Delta^2.
 
-    Returns: name -> tensor, negative where the loss rose.
+    Returns: name -> tensor, float32 at least, negative where the loss rose.
 
     >>> weigh_path({"w": torch.ones(1)}, {"w": torch.full((1,), 2.0)}, damping=1.0)["w"]
     tensor([0.2000])
     """
-    return {name: value / (change[name].square() + damping) for name, value in path.items()}
+    return {
+        name: widen_half(value) / (widen_half(change[name]).square() + damping)
+        for name, value in path.items()
+    }
 
 
 def estimate_sensitivity(
@@ -146,9 +149,10 @@ class SI(Retention):
             path = self._path.get(name)
             # New rows of a head that grew begin here.
             self._start[name] = pad_rows(name, start, before, fill=before)
-            path = torch.zeros_like(before) if path is None else pad_rows(name, path, before)
+            wide = widen_half(before)
+            path = torch.zeros_like(wide) if path is None else pad_rows(name, path, wide)
             rows = path[: len(before)] if path.shape != before.shape else path
-            rows.addcmul_(param.grad, param.detach() - before, value=-1.0)
+            rows.addcmul_(widen_half(param.grad), widen_half(param.detach()) - wide, value=-1.0)
             self._path[name] = path
         self._before = {}
 
@@ -159,7 +163,7 @@ class SI(Retention):
         for name in self._path.keys() & params.keys():
             now, start = share_rows(name, params[name], self._start[name].to(params[name]))
             path[name] = self._path[name][: len(now)] if now.ndim else self._path[name]
-            change[name] = now - start
+            change[name] = widen_half(now) - widen_half(start)
         new = weigh_path(path, change, self.damping)
         total = add_importance(self._pull.importance, new)
         self._pull.move({name: value.clamp_min(0.0) for name, value in total.items()}, params)

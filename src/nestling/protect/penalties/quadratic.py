@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters, SettingError, suggest
-from nestling.core.params import Params, wide_dtype
+from nestling.core.params import Params, sum_dtype, wide_dtype, widen_half
 
 
 def check_strength(name: str, value: float) -> float:
@@ -32,7 +32,7 @@ def weighted_distance(params: Params, anchor: Params, importance: Params | None 
         anchor: a, name -> (R, ...), or the very shape; the first min(R, S) rows count.
         importance: W, names and shapes of `anchor`; None: all 1.
 
-    Returns: scalar (), dtype and device of the parameters; a zero without anchors.
+    Returns: scalar () in float32 at least, on the parameters' device; a zero without anchors.
 
     Raises:
         MismatchedParameters: an anchor of no parameter, or shapes that differ beyond their rows.
@@ -46,7 +46,8 @@ def weighted_distance(params: Params, anchor: Params, importance: Params | None 
             raise MismatchedParameters(
                 f"anchor {name!r} is of no parameter of the model; " + suggest(name, params)
             )
-        param, old = share_rows(name, params[name], old)
+        # Half precision has no squares of small steps, nor small importances.
+        param, old = share_rows(name, widen_half(params[name]), old)
         squares = (param - old.to(param)).square()
         if importance is not None:
             if name not in importance:
@@ -66,7 +67,7 @@ def add_importance(old: Params, new: Params, decay: float = 1.0) -> dict[str, Te
         new: name -> (S, ...).
         decay: in [0, 1].
 
-    Returns: name -> (max(R, S), ...), new tensors.
+    Returns: name -> (max(R, S), ...), new tensors; float32 at least.
 
     Raises:
         MismatchedParameters: shapes that differ beyond their rows.
@@ -74,8 +75,8 @@ def add_importance(old: Params, new: Params, decay: float = 1.0) -> dict[str, Te
     >>> add_importance({"w": torch.ones(1)}, {"w": torch.ones(2)}, decay=0.5)["w"]
     tensor([1.5000, 1.0000])
     """
-    total = {name: value.detach() * decay for name, value in old.items() if name not in new}
-    for name, value in new.items():
+    total = {name: widen_half(v.detach()) * decay for name, v in old.items() if name not in new}
+    for name, value in ((name, widen_half(value)) for name, value in new.items()):
         before = pad_rows(name, old[name], value) if name in old else torch.zeros_like(value)
         total[name] = decay * before.to(value) + pad_rows(name, value, before)
     return total
@@ -107,11 +108,11 @@ def fold(
     ({'w': tensor([2.])}, {'w': tensor([1.])}, 2.0)
     """
     total = add_importance(importance, new_importance)
-    mean = {name: value.detach().clone() for name, value in anchor.items()}
+    mean = {name: widen_half(value.detach()).clone() for name, value in anchor.items()}
     constant = 0.0
     for name, new in new_anchor.items():
         if name not in anchor:
-            mean[name] = new.detach().clone()
+            mean[name] = widen_half(new.detach()).clone()
             continue
         old = pad_rows(name, anchor[name], new, fill=new)
         new = pad_rows(name, new.detach(), old, fill=old)
@@ -120,7 +121,7 @@ def fold(
         whole = total[name].to(wide)
         share = torch.where(whole > 0, part / whole, torch.ones_like(whole))
         change = new.to(wide) - old.to(whole)
-        mean[name] = (old.to(whole) + share * change).to(new.dtype)
+        mean[name] = (old.to(whole) + share * change).to(sum_dtype(new.dtype))
         constant += float(((whole - part) * share * change.square()).sum())
     return total, mean, constant
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.core.errors import MismatchedParameters, NotFitted
 from nestling.core.modes import copy_module
-from nestling.core.params import Params, average_into
+from nestling.core.params import Params, average_into, sum_dtype
 from nestling.protect.penalties.quadratic import copy_tensors, count_tensor_bytes, pad_rows
 
 
@@ -16,6 +16,8 @@ class ModelCopy:
     """A model's weights and buffers at another time, or their running mean, in a module of its own.
 
     The module is made of the first model that it follows. Tensors that were loaded wait for one.
+    Beside a module in half precision, in which a slow mean would never move, its means are kept in
+    float32, and the module holds them rounded.
 
     Attributes:
         trainable: names of the parameters that were to be trained in the model; none is here.
@@ -33,6 +35,7 @@ class ModelCopy:
     def __init__(self) -> None:
         self._module: nn.Module | None = None
         self._waiting: dict[str, Tensor] = {}
+        self._means: dict[str, Tensor] = {}
         self.trainable: frozenset[str] = frozenset()
 
     @property
@@ -54,12 +57,19 @@ class ModelCopy:
         """values <- decay values + (1 - decay) model, buffers too; integers are copied."""
         live = read_tensors(model)
         self._follow(model, live)
-        own = self._read_values()
+        assert self._module is not None
+        own = read_tensors(self._module)
+        for name, value in own.items():
+            wide = sum_dtype(value.dtype)
+            if wide != value.dtype:
+                own[name] = self._means.get(name, value).to(value.device, wide)
+                self._means[name] = own[name]
         average_into(own.values(), [live[name] for name in own], decay)
+        _write_tensors(self._module, self._means)
 
     def take(self, model: nn.Module) -> None:
         """Become a copy of the model as it is."""
-        self._module, self._waiting = None, {}
+        self._module, self._waiting, self._means = None, {}, {}
         self.follow(model)
 
     def read(self) -> nn.Module:
@@ -76,8 +86,10 @@ class ModelCopy:
         return self._module.eval()
 
     def count_bytes(self) -> int:
-        """Of weights and buffers."""
-        return count_tensor_bytes(self._read_values().values())
+        """Of weights and buffers, and of means beside them."""
+        module = {} if self._module is None else read_tensors(self._module)
+        kept = (*module.values(), *self._waiting.values(), *self._means.values())
+        return count_tensor_bytes(kept)
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and buffers by name, copied; empty before a model was followed."""
@@ -88,12 +100,13 @@ class ModelCopy:
         values = copy_tensors(state)
         if self._module is not None and _read_shapes(self._read_values()) == _read_shapes(values):
             _write_tensors(self._module, values)
+            self._means = _find_means(values, read_tensors(self._module))
         else:
-            self._module, self._waiting = None, values
+            self._module, self._waiting, self._means = None, values, {}
 
     def _read_values(self) -> dict[str, Tensor]:
         # Read anew each time: who has the module may move it to another device.
-        return self._waiting if self._module is None else read_tensors(self._module)
+        return self._waiting if self._module is None else read_tensors(self._module) | self._means
 
     def _follow(self, model: nn.Module, live: dict[str, Tensor]) -> None:
         own = self._read_values()
@@ -106,7 +119,7 @@ class ModelCopy:
         if self._module is not None and all(own[name].shape == live[name].shape for name in live):
             return
         values = {
-            name: pad_rows(name, value.to(live[name]), live[name], live[name])
+            name: pad_rows(name, _match(value, live[name]), live[name], live[name])
             for name, value in own.items()
         }
         for name, value in values.items():
@@ -117,7 +130,7 @@ class ModelCopy:
                 )
         module = copy_module(model).eval().requires_grad_(False)
         _write_tensors(module, values)
-        self._module, self._waiting = module, {}
+        self._module, self._waiting, self._means = module, {}, _find_means(values, live)
         self.trainable = frozenset(
             name for name, param in model.named_parameters() if param.requires_grad
         )
@@ -134,6 +147,21 @@ def _write_tensors(module: nn.Module, values: Params) -> None:
         for name, tensor in read_tensors(module).items():
             if name in values:
                 tensor.copy_(values[name])
+
+
+def _match(value: Tensor, live: Tensor) -> Tensor:
+    """A value on the device of a live tensor and in its dtype, or in that of its mean."""
+    is_mean = value.dtype == sum_dtype(live.dtype)
+    return value.to(live.device, value.dtype if is_mean else live.dtype)
+
+
+def _find_means(values: Params, live: Params) -> dict[str, Tensor]:
+    """Those values that are kept wider than the model has them."""
+    return {
+        n: v.clone()
+        for n, v in values.items()
+        if v.dtype == sum_dtype(live[n].dtype) != live[n].dtype
+    }
 
 
 def _read_shapes(values: Params) -> dict[str, torch.Size]:

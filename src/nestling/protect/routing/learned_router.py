@@ -94,12 +94,16 @@ class LearnedRouter:
         Raises: ShapeMismatch, NonFiniteInput: inputs that are not finite floats (N, I).
         """
         with torch.no_grad():
-            scores_NC = self._linear(check_inputs(z_ND, self.num_inputs).float())
+            scores_NC = self._linear(self._check(z_ND))
         return turn_to_weights(scores_NC, self.known, self.hard).to(z_ND.device)
+
+    def _check(self, z_ND: Tensor) -> Tensor:
+        # Twice: float64 inputs may be infinite as float32.
+        return check_inputs(check_inputs(z_ND, self.num_inputs).float(), self.num_inputs)
 
     def explain(self, z_ND: Tensor, task: Task | None, score: Score) -> Explanation:
         """The module of the least mean loss; surprise is that loss."""
-        check_inputs(z_ND, self.num_inputs)
+        self._check(z_ND)
         losses_C = score()
         context = int(losses_C.argmin())
         return Explanation(context, float(losses_C[context]))
@@ -110,7 +114,7 @@ class LearnedRouter:
         Raises: SettingError: no such context. ShapeMismatch, NonFiniteInput: as inputs go.
         """
         check_column(context, self.num_contexts)
-        z_ND = check_inputs(z_ND, self.num_inputs).float()
+        z_ND = self._check(z_ND)
         if not len(z_ND):
             return
         columns_N = torch.full((len(z_ND),), context)

@@ -261,6 +261,6 @@ def _estimate_shared(statistics: Statistics) -> Tensor:
     """C_0 (D, D) of all contexts together, with a floor so that no direction is certain."""
     covariance_DD = mirror_scatter(statistics) / statistics.weight
     variance = float(covariance_DD.diagonal().mean())
-    rounding = 1e-12 * float(statistics.mean.square().mean())
+    rounding = 1e-20 * float(statistics.mean.square().mean())
     covariance_DD.diagonal().add_(max(FLOOR * variance, rounding, 1e-100))
     return covariance_DD

@@ -43,7 +43,7 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
     if experts.targets.layout != "row":
         raise SettingError("export needs one target per example; export learner.model instead")
     exported = [_export_expert(readout, experts, name) for name in readout.names]
-    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
+    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64, device="cpu")
     present, context = None, None
     if readout.gate is not None and readout.task == "classification":
         present = readout.find_present(_count_classes(experts, readout.names))

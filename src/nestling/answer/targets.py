@@ -57,7 +57,7 @@ class TargetSpace:
             return probabilities
         if task not in self.task_classes:
             raise DataError(f"task {task} was never learned; known: {sorted(self.task_classes)}")
-        kept = torch.zeros(probabilities.shape[-1], dtype=torch.bool)
+        kept = torch.zeros(probabilities.shape[-1], dtype=torch.bool, device="cpu")
         kept[sorted(self.task_classes[task])] = True
         # A little everywhere in the task, so that a row without any mass there stays a row.
         inside = (probabilities + 1e-12) * kept

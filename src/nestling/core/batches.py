@@ -216,7 +216,7 @@ def _read_tensor(value: object, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if getattr(getattr(value, "dtype", None), "kind", "none") in "biuf":  # NumPy's numeric kinds
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     raise DataError(
         f"{name} of a batch is a {type(value).__name__}; give a tensor or a numeric NumPy array"
     )

@@ -160,7 +160,7 @@ def squared_norm(params: Params) -> Tensor:
     11.0
     """
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     norms = torch._foreach_norm([tensor.detach() for tensor in params.values()])
     stacked = torch.stack([norm.float() for norm in norms])
     return stacked.to(wide_dtype(stacked.device)).square().sum()
@@ -170,7 +170,7 @@ def inner_product(left: Params, right: Params) -> Tensor:
     """sum_n <left_n, right_n> as a scalar (); names and shapes as in `combine`."""
     check_same_names(left, right)
     wide = [torch.sum(tensor * right[name]).double() for name, tensor in left.items()]
-    return torch.stack(wide).sum() if wide else torch.zeros((), dtype=torch.float64)
+    return torch.stack(wide).sum() if wide else torch.zeros((), dtype=torch.float64, device="cpu")
 
 
 def cosine(left: Params, right: Params) -> float:

@@ -77,7 +77,7 @@ class ExampleStore:
         old = self._columns.get(name)
         if old is None or old.shape[1:] == torch.Size(shape):
             return
-        wider = torch.full((self.capacity, *shape), fill, dtype=old.dtype)
+        wider = torch.full((self.capacity, *shape), fill, dtype=old.dtype, device="cpu")
         wider[tuple(slice(0, length) for length in old.shape)] = old
         self._columns[name] = wider
 
@@ -92,10 +92,15 @@ class ExampleStore:
             return
         if not self._columns:
             self._columns = {
-                name: torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype)
+                name: torch.zeros(
+                    self.capacity, *values.shape[1:], dtype=values.dtype, device="cpu"
+                )
                 for name, values in batch.items()
             }
-        rows, targets = torch.tensor(list(row_of.values())), torch.tensor(list(row_of))
+        rows, targets = (
+            torch.tensor(list(row_of.values()), dtype=torch.int64, device="cpu"),
+            torch.tensor(list(row_of), dtype=torch.int64, device="cpu"),
+        )
         for name, values in batch.items():
             self._columns[name][targets] = values.detach().to("cpu")[rows]
         self._size = max(self._size, max(row_of) + 1)
@@ -104,7 +109,7 @@ class ExampleStore:
         """Different examples at random, at most as many as there are; NotFitted if none."""
         if not self._size:
             raise NotFitted("the replay memory is empty; add(batch) first")
-        order = torch.randperm(self._size, generator=generator)[:num_examples]
+        order = torch.randperm(self._size, generator=generator, device="cpu")[:num_examples]
         return {name: column[order] for name, column in self._columns.items()}
 
     def read_all(self) -> Columns:

@@ -53,8 +53,8 @@ class NearestClassMean:
             raise SettingError(f"metric {metric!r}; {suggest(str(metric), METRICS)}")
         self.num_inputs = check_width(num_inputs)
         self.metric: Metric = metric
-        self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64)
-        self._counts_K = torch.zeros(0, dtype=torch.float64)
+        self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64, device="cpu")
+        self._counts_K = torch.zeros(0, dtype=torch.float64, device="cpu")
 
     @property
     def num_classes(self) -> int:

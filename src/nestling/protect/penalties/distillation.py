@@ -238,7 +238,9 @@ class MaskAbsent(Retention):
         """
         present = target = require_labels(batch, "MaskAbsent masks")
         if self.present == "experience":
-            present = torch.tensor(sorted({*self._seen, *list_classes(batch)}), dtype=torch.int64)
+            present = torch.tensor(
+                sorted({*self._seen, *list_classes(batch)}), dtype=torch.int64, device="cpu"
+            )
         return mask_classes(output, target, present)
 
     def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:

@@ -172,12 +172,12 @@ def test_ignored_positions_pass_in_dense_targets_only() -> None:
 
 
 def test_dtypes_that_do_not_fit_name_the_remedy() -> None:
-    with pytest.raises(ShapeMismatch, match=r"float64 but the model is float32.*torch\.float32"):
-        check_batch(Batch((X.double(),), {}, Y), dtype=torch.float32)
+    with pytest.raises(ShapeMismatch, match=r"model is torch.float32.*input 0 with .*float32"):
+        Batch((X.double(),), {}, Y).call(nn.Linear(X.shape[1], 2))
     with pytest.raises(ShapeMismatch, match=r"float32 where one of 3 classes .*\.long\(\)"):
         check_batch(Batch((X,), {}, Y.float()), 3)
-    check_batch(Batch((X,), {}, Y.double()), dtype=torch.float32)
-    check_batch(Batch((Y,), {}, Y), 3, dtype=torch.float32)
+    check_batch(Batch((X,), {}, Y.double()))
+    check_batch(Batch((Y,), {}, Y), 3)
 
 
 @pytest.mark.parametrize(
@@ -247,5 +247,5 @@ def test_shapes_that_do_not_fit(output: tuple, target: Tensor, message: str) -> 
 
 def test_empty_batch_passes_the_check() -> None:
     batch = Batch((torch.zeros(0, 4),), {}, torch.zeros(0, dtype=torch.long))
-    check_batch(batch, 3, dtype=torch.float32)
+    check_batch(batch, 3)
     assert batch.size == 0

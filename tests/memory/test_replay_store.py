@@ -73,7 +73,19 @@ def test_wrong_use_is_named() -> None:
     replay.add({"x": torch.zeros(2, 4)})
     with pytest.raises(ShapeMismatch, match=r"\['x'\]"):
         replay.add({"z": torch.zeros(2, 4)})
-    with pytest.raises(ShapeMismatch, match="float64"):
-        replay.add({"x": torch.zeros(2, 4, dtype=torch.float64)})
+    with pytest.raises(ShapeMismatch, match="int64"):
+        replay.add({"x": torch.zeros(2, 4, dtype=torch.int64)})
     with pytest.raises(ShapeMismatch, match="'y'"):
         BalancedReplay(3, seed=0).add({"x": torch.zeros(2, 4)})
+
+
+def test_a_column_holds_every_dtype_of_its_kind() -> None:
+    replay = ReservoirReplay(9, seed=0)
+    for dtype in (torch.uint8, torch.int64, torch.int32):
+        replay.add({"y": torch.tensor([200, 7], dtype=dtype)})
+    replay.add({"y": torch.tensor([70_000])})
+    assert replay.read_all()["y"].tolist() == [200, 7, 200, 7, 200, 7, 70_000]
+    values = ReservoirReplay(9, seed=0)
+    values.add({"y": torch.ones(1)})
+    values.add({"y": torch.full((1,), 1 / 3, dtype=torch.float64)})
+    assert values.read_all()["y"].tolist() == [1.0, 1 / 3]

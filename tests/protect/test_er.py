@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused_before_the_step() -> None:
     state = method.state_dict()
     with pytest.raises(ShapeMismatch, match="stores rows"):
         method.compute_loss(
-            model, Batch((draw(2, 4).double(),), target=torch.tensor([0, 1])), draw(2, 4)
+            model, Batch((draw(2, 4).long(),), target=torch.tensor([0, 1])), draw(2, 4)
         )
     with pytest.raises(DataError, match="integers"):
         ER(10, balanced=True).compute_loss(

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nestling.answer.outside import Knowers
 from nestling.answer.targets import Layout, TargetSpace
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, ShapeMismatch
+from nestling.core.heads import find_head
 from nestling.core.modes import eval_mode
 from nestling.levels import Levels
 from nestling.levels.memory import Rows, widen
@@ -112,6 +112,18 @@ class Experts:
                 f"{tuple(target.shape)} and cannot be mixed with {', '.join(self.names)}; bring "
                 "them to the targets' shape with output_transform=..., or choose one read-out"
             )
+
+    def find_known(self, num_classes: int) -> Tensor | None:
+        """Classes (K,) bool that may be answered; None: all, see `TargetSpace.find_known`."""
+        return self.targets.find_known(self._count_given(), num_classes)
+
+    def _count_given(self) -> int:
+        """Outputs of who knows outside; 0 if nobody does."""
+        if self.outside is None:
+            return 0
+        copied, head = self.copies[self.outside], find_head(self.model)
+        rows = (copied.values | copied.buffers).get(f"{head}.weight" if head else "weight")
+        return self.targets.num_outputs if rows is None else len(rows)
 
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answers:
@@ -237,8 +249,7 @@ class Experts:
                 return read_output(batch.call(model))
         values = self.copies[name].read_values()
         with eval_mode(self.model):
-            output = functional_call(self.model, values, batch.inputs, dict(batch.keywords))
-            return read_output(output)
+            return read_output(batch.call(self.model, values))
 
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
         return activate(output, task or self.targets.task, self.output_transform, widen)

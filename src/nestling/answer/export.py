@@ -32,7 +32,7 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
         readout: who is believed; None before anything was learned.
         experts: who answers.
 
-    Returns: (inputs) -> (N, K) probabilities or (N, M) values, in evaluation mode.
+    Returns: (inputs, also by keyword) -> (N, K) probabilities or (N, M) values, in evaluation mode.
 
     Raises:
         NotFitted: nothing was learned yet.
@@ -43,13 +43,15 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
     if experts.targets.layout != "row":
         raise SettingError("export needs one target per example; export learner.model instead")
     exported = [_export_expert(readout, experts, name) for name in readout.names]
-    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64)
-    present, context = None, None
-    if readout.gate is not None and readout.task == "classification":
-        present = readout.find_present(_count_classes(experts, readout.names))
+    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64, device="cpu")
+    present, known, context = None, None, None
+    if readout.task == "classification":
+        num_classes = _count_classes(experts, readout.names)
+        known = experts.find_known(num_classes)
+        present = None if readout.gate is None else readout.find_present(num_classes)
     if readout.gate is not None and readout.context is not None and readout.context.densities:
         context = RecentTrust(readout.context)
-    return ExportedReadout(exported, weights, present, readout.slow, context).eval()
+    return ExportedReadout(exported, weights, present, readout.slow, context, known).eval()
 
 
 def _count_classes(experts: Experts, names: tuple[str, ...]) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nestling.answer.experts import activate
 from nestling.answer.exported_modules import FeatureTap
 from nestling.answer.outside import Knowers, mix_knowers
+from nestling.answer.targets import keep_known
 from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
 from nestling.levels.taps import align_features
@@ -32,6 +33,7 @@ class ExportedReadout(nn.Module):
         slow: expert that answers for the other classes.
         context: how far the other experts are trusted for what the slow one reads, (N, D) -> (N,)
             in [0, 1]; None: for every input alike.
+        known_K: (K,) bool, classes that may be answered; None: all of them.
         dtype: of the answer.
 
     Raises:
@@ -45,6 +47,7 @@ class ExportedReadout(nn.Module):
         present_K: Tensor | None = None,
         slow: int = 0,
         context: RecentTrust | None = None,
+        known_K: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -61,23 +64,30 @@ class ExportedReadout(nn.Module):
         self.present: Tensor | None
         self.register_buffer("weights", weights_E.double())
         self.register_buffer("present", present_K)
+        self.known: Tensor | None
+        self.register_buffer("known", known_K)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The model's inputs -> probabilities (N, K) or values (N, M)."""
+    def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
+        """The model's inputs, as it takes them -> probabilities (N, K) or values (N, M)."""
         heeded: Tensor | None = None
         reader = self.experts[self.slow]
-        answers = {i: one(*inputs) for i, one in enumerate(self.experts) if one is not reader}
+        answers = {
+            i: one(*inputs, **keywords) for i, one in enumerate(self.experts) if one is not reader
+        }
         if isinstance(reader, BankExpert):
-            read, output = reader.tap(*inputs)  # once, for its answer and for the context
-            answers[self.slow], heeded = reader.answer(read, output, *inputs)
+            read, output = reader.tap(
+                *inputs, **keywords
+            )  # once, for its answer and for the context
+            answers[self.slow], heeded = reader.answer(read, output, *inputs, **keywords)
             if self.context is not None:
                 recent = self.context(read)
                 heeded = recent if heeded is None else recent * heeded
         else:
-            answers[self.slow] = reader(*inputs)
+            answers[self.slow] = reader(*inputs, **keywords)
         stacked = pad_classes([answers[i].double() for i in range(len(self.experts))])
         weights = self.weights if heeded is None else heed(self.weights, heeded, self.slow)
-        return mix_experts(stacked, weights, self.slow, self.present).to(self.dtype)
+        mixed = mix_experts(stacked, weights, self.slow, self.present)
+        return keep_known(mixed, self.known).to(self.dtype)
 
 
 class RecentTrust(nn.Module):
@@ -140,9 +150,9 @@ class LiveExpert(nn.Module):
         super().__init__()
         self.model, self.task, self.output_transform = model, task, output_transform
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M), float64."""
-        return self.activate(read_output(self.model(*inputs)))
+        return self.activate(read_output(self.model(*inputs, **keywords)))
 
     def activate(self, output: Tensor) -> Tensor:
         """The model's output -> (N, K) or (N, M), float64."""
@@ -170,12 +180,12 @@ class BankExpert(nn.Module):
         super().__init__()
         self.tap, self.features, self.mixture, self.outside = tap, features, mixture, outside
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M)."""
-        return self.answer(*self.tap(*inputs), *inputs)[0]
+        return self.answer(*self.tap(*inputs, **keywords), *inputs, **keywords)[0]
 
     def answer(
-        self, read: Tensor, output: Tensor | None, *inputs: Tensor
+        self, read: Tensor, output: Tensor | None, *inputs: Tensor, **keywords: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """What `tap` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
         listened to, (N,); None for as far as their weights say."""
@@ -183,7 +193,7 @@ class BankExpert(nn.Module):
         answer: Tensor = self.mixture(phi)
         if self.outside is None:
             return answer, None
-        mixed: tuple[Tensor, Tensor] = self.outside(answer, phi, output, *inputs)
+        mixed: tuple[Tensor, Tensor] = self.outside(answer, phi, output, *inputs, **keywords)
         return mixed
 
 
@@ -224,7 +234,12 @@ class OutsideExpert(nn.Module):
         self.register_buffer("known", known_K)
 
     def forward(
-        self, memory: Tensor, phi: Tensor, output: Tensor | None, *inputs: Tensor
+        self,
+        memory: Tensor,
+        phi: Tensor,
+        output: Tensor | None,
+        *inputs: Tensor,
+        **keywords: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The memory's answer (N, K) or (N, M), its features (N, D), the output of the model that
         it reads, and the inputs -> (N, K) or (N, M), and how far others are listened to, (N,)."""
@@ -232,7 +247,7 @@ class OutsideExpert(nn.Module):
             assert output is not None
             given = self.activate.activate(output)
         else:
-            given = self.given(*inputs)
+            given = self.given(*inputs, **keywords)
         reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
         novelty = compute_novelty(reach, phi)
         knowers = Knowers(memory, self.known, given, novelty, self.num_effective)

@@ -118,10 +118,10 @@ class FeatureTap(nn.Module):
                 find_submodule(model, tap.name, tap.name)
         self.model, self.taps = model, tuple(taps)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, *inputs: Tensor, **keywords: Tensor) -> tuple[Tensor, Tensor | None]:
         """The model's inputs -> (what is read of them side by side (N, F), float64, and the
         model's output; None if it was not run)."""
-        views, output = read_taps(self.model, self.taps, Batch(inputs))
+        views, output = read_taps(self.model, self.taps, Batch(inputs, keywords))
         rows = align_views(views, self.taps, None)
         return torch.cat([row.double() for row in rows], dim=1), output
 

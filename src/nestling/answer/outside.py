@@ -181,7 +181,7 @@ def weigh_knowers(
     given_N = 1.0 - memory_N - both_N
     believed_NE = torch.stack((memory_N, given_N * opinion_N, both_N * opinion_N), dim=1)
     silent_N = 1.0 - believed_NE.sum(dim=1)  # nobody else has an opinion: the memory speaks
-    return believed_NE + silent_N[:, None] * torch.eye(3, dtype=believed_NE.dtype)[0]
+    return believed_NE + silent_N[:, None] * torch.eye(3, dtype=believed_NE.dtype, device="cpu")[0]
 
 
 def listen_to_others(novelty_N: Tensor, weights_NE: Tensor) -> Tensor:
@@ -264,8 +264,11 @@ class Outside:
     """
 
     def __init__(self, switch_rate: float) -> None:
-        self.gates = [FixedShare(3, switch_rate, torch.tensor(prior)) for prior in PRIORS]
-        self.squares = torch.full((3,), math.nan, dtype=torch.float64)
+        self.gates = [
+            FixedShare(3, switch_rate, torch.tensor(prior, dtype=torch.float32, device="cpu"))
+            for prior in PRIORS
+        ]
+        self.squares = torch.full((3,), math.nan, dtype=torch.float64, device="cpu")
         # What the given model got wrong, and what chance would have; of values, squared errors,
         # and those of the mean, which is the third.
         self.wrong, self.chance = 0.0, 0.0
@@ -305,10 +308,10 @@ class Outside:
             losses_NE = losses_NE.clamp_max(losses_NE.amin(dim=1, keepdim=True) + MOST_NATS)
             self._note_values(answers_ENK[1], target)
         else:
-            known_K = torch.zeros(answers_ENK.shape[2], dtype=torch.bool)
+            known_K = torch.zeros(answers_ENK.shape[2], dtype=torch.bool, device="cpu")
             known_K[: len(knowers.known)] = knowers.known
             restricted_ENK = restrict_to_present(answers_ENK, known_K)
-            own_NE = restricted_ENK[:, torch.arange(len(target)), target].T
+            own_NE = restricted_ENK[:, torch.arange(len(target), device="cpu"), target].T
             chance = DOUBT / float(known_K.sum().clamp_min(1))
             losses_NE = -torch.log((1.0 - DOUBT) * own_NE + chance)
             self._note_classes(restricted_ENK[1], target, int(known_K.sum()))

@@ -9,7 +9,7 @@ from nestling.answer.experts import Experts
 from nestling.answer.export import export_readout
 from nestling.answer.held_answers import HeldAnswers
 from nestling.answer.readout import Readout
-from nestling.answer.targets import TargetSpace
+from nestling.answer.targets import TargetSpace, keep_known
 from nestling.core.batches import Batch
 from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
@@ -85,6 +85,8 @@ class Panel:
             compared = found.read.get(self.readout.compares or "")
             mixed = self.readout.mix(found.by_expert, compared, found.knowers)
             shape, kind = found.shape, self.readout.task
+            if kind == "classification":
+                mixed = keep_known(mixed, self.experts.find_known(mixed.shape[-1]))
         wrong = (~mixed.isfinite()).any(dim=1).nonzero()
         if len(wrong):
             raise NonFiniteInput(

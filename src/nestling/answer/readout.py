@@ -66,7 +66,7 @@ class Readout:
         # Labels that the prior has not counted yet: counting many at once is cheaper.
         self._uncounted: list[Tensor] = []
         self.context: RecentContext | None = None
-        self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64)
+        self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64, device="cpu")
         memories = {memory.name for memory in plan.memories}
         copies = {copy.name for copy in plan.copies}
         # What forgets least comes first: an exact memory, else an averaged copy.
@@ -83,10 +83,12 @@ class Readout:
         self.compares = slow if slow in memories else None
         if isinstance(plan.readout, Mix):
             if plan.readout.weights is not None:
-                weights = torch.tensor(plan.readout.weights, dtype=torch.float64)
+                weights = torch.tensor(plan.readout.weights, dtype=torch.float64, device="cpu")
                 self.fixed = weights / weights.sum()
             else:
-                prior = torch.full((len(self.names),), _OTHERS_PRIOR, dtype=torch.float64)
+                prior = torch.full(
+                    (len(self.names),), _OTHERS_PRIOR, dtype=torch.float64, device="cpu"
+                )
                 prior[self.slow] = 1.0
                 self.gate = FixedShare(
                     len(self.names), switch_rate=plan.readout.switch_rate, prior=prior
@@ -125,7 +127,11 @@ class Readout:
             answers[self.slow], listened_N = self.outside.mix(knowers)
         stacked = pad_classes(answers) if self.task == "classification" else torch.stack(answers)
         if self.gate is None:
-            fixed = torch.ones(1) if self.fixed is None else self.fixed
+            fixed = (
+                torch.ones(1, dtype=torch.float32, device="cpu")
+                if self.fixed is None
+                else self.fixed
+            )
             return mix_experts(stacked, fixed, self.slow)
         weights, present = self._weigh(features, listened_N), None
         if self.task == "classification":
@@ -204,7 +210,7 @@ class Readout:
         present = self.find_present(stacked.shape[-1])
         present[target] = True
         restricted = restrict_to_present(stacked, present)
-        own = restricted[:, torch.arange(len(target)), target]
+        own = restricted[:, torch.arange(len(target), device="cpu"), target]
         chance = 1.0 / float(present.sum())
         self.gate.update(-torch.log((1.0 - DOUBT) * own + DOUBT * chance).T)
 

@@ -57,11 +57,26 @@ class TargetSpace:
             return probabilities
         if task not in self.task_classes:
             raise DataError(f"task {task} was never learned; known: {sorted(self.task_classes)}")
-        kept = torch.zeros(probabilities.shape[-1], dtype=torch.bool)
+        kept = torch.zeros(probabilities.shape[-1], dtype=torch.bool, device="cpu")
         kept[sorted(self.task_classes[task])] = True
-        # A little everywhere in the task, so that a row without any mass there stays a row.
-        inside = (probabilities + 1e-12) * kept
-        return inside / inside.sum(dim=-1, keepdim=True)
+        return keep_known(probabilities, kept)
+
+    def find_known(self, num_given: int, num_classes: int) -> Tensor | None:
+        """Classes (K,) bool that may be answered; None: all of them.
+
+        A head's output whose class never came says nothing, but for those of a model that was
+        given as one that knows.
+
+        Args:
+            num_given: outputs of that model; 0 without one.
+            num_classes: K.
+        """
+        if not self.classes or self.classes.union(range(num_given)).issuperset(range(num_classes)):
+            return None
+        known = torch.zeros(num_classes, dtype=torch.bool, device="cpu")
+        known[sorted(self.classes)] = True
+        known[:num_given] = True
+        return known
 
     def state_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -79,3 +94,16 @@ class TargetSpace:
         """What `state_dict` took apart."""
         by_task = {int(task): frozenset(c) for task, c in state["task_classes"].items()}
         return cls(**{**state, "classes": frozenset(state["classes"]), "task_classes": by_task})
+
+
+def keep_known(probabilities: Tensor, known: Tensor | None) -> Tensor:
+    """Probabilities (R, K) of known classes (K,) alone; None: of all.
+
+    >>> keep_known(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([True, True, False]))
+    tensor([[0.6250, 0.3750, 0.0000]])
+    """
+    if known is None:
+        return probabilities
+    # A little everywhere among them, so that a row without any mass there stays a row.
+    inside = (probabilities + 1e-12) * known
+    return inside / inside.sum(dim=-1, keepdim=True)

@@ -57,7 +57,8 @@ class Finetune:
     def scores(self, x: Tensor) -> Tensor:
         """The model's logits."""
         with torch.no_grad(), eval_mode(self.model):
-            return torch.as_tensor(self.model(x))
+            found: Tensor = self.model(x)
+            return found
 
     def read_levels(self) -> Sequence[LevelReading]:
         """There are none."""

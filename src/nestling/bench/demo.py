@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from nestling.bench.baselines import Batch, Finetune, FrozenSpine, Replay, Rival, tune_rate
@@ -51,7 +50,8 @@ class Nestling:
 
     def scores(self, x: Tensor) -> Tensor:
         """Probabilities."""
-        return torch.as_tensor(self.learner.predict_proba(x))
+        found: Tensor = self.learner.predict_proba(x)
+        return found
 
     def read_levels(self) -> Sequence[LevelReading]:
         """How its levels stand."""

@@ -48,7 +48,8 @@ class _OptimizerSide:
         self.advance = make(self.model)
         self.generator = make_generator(0, "gradients")
         self.gradients = [
-            torch.randn(p.shape, generator=self.generator) for p in self.model.parameters()
+            torch.randn(p.shape, generator=self.generator, dtype=torch.float32, device="cpu")
+            for p in self.model.parameters()
         ]
 
     def __call__(self) -> float:
@@ -153,7 +154,9 @@ def compare_bits(num_steps: int) -> bool:
     generator = make_generator(0, "bits")
     for _ in range(num_steps):
         for left, right in zip(models[0].parameters(), models[1].parameters(), strict=True):
-            left.grad = torch.randn(left.shape, generator=generator)
+            left.grad = torch.randn(
+                left.shape, generator=generator, dtype=torch.float32, device="cpu"
+            )
             right.grad = left.grad.clone()
         for advance in advances:
             advance()

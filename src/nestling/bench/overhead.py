@@ -72,8 +72,8 @@ def run(
 
 def _measure_learner(name: str, batch_size: int, num_rounds: int) -> tuple[Figures, Rows]:
     generator = make_generator(0, "images")
-    x = torch.rand(batch_size, 784, generator=generator)
-    y = torch.randint(0, 10, (batch_size,), generator=generator)
+    x = torch.rand(batch_size, 784, generator=generator, dtype=torch.float32, device="cpu")
+    y = torch.randint(0, 10, (batch_size,), generator=generator, device="cpu")
 
     def make_model() -> nn.Module:
         with torch.random.fork_rng(devices=[]):

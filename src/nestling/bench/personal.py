@@ -118,7 +118,7 @@ def train(model: nn.Module, person: Person, seed: int, num_epochs: int) -> nn.Mo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout
         for _ in range(num_epochs):
-            for rows in torch.randperm(len(x), generator=generator).split(32):
+            for rows in torch.randperm(len(x), generator=generator, device="cpu").split(32):
                 optimizer.zero_grad()
                 functional.cross_entropy(model(x[rows]), y[rows]).backward()
                 optimizer.step()
@@ -182,7 +182,8 @@ def fine_tune(
 
     def predict(x: Tensor) -> Tensor:
         with torch.no_grad(), eval_mode(own):
-            return torch.as_tensor(own(x))
+            found: Tensor = own(x)
+            return found
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -60,7 +60,7 @@ def measure(
     """As `run`, on given images (N, 784) and labels (N,), with so many features."""
     x, y = train
     N = len(x)
-    first = learn(train, num_features, torch.arange(N))
+    first = learn(train, num_features, torch.arange(N, device="cpu"))
     answer = first.predict(test[0])
     accuracy = 100.0 * float((answer.argmax(dim=1) == test[1]).double().mean())
     rows: Rows = [_describe("file order", answer, answer, test[1])]
@@ -77,12 +77,17 @@ def measure(
     order_diffs.append(
         compare("sorted by class", learn(train, num_features, y.argsort(stable=True)), answer)
     )
-    kept = torch.cat((torch.arange(N // 2), torch.arange(N // 2 + NUM_REMOVED, N)))
+    kept = torch.cat(
+        (torch.arange(N // 2, device="cpu"), torch.arange(N // 2 + NUM_REMOVED, N, device="cpu"))
+    )
     taken = slice(N // 2, N // 2 + NUM_REMOVED)
     first.remove(x[taken], y[taken], clock=N // 2)
     never_seen = learn(train, num_features, kept).predict(test[0])
     remove_diff = compare(f"{NUM_REMOVED} removed", first, never_seen)
-    shards = [learn(train, num_features, torch.arange(i, N, NUM_SHARDS)) for i in range(NUM_SHARDS)]
+    shards = [
+        learn(train, num_features, torch.arange(i, N, NUM_SHARDS, device="cpu"))
+        for i in range(NUM_SHARDS)
+    ]
     for shard in shards[1:]:
         shards[0].merge(shard)
     merge_diff = compare(f"{NUM_SHARDS} shards merged", shards[0], answer)
@@ -124,7 +129,7 @@ def learn(train: Pairs, num_features: int, order: Tensor) -> RidgeMemory:
 def make_orders(num_examples: int) -> Iterator[Tensor]:
     """Ten random orders."""
     for i in range(NUM_ORDERS):
-        yield torch.randperm(num_examples, generator=make_generator(i, "ridge suite"))
+        yield torch.randperm(num_examples, generator=make_generator(i, "ridge suite"), device="cpu")
 
 
 def time_memory(train: Pairs, num_features: int) -> float:
@@ -140,9 +145,11 @@ def time_memory(train: Pairs, num_features: int) -> float:
 def time_products(train: Pairs, num_features: int) -> float:
     """Seconds of the bare products of one pass, float64 as the memory's."""
     generator = make_generator(0, "ridge suite", "bare")
-    weights_PD = torch.randn(NUM_PIXELS, num_features, generator=generator, dtype=torch.float64)
-    gram_DD = torch.zeros(num_features, num_features, dtype=torch.float64)
-    cross_DK = torch.zeros(num_features, NUM_CLASSES, dtype=torch.float64)
+    weights_PD = torch.randn(
+        NUM_PIXELS, num_features, generator=generator, dtype=torch.float64, device="cpu"
+    )
+    gram_DD = torch.zeros(num_features, num_features, dtype=torch.float64, device="cpu")
+    cross_DK = torch.zeros(num_features, NUM_CLASSES, dtype=torch.float64, device="cpu")
     start = time.perf_counter()
     for x, y in zip(train[0].split(BLOCK), train[1].split(BLOCK), strict=True):
         phi_ND = (x.double() @ weights_PD).relu_()
@@ -152,7 +159,7 @@ def time_products(train: Pairs, num_features: int) -> float:
 
 
 def _describe(name: str, found: Tensor, wanted: Tensor, labels: Tensor) -> dict[str, object]:
-    own = found[torch.arange(len(labels)), labels]
+    own = found[torch.arange(len(labels), device="cpu"), labels]
     return {
         "pass": name,
         "accuracy": 100.0 * float((found.argmax(dim=1) == labels).double().mean()),

@@ -39,8 +39,8 @@ def make_skipping_plan(num_blocks: int = 12, num_fast: int = 2, period: int = 16
 def _make_steps() -> dict[str, tuple[nn.Module, Callable[[], None]]]:
     """Whole training steps of a 12-block transformer: full, nested with skip, and bare."""
     generator = make_generator(0, "tokens")
-    tokens_BT = torch.randint(0, 256, (8, 64), generator=generator)
-    labels_B = torch.randint(0, 10, (8,), generator=generator)
+    tokens_BT = torch.randint(0, 256, (8, 64), generator=generator, device="cpu")
+    labels_B = torch.randint(0, 10, (8,), generator=generator, device="cpu")
 
     def make_model() -> TransformerClassifier:
         with torch.random.fork_rng(devices=[]):

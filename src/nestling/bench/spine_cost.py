@@ -126,8 +126,8 @@ def make_batches(num_batches: int) -> Batches:
     shape = (BATCH_SIZE, 3, IMAGE_SIZE, IMAGE_SIZE)
     return [
         (
-            torch.randn(shape, generator=generator),
-            torch.randint(0, NUM_CLASSES, (BATCH_SIZE,), generator=generator),
+            torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu"),
+            torch.randint(0, NUM_CLASSES, (BATCH_SIZE,), generator=generator, device="cpu"),
         )
         for _ in range(num_batches)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from nestling.core.errors import DataError, ShapeMismatch
 
@@ -77,13 +78,20 @@ class Batch:
             None if self.target is None else self.target.clone(),
         )
 
-    def call(self, model: nn.Module) -> Any:
+    def call(self, model: nn.Module, values: Mapping[str, Tensor] | None = None) -> Any:
         """The model's raw output; `read_output` finds the tensor in it.
+
+        Args:
+            model: in the modes that the caller wants.
+            values: parameters and buffers by name that stand in for its own; None: its own.
 
         Raises:
             DataError: the model cannot take such inputs; says which and what it said.
+            ShapeMismatch: likewise, and none of its parameters has an input's dtype.
         """
         try:
+            if values is not None:
+                return functional_call(model, dict(values), self.inputs, dict(self.keywords))
             return model(*self.inputs, **self.keywords)
         except torch.OutOfMemoryError:
             raise
@@ -93,7 +101,21 @@ class Batch:
                 for name, tensor in self.features.items()
             ]
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"the model cannot take {', '.join(shown)}: {said}") from error
+            message = f"the model cannot take {', '.join(shown)}: {said}"
+            if remedy := self._find_remedy(model):
+                raise ShapeMismatch(f"{message}; {remedy}") from error
+            raise DataError(message) from error
+
+    def _find_remedy(self, model: nn.Module) -> str:
+        """What converts a floating input whose dtype no parameter has; empty if there is none."""
+        known = {param.dtype for param in model.parameters() if param.is_floating_point()}
+        if len(known) != 1:
+            return ""
+        (dtype,) = known
+        for name, tensor in self.features.items():
+            if tensor.is_floating_point() and tensor.dtype != dtype:
+                return f"the model is {dtype}, convert {name} with .to({dtype})"
+        return ""
 
 
 def read_batch(raw: object) -> Batch:
@@ -205,6 +227,7 @@ def _gather(inputs: object, target: Tensor | None) -> Batch:
         if not inputs:
             raise DataError("a batch holds no inputs; add e.g. 'input_ids'")
         named = {str(name): _read_tensor(value, str(name)) for name, value in inputs.items()}
+        named = dict(sorted(named.items()))  # known by name: their order means nothing
         return Batch((), named, target)
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) and inputs:
         read = [_read_tensor(value, f"input {index}") for index, value in enumerate(inputs)]
@@ -216,10 +239,25 @@ def _read_tensor(value: object, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if getattr(getattr(value, "dtype", None), "kind", "none") in "biuf":  # NumPy's numeric kinds
-        return torch.as_tensor(value)
+        try:
+            return _copy_array(value)
+        except TypeError as error:  # e.g. longdouble
+            raise DataError(f"{name} of a batch: {error}") from None
     raise DataError(
         f"{name} of a batch is a {type(value).__name__}; give a tensor or a numeric NumPy array"
     )
+
+
+def _copy_array(value: Any) -> Tensor:
+    """A NumPy array or scalar as a tensor, also one that torch refuses as it stands: backwards, in
+    the other byte order, not to be written to."""
+    import numpy as np
+
+    array = np.asarray(value)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    return torch.from_numpy(array)
 
 
 def move_classes(output: Tensor, target: Tensor) -> Tensor:

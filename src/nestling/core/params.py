@@ -162,7 +162,7 @@ def squared_norm(params: Params) -> Tensor:
     11.0
     """
     if not params:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     norms = torch._foreach_norm([widen_half(tensor.detach()) for tensor in params.values()])
     stacked = torch.stack([norm.float() for norm in norms])
     return stacked.to(wide_dtype(stacked.device)).square().sum()
@@ -175,7 +175,7 @@ def inner_product(left: Params, right: Params) -> Tensor:
         torch.sum(widen_half(tensor) * widen_half(right[name])).double()
         for name, tensor in left.items()
     ]
-    return torch.stack(wide).sum() if wide else torch.zeros((), dtype=torch.float64)
+    return torch.stack(wide).sum() if wide else torch.zeros((), dtype=torch.float64, device="cpu")
 
 
 def cosine(left: Params, right: Params) -> float:

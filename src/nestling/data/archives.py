@@ -57,7 +57,7 @@ def load(name: str, folder: Path | None = None, *, offline: bool = False) -> Spl
         raise SettingError(f"data set {name!r}; {suggest(name, _NAMES)}")
     if name == "digits":
         x, y = load_digits()
-        order = torch.randperm(len(x), generator=make_generator(0, "digits"))
+        order = torch.randperm(len(x), generator=make_generator(0, "digits"), device="cpu")
         train, test = order[: round(0.7 * len(x))], order[round(0.7 * len(x)) :]
         return x[train], y[train], x[test], y[test]
     (path,) = obtain(name, folder, offline=offline)

@@ -25,7 +25,9 @@ def load_digits() -> tuple[Tensor, Tensor]:
     except ImportError:
         raise MissingExtra("digits need scikit-learn: pip install 'nestling[data]'") from None
     pixels, labels = load(return_X_y=True)
-    return torch.tensor(pixels / 16.0, dtype=torch.float32), torch.tensor(labels)
+    return torch.tensor(pixels / 16.0, dtype=torch.float32, device="cpu"), torch.tensor(
+        labels, dtype=torch.int64, device="cpu"
+    )
 
 
 def restyle_digits(
@@ -49,10 +51,14 @@ def restyle_digits(
     >>> restyle_digits(x[:3]).shape
     torch.Size([3, 64])
     """
-    turn = torch.deg2rad(torch.tensor(turn_degrees))
+    turn = torch.deg2rad(torch.tensor(turn_degrees, dtype=torch.float32, device="cpu"))
     cos, sin = float(turn.cos()), float(turn.sin())
     # Maps output to input coordinates: rotation after shear.
-    affine_23 = torch.tensor([[cos, cos * slant - sin, 0.0], [sin, sin * slant + cos, 0.0]])
+    affine_23 = torch.tensor(
+        [[cos, cos * slant - sin, 0.0], [sin, sin * slant + cos, 0.0]],
+        dtype=torch.float32,
+        device="cpu",
+    )
     images_N1HW = x.reshape(-1, 1, SIDE, SIDE)
     grid = torch.nn.functional.affine_grid(
         affine_23.expand(len(x), 2, 3), [len(x), 1, 2 * SIDE, 2 * SIDE], align_corners=False
@@ -76,7 +82,7 @@ def demo_experiences(seed: int) -> list[Experience]:
     [('digits 0-5', 315, (0, 1, 2, 3, 4, 5)), ('digits 6-9', 304, (6, 7, 8, 9))]
     """
     x, y = load_digits()
-    order = torch.randperm(len(x), generator=make_generator(seed, "demo experiences"))
+    order = torch.randperm(len(x), generator=make_generator(seed, "demo experiences"), device="cpu")
     is_old = y[order] <= max(OLD)
     old, new = order[is_old], order[~is_old]
     parts = {
@@ -92,8 +98,10 @@ def _make_experience(name: str, x: Tensor, y: Tensor) -> Experience:
     x = restyle_digits(x) if name == "new style" else x
     num_test = round(TEST_SHARE * len(x))
     # Rows came in random order but sorted by kind; every third or so is held out.
-    held_out = torch.zeros(len(x), dtype=torch.bool)
-    held_out[torch.linspace(0, len(x) - 1, num_test).round().long()] = True
+    held_out = torch.zeros(len(x), dtype=torch.bool, device="cpu")
+    held_out[
+        torch.linspace(0, len(x) - 1, num_test, dtype=torch.float32, device="cpu").round().long()
+    ] = True
     classes = tuple(sorted(set(y.tolist())))
     return Experience(
         name, (x[~held_out], y[~held_out]), (x[held_out], y[held_out]), classes=classes

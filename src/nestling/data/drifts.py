@@ -117,11 +117,11 @@ def drifting(
     for index, name in enumerate(order):
         x, y, x_test, y_test = contexts[name]
         x_last, y_last, _, _ = contexts[order[max(index - 1, 0)]]
-        length = int(torch.randint(low, high + 1, (1,), generator=generator))
-        rows = torch.randint(len(x), (length * batch_size,), generator=generator)
+        length = int(torch.randint(low, high + 1, (1,), generator=generator, device="cpu"))
+        rows = torch.randint(len(x), (length * batch_size,), generator=generator, device="cpu")
         # Drawn for every row, blended or not, so that a blend does not change later segments.
-        uniform = torch.rand(len(rows), generator=generator)
-        batch = torch.arange(len(rows)) // batch_size
+        uniform = torch.rand(len(rows), generator=generator, dtype=torch.float32, device="cpu")
+        batch = torch.arange(len(rows), device="cpu") // batch_size
         is_new = (uniform * (num_blended + 1) < batch + 1) | (batch >= num_blended)
         inputs = torch.where(_widen(is_new, x), x[rows], x_last[rows])
         labels = torch.where(is_new, y[rows], y_last[rows])
@@ -169,7 +169,7 @@ def relabelled(
     [[0, 1, 0, 1], [1, 0, 1, 0]]
     """
     check_lengths(x, y, x_test, y_test)
-    classes = torch.tensor(list_classes(y))
+    classes = torch.tensor(list_classes(y), dtype=torch.int64, device="cpu")
     if len(classes) < 2:
         raise DataError(f"{len(classes)} classes; relabelled needs at least 2")
     if not order or min(order) < 0:
@@ -222,8 +222,10 @@ def _draw_task_free(
     experiences: list[Experience], num_batches: int, batch_size: int, width: float, seed: int
 ) -> Iterator[Pair]:
     generator = make_generator(seed, "task free")
-    centres = torch.arange(len(experiences)) + 0.5
-    sizes = torch.tensor([len(one.train[1]) for one in experiences])
+    centres = torch.arange(len(experiences), device="cpu") + 0.5
+    sizes = torch.tensor(
+        [len(one.train[1]) for one in experiences], dtype=torch.int64, device="cpu"
+    )
     starts = sizes.cumsum(0) - sizes
     x = torch.cat([one.train[0] for one in experiences])
     y = torch.cat([one.train[1] for one in experiences])
@@ -231,7 +233,7 @@ def _draw_task_free(
         place = len(experiences) * (index + 0.5) / num_batches
         chances = torch.softmax(-((place - centres) ** 2) / (2.0 * width**2), dim=0)
         chosen = torch.multinomial(chances, batch_size, replacement=True, generator=generator)
-        uniform = torch.rand(batch_size, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(batch_size, generator=generator, dtype=torch.float64, device="cpu")
         rows = starts[chosen] + (uniform * sizes[chosen]).long()
         yield x[rows], y[rows]
 
@@ -246,7 +248,7 @@ def _draw_labellings(num_classes: int, count: int, seed: int) -> list[list[int]]
     if count > possible:
         raise SettingError(f"{count} labellings of {num_classes} classes; there are {possible}")
     while len(found) < count:
-        drawn = torch.randperm(num_classes, generator=generator).tolist()
+        drawn = torch.randperm(num_classes, generator=generator, device="cpu").tolist()
         if drawn not in found:
             found.append(drawn)
     return found

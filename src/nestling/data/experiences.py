@@ -91,8 +91,8 @@ def split_by_class(
     _check_groups(groups, y)
     made = []
     for group in groups:
-        inside = torch.isin(y, torch.tensor(group))
-        inside_test = torch.isin(y_test, torch.tensor(group))
+        inside = torch.isin(y, torch.tensor(group, dtype=torch.int64, device="cpu"))
+        inside_test = torch.isin(y_test, torch.tensor(group, dtype=torch.int64, device="cpu"))
         made.append(
             Experience(
                 name="classes " + " ".join(str(label) for label in group),
@@ -151,7 +151,7 @@ def domain_incremental(
     if not transforms:
         raise SettingError("domain_incremental needs at least one domain in transforms")
     check_lengths(x, y, x_test, y_test)
-    order = torch.randperm(len(x), generator=generator)
+    order = torch.randperm(len(x), generator=generator, device="cpu")
     parts = order.tensor_split(len(transforms))
     return [
         Experience(name, (change(x[rows]), y[rows]), (change(x_test), y_test), list_classes(y))

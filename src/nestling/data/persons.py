@@ -48,7 +48,12 @@ def _shift(x: Tensor) -> Tensor:
 
 
 def _add_noise(x: Tensor) -> Tensor:
-    noise = torch.randn(x.shape, generator=make_generator(round(float(x.sum())), "noise"))
+    noise = torch.randn(
+        x.shape,
+        generator=make_generator(round(float(x.sum())), "noise"),
+        dtype=torch.float32,
+        device="cpu",
+    )
     return (x + 0.35 * noise).clamp(0.0, 1.0)
 
 
@@ -76,9 +81,11 @@ def make_writers(seed: int) -> Iterator[Person]:
     """
     x, y = _shuffle(seed)
     generator = make_generator(seed, "writers")
-    slants = MILD_SLANT * (2.0 * torch.rand(NUM_WRITERS, generator=generator) - 1.0)
+    slants = MILD_SLANT * (
+        2.0 * torch.rand(NUM_WRITERS, generator=generator, dtype=torch.float32, device="cpu") - 1.0
+    )
     num_known = NUM_TRAIN + NUM_OTHERS
-    writer_N = torch.randint(NUM_WRITERS, (num_known,), generator=generator)
+    writer_N = torch.randint(NUM_WRITERS, (num_known,), generator=generator, device="cpu")
     known = x[:num_known].clone()
     for writer in range(NUM_WRITERS):
         rows = writer_N == writer
@@ -103,7 +110,7 @@ def make_kinds(seed: int, kinds: Mapping[str, Style]) -> Iterator[Person]:
 
 def _shuffle(seed: int) -> Pair:
     x, y = load_digits()
-    order = torch.randperm(len(x), generator=make_generator(seed, "persons"))
+    order = torch.randperm(len(x), generator=make_generator(seed, "persons"), device="cpu")
     return x[order], y[order]
 
 

@@ -45,7 +45,9 @@ def class_incremental(
             f"ask for at most {len(classes)}"
         )
     generator = make_generator(seed, "class incremental")
-    order = torch.tensor(classes)[torch.randperm(len(classes), generator=generator)]
+    order = torch.tensor(classes, dtype=torch.int64, device="cpu")[
+        torch.randperm(len(classes), generator=generator, device="cpu")
+    ]
     groups = [part.tolist() for part in order.tensor_split(num_experiences)]
     return split_by_class(x, y, x_test, y_test, groups)
 
@@ -80,14 +82,16 @@ def blurred(experiences: Sequence[Experience], *, share: float, seed: int) -> li
     sizes = [len(one.train[1]) for one in experiences]
     x = torch.cat([one.train[0] for one in experiences])
     y = torch.cat([one.train[1] for one in experiences])
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    owner = torch.repeat_interleave(
+        torch.arange(len(sizes), device="cpu"), torch.tensor(sizes, dtype=torch.int64, device="cpu")
+    )
     leaving = torch.cat(
         [
-            start + torch.randperm(size, generator=generator)[: round(share * size)]
+            start + torch.randperm(size, generator=generator, device="cpu")[: round(share * size)]
             for start, size in zip(itertools.accumulate(sizes, initial=0), sizes, strict=False)
         ]
     )
-    rows = torch.arange(len(y))
+    rows = torch.arange(len(y), device="cpu")
     rows[leaving] = leaving[_exchange(owner[leaving].tolist(), generator)]
     return [
         Experience(one.name, (x[part], y[part]), one.test, list_classes(y[part]), one.task)
@@ -147,7 +151,9 @@ def repeating(
     counts = dict.fromkeys(classes, 0)
     groups: list[list[int]] = []
     for _ in range(num_experiences):
-        drawn = torch.tensor(classes)[torch.randperm(len(classes), generator=generator)]
+        drawn = torch.tensor(classes, dtype=torch.int64, device="cpu")[
+            torch.randperm(len(classes), generator=generator, device="cpu")
+        ]
         groups.append(sorted(drawn.tolist(), key=counts.__getitem__)[:classes_per_experience])
         for label in groups[-1]:
             counts[label] += 1
@@ -155,7 +161,7 @@ def repeating(
     made = []
     for index, group in enumerate(groups):
         rows = torch.cat([parts[label].pop() for label in group])
-        inside = torch.isin(y_test, torch.tensor(group))
+        inside = torch.isin(y_test, torch.tensor(group, dtype=torch.int64, device="cpu"))
         name = f"{index}: classes " + " ".join(str(label) for label in sorted(group))
         test = (x_test[inside], y_test[inside])
         made.append(Experience(name, (x[rows], y[rows]), test, tuple(sorted(group))))
@@ -187,7 +193,9 @@ def multi_task(sets: Mapping[str, Split]) -> list[Experience]:
     first = 0
     for task, (name, (x, y, x_test, y_test)) in enumerate(sets.items()):
         check_lengths(x, y, x_test, y_test, f"set {name!r}")
-        classes = torch.tensor(_require_classes(y, f"set {name!r}"))
+        classes = torch.tensor(
+            _require_classes(y, f"set {name!r}"), dtype=torch.int64, device="cpu"
+        )
         foreign = y_test[~torch.isin(y_test, classes)]
         if len(foreign):
             raise UnknownLabel(
@@ -210,7 +218,7 @@ def _exchange(owners: list[int], generator: torch.Generator) -> Tensor:
             f"one experience gives away {highest} examples, the others only "
             f"{len(owners) - highest} places; take a smaller share or experiences of like size"
         )
-    comes: list[int] = torch.randperm(len(owners), generator=generator).tolist()
+    comes: list[int] = torch.randperm(len(owners), generator=generator, device="cpu").tolist()
     for place, owner in enumerate(owners):
         if owners[comes[place]] != owner:
             continue
@@ -218,9 +226,9 @@ def _exchange(owners: list[int], generator: torch.Generator) -> Tensor:
         # clash; drawing until one is met takes about n log n draws for all clashes together.
         other = place
         while owners[other] == owner or owners[comes[other]] == owner:
-            other = int(torch.randint(len(owners), (1,), generator=generator))
+            other = int(torch.randint(len(owners), (1,), generator=generator, device="cpu"))
         comes[place], comes[other] = comes[other], comes[place]
-    return torch.tensor(comes, dtype=torch.long)
+    return torch.tensor(comes, dtype=torch.long, device="cpu")
 
 
 def _cut_class(y: Tensor, label: int, num_parts: int, generator: torch.Generator) -> list[Tensor]:
@@ -230,7 +238,7 @@ def _cut_class(y: Tensor, label: int, num_parts: int, generator: torch.Generator
             f"class {label} occurs {num_parts} times but has {len(rows)} training examples; "
             "ask for fewer experiences"
         )
-    rows = rows[torch.randperm(len(rows), generator=generator)]
+    rows = rows[torch.randperm(len(rows), generator=generator, device="cpu")]
     return list(rows.tensor_split(num_parts))
 
 

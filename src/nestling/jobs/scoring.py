@@ -31,7 +31,7 @@ def list_batches(
     """
     for epoch in range(epochs):
         generator = make_generator(seed, "order", index, epoch)
-        yield from torch.randperm(num_examples, generator=generator).split(batch_size)
+        yield from torch.randperm(num_examples, generator=generator, device="cpu").split(batch_size)
 
 
 def score(learner: Learner, experience: Experience, classes: Sequence[int]) -> float:
@@ -63,7 +63,9 @@ def accuracy_among(scores: Tensor, y: Tensor, classes: Sequence[int]) -> float:
     known = [label for label in classes if label < scores.shape[1]]
     if not known:
         return 0.0
-    answer = torch.tensor(known)[scores[:, known].argmax(dim=1).cpu()]
+    answer = torch.tensor(known, dtype=torch.int64, device="cpu")[
+        scores[:, known].argmax(dim=1).cpu()
+    ]
     return float((answer == y.cpu()).double().mean())
 
 

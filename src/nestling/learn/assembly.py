@@ -70,7 +70,6 @@ def assemble(
         EarlyView(levels, may_drop=plan is None and pretrained),
         random,
         Counts(),
-        first.dtype if first is not None and first.is_floating_point() else None,
         writer,
     )
 

@@ -145,7 +145,9 @@ def resize_head(
         old = getattr(head, part)
         if old is None:
             continue
-        rows = torch.empty((num_new, *old.shape[1:])).uniform_(-bound, bound, generator=generator)
+        rows = torch.empty((num_new, *old.shape[1:]), dtype=torch.float32, device="cpu").uniform_(
+            -bound, bound, generator=generator
+        )
         kept = old.detach()[:num_classes]
         sized = torch.cat([kept, rows.to(old.device, old.dtype)])
         param = nn.Parameter(sized, requires_grad=old.requires_grad)

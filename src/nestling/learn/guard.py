@@ -140,20 +140,16 @@ def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tenso
     return target.reshape(-1).cpu()[kept], weight
 
 
-def check_batch(
-    batch: Batch, num_classes: int | None = None, *, dtype: torch.dtype | None = None
-) -> None:
+def check_batch(batch: Batch, num_classes: int | None = None) -> None:
     """Raise if a batch cannot be learned from; a batch of size 0 passes.
 
     Args:
         batch: what `read_batch` gave.
         num_classes: K, the declared number of classes: targets must be integers below it.
             None: not declared, integers may be any class and floats are values.
-        dtype: floating dtype of the model's parameters, to compare the inputs with; None:
-            not compared.
 
     Raises:
-        ShapeMismatch: lengths or dtypes that do not fit together.
+        ShapeMismatch: lengths that do not fit together, or values where classes are declared.
         NonFiniteInput: NaN or infinity; says where.
         UnknownLabel: a label outside the declared classes.
         DataError: a sequence or dense target of which every position is ignored.
@@ -162,14 +158,8 @@ def check_batch(
     named = batch.features
     for name, tensor in named.items():
         _check_length(name, tensor, size)
-        if not tensor.dtype.is_floating_point:
-            continue
-        if dtype is not None and tensor.dtype != dtype:
-            raise ShapeMismatch(
-                f"{name} is {_show(tensor.dtype)} but the model is {_show(dtype)}; convert it "
-                f"with .to(torch.{_show(dtype)})"
-            )
-        _check_finite(name, tensor)
+        if tensor.dtype.is_floating_point:
+            _check_finite(name, tensor)
     if batch.target is not None:
         _check_length("target", batch.target, size)
         if batch.target.dtype.is_floating_point:

@@ -95,7 +95,6 @@ class Training:
         early: what the default's memory reads.
         random: where its random numbers come from.
         counts: of what was done.
-        dtype: floating dtype of the model's parameters; None if it has none.
         writer: takes metrics; None for none.
     """
 
@@ -109,7 +108,6 @@ class Training:
         early: EarlyView,
         random: RandomState,
         counts: Counts,
-        dtype: torch.dtype | None,
         writer: Writer | None,
     ) -> None:
         self.step = step
@@ -120,7 +118,6 @@ class Training:
         self.early = early
         self.random = random
         self.counts = counts
-        self.dtype = dtype
         self.writer = writer
 
     def learn(
@@ -133,7 +130,7 @@ class Training:
             batch = batch.to(device)
         if batch.target is None:
             raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
-        check_batch(batch, panel.targets.declared, dtype=self.dtype)
+        check_batch(batch, panel.targets.declared)
         task = check_task(task)
         self.protections.check_task(task)
         if batch.size == 0:
@@ -248,7 +245,7 @@ class Training:
             kind: what is predicted, if that is known though nothing was learned.
         """
         batch = Batch(batch.inputs, batch.keywords).to(self.step.device)
-        check_batch(batch, dtype=self.dtype)
+        check_batch(batch)
         targets = self.panel.targets
         if kind is None and targets.declared is not None:
             kind = "classification"

@@ -68,7 +68,11 @@ class CopyLevel:
         probability = self.spec.probability
         if self.is_fixed:
             return True
-        if probability is None or torch.rand((), generator=self.generator) < probability:
+        if (
+            probability is None
+            or torch.rand((), generator=self.generator, dtype=torch.float32, device="cpu")
+            < probability
+        ):
             self._update()
         return True
 

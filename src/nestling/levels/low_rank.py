@@ -38,7 +38,9 @@ class LowRank(nn.Module):
             self.B.zero_()
             if generator is not None:
                 bound = self.A.shape[1] ** -0.5
-                drawn = torch.empty(self.A.shape).uniform_(-bound, bound, generator=generator)
+                drawn = torch.empty(self.A.shape, dtype=torch.float32, device="cpu").uniform_(
+                    -bound, bound, generator=generator
+                )
                 self.A.copy_(drawn)
 
     def forward(self, weight: Tensor) -> Tensor:

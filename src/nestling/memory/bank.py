@@ -345,11 +345,11 @@ class MemoryBank:
             self._held[0] = renew_roughly(memory, self._held[0])
         slow = self._held[self.slow] = add_reach(memory, self._held[self.slow])
         if slow is None or slow.reach is None:
-            nothing_N = torch.full((N,), math.inf, dtype=torch.float64)
+            nothing_N = torch.full((N,), math.inf, dtype=torch.float64, device="cpu")
             return Foresight(memory.clock, N, None, None, nothing_N, 0.0)
         known_K = None
         if self.task == "classification":
-            known_K = torch.zeros(self.num_classes, dtype=torch.bool)
+            known_K = torch.zeros(self.num_classes, dtype=torch.bool, device="cpu")
             known_K[: len(slow.offset)] = slow.offset.isfinite()
         return Foresight(
             memory.clock,

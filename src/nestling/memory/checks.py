@@ -136,7 +136,7 @@ def check_labels(y: Tensor, num_classes: int | None, num_known: int = 0) -> Tens
 def check_weights(weight: Tensor | None, num_examples: int) -> Tensor:
     """Weights as float64 (N,), ones if None; finite and not negative."""
     if weight is None:
-        return torch.ones(num_examples, dtype=torch.float64)
+        return torch.ones(num_examples, dtype=torch.float64, device="cpu")
     weight = weight.detach().to("cpu", torch.float64)
     if weight.shape != (num_examples,):
         raise ShapeMismatch(f"weights of shape {tuple(weight.shape)}; ({num_examples},) works")
@@ -176,7 +176,7 @@ def check_saved(saved: Mapping[str, object], own: Mapping[str, object], what: st
 
 def encode_one_hot(labels_N: Tensor, num_classes: int) -> Tensor:
     """(N, K) float64 with a one in each row."""
-    one_hot = torch.zeros(labels_N.shape[0], num_classes, dtype=torch.float64)
+    one_hot = torch.zeros(labels_N.shape[0], num_classes, dtype=torch.float64, device="cpu")
     return one_hot.scatter_(1, labels_N[:, None], 1.0)
 
 

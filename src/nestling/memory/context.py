@@ -66,11 +66,11 @@ class RecentContext:
         self.block = block
         self.seed = seed
         if self.num_directions == num_inputs:
-            self.directions_ID = torch.eye(num_inputs, dtype=torch.float64)
+            self.directions_ID = torch.eye(num_inputs, dtype=torch.float64, device="cpu")
         else:
             shape = (num_inputs, self.num_directions)
             generator = make_generator(seed, "context", num_inputs, self.num_directions)
-            drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             self.directions_ID = drawn / math.sqrt(num_inputs)
         self._recent = ClockedStatistics(self.num_directions, 0, self.half_life)
         self._life = ClockedStatistics(self.num_directions, 0)
@@ -92,8 +92,8 @@ class RecentContext:
             joined = torch.cat(self._pending)
             self._pending, self._num_pending = [joined[self.block :]], len(joined) - self.block
             z_ND = self._project(joined[: self.block])
-            none_N0 = torch.zeros(self.block, 0, dtype=torch.float64)
-            ones_N = torch.ones(self.block, dtype=torch.float64)
+            none_N0 = torch.zeros(self.block, 0, dtype=torch.float64, device="cpu")
+            ones_N = torch.ones(self.block, dtype=torch.float64, device="cpu")
             if self._life.clock:
                 share = 1.0 - decay_factor(self.block, self.half_life)
                 found = float(self._compute_ratio(z_ND).clamp_min(-_FAR).mean())
@@ -105,7 +105,7 @@ class RecentContext:
     def compare(self, x: Tensor) -> Tensor:
         """Density ratio r(x) of inputs (N, I): (N,) float64 in [0, 1]; 1 before the first block."""
         if self._life.clock == 0:
-            return torch.ones(len(x), dtype=torch.float64)
+            return torch.ones(len(x), dtype=torch.float64, device="cpu")
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
         return trust_recent(ratio_N, self.level)
 
@@ -183,7 +183,7 @@ class Gaussian(NamedTuple):
 def make_gaussian(mean_D: Tensor, covariance_DD: Tensor) -> Gaussian:
     """The normal distribution of a mean (D,) and a positive definite covariance (D, D)."""
     root_DD = torch.linalg.cholesky(covariance_DD)
-    unit_DD = torch.eye(len(mean_D), dtype=covariance_DD.dtype)
+    unit_DD = torch.eye(len(mean_D), dtype=covariance_DD.dtype, device="cpu")
     whitening_DD = torch.linalg.solve_triangular(root_DD, unit_DD, upper=False).T
     half_volume = float(root_DD.diagonal().log().sum())
     return Gaussian(mean_D.clone(), covariance_DD, whitening_DD, half_volume)

@@ -123,7 +123,7 @@ class RandomFeatures:
         self.kind = kind
         self.seed = seed
         self.passthrough = passthrough
-        self.scale = torch.as_tensor(scale, dtype=torch.float64).clone()
+        self.scale = torch.as_tensor(scale, dtype=torch.float64, device="cpu").clone()
         if self.scale.shape not in ((), (num_inputs,)) or not bool(self.scale.isfinite().all()):
             raise SettingError(
                 f"scale of shape {tuple(self.scale.shape)} for {num_inputs} inputs; "
@@ -132,16 +132,16 @@ class RandomFeatures:
         self.num_outputs = num_features + (num_inputs if passthrough else 0)
         generator = make_generator(seed, "random features", kind, num_inputs, num_features)
         weights_IF = torch.randn(
-            num_inputs, num_features, generator=generator, dtype=torch.float64
+            num_inputs, num_features, generator=generator, dtype=torch.float64, device="cpu"
         ) / math.sqrt(num_inputs)
         partners_IF: Tensor | None = None
         if kind == "product":
             drawn_IF = torch.randn(
-                num_inputs, num_features, generator=generator, dtype=torch.float64
+                num_inputs, num_features, generator=generator, dtype=torch.float64, device="cpu"
             )
             drawn_IF.div_(math.sqrt(num_inputs))
             partners_IF = (self.scale.reshape(-1, 1) * drawn_IF).contiguous()
-        phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64)
+        phases_F = torch.rand(num_features, generator=generator, dtype=torch.float64, device="cpu")
         # The scale is folded into the weights once: per input it stands on the rows.
         self.draws = Draws(
             (self.scale.reshape(-1, 1) * weights_IF).contiguous(),

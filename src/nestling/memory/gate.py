@@ -126,7 +126,11 @@ class FixedShare:
             raise SettingError(f"a gate over {num_experts} experts; 1 or more works")
         if not 0.0 <= switch_rate < 1.0:
             raise SettingError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
-        given = torch.ones(num_experts) if prior is None else prior.detach()
+        given = (
+            torch.ones(num_experts, dtype=torch.float32, device="cpu")
+            if prior is None
+            else prior.detach()
+        )
         wide_E = given.to("cpu", torch.float64)
         if wide_E.shape != (num_experts,) or not bool(
             (wide_E > 0.0).all() & wide_E.isfinite().all()
@@ -158,7 +162,7 @@ class FixedShare:
         log_weights = follow_losses(
             self.log_weights.tolist(), losses.tolist(), self.switch_rate, self.prior.tolist()
         )
-        self.log_weights = torch.tensor(log_weights, dtype=torch.float64)
+        self.log_weights = torch.tensor(log_weights, dtype=torch.float64, device="cpu")
 
     def state_dict(self) -> dict[str, object]:
         """Weights, and what they belong to."""

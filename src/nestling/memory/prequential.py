@@ -190,7 +190,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     stats, clock = memory.statistics, memory.clock
     if held is not None and clock - held.solved_at < ROUGH_RENEWAL * stats.weight:
         return held
-    chosen = torch.arange(D := stats.num_features)
+    chosen = torch.arange(D := stats.num_features, device="cpu")
     if stats.num_effective * FEW_SHARE < D:
         chosen = space_evenly(D, MAX_FEATURES_OF_FEW)
         stats = select_features(stats, chosen)
@@ -202,7 +202,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     solution = solve_ridge(stats, strength, freedom)
     calibration = calibrate(stats, solution) if memory.task == "classification" else None
     if len(chosen) < D:
-        weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64)
+        weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")
         weights_DM[chosen] = solution.weights
         solution = replace(solution, weights=weights_DM)
     return _hold(solution, calibration, clock, clock)
@@ -211,7 +211,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
 def _hold(
     solution: Solution, calibration: Calibration | None, clock: int, tuned_at: int
 ) -> HeldSolution:
-    none = torch.zeros(0, dtype=torch.float64)
+    none = torch.zeros(0, dtype=torch.float64, device="cpu")
     variance = solution.residual_variance if calibration is None else none
     return HeldSolution(*fold_calibration(solution, calibration), variance, clock, tuned_at)
 
@@ -264,7 +264,7 @@ def score_classes(probabilities_ENK: Tensor, labels_N: Tensor, present_NK: Tenso
     """
     if present_NK is not None:
         probabilities_ENK = restrict_to_present(probabilities_ENK, present_NK)
-    own_EN = probabilities_ENK[:, torch.arange(labels_N.shape[0]), labels_N]
+    own_EN = probabilities_ENK[:, torch.arange(labels_N.shape[0], device="cpu"), labels_N]
     losses_NE = -own_EN.log().T
     if present_NK is not None:
         counts_N = present_NK.gather(1, labels_N[:, None])[:, 0]

@@ -43,9 +43,9 @@ class ClassPrior:
     def __init__(self, half_life: float = 20.0, num_classes: int | None = None) -> None:
         self.half_life = check_half_life(half_life)
         self.num_classes = num_classes
-        self.counts = torch.zeros(num_classes or 0, dtype=torch.float64)
+        self.counts = torch.zeros(num_classes or 0, dtype=torch.float64, device="cpu")
         self._clock = 0
-        self._faded = torch.zeros(0, dtype=torch.float64)
+        self._faded = torch.zeros(0, dtype=torch.float64, device="cpu")
 
     @property
     def clock(self) -> int:
@@ -82,7 +82,7 @@ class ClassPrior:
             self.grow(int(labels_N.max()) + 1)
             self.counts.mul_(decay_factor(N, self.half_life))
             if len(self._faded) != N:  # of weights of one; the same for every batch of a size
-                ones = torch.ones(N, dtype=torch.float64)
+                ones = torch.ones(N, dtype=torch.float64, device="cpu")
                 self._faded = decay_weights(ones, 0, self.half_life)
             faded = self._faded
             if weight_N is not None:
@@ -96,7 +96,9 @@ class ClassPrior:
         """Make room for so many classes."""
         extra = num_classes - self.counts.shape[0]
         if extra > 0:
-            self.counts = torch.cat((self.counts, torch.zeros(extra, dtype=torch.float64)))
+            self.counts = torch.cat(
+                (self.counts, torch.zeros(extra, dtype=torch.float64, device="cpu"))
+            )
 
     @in_own_modes
     def remove(self, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
@@ -143,7 +145,7 @@ class ClassPrior:
         """
         N = y.shape[0]
         rows_NK = encode_one_hot(y, self.counts.shape[0]) * check_weights(weight, N)[:, None]
-        steps_N = torch.arange(N, dtype=torch.float64)
+        steps_N = torch.arange(N, dtype=torch.float64, device="cpu")
         ages_NN = steps_N[:, None] - 1.0 - steps_N[None, :]
         rate = 0.0 if math.isinf(self.half_life) else 1.0 / self.half_life
         decay_NN = torch.exp2(-ages_NN.clamp_min(0.0) * rate) * (ages_NN >= 0.0)

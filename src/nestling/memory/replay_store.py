@@ -216,4 +216,4 @@ class BalancedReplay:
 
 
 def _draw(below: int, generator: torch.Generator) -> int:
-    return int(torch.randint(below, (), generator=generator))
+    return int(torch.randint(below, (), generator=generator, device="cpu"))

@@ -58,7 +58,7 @@ class ExampleStore:
             raise ShapeMismatch(f"a batch with different numbers of examples: {lengths}")
         for name, column in self._columns.items():
             values = batch[name]
-            if values.shape[1:] != column.shape[1:] or values.dtype != column.dtype:
+            if values.shape[1:] != column.shape[1:] or not join_types(values, column):
                 raise ShapeMismatch(
                     f"{name!r} of shape {tuple(values.shape)} and {values.dtype}; this memory "
                     f"stores rows of shape {tuple(column.shape[1:])} and {column.dtype}"
@@ -77,7 +77,7 @@ class ExampleStore:
         old = self._columns.get(name)
         if old is None or old.shape[1:] == torch.Size(shape):
             return
-        wider = torch.full((self.capacity, *shape), fill, dtype=old.dtype)
+        wider = torch.full((self.capacity, *shape), fill, dtype=old.dtype, device="cpu")
         wider[tuple(slice(0, length) for length in old.shape)] = old
         self._columns[name] = wider
 
@@ -92,19 +92,28 @@ class ExampleStore:
             return
         if not self._columns:
             self._columns = {
-                name: torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype)
+                name: torch.zeros(
+                    self.capacity, *values.shape[1:], dtype=values.dtype, device="cpu"
+                )
                 for name, values in batch.items()
             }
-        rows, targets = torch.tensor(list(row_of.values())), torch.tensor(list(row_of))
+        rows, targets = (
+            torch.tensor(list(row_of.values()), dtype=torch.int64, device="cpu"),
+            torch.tensor(list(row_of), dtype=torch.int64, device="cpu"),
+        )
         for name, values in batch.items():
-            self._columns[name][targets] = values.detach().to("cpu")[rows]
+            column = self._columns[name]
+            wide = join_types(values, column)
+            if wide is not None and wide != column.dtype:
+                column = self._columns[name] = column.to(wide)
+            column[targets] = values.detach().to("cpu", column.dtype)[rows]
         self._size = max(self._size, max(row_of) + 1)
 
     def sample(self, num_examples: int, generator: torch.Generator) -> Columns:
         """Different examples at random, at most as many as there are; NotFitted if none."""
         if not self._size:
             raise NotFitted("the replay memory is empty; add(batch) first")
-        order = torch.randperm(self._size, generator=generator)[:num_examples]
+        order = torch.randperm(self._size, generator=generator, device="cpu")[:num_examples]
         return {name: column[order] for name, column in self._columns.items()}
 
     def read_all(self) -> Columns:
@@ -121,3 +130,21 @@ class ExampleStore:
         """Take over what `state_dict` gave."""
         self._size = state["size"]
         self._columns = {name: column.clone() for name, column in state["columns"].items()}
+
+
+def join_types(left: Tensor, right: Tensor) -> torch.dtype | None:
+    """The dtype that holds both, where both are integers (labels of two sources) or both floats;
+    None where they are not of one kind.
+
+    >>> join_types(torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int64))
+    torch.int64
+    """
+    if left.dtype == right.dtype:
+        return left.dtype
+    kinds = [(one.is_floating_point(), one.is_complex()) for one in (left, right)]
+    if kinds[0] != kinds[1]:
+        return None
+    try:
+        return torch.promote_types(left.dtype, right.dtype)
+    except RuntimeError:  # unsigned ones have no common type with others
+        return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from nestling.core.errors import ModelError, ShapeMismatch
@@ -57,4 +56,5 @@ class ConvNet(nn.Module):
                 f"{self.shape_CHW}; set image_size and num_channels to fit"
             )
         features_NCHW = self.trunk(x.reshape(len(x), *self.shape_CHW))
-        return torch.as_tensor(self.head(features_NCHW.flatten(1)))
+        logits: Tensor = self.head(features_NCHW.flatten(1))
+        return logits

@@ -52,7 +52,8 @@ class Block(nn.Module):
             q_BHTD, k_BHTD, v_BHTD, is_causal=self.causal
         )
         x_BTC = x_BTC + self.proj(seen_BHTD.transpose(1, 2).flatten(2))
-        return x_BTC + torch.as_tensor(self.out(functional.gelu(self.fc(self.ln2(x_BTC)))))
+        change_BTC: Tensor = self.out(functional.gelu(self.fc(self.ln2(x_BTC))))
+        return x_BTC + change_BTC
 
 
 def gpt_blocks(
@@ -108,4 +109,5 @@ class TransformerClassifier(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """(B, T) integers -> (B, K) logits."""
         x_BTC = self.embed(tokens_BT.long()) + self.position[: tokens_BT.shape[1]]
-        return torch.as_tensor(self.head(self.norm(self.blocks(x_BTC)).mean(dim=1)))
+        logits: Tensor = self.head(self.norm(self.blocks(x_BTC)).mean(dim=1))
+        return logits

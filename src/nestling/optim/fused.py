@@ -38,7 +38,11 @@ def step_fused(
         return False
     if len({(param.dtype, param.device) for param in params}) != 1:
         return False
-    scale = None if divisor == 1 else torch.tensor(float(divisor), device=params[0].device)
+    scale = (
+        None
+        if divisor == 1
+        else torch.tensor(float(divisor), dtype=torch.float32, device=params[0].device)
+    )
     if isinstance(inner, torch.optim.Adam):  # AdamW is a kind of Adam
         return _step_adam(inner, params, grads, group, scale)
     assert isinstance(inner, torch.optim.SGD)

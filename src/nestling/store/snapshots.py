@@ -287,8 +287,10 @@ def _unpack(file: Path, part: PartFile) -> object:
             f"'{file}' does not match its sha256 (bytes changed); restore another snapshot"
         )
     try:
+        with torch.device("cpu"):  # it makes empty tensors wherever the caller's default is
+            found = safetensors.torch.load(payload)
         # Cloned into torch's own aligned memory: the bits of some kernels depend on the alignment.
-        tensors = {name: tensor.clone() for name, tensor in safetensors.torch.load(payload).items()}
+        tensors = {name: tensor.clone() for name, tensor in found.items()}
         tree = json.loads(bytes(tensors.pop(TREE).numpy()))
         return decode_tree(tree, tensors)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -20,7 +20,7 @@ class MaskUnseen(Retention):
     def restrict(self, output: Tensor, batch: Batch) -> Tensor:
         """(N, K) logits with those of classes that never came masked."""
         self._met.update(batch.labels)
-        return mask_absent(output, torch.tensor(sorted(self._met)))
+        return mask_absent(output, torch.tensor(sorted(self._met), dtype=torch.int64, device="cpu"))
 
     def state_dict(self) -> dict[str, Any]:
         """The classes met."""
@@ -82,11 +82,13 @@ class HsuRehearsal(PlainLoop):
         y = torch.cat([*(y for _, y in self.kept)] * num_repeats + [new[1]])
         self.model.train()
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(x), generator=self.generator).split(self.batch_size):
+            for rows in torch.randperm(len(x), generator=self.generator, device="cpu").split(
+                self.batch_size
+            ):
                 self._take_step(x[rows], y[rows])
         share = self.capacity // (len(self.kept) + 1)
         self.kept = [(x[:share], y[:share]) for x, y in self.kept]
-        rows = torch.randperm(len(new[0]), generator=self.generator)[:share]
+        rows = torch.randperm(len(new[0]), generator=self.generator, device="cpu")[:share]
         self.kept.append((new[0][rows], new[1][rows]))
 
     def _take_step(self, x: Tensor, y: Tensor) -> None:
@@ -95,7 +97,7 @@ class HsuRehearsal(PlainLoop):
         if self.mask is not None:
             output = self.mask.restrict(output, Batch((x,), target=y))
         if self.heads:
-            pair = torch.arange(output.shape[1])[None] // 2 == y[:, None] // 2
+            pair = torch.arange(output.shape[1], device="cpu")[None] // 2 == y[:, None] // 2
             output = output.masked_fill(~pair, -torch.inf)
         nn.functional.cross_entropy(output, y).backward()
         self.optimizer.step()

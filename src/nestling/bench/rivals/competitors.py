@@ -73,7 +73,8 @@ class PlainLoop:
         readers = [reader for one in self.methods if (reader := one.find_reader()) is not None]
         reader = readers[-1] if readers else self.model
         with torch.no_grad(), eval_mode(reader):
-            return torch.as_tensor(reader(x))
+            found: Tensor = reader(x)
+            return found
 
     def count_bytes(self) -> int:
         """What the methods keep."""
@@ -109,7 +110,8 @@ class ClosedFormCompetitor:
 
     def compute_scores(self, x: Tensor) -> Tensor:
         """What it answers."""
-        return torch.as_tensor(self.solver.predict(x.flatten(1)))
+        found: Tensor = self.solver.predict(x.flatten(1))
+        return found
 
     def count_bytes(self) -> int:
         """What it keeps."""
@@ -187,7 +189,9 @@ class JointLoop(PlainLoop):
         y = torch.cat([one for _, one in self.kept])
         super().__init__(self.make_model(), self.lr)
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(x), generator=self.generator).split(self.batch_size):
+            for rows in torch.randperm(len(x), generator=self.generator, device="cpu").split(
+                self.batch_size
+            ):
                 take_step(self.model, self.optimizer, (x[rows], y[rows]))
 
     def count_bytes(self) -> int:

@@ -128,6 +128,6 @@ def draw_settings(method: Method, trial: int) -> dict[str, float]:
     drawn = {}
     for name, one in method.space.items():
         generator = make_generator(trial, "search", method.name, name)
-        share = torch.rand((), generator=generator, dtype=torch.float64).item()
+        share = torch.rand((), generator=generator, dtype=torch.float64, device="cpu").item()
         drawn[name] = float(f"{one.low * (one.high / one.low) ** share:.3g}")
     return drawn

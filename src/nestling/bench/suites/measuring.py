@@ -181,7 +181,7 @@ def _find_gap(found: Measurement, index: int) -> float:
 def _list_rows(suite: Suite, index: int, seed: int) -> Iterator[Tensor]:
     num_examples = len(suite.experiences[index].train[0])
     if suite.is_ordered:
-        yield from torch.arange(num_examples).split(suite.batch_size)
+        yield from torch.arange(num_examples, device="cpu").split(suite.batch_size)
         return
     yield from list_batches(
         num_examples, epochs=suite.epochs, batch_size=suite.batch_size, seed=seed, index=index

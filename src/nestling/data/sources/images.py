@@ -60,7 +60,7 @@ def read_mnist_10k(path: Path) -> tuple[Tensor, Tensor]:
             # By numpy, which reads a list several times as fast.
             pixels = torch.from_numpy(np.array(json.load(file)["data"], np.float32))
             images.append(pixels.reshape(-1, 28, 28))
-            labels.append(torch.full((len(images[-1]),), digit))
+            labels.append(torch.full((len(images[-1]),), digit, dtype=torch.int64, device="cpu"))
     return torch.cat(images), torch.cat(labels)
 
 
@@ -76,8 +76,8 @@ def read_cifar10(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     # No pickles: the arrays are plain bytes and numbers.
     with np.load(path, allow_pickle=False) as stored:
         content, ends, labels = stored["data"], stored["offsets"], stored["y"]
-        in_train = torch.tensor(stored["train"], dtype=torch.bool)
-    y = torch.tensor(labels, dtype=torch.long)
+        in_train = torch.tensor(stored["train"], dtype=torch.bool, device="cpu")
+    y = torch.tensor(labels, dtype=torch.long, device="cpu")
     pixels = torch.stack(
         [
             decode_image(content[start:end].tobytes(), "RGB")
@@ -111,7 +111,11 @@ def read_omniglot(paths: list[Path]) -> Characters:
                 images.append(decode_image(archive.read(name), "L")[:, :, 0] < 128)
                 characters.append(f"{alphabet}/{character}")
                 drawers.append(int(file.removesuffix(".png").split("_")[1]))
-    return Characters(torch.stack(images), tuple(characters), torch.tensor(drawers))
+    return Characters(
+        torch.stack(images),
+        tuple(characters),
+        torch.tensor(drawers, dtype=torch.int64, device="cpu"),
+    )
 
 
 def read_emoji(path: Path, vendor: str) -> Emoji:

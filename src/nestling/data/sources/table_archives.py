@@ -93,8 +93,8 @@ def read_heart(path: Path) -> Table:
     columns = [name for name in _HEART_SCALES for name in (name, f"{name} missing")]
     columns += [f"{name} = {word}" for name, words in _HEART_WORDS.items() for word in words]
     return Table(
-        torch.tensor([_encode_patient(row) for row in rows]),
-        torch.tensor([int(row["num"]) > 0 for row in rows]).long(),
+        torch.tensor([_encode_patient(row) for row in rows], dtype=torch.float32, device="cpu"),
+        torch.tensor([int(row["num"]) > 0 for row in rows], dtype=torch.bool, device="cpu").long(),
         tuple(row["dataset"] for row in rows),
         tuple(columns),
     )
@@ -145,7 +145,11 @@ def encode_census(lines: Sequence[str], words: Sequence[tuple[int, str]]) -> Tab
         x[rows, at[rows]] = 1.0
     return Table(
         torch.from_numpy(x),
-        torch.tensor([word.startswith("50000") for word in cells[_CENSUS_INCOME]]).long(),
+        torch.tensor(
+            [word.startswith("50000") for word in cells[_CENSUS_INCOME]],
+            dtype=torch.bool,
+            device="cpu",
+        ).long(),
         cells[_CENSUS_YEAR],
         (*_CENSUS_NUMBERS, *(f"column {column} = {word}" for column, word in words)),
     )

@@ -107,7 +107,7 @@ def _expand_group(
     if closing and (place == len(tokens) or tokens[place] != closing):
         raise DataError(f"template {''.join(tokens)!r}: a bracket stays open")
     if separator == ";":
-        order = torch.randperm(len(parts), generator=generator).tolist()
+        order = torch.randperm(len(parts), generator=generator, device="cpu").tolist()
         return " ".join(parts[index] for index in order), place
     return parts[_draw(len(parts), generator)], place
 
@@ -124,4 +124,4 @@ def _fill(slot: str, grammar: Grammar, generator: torch.Generator, depth: int) -
 
 
 def _draw(count: int, generator: torch.Generator) -> int:
-    return int(torch.randint(count, (1,), generator=generator))
+    return int(torch.randint(count, (1,), generator=generator, device="cpu"))

@@ -59,7 +59,7 @@ def rotate_images(images_NHW: Tensor, degrees: float) -> Tensor:
     if degrees == 0.0:
         return images_NHW
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    affine_23 = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]])
+    affine_23 = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0]], dtype=torch.float32, device="cpu")
     num_images, height, width = images_NHW.shape
     # One grid for all of them, which makes half of the work free.
     grid = torch.nn.functional.affine_grid(
@@ -86,7 +86,7 @@ def make_split_fashion(request: Request) -> Suite:
 def make_permuted_mnist(request: Request) -> Suite:
     """Digits whose pixels stand in another order in each task."""
     generator = make_generator(request.stream_seed, "permuted-mnist", "pixels")
-    orders = [torch.randperm(196, generator=generator) for _ in range(NUM_TASKS - 1)]
+    orders = [torch.randperm(196, generator=generator, device="cpu") for _ in range(NUM_TASKS - 1)]
     looks: dict[str, Callable[[Tensor], Tensor]] = {"unpermuted": pool_images}
     for index, order in enumerate(orders, start=1):
         looks[f"permutation {index}"] = _permute_by(order)
@@ -111,8 +111,8 @@ def make_drift(request: Request) -> Suite:
     """Digits under four contexts that return, without a word about boundaries."""
     x, y, x_test, y_test = read_mnist(request)
     generator = make_generator(request.stream_seed, "drift")
-    shown = torch.randperm(len(x_test), generator=generator)[:NUM_TASK_TEST]
-    order = torch.randperm(196, generator=generator)
+    shown = torch.randperm(len(x_test), generator=generator, device="cpu")[:NUM_TASK_TEST]
+    order = torch.randperm(196, generator=generator, device="cpu")
     looks: dict[str, Callable[[Tensor], Tensor]] = {
         "upright": pool_images,
         "60 degrees": _rotate_by(60.0),
@@ -214,10 +214,10 @@ def _make_domains(
     """Disjoint parts of the training images, each with its own look."""
     x, y, x_test, y_test = read_mnist(request)
     generator = make_generator(request.stream_seed, name, "rows")
-    parts = torch.randperm(len(x), generator=generator).tensor_split(len(looks))
+    parts = torch.randperm(len(x), generator=generator, device="cpu").tensor_split(len(looks))
     made = []
     for rows, (label, look) in zip(parts, looks.items(), strict=True):
-        shown = torch.randperm(len(x_test), generator=generator)[:NUM_TASK_TEST]
+        shown = torch.randperm(len(x_test), generator=generator, device="cpu")[:NUM_TASK_TEST]
         train, test = (look(x[rows]), y[rows]), (look(x_test[shown]), y_test[shown])
         made.append(Experience(label, train, test, list_classes(y)))
     return Suite(

@@ -94,7 +94,8 @@ def _cut(
     for first in range(0, 10, 2):
         pair = (first, first + 1)
         rows, tested = (
-            torch.isin(labels, torch.tensor(pair)).nonzero()[:, 0] for labels in (train[1], test[1])
+            torch.isin(labels, torch.tensor(pair, dtype=torch.int64, device="cpu")).nonzero()[:, 0]
+            for labels in (train[1], test[1])
         )
         made.append(
             Experience(

@@ -130,7 +130,7 @@ def _split_person(
     tested: _Labelled = []
     for exercise in range(len(recordings.exercise_names)):
         rows = ((recordings.people == person) & (recordings.exercises == exercise)).nonzero()
-        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = torch.randperm(len(rows), generator=generator, device="cpu").tolist()
         found = [recordings.samples[int(rows[index])] for index in order]
         if split == "halves":
             learned += [(samples[: len(samples) // 2], exercise) for samples in found]
@@ -151,9 +151,13 @@ def _join(sides: tuple[_Labelled, _Labelled]) -> tuple[Pair, Pair]:
 
 def _label(samples_SA: Tensor, exercise: int, *, is_mirrored: bool, step: int = STEP) -> Pair:
     """Windows with their labels; mirrored ones after them."""
-    seen = [samples_SA, samples_SA * torch.tensor(MIRROR)] if is_mirrored else [samples_SA]
+    seen = (
+        [samples_SA, samples_SA * torch.tensor(MIRROR, dtype=torch.float32, device="cpu")]
+        if is_mirrored
+        else [samples_SA]
+    )
     x = torch.cat([summarise_windows(one, step) for one in seen])
-    return x, torch.full((len(x),), exercise)
+    return x, torch.full((len(x),), exercise, dtype=torch.int64, device="cpu")
 
 
 def _concatenate(pairs: list[Pair]) -> Pair:
@@ -163,7 +167,9 @@ def _concatenate(pairs: list[Pair]) -> Pair:
 def _interleave(pairs: list[Pair]) -> Pair:
     """The first rows of all, then the second ones, and so on."""
     x, y = _concatenate(pairs)
-    order = torch.cat([torch.arange(len(one)) for _, one in pairs]).argsort(stable=True)
+    order = torch.cat([torch.arange(len(one), device="cpu") for _, one in pairs]).argsort(
+        stable=True
+    )
     return x[order], y[order]
 
 

@@ -29,14 +29,16 @@ def make_omniglot(request: Request) -> Suite:
     found = read_omniglot(request.obtain("omniglot"))
     x = torch.nn.functional.adaptive_avg_pool2d(found.ink[:, None].float(), 28)
     names = sorted(set(found.characters))
-    y = torch.tensor([names.index(name) for name in found.characters])
+    y = torch.tensor(
+        [names.index(name) for name in found.characters], dtype=torch.int64, device="cpu"
+    )
     alphabets = sorted({name.split("/")[0] for name in names})
     groups = [
         [label for label, name in enumerate(names) if name.split("/")[0] == alphabets[place]]
         for place in shuffle_domains(len(alphabets), request, "omniglot")
     ]
     is_train, is_validation = (
-        torch.isin(found.drawers, torch.tensor(drawers))
+        torch.isin(found.drawers, torch.tensor(drawers, dtype=torch.int64, device="cpu"))
         for drawers in (OMNIGLOT_TRAIN, OMNIGLOT_VALIDATION)
     )
     rows = request.choose(is_validation, ~(is_train | is_validation))
@@ -71,7 +73,7 @@ def make_emoji(request: Request) -> Suite:
         # By name, alike for both vendors: a thing is trained on or tested on, never both.
         pool, validation, test = cut_rows(len(y), round(0.7 * len(y)), round(0.1 * len(y)))
         if drawn is None:
-            drawn = pool[torch.randperm(len(pool), generator=generator)[:EMOJI_TRAIN]]
+            drawn = pool[torch.randperm(len(pool), generator=generator, device="cpu")[:EMOJI_TRAIN]]
         rows = request.choose(validation, test)
         train, held_out = (x[drawn], y[drawn]), (x[rows], y[rows])
         made.append(Experience(VENDORS[place], train, held_out, list_classes(y)))
@@ -152,17 +154,23 @@ def _pool(split: Split) -> Split:
 
 def _draw(split: Split, generator: torch.Generator) -> Split:
     x, y, x_test, y_test = split
-    train = torch.randperm(len(x), generator=generator)[:MULTI_TRAIN]
-    test = torch.randperm(len(x_test), generator=generator)[:MULTI_TEST]
+    train = torch.randperm(len(x), generator=generator, device="cpu")[:MULTI_TRAIN]
+    test = torch.randperm(len(x_test), generator=generator, device="cpu")[:MULTI_TEST]
     return x[train], y[train], x_test[test], y_test[test]
 
 
 def _prepare_emoji(emoji: Emoji) -> tuple[Tensor, Tensor]:
     """Pixels (N, 3, 32, 32) and labels (N,) of the nine categories."""
-    kept = torch.tensor([category != _SKIPPED_CATEGORY for category in emoji.categories])
+    kept = torch.tensor(
+        [category != _SKIPPED_CATEGORY for category in emoji.categories],
+        dtype=torch.bool,
+        device="cpu",
+    )
     names = sorted(set(emoji.categories) - {_SKIPPED_CATEGORY})
     labels = [names.index(one) for one in emoji.categories if one != _SKIPPED_CATEGORY]
-    return torch.nn.functional.avg_pool2d(emoji.pixels[kept], 2), torch.tensor(labels)
+    return torch.nn.functional.avg_pool2d(emoji.pixels[kept], 2), torch.tensor(
+        labels, dtype=torch.int64, device="cpu"
+    )
 
 
 def _make_suite(

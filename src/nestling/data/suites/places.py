@@ -18,7 +18,9 @@ def make_heart(request: Request) -> Suite:
     hospitals = sorted(set(table.groups))
     made = []
     for place in shuffle_domains(len(hospitals), request, "heart"):
-        inside = torch.tensor([group == hospitals[place] for group in table.groups])
+        inside = torch.tensor(
+            [group == hospitals[place] for group in table.groups], dtype=torch.bool, device="cpu"
+        )
         x, y = table.x[inside], table.y[inside]
         train, validation, test = cut_rows(len(x), round(0.6 * len(x)), round(0.15 * len(x)))
         rows = request.choose(validation, test)
@@ -55,7 +57,7 @@ def make_census(request: Request) -> Suite:
         pairs = []
         for lines, count in ((train, CENSUS_TRAIN), (tested, CENSUS_TEST)):
             inside = [line for line in lines if line.rsplit(", ", 2)[1] == year]
-            drawn = torch.randperm(len(inside), generator=generator)[:count]
+            drawn = torch.randperm(len(inside), generator=generator, device="cpu")[:count]
             table = encode_census([inside[row] for row in drawn.tolist()], census.words)
             pairs.append((table.x, table.y))
         made.append(Experience(f"19{year}", pairs[0], pairs[1], list_classes(pairs[0][1])))

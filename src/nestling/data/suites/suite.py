@@ -137,5 +137,5 @@ def cut_by_class(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
 def shuffle_domains(count: int, request: Request, name: str) -> list[int]:
     """An order of domains, drawn by the seed."""
     generator = make_generator(request.stream_seed, name, "order")
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    order: list[int] = torch.randperm(count, generator=generator, device="cpu").tolist()
     return order

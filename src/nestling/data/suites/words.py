@@ -60,7 +60,7 @@ def hash_texts(
     padded = [f" {text.lower()} " for text in texts]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32)
     owner = np.repeat(np.arange(len(texts)), [len(text) for text in padded])
-    counts = torch.zeros(len(texts) * num_columns)
+    counts = torch.zeros(len(texts) * num_columns, dtype=torch.float32, device="cpu")
     for size in sizes:
         num_grams = max(len(codes) - size + 1, 0)
         hashed = np.full(num_grams, size, np.uint64)
@@ -184,7 +184,7 @@ def _say(
     found: dict[tuple[str, str], None] = {}
     # A template without choices says one thing only: a few rounds, then what there is.
     for _ in range(max(4, 4 * count // len(rows))):
-        for row in rows[torch.randperm(len(rows), generator=generator)].tolist():
+        for row in rows[torch.randperm(len(rows), generator=generator, device="cpu")].tolist():
             template, intent = grammar.templates[row]
             text = expand(template, grammar, generator)
             if text and text not in known:
@@ -196,7 +196,7 @@ def _say(
 
 def _number(labels: Sequence[str], names: Sequence[str] | None = None) -> Tensor:
     places = {name: place for place, name in enumerate(names or sorted(set(labels)))}
-    return torch.tensor([places[label] for label in labels])
+    return torch.tensor([places[label] for label in labels], dtype=torch.int64, device="cpu")
 
 
 def _make_split(
@@ -211,9 +211,9 @@ def _make_split(
     names = sorted({label for _, label in train})
     # Rows stand in for their texts, which no tensor can hold.
     made = class_incremental(
-        torch.arange(len(train)),
+        torch.arange(len(train), device="cpu"),
         _number([label for _, label in train], names),
-        torch.arange(len(test)),
+        torch.arange(len(test), device="cpu"),
         _number([label for _, label in test], names),
         num_experiences=num_experiences,
         seed=request.stream_seed,

@@ -59,7 +59,7 @@ def average_batches(
     """
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     size = max(1, min(batch_size, len(x) // 4))
-    order = torch.randperm(len(x), generator=generator).to(x.device)
+    order = torch.randperm(len(x), generator=generator, device="cpu").to(x.device)
     batches = [rows for rows in order.split(size) if len(rows) == size][: max(2, num_batches)]
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in params.items()}
     squares = dict.fromkeys(params, 0.0)

@@ -117,7 +117,7 @@ def measure_linearity(
         NonFiniteInput: the model's features are not finite.
     """
     generator = make_generator(seed, "suggest", "held out")
-    orders = [torch.randperm(len(y), generator=generator) for _ in range(NUM_SPLITS)]
+    orders = [torch.randperm(len(y), generator=generator, device="cpu") for _ in range(NUM_SPLITS)]
     num_held_out = max(1, round(HELD_OUT * len(y)))
     targets = y.cpu()
 

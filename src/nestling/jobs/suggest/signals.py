@@ -122,7 +122,9 @@ def measure_model(
         )
     num_examples = len(x)
     if num_examples > max_examples:
-        rows = torch.linspace(0, num_examples - 1, max_examples, dtype=torch.float64).long()
+        rows = torch.linspace(
+            0, num_examples - 1, max_examples, dtype=torch.float64, device="cpu"
+        ).long()
         x, y = x[rows], y[rows]
     twin = copy_module(model)
     first = next(twin.parameters(), None)
@@ -188,7 +190,7 @@ class _Answering(nn.Module):
 def _measure_fisher(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> Params:
     """By labels that the model itself draws: what its present answers depend on."""
     generator = make_generator(seed, "suggest", "fisher")
-    rows = torch.randperm(len(x), generator=generator)[:FISHER_EXAMPLES].to(x.device)
+    rows = torch.randperm(len(x), generator=generator, device="cpu")[:FISHER_EXAMPLES].to(x.device)
     measured = estimate_fisher(
         _Answering(model), [(x[rows], y[rows])], labels="sampled", generator=generator
     )

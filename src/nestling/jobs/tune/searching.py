@@ -133,7 +133,7 @@ def hold_out(experience: Experience, share: float) -> Experience:
     x, y = experience.train
     if y.is_floating_point():
         generator = make_generator(0, "hold out", len(y))
-        order = torch.randperm(len(y), generator=generator)
+        order = torch.randperm(len(y), generator=generator, device="cpu")
         num_out = max(1, round(share * len(y)))
         kept, out = order[num_out:], order[:num_out]
     else:

@@ -280,7 +280,7 @@ class _ShuffledBatches:
         self.num_batches = -(-len(x) // batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.x), generator=self.generator)
+        order = torch.randperm(len(self.x), generator=self.generator, device="cpu")
         for rows in order.tensor_split(self.num_batches):
             yield self.x[rows], self.y[rows]
 

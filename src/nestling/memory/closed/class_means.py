@@ -56,9 +56,9 @@ class NearestClassMean:
             raise SettingError(f"metric {metric!r}; {suggest(str(metric), METRICS)}")
         self.num_inputs = check_width(num_inputs)
         self.metric: Metric = metric
-        self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64)
-        self._counts_K = torch.zeros(0, dtype=torch.float64)
-        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
+        self._sums_KD = torch.zeros(0, num_inputs, dtype=torch.float64, device="cpu")
+        self._counts_K = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64, device="cpu")
 
     @property
     def num_classes(self) -> int:

@@ -119,7 +119,7 @@ def choose_origin(x_ND: Tensor) -> Tensor:
 def measure_block(x_ND: Tensor, y_N: Tensor) -> BlockMeans:
     """Count and mean of each class of a block of one or more examples."""
     labels_B, index_N, counts_B = torch.unique(y_N, return_inverse=True, return_counts=True)
-    sums_BD = torch.zeros(len(labels_B), x_ND.shape[1], dtype=torch.float64)
+    sums_BD = torch.zeros(len(labels_B), x_ND.shape[1], dtype=torch.float64, device="cpu")
     sums_BD.index_add_(0, index_N, x_ND)
     wide_B = counts_B.to(torch.float64)
     return BlockMeans(labels_B, index_N, wide_B, sums_BD / wide_B[:, None])
@@ -138,7 +138,7 @@ def grow_rows(values: Tensor, num_rows: int) -> Tensor:
 
 def encode_block(y_N: Tensor, num_classes: int) -> Tensor:
     """One-hot targets (N, K) float64."""
-    one_hot_NK = torch.zeros(len(y_N), num_classes, dtype=torch.float64)
+    one_hot_NK = torch.zeros(len(y_N), num_classes, dtype=torch.float64, device="cpu")
     return one_hot_NK.scatter_(1, y_N[:, None], 1.0)
 
 
@@ -154,4 +154,4 @@ def count_tensors(values: Iterable[Tensor]) -> int:
 
 def copy_sums(state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Tensor]:
     """The named tensors of a saved state, in memory of their own."""
-    return {name: torch.as_tensor(state[name]).clone() for name in names}
+    return {name: torch.as_tensor(state[name], device="cpu").clone() for name in names}

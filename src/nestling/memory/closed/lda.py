@@ -63,9 +63,9 @@ class StreamingLDA:
             raise SettingError(f"shrinkage {shrinkage}; {MIN_SHRINKAGE} to 1 works, e.g. 1e-4")
         self.num_inputs = check_width(num_inputs)
         self.shrinkage = float(shrinkage)
-        self._means_KD = torch.zeros(0, num_inputs, dtype=torch.float64)
-        self._counts_K = torch.zeros(0, dtype=torch.float64)
-        self._scatter_DD = torch.zeros(num_inputs, num_inputs, dtype=torch.float64)
+        self._means_KD = torch.zeros(0, num_inputs, dtype=torch.float64, device="cpu")
+        self._counts_K = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self._scatter_DD = torch.zeros(num_inputs, num_inputs, dtype=torch.float64, device="cpu")
         self._solution: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property

@@ -91,11 +91,12 @@ class RandomProjectionRidge:
         self.held_share = float(held_share)
         generator = make_generator(seed, "held-out hash", num_inputs)
         span = torch.iinfo(torch.int64)
-        odd_D = torch.randint(span.min, span.max, (num_inputs,), generator=generator)
+        odd_D = torch.randint(span.min, span.max, (num_inputs,), generator=generator, device="cpu")
         self._factors_D = odd_D | 1
         shapes = {"gram": (num_features, num_features), "cross": (0, num_features), "counts": (0,)}
         self._sums = {
-            name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64) for name in SUMS
+            name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64, device="cpu")
+            for name in SUMS
         }
         self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
         self._solution: tuple[Tensor, float] | None = None

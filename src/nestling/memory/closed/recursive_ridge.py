@@ -74,10 +74,10 @@ class RecursiveRidge:
         self.features = features
         self.strength = float(strength)
         width = features.num_outputs if features is not None else num_inputs
-        self._inverse_FF = torch.eye(width, dtype=torch.float64) / self.strength
-        self._weights_KF = torch.zeros(0, width, dtype=torch.float64)
-        self._counts_K = torch.zeros(0, dtype=torch.float64)
-        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
+        self._inverse_FF = torch.eye(width, dtype=torch.float64, device="cpu") / self.strength
+        self._weights_KF = torch.zeros(0, width, dtype=torch.float64, device="cpu")
+        self._counts_K = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64, device="cpu")
 
     @property
     def num_classes(self) -> int:

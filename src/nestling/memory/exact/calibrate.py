@@ -73,8 +73,8 @@ def calibrate(stats: Statistics, solution: Solution) -> Calibration:
     num_classes = stats.num_outputs
     seen = stats.life_targets > 0.0
     K = int(seen.sum())
-    matrix = torch.zeros(num_classes, num_classes, dtype=torch.float64)
-    offset = torch.full((num_classes,), -math.inf, dtype=torch.float64)
+    matrix = torch.zeros(num_classes, num_classes, dtype=torch.float64, device="cpu")
+    offset = torch.full((num_classes,), -math.inf, dtype=torch.float64, device="cpu")
     if K < 2 or stats.weight <= 0.0:
         offset[seen] = 0.0
         return Calibration(matrix, offset)
@@ -107,7 +107,7 @@ def _model_scores(
     n = max(stats.num_effective, 1.0)
     leverage = max(solution.leverage - 1.0 / n, 0.0)
     stretch = 1.0 / (1.0 - leverage)
-    own_KK = torch.eye(len(share_K), dtype=torch.float64) - share_K
+    own_KK = torch.eye(len(share_K), dtype=torch.float64, device="cpu") - share_K
     new_pull_KK = stretch * pull_KK - (stretch - 1.0) * own_KK
     covariance_KK = within_KK * (stretch**2 * n / (n + 1.0))
     covariance_KK.diagonal().add_(float(solution.covariance.diagonal()[seen].mean()) / (n + 1.0))
@@ -165,7 +165,7 @@ def _draw_confusions(covariance_KK: Tensor, prior_K: Tensor, num_draws: int) -> 
     log_KK = (rises_KK + 1e-12 * float(covariance_KK.diagonal().mean()) + 1e-300).log()
     log_KK.fill_diagonal_(-math.inf)
     gains_KSK = torch.softmax((log_KK[:, None] + gumbel_SK) / CONFUSION_TEMPERATURE, dim=2)
-    own_K1K = torch.eye(K, dtype=torch.float64)[:, None]
+    own_K1K = torch.eye(K, dtype=torch.float64, device="cpu")[:, None]
     return (spread_K[:, None] * size_KS)[:, :, None] * (own_K1K - gains_KSK)
 
 

@@ -107,7 +107,7 @@ def measure_reach(stats: Statistics) -> Reach:
     trace = float(A_dd.diagonal().sum()) / n
     strength = STRENGTH * max(trace, LEAST_DEVIATION**2 * d)
     U_dd, strength = _factorise(A_dd, strength)
-    unit_dd = torch.eye(d, dtype=torch.float64)
+    unit_dd = torch.eye(d, dtype=torch.float64, device="cpu")
     whitening_dd = torch.linalg.solve_triangular(U_dd, unit_dd, upper=True)
     freedom = 1.0 + d - strength * float(whitening_dd.square().sum())
     mean_leverage = min(max(freedom / n, 1e-12), MAX_LEVERAGE)
@@ -118,7 +118,7 @@ def measure_reach(stats: Statistics) -> Reach:
 
 def _factorise(A_dd: Tensor, strength: float) -> tuple[Tensor, float]:
     """Cholesky factor U^T U = A + lambda I and lambda, greater if rounding made A indefinite."""
-    identity_dd = torch.eye(len(A_dd), dtype=torch.float64)
+    identity_dd = torch.eye(len(A_dd), dtype=torch.float64, device="cpu")
     while True:
         U_dd, failed = torch.linalg.cholesky_ex(A_dd + strength * identity_dd, upper=True)
         if not int(failed):

@@ -173,7 +173,11 @@ def _trace_inverse(U_DD: Tensor) -> float:
     if D <= MAX_DECOMPOSED:
         return float(torch.cholesky_inverse(U_DD, upper=True).diagonal().sum())
     generator = make_generator(0, "trace", D)
-    signs_DP = torch.randint(0, 2, (D, NUM_PROBES), generator=generator).to(torch.float64) * 2 - 1
+    signs_DP = (
+        torch.randint(0, 2, (D, NUM_PROBES), generator=generator, device="cpu").to(torch.float64)
+        * 2
+        - 1
+    )
     half_DP = torch.linalg.solve_triangular(U_DD.T, signs_DP, upper=False)
     return float(half_DP.square().sum()) / NUM_PROBES
 
@@ -199,7 +203,7 @@ def choose_strength(
     D = eigen_D.shape[0]
     low = math.log10(MIN_STRENGTH)
     num = math.ceil((math.log10(10.0 * D) - low) * STRENGTHS_PER_DECADE) + 1
-    log_G = low + torch.arange(num, dtype=torch.float64) / STRENGTHS_PER_DECADE
+    log_G = low + torch.arange(num, dtype=torch.float64, device="cpu") / STRENGTHS_PER_DECADE
     strength_G1 = torch.pow(10.0, log_G)[:, None]
     power_D = projected_DM.square().sum(1)
     shrunk_GD = 1.0 / (eigen_D + strength_G1)

@@ -93,16 +93,16 @@ def make_statistics(num_features: int, num_outputs: int) -> Statistics:
     return Statistics(
         weight=0.0,
         squared_weight=0.0,
-        mean=torch.zeros(D, dtype=wide),
-        scatter=torch.zeros(D, D, dtype=wide),
-        target_sum=torch.zeros(M, dtype=wide),
-        cross=torch.zeros(D, M, dtype=wide),
-        target_scatter=torch.zeros(M, dtype=wide),
+        mean=torch.zeros(D, dtype=wide, device="cpu"),
+        scatter=torch.zeros(D, D, dtype=wide, device="cpu"),
+        target_sum=torch.zeros(M, dtype=wide, device="cpu"),
+        cross=torch.zeros(D, M, dtype=wide, device="cpu"),
+        target_scatter=torch.zeros(M, dtype=wide, device="cpu"),
         life_weight=0.0,
-        life_mean=torch.zeros(D, dtype=wide),
-        life_scatter=torch.zeros(D, dtype=wide),
-        life_targets=torch.zeros(M, dtype=wide),
-        rounding=torch.zeros(D, dtype=wide),
+        life_mean=torch.zeros(D, dtype=wide, device="cpu"),
+        life_scatter=torch.zeros(D, dtype=wide, device="cpu"),
+        life_targets=torch.zeros(M, dtype=wide, device="cpu"),
+        rounding=torch.zeros(D, dtype=wide, device="cpu"),
     )
 
 
@@ -123,11 +123,11 @@ def grow_outputs(stats: Statistics, num_outputs: int) -> None:
     extra = num_outputs - stats.num_outputs
     if extra <= 0:
         return
-    pad = torch.zeros(extra, dtype=torch.float64)
+    pad = torch.zeros(extra, dtype=torch.float64, device="cpu")
     stats.target_sum = torch.cat((stats.target_sum, pad))
     stats.target_scatter = torch.cat((stats.target_scatter, pad))
     stats.life_targets = torch.cat((stats.life_targets, pad))
-    columns = torch.zeros(stats.num_features, extra, dtype=torch.float64)
+    columns = torch.zeros(stats.num_features, extra, dtype=torch.float64, device="cpu")
     stats.cross = torch.cat((stats.cross, columns), dim=1)
 
 
@@ -138,8 +138,8 @@ def space_evenly(num: int, most: int) -> Tensor:
     (tensor([0, 4, 8]), tensor([0, 1]))
     """
     if num <= most:
-        return torch.arange(num)
-    return torch.linspace(0, num - 1, most, dtype=torch.float64).round().long()
+        return torch.arange(num, device="cpu")
+    return torch.linspace(0, num - 1, most, dtype=torch.float64, device="cpu").round().long()
 
 
 def select_features(stats: Statistics, chosen: Tensor) -> Statistics:
@@ -187,7 +187,7 @@ def decay_weights(weight_N: Tensor, first_age: int, half_life: float) -> Tensor:
     if math.isinf(half_life):
         return weight_N
     N = weight_N.shape[0]
-    ages_N = torch.arange(first_age + N - 1, first_age - 1, -1, dtype=torch.float64)
+    ages_N = torch.arange(first_age + N - 1, first_age - 1, -1, dtype=torch.float64, device="cpu")
     return weight_N * torch.exp2(-ages_N / half_life).to(weight_N.dtype)
 
 

@@ -107,7 +107,8 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, num_classes) logits."""
-        return torch.as_tensor(self.classifier(self.extract(x)))
+        logits: Tensor = self.classifier(self.extract(x))
+        return logits
 
 
 class BottleneckBlock(nn.Module):
@@ -145,7 +146,7 @@ class BottleneckBlock(nn.Module):
         """(N, in_width, H, W) -> (N, out_width, ceil(H / stride), ceil(W / stride))."""
         inner = functional.relu6(self.expand_norm(self.expand(x))) if self.widens else x
         inner = functional.relu6(self.depthwise_norm(self.depthwise(inner)))
-        out = torch.as_tensor(self.project_norm(self.project(inner)))
+        out: Tensor = self.project_norm(self.project(inner))
         return x + out if self.is_residual else out
 
 

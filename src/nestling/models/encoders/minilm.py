@@ -186,14 +186,16 @@ def encode_texts(
     tokenizer.no_padding()
     encoded = [one.ids for one in tokenizer.encode_batch(list(texts))]
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-    found = torch.empty(len(encoded), model.words.embedding_dim)
+    found = torch.empty(len(encoded), model.words.embedding_dim, dtype=torch.float32, device="cpu")
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             width = len(encoded[rows[-1]])
-            ids = torch.tensor([encoded[row] + [0] * (width - len(encoded[row])) for row in rows])
-            lengths = torch.tensor([len(encoded[row]) for row in rows])
-            mask = (torch.arange(width) < lengths[:, None]).long()
+            padded = [encoded[row] + [0] * (width - len(encoded[row])) for row in rows]
+            ids = torch.tensor(padded, dtype=torch.int64, device="cpu")
+            counts = [len(encoded[row]) for row in rows]
+            lengths = torch.tensor(counts, dtype=torch.int64, device="cpu")
+            mask = (torch.arange(width, device="cpu") < lengths[:, None]).long()
             found[rows] = model(ids, mask).float()
     return found
 

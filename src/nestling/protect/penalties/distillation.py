@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from nestling.core.batches import Batch, Loss, default_loss, move_classes, read_output
@@ -198,7 +197,7 @@ class LwF(Retention):
         # A forward may write to buffers, so it gets copies of them.
         state = {name: v.clone() if name in buffers else v for name, v in self._old.items()}
         with eval_mode(model), torch.no_grad():
-            return read_output(functional_call(model, state, batch.inputs, dict(batch.keywords)))
+            return read_output(batch.call(model, state))
 
 
 class MaskAbsent(Retention):
@@ -238,7 +237,9 @@ class MaskAbsent(Retention):
         """
         present = target = require_labels(batch, "MaskAbsent masks")
         if self.present == "experience":
-            present = torch.tensor(sorted({*self._seen, *list_classes(batch)}), dtype=torch.int64)
+            present = torch.tensor(
+                sorted({*self._seen, *list_classes(batch)}), dtype=torch.int64, device="cpu"
+            )
         return mask_classes(output, target, present)
 
     def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:

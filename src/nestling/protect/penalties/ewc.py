@@ -229,7 +229,7 @@ def _estimate(
     method: EWC | OnlineEWC, model: nn.Module, loader: Iterable[object]
 ) -> dict[str, Tensor]:
     """The Fisher; the method's generator moves on only if it could be estimated."""
-    draws = torch.Generator()
+    draws = torch.Generator(device="cpu")
     draws.set_state(method._generator.get_state())
     fisher = estimate_fisher(
         model, loader, num_examples=method.num_examples, labels=method.labels, generator=draws

@@ -239,7 +239,7 @@ def _choose_targets(
             yield _draw_values(output, generator).to(y), ones, _halve_squares
         else:
             # The expectation over the normal distribution leaves the outputs' own gradients.
-            for row in torch.eye(output[0].numel()).to(output):
+            for row in torch.eye(output[0].numel(), dtype=torch.float32, device="cpu").to(output):
                 yield row.reshape(output.shape[1:]).expand_as(output), ones, _select
         return
     logits = move_classes(output, y)
@@ -266,7 +266,7 @@ def _choose_targets(
 def _draw_values(output: Tensor, generator: torch.Generator | None) -> Tensor:
     """Values around the model's own answers."""
     output = output.cpu().double()
-    uniform = torch.rand(output.shape, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(output.shape, generator=generator, dtype=torch.float64, device="cpu")
     noise: Tensor = torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12))
     return output + noise
 
@@ -274,7 +274,9 @@ def _draw_values(output: Tensor, generator: torch.Generator | None) -> Tensor:
 def _draw_classes(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """A class for each row of (..., K) logits."""
     cumulated = logits.cpu().double().softmax(-1).cumsum(-1)
-    uniform = torch.rand((*logits.shape[:-1], 1), generator=generator, dtype=torch.float64)
+    uniform = torch.rand(
+        (*logits.shape[:-1], 1), generator=generator, dtype=torch.float64, device="cpu"
+    )
     return (cumulated[..., :-1] < uniform).sum(-1)
 
 

@@ -73,7 +73,9 @@ def estimate_sensitivity(
     """
 
     def chunks(batch: Batch) -> Iterator[Chunk]:
-        ones = torch.ones(batch.size, device=next(iter(batch.features.values())).device)
+        ones = torch.ones(
+            batch.size, dtype=torch.float32, device=next(iter(batch.features.values())).device
+        )
         yield batch, ones, ones, _sum_squares
 
     return average_gradients(model, loader, chunks, torch.abs, num_examples=num_examples)

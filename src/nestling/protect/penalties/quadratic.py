@@ -56,7 +56,7 @@ def weighted_distance(params: Params, anchor: Params, importance: Params | None 
                 )
             squares = squares * share_rows(name, param, importance[name])[1].to(param)
         terms.append(squares.sum())
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float32, device="cpu")
 
 
 def add_importance(old: Params, new: Params, decay: float = 1.0) -> dict[str, Tensor]:

@@ -109,6 +109,8 @@ class ModelCopy:
         return self._waiting if self._module is None else read_tensors(self._module) | self._means
 
     def _follow(self, model: nn.Module, live: dict[str, Tensor]) -> None:
+        # A level that stands still in this step asks for no gradient just now, so they add up.
+        self.trainable |= {name for name, param in model.named_parameters() if param.requires_grad}
         own = self._read_values()
         if own and own.keys() != live.keys():
             name = min(own.keys() ^ live.keys())
@@ -131,9 +133,6 @@ class ModelCopy:
         module = copy_module(model).eval().requires_grad_(False)
         _write_tensors(module, values)
         self._module, self._waiting, self._means = module, {}, _find_means(values, live)
-        self.trainable = frozenset(
-            name for name, param in model.named_parameters() if param.requires_grad
-        )
 
 
 def read_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -119,7 +119,9 @@ class CLSER(ER):
         """Offer the batch to the buffer and move the means, each with its probability."""
         super().observe(model, batch, output)
         self._num_steps += 1
-        plastic_draw, stable_draw = torch.rand(2, generator=self._moves).tolist()
+        plastic_draw, stable_draw = torch.rand(
+            2, generator=self._moves, dtype=torch.float32, device="cpu"
+        ).tolist()
         if plastic_draw < self.plastic_prob:
             self._plastic.average(model, ramp_decay(self._num_steps, self.plastic_decay))
         if stable_draw < self.stable_prob:

@@ -130,7 +130,7 @@ class DER(ReplayMethod):
             _check_width(kept, output)
         if output is not None and kept in (None, tuple(output.shape[1:])):
             return output.detach().float()
-        return torch.zeros(batch.size, *(kept or (0,)))
+        return torch.zeros(batch.size, *(kept or (0,)), dtype=torch.float32, device="cpu")
 
     def _describe(self) -> dict[str, object]:
         return {**super()._describe(), "alpha": self.alpha}

@@ -127,7 +127,11 @@ class ERACE(ReplayMethod):
         num_outputs = list_rows(output, target).shape[1]
         # The batch's own classes are named too, so that one without a logit is refused.
         rest = [k for k in range(num_outputs) if k not in old]
-        return mask_classes(output, target, torch.tensor(sorted({*rest, *batch.labels})))
+        return mask_classes(
+            output,
+            target,
+            torch.tensor(sorted({*rest, *batch.labels}), dtype=torch.int64, device="cpu"),
+        )
 
     def compute_loss(
         self, model: nn.Module, batch: Batch, output: Tensor, loss: Loss = default_loss
@@ -143,7 +147,7 @@ class ERACE(ReplayMethod):
         kept = self.draw(output.device)
         if kept is None:
             return None
-        seen = torch.tensor(sorted(self._seen | batch.labels))
+        seen = torch.tensor(sorted(self._seen | batch.labels), dtype=torch.int64, device="cpu")
         return loss(mask_classes(answer_kept(model, kept), kept["y"], seen), kept["y"])
 
     def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:

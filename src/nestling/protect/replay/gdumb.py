@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import SettingError
+from nestling.core.modes import in_own_modes
 from nestling.core.seeds import make_generator
 from nestling.protect.penalties.quadratic import check_strength
 from nestling.protect.replay.answering_copy import ModelCopy
@@ -140,6 +141,7 @@ class GDumb(ReplayMethod):
         self._reader.load_state_dict(state["reader"])
         self._is_stale = state["is_stale"]
 
+    @in_own_modes
     def _train(self) -> None:
         """Train the reader, unless it was trained on the very buffer."""
         kept = self.store.read_all()
@@ -162,7 +164,9 @@ class GDumb(ReplayMethod):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # As equal as can be, since a last batch of one is refused by a batch norm.
-            for rows in torch.randperm(num_kept, generator=order).tensor_split(num_batches):
+            for rows in torch.randperm(num_kept, generator=order, device="cpu").tensor_split(
+                num_batches
+            ):
                 optimizer.zero_grad()
                 some = {name: column[rows].to(device) for name, column in kept.items()}
                 self._loss(answer_kept(model, some), some["y"]).backward()

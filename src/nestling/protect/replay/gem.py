@@ -95,7 +95,7 @@ class AGEM(ReplayMethod):
 
     def _read_columns(self, batch: Batch, output: Tensor | None) -> Columns:
         device = require_target(batch).device
-        experience = torch.full((batch.size,), self._experience, device=device)
+        experience = torch.full((batch.size,), self._experience, dtype=torch.int64, device=device)
         return {**pack_batch(batch), "experience": experience}
 
     def _draw_past(self) -> Columns | None:

@@ -42,11 +42,13 @@ def solve_dual(products: Tensor, slopes: Tensor, margin: float = 0.0) -> Tensor:
     # In units of each gradient's length: what is well learned has tiny ones, and still counts.
     lengths = products.diagonal().sqrt()
     lengths = lengths.where(lengths > 0.0, 1.0)
-    scaled = products / lengths / lengths[:, None] + 1e-12 * torch.eye(num, dtype=torch.float64)
+    scaled = products / lengths / lengths[:, None] + 1e-12 * torch.eye(
+        num, dtype=torch.float64, device="cpu"
+    )
     # With u = v - margin: the gain, minus the gradient, is -(b + A margin) - A u.
     target = -(slopes + margin * products.sum(1)) / lengths
-    extra = torch.zeros(num, dtype=torch.float64)
-    free = torch.zeros(num, dtype=torch.bool)
+    extra = torch.zeros(num, dtype=torch.float64, device="cpu")
+    free = torch.zeros(num, dtype=torch.bool, device="cpu")
     tolerance = 1e-12 * float(target.abs().amax())
     # Each round lowers the objective, so no set of bounds returns; the limit is for rounding.
     for _ in range(10 * num):
@@ -98,7 +100,7 @@ def differentiate(
 
 def multiply_gradients(left: Sequence[Gradients], right: Sequence[Gradients]) -> Tensor:
     """The product of each of both, (len(left), len(right)) float64 on the CPU."""
-    total = torch.zeros(len(left), len(right), dtype=torch.float64)
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device="cpu")
     for rows, columns in zip(zip(*left, strict=True), zip(*right, strict=True), strict=True):
         first = torch.stack([row.flatten() for row in rows]).to("cpu", torch.float64)
         second = torch.stack([column.flatten() for column in columns]).to("cpu", torch.float64)

@@ -76,7 +76,7 @@ class LearnedRouter:
             nn.init.zeros_(param)
         self._optimizer = torch.optim.Adam(self._linear.parameters(), lr)
         self._memory = BalancedReplay(replay, seed=seed) if replay else None
-        self._counts_C = torch.zeros(max_contexts, dtype=torch.int64)
+        self._counts_C = torch.zeros(max_contexts, dtype=torch.int64, device="cpu")
 
     @property
     def num_contexts(self) -> int:
@@ -117,7 +117,7 @@ class LearnedRouter:
         z_ND = self._check(z_ND)
         if not len(z_ND):
             return
-        columns_N = torch.full((len(z_ND),), context)
+        columns_N = torch.full((len(z_ND),), context, dtype=torch.int64, device="cpu")
         self._counts_C[context] += len(z_ND)
         batch = {"x": z_ND, "y": columns_N}
         old = self._memory.sample(len(z_ND)) if self._memory and len(self._memory) else None

@@ -89,7 +89,7 @@ class LikelihoodRouter:
         if self.num_directions < num_inputs:
             shape = (num_inputs, self.num_directions)
             generator = make_generator(seed, "routing", *shape)
-            drawn_ID = torch.randn(shape, generator=generator, dtype=torch.float64)
+            drawn_ID = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             self._directions_ID = drawn_ID / math.sqrt(num_inputs)
         self._contexts = [self._make_context() for _ in range(max_contexts)]
         self._densities: list[Gaussian | None] | None = None
@@ -102,7 +102,9 @@ class LikelihoodRouter:
     @property
     def known(self) -> Tensor:
         """Which contexts were ever observed: (C,) bool."""
-        return torch.tensor([one.values.weight > 0.0 for one in self._contexts])
+        return torch.tensor(
+            [one.values.weight > 0.0 for one in self._contexts], dtype=torch.bool, device="cpu"
+        )
 
     def count_examples(self) -> list[int]:
         """Examples of each context, faded ones too."""
@@ -114,7 +116,9 @@ class LikelihoodRouter:
         Raises: ShapeMismatch, NonFiniteInput: inputs that are not finite floats (N, I).
         """
         projected_ND = self._project(check_inputs(z_ND, self.num_inputs))
-        found_NC = torch.full((len(projected_ND), self.num_contexts), -math.inf).double()
+        found_NC = torch.full(
+            (len(projected_ND), self.num_contexts), -math.inf, dtype=torch.float32, device="cpu"
+        ).double()
         for context, density in enumerate(self._fit()):
             if density is not None:
                 found_NC[:, context] = log_density(projected_ND, density)
@@ -142,8 +146,8 @@ class LikelihoodRouter:
         z_ND = check_inputs(z_ND, self.num_inputs)
         if not len(z_ND):
             return
-        none_N0 = torch.zeros(len(z_ND), 0, dtype=torch.float64)
-        ones_N = torch.ones(len(z_ND), dtype=torch.float64)
+        none_N0 = torch.zeros(len(z_ND), 0, dtype=torch.float64, device="cpu")
+        ones_N = torch.ones(len(z_ND), dtype=torch.float64, device="cpu")
         self._contexts[context].add(self._project(z_ND), none_N0, ones_N)
         self._densities = None
 
@@ -153,7 +157,9 @@ class LikelihoodRouter:
         J_ab / D,  J_ab = (tr(C_a^-1 C_b) + tr(C_b^-1 C_a) - 2 D + d^T (C_a^-1 + C_b^-1) d) / 2,
         d = m_a - m_b: the sum of both Kullback-Leibler divergences of the Gaussians.
         """
-        found_CC = torch.full((self.num_contexts, self.num_contexts), math.inf).double()
+        found_CC = torch.full(
+            (self.num_contexts, self.num_contexts), math.inf, dtype=torch.float32, device="cpu"
+        ).double()
         densities = self._fit()
         for a, one in enumerate(densities):
             for b, other in enumerate(densities[:a]):
@@ -218,7 +224,11 @@ class LikelihoodRouter:
                 twin = one.copy()
                 twin.clock = 0
                 pool.merge(twin, may_grow=False)
-            shared_DD = _estimate_shared(pool.values) if seen else torch.zeros(0)
+            shared_DD = (
+                _estimate_shared(pool.values)
+                if seen
+                else torch.zeros(0, dtype=torch.float32, device="cpu")
+            )
             self._densities = [
                 fit_gaussian(one.values, shared_DD) if one.values.weight > 0.0 else None
                 for one in self._contexts

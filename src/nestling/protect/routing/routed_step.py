@@ -260,7 +260,7 @@ def _make_score(bank: ModuleBank, z: Tensor, y: Tensor, loss: Loss) -> Score:
     """Mean loss of a batch under each module: (C,), inf for slots that are not in use."""
 
     def score() -> Tensor:
-        losses_C = torch.full((bank.max_modules,), torch.inf)
+        losses_C = torch.full((bank.max_modules,), torch.inf, dtype=torch.float32, device="cpu")
         with torch.no_grad():
             for slot in bank.list_active():
                 losses_C[slot] = compute_loss(bank.apply_modules(z, context=slot), y, loss)

@@ -102,7 +102,9 @@ class TaskRouter:
         labels = [task] * N if isinstance(task, str | int) else list(task)
         if len(labels) != N:
             raise ShapeMismatch(f"{len(labels)} task labels for {N} examples; one or {N} work")
-        columns = torch.tensor([self.find_context(label) for label in labels], dtype=torch.int64)
+        columns = torch.tensor(
+            [self.find_context(label) for label in labels], dtype=torch.int64, device="cpu"
+        )
         return make_one_hot(columns, self.num_contexts).to(z_ND.device)
 
     def explain(self, z_ND: Tensor, task: Task | None, score: Score) -> Explanation:
@@ -129,7 +131,9 @@ def make_one_hot(columns_N: Tensor, num_contexts: int) -> Tensor:
     >>> make_one_hot(torch.tensor([1]), 2)
     tensor([[0., 1.]])
     """
-    weights_NC = torch.zeros(len(columns_N), num_contexts, device=columns_N.device)
+    weights_NC = torch.zeros(
+        len(columns_N), num_contexts, dtype=torch.float32, device=columns_N.device
+    )
     return weights_NC.scatter_(1, columns_N[:, None], 1.0)
 
 
@@ -146,7 +150,9 @@ def turn_to_weights(scores_NC: Tensor, known_C: Tensor, hard: bool) -> Tensor:
     tensor([[0.5000, 0.5000, 0.0000]])
     """
     if not bool(known_C.any()):
-        return make_one_hot(torch.zeros(len(scores_NC), dtype=torch.int64), len(known_C))
+        return make_one_hot(
+            torch.zeros(len(scores_NC), dtype=torch.int64, device="cpu"), len(known_C)
+        )
     scores_NC = scores_NC.masked_fill(~known_C, -torch.inf)
     if hard:
         return make_one_hot(scores_NC.argmax(1), len(known_C))

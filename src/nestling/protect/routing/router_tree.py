@@ -74,7 +74,9 @@ class TreeRouter:
         parts = []
         for group, child in enumerate(self.children):
             rows = outer_NG[:, group].nonzero()[:, 0]
-            part = torch.zeros(len(z_ND), child.num_contexts, device=z_ND.device)
+            part = torch.zeros(
+                len(z_ND), child.num_contexts, dtype=torch.float32, device=z_ND.device
+            )
             if len(rows):
                 own = task
                 if task is not None and not isinstance(task, str | int):

@@ -35,8 +35,8 @@ class Learner:
     Args:
         model: any module. It is trained in place; it is not wrapped or changed (but its last
             linear layer gets more outputs if new classes appear and `num_classes` is None).
-        plan: which parameters learn how fast, what is remembered, who answers; None for the
-            default, see `make_default_plan`.
+        plan: which parameters learn how fast, what is remembered, who answers, or the path of its
+            TOML file; None for the default, see `make_default_plan`.
         loss: (output, target) -> scalar (); None for cross entropy, on floats for squared error.
         pretrained: for the default plan: whether the model's features are worth keeping.
         replay: examples that may be stored and learned again; 0 stores nothing raw.
@@ -69,7 +69,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan | None = None,
+        plan: Plan | Path | str | None = None,
         *,
         loss: Loss | None = None,
         pretrained: bool = False,
@@ -127,7 +127,7 @@ class Learner:
         y: Tensor | None = None,
         *,
         task: int | None = None,
-        weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
         again: bool = False,
     ) -> StepReport:
         """Learn one batch, at once.

@@ -253,6 +253,28 @@ def test_floats_where_classes_are_meant(caplog: pytest.LogCaptureFixture) -> Non
     assert "all 0 or 1: learned as values" in record.getMessage()
 
 
+class Stream:
+    """Looks as if it could be read again, but wraps what is spent after one pass."""
+
+    def __init__(self, num_passes: int) -> None:
+        self.num_left = num_passes
+
+    def __iter__(self) -> Any:
+        self.num_left -= 1
+        yield from [(X, Y)] * 2 if self.num_left >= 0 else []
+
+
+def test_a_loader_that_runs_dry_in_a_later_epoch() -> None:
+    for num_passes in (1, 2):
+        learner = make_learner()
+        words = f"no example in epoch {num_passes + 1} of 3: .* give a DataLoader or a list"
+        with pytest.raises(DataError, match=words):
+            learner.fit(Stream(num_passes), epochs=3)
+        assert learner.counts.num_examples == 32 * num_passes
+        assert learner.counts.num_experiences == 0
+    assert make_learner().fit(Stream(3), epochs=3).num_steps == 6
+
+
 @pytest.mark.parametrize("epochs", [1.5, "3", True])
 def test_epochs_are_counted(epochs: Any) -> None:
     with pytest.raises(SettingError, match=f"epochs={epochs!r}; 1 or more works"):

@@ -153,6 +153,18 @@ def _is_one_batch(loader: object) -> bool:
     return hasattr(loader, "shape")
 
 
+def check_pass(num_examples: int, epoch: int, epochs: int) -> None:
+    """Raise DataError unless a pass over a loader gave examples; of `epochs`, counted from 0."""
+    if num_examples:
+        return
+    if epoch == 0:
+        raise DataError("the loader yields no example; give one with at least one batch")
+    raise DataError(
+        f"the loader yields no example in epoch {epoch + 1} of {epochs}: it can be read only once; "
+        "give a DataLoader or a list of batches"
+    )
+
+
 def check_task(task: object) -> int | None:
     """A task label as an integer; DataError if it is none."""
     if task is None:

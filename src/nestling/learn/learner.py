@@ -16,7 +16,7 @@ from nestling.core.errors import DataError
 from nestling.core.locks import RemadeLock
 from nestling.core.modes import in_own_modes
 from nestling.learn.assembly import assemble
-from nestling.learn.guard import check_loader
+from nestling.learn.guard import check_loader, check_pass
 from nestling.learn.parts import read_snapshot_state, write_snapshot_state
 from nestling.learn.reports import FitReport, StepReport, Writer
 from nestling.levels import Change, LevelReading, Plan
@@ -114,11 +114,9 @@ class Learner:
         for epoch in range(epochs):
             again = epoch > 0
             reports.append([self.learn(raw, task=task, again=again) for raw in loader])
-        made = FitReport.sum_up(reports, time.perf_counter() - started)
-        if made.num_examples == 0:
-            raise DataError("the loader yields no example; give one with at least one batch")
+            check_pass(sum(report.num_examples for report in reports[-1]), epoch, epochs)
         self.end_experience(loader)
-        return made
+        return FitReport.sum_up(reports, time.perf_counter() - started)
 
     @in_own_modes
     def learn(

@@ -66,10 +66,12 @@ def test_checked_constructor_raises_on_one_line_every_time(is_deferred: bool) ->
         x: int = 0
 
     for _ in range(3):
-        with pytest.raises(SettingError, match=r"Point x: .*got 'far'"):
+        with pytest.raises(SettingError, match=r"Point x: a whole number works, got 'far'"):
             Point(x="far")  # type: ignore[arg-type]
         assert Point(x=3).x == 3
-        with pytest.raises(SettingError, match=r"Point xx: .*known: \['x'\]; did you mean 'x'"):
+        with pytest.raises(
+            SettingError, match=r"Point xx is not known; known: \['x'\]; did you mean 'x'"
+        ):
             Point(xx=3)  # type: ignore[call-arg]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import SettingError
-from nestling.core.heads import find_head, find_head_layer
+from nestling.core.heads import check_width, find_head, find_head_layer
 from nestling.levels.low_rank import attach_low_rank
 
 
@@ -42,3 +42,22 @@ def test_without_one_the_error_says_what_would_work() -> None:
         find_head(model)
     with pytest.raises(SettingError, match="no linear layer; read the input"):
         find_head(model, "read the input")
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_a_width_that_some_layer_has_may_be_the_heads(num_classes: int) -> None:
+    """Which layer is run last is certain only in a sequence; elsewhere its first batch tells."""
+    parts = nn.ModuleDict({"head": nn.Linear(5, 2), "spine": nn.Linear(4, 5)})
+    check_width(parts, num_classes)
+    with pytest.raises(SettingError, match="num_classes=7 but head 'spine' has 5 outputs"):
+        check_width(parts, 7)
+
+
+def test_a_sequence_says_how_wide_its_head_is() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2), nn.Softplus())
+    check_width(model, 2)
+    with pytest.raises(SettingError, match="num_classes=5 but head '2' has 2 outputs"):
+        check_width(model, 5)
+    # What follows the last linear layer may be the head.
+    check_width(nn.Sequential(nn.Linear(4, 5), nn.Unflatten(1, (5, 1)), nn.Conv1d(5, 3, 1)), 3)
+    check_width(nn.Sequential(nn.ReLU()), 3)

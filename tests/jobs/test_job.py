@@ -61,7 +61,12 @@ def test_files_one_experience_each(tmp_path: Path) -> None:
         ({"model": "mlp"}, "'data' is missing"),
         (MINIMAL | {"epohcs": 1}, "did you mean 'epochs'"),
         (MINIMAL | {"model": {"nam": "mlp"}}, "did you mean 'name'"),
-        (MINIMAL | {"replay": -1}, "got -1"),
+        (MINIMAL | {"replay": -1}, "replay: a number of 0 or more works, got -1"),
+        (MINIMAL | {"epochs": "two"}, "epochs: a whole number works, got 'two'"),
+        (MINIMAL | {"plan": 3}, "plan: a table works, or the path of a file works, got 3"),
+        (MINIMAL | {"experiences": []}, "experiences: [] names no class; give lists of classes"),
+        (MINIMAL | {"experiences": [[0], []]}, "experiences: group 2 names no class; give lists"),
+        (MINIMAL | {"experiences": [[0, "a"]]}, "experiences.0.1: a whole number works, got 'a'"),
         ([], "job"),
     ],
 )

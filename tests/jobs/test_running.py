@@ -95,6 +95,45 @@ def test_nothing_is_written_when_the_job_is_wrong(tmp_path: Path) -> None:
     assert not job.out.exists()
 
 
+@pytest.mark.parametrize("there", ["nothing", "folder", "notes"])
+def test_a_job_that_fails_before_its_first_step_leaves_nothing(
+    tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs" / "one"
+    if there != "nothing":
+        out.mkdir(parents=True)
+    if there == "notes":
+        (out / "notes.txt").write_text("mine")
+    wrong = make_job(out, model={"name": "mlp", "options": {"sizes": [63, 16, 4]}})
+    with pytest.raises(Exception, match="63"):
+        run_job(wrong)
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert (
+        left
+        == {"nothing": [], "folder": ["one", "runs"], "notes": ["notes.txt", "one", "runs"]}[there]
+    )
+    run_job(make_job(out, epochs=1, experiences=[[0, 1]]))  # the corrected job is not blocked
+    assert (out / "report.html").is_file()
+    if there != "nothing":
+        return
+    # A run that has recorded something keeps it, whatever then fails.
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Learner, "learn", lambda *_, **__: 1 / 0)
+    with pytest.raises(JobError):
+        run_job(make_job(out))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_stopped_by_hand_before_its_first_record_leaves_nothing(tmp_path: Path) -> None:
+    def stop(_: Position, __: int) -> None:
+        raise KeyboardInterrupt
+
+    job = make_job(tmp_path / "run", evaluate_every=5)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, progress=stop)
+    assert not job.out.exists()
+
+
 def test_only_the_newest_step_snapshot_stays(whole: Job) -> None:
     names = sorted(path.name for path in (whole.out / "snapshots").iterdir())
     assert names == ["after-000", "after-001"]

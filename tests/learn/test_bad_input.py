@@ -58,13 +58,20 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     "negative label": (lambda m: m.learn(X, Y - 1), UnknownLabel, "label -1 is negative"),
     "huge label": (lambda m: m.learn(X, Y + 10**6), UnknownLabel, "would add .* outputs"),
     "fewer labels": (lambda m: m.learn(X, Y[:5]), ShapeMismatch, "first dimension must be 16"),
-    "float targets": (lambda m: m.learn(X, Y.float()), DataError, "began as classes"),
+    "float targets": (
+        lambda m: m.learn(X, Y.float()),
+        DataError,
+        r"began as classes; use \.long\(\)",
+    ),
     "no target": (lambda m: m.learn(X), DataError, "no target"),
     "text": (lambda m: m.learn(["a", "b"]), DataError, "target of a batch is a str"),
     "a number": (lambda m: m.learn(3.0), DataError, "is a float"),
     "nothing": (lambda m: m.learn(()), DataError, "empty sequence"),
     "narrow inputs": (lambda m: m.learn(X[:, :3], Y), ShapeMismatch, "inputs of shape"),
     "negative weight": (lambda m: m.learn(X, Y, weight=-Y), DataError, "weights of 0 or more"),
+    "weight by name": (lambda m: m.learn(X, Y, weight="all"), DataError, "list of 16 numbers"),
+    "weight of words": (lambda m: m.learn(X, Y, weight=["a"] * 16), DataError, "of 16 numbers"),
+    "short list": (lambda m: m.learn(X, Y, weight=[1.0]), ShapeMismatch, r"\(16,\) works"),
     "short weight": (lambda m: m.learn(X, Y, weight=Y[:2]), ShapeMismatch, r"\(16,\) works"),
     "empty loader": (lambda m: m.fit([]), DataError, "loader yields no example"),
     "empty batches": (lambda m: m.fit([(X[:0], Y[:0])]), DataError, "loader yields no example"),
@@ -73,7 +80,7 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
         DataError,
         "can be read only once",
     ),
-    "no loader": (lambda m: m.fit(3), DataError, "the loader is a int"),
+    "no loader": (lambda m: m.fit(3), DataError, "the loader is an int"),
     "no epoch": (lambda m: m.fit([(X, Y)], epochs=0), SettingError, "epochs=0; 1 or more"),
     "task by name": (lambda m: m.learn(X, Y, task="first"), DataError, "number tasks 0, 1"),
     "unknown task": (lambda m: m.predict_proba(X, task=7), DataError, r"task 7 was never .*\[0\]"),
@@ -87,7 +94,7 @@ BAD: dict[str, tuple[Callable[[nl.Learner], object], type[Exception], str]] = {
     "switch rate of 2": (
         lambda m: m.control("memory", reason="r", switch_rate=2.0),
         SettingError,
-        r"switch_rate: .* less than 1, got 2.0",
+        r"switch_rate: a number less than 1 works, got 2.0",
     ),
 }
 
@@ -129,11 +136,158 @@ def test_labels_outside_the_declared_classes() -> None:
     before = read_state(learner)
     with pytest.raises(UnknownLabel, match=r"label 2 is outside the declared classes 0\.\.1"):
         learner.learn(X, Y + 1)
-    wide = nl.Learner(make_mlp(), num_classes=5)
-    with pytest.raises(UnknownLabel, match="label 3 but the model has 2 outputs"):
-        wide.learn(X, Y + 2)
     assert differences(before, read_state(learner)) == []
-    assert wide.readout is None
+
+
+class HeadFirst(nn.Module):
+    """Its head was made before its spine, so that the last linear layer is not the head."""
+
+    def __init__(self, num_outputs: int = 2) -> None:
+        super().__init__()
+        self.head, self.spine = nn.Linear(5, num_outputs), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.spine(x).relu())
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 5, 10])
+def test_declared_classes_and_a_head_of_another_width(num_classes: int) -> None:
+    words = f"num_classes={num_classes} but head '.*' has 2 outputs; .*leave num_classes out"
+    with pytest.raises(SettingError, match=words):
+        nl.Learner(make_mlp(), num_classes=num_classes)
+    assert nl.Learner(HeadFirst(3), num_classes=3).learn(X, Y).num_examples == 16
+    # What is no head is not asked for its width: a memory alone says classes.
+    only = nl.Plan(nl.Memory("m", on="input", num_features=3), readout="m")
+    assert nl.Learner(make_mlp(), only, num_classes=num_classes).plan is only
+
+
+def test_declared_classes_are_compared_with_the_first_outputs() -> None:
+    learner = nl.Learner(HeadFirst(), num_classes=5)  # a layer is as wide, but it is not the head
+    before = read_state(learner)
+    with pytest.raises(SettingError, match="num_classes=5 but the model has 2 outputs"):
+        learner.learn(X, Y)
+    assert differences(before, read_state(learner)) == []
+    assert learner.task is None
+
+
+NO_LEARNER: dict[str, tuple[Callable[[], object], str]] = {
+    "swapped": (lambda: nl.Learner(PLAN, make_mlp()), "the model is a Plan; give a torch.nn.Mod"),
+    "parameters": (lambda: nl.Learner(make_mlp().parameters()), "give the whole model, not its"),
+    "class": (lambda: nl.Learner(HeadFirst), r"the class HeadFirst; make one first: HeadFirst\("),
+    "function": (lambda: nl.Learner(len), "the model is a builtin_function_or_method; give"),
+    "level": (lambda: nl.Learner(make_mlp(), nl.Level("a", "*")), r"a Level; nl.Plan\(level\)"),
+    "no file": (lambda: nl.Learner(make_mlp(), "no.toml"), "cannot read plan 'no.toml'"),
+    "loss by name": (lambda: make_learner(loss="mse"), "loss='mse'; a function works"),
+    "loss class": (lambda: make_learner(loss=nn.MSELoss), r"make one first: MSELoss\(\)"),
+    "replay": (lambda: nl.Learner(make_mlp(), replay="200"), "replay='200'; 0 stores nothing"),
+    "retain": (lambda: make_learner(retain=nl.protect.EWC(1.0)), "retain is an EWC; a list of"),
+    "no retain": (lambda: make_learner(retain=None), "retain is None; a list of methods works"),
+    "classes": (lambda: make_learner(num_classes=2.0), "num_classes=2.0; a whole number of 1"),
+    "no classes": (lambda: make_learner(num_classes=0), "num_classes=0; a whole number of 1"),
+    "transform": (lambda: make_learner(output_transform="exp"), "output_transform='exp'; a func"),
+    "judge": (lambda: make_learner(judge=True), "judge=True; a function works"),
+    "device": (lambda: make_learner(device="gpu"), r"device='gpu' cannot be used here .*\['cpu'"),
+    "no device": (lambda: make_learner(device=3.5), "device=3.5 cannot be used here"),
+    "seed": (lambda: make_learner(seed=1.5), "seed=1.5; a whole number works"),
+    "no seed": (lambda: make_learner(seed=None), "seed=None; a whole number works"),
+    "writer": (lambda: make_learner(writer="runs"), "the writer is a str; one with add_scalar"),
+    "optimizer": (lambda: nl.NestedOptimizer(make_mlp().parameters(), PLAN), "give the whole mod"),
+    "optimizer of a list": (lambda: nl.NestedOptimizer([X], PLAN), "give the whole model, not"),
+    "optimizer, swapped": (lambda: nl.NestedOptimizer(PLAN, make_mlp()), "the model is a Plan"),
+    "optimizer without": (lambda: nl.NestedOptimizer(make_mlp(), None), "the plan is None; nl.P"),
+    "accumulate": (lambda: nl.NestedOptimizer(make_mlp(), PLAN, accumulate=3), "accumulate=3; kn"),
+}
+PLAN = nl.Plan(nl.Level("all", "*"))
+
+
+@pytest.mark.parametrize("case", NO_LEARNER)
+def test_plain_mistakes_are_one_line_with_the_remedy(case: str) -> None:
+    act, message = NO_LEARNER[case]
+    with pytest.raises(SettingError, match=message) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_plan_may_be_the_path_of_its_file(as_path: Callable[[Path], str], tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(PLAN.to_toml(), encoding="utf-8")
+    assert nl.Learner(make_mlp(), as_path(path)).plan == PLAN
+    assert nl.NestedOptimizer(make_mlp(), as_path(path)).plan == PLAN
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70, -(2**70)])
+def test_any_whole_number_is_a_seed(seed: int) -> None:
+    one, other = (make_learner(seed=seed) for _ in range(2))
+    for learner in (one, other):
+        learner.learn(X, Y)
+    assert differences(read_state(one), read_state(other)) == []
+
+
+def test_weights_may_be_a_list_or_an_array() -> None:
+    weight = torch.arange(16.0)
+    learners = [make_learner() for _ in range(3)]
+    for learner, given in zip(learners, (weight, weight.tolist(), weight.numpy()), strict=True):
+        learner.learn(X, Y, weight=given)
+    states = [read_state(learner) for learner in learners]
+    assert differences(states[0], states[1]) == differences(states[0], states[2]) == []
+
+
+def test_floats_where_classes_are_meant(caplog: pytest.LogCaptureFixture) -> None:
+    declared, learner = make_learner(num_classes=2), make_learner()
+    before = read_state(learner)
+    with pytest.raises(ShapeMismatch, match=r"convert it with \.long\(\)"):
+        declared.learn(X, Y.float())
+    with pytest.raises(ShapeMismatch, match=r"gives 2 outputs .* as for classes; .*\.long\(\)"):
+        learner.learn(X, Y.float())
+    plain = nl.Learner(make_mlp(), PLAN)
+    with pytest.raises(ShapeMismatch, match=r"whole numbers: y\.long\(\)"):
+        plain.learn(X, Y.float())
+    assert differences(before, read_state(learner)) == []
+    assert not caplog.records
+    values = nl.Learner(make_mlp(4, 1))
+    for _ in range(2):
+        values.learn(X, Y.float())
+    assert values.task == "regression"
+    (record,) = caplog.records
+    assert "all 0 or 1: learned as values" in record.getMessage()
+
+
+class Stream:
+    """Looks as if it could be read again, but wraps what is spent after one pass."""
+
+    def __init__(self, num_passes: int) -> None:
+        self.num_left = num_passes
+
+    def __iter__(self) -> Any:
+        self.num_left -= 1
+        yield from [(X, Y)] * 2 if self.num_left >= 0 else []
+
+
+def test_a_loader_that_runs_dry_in_a_later_epoch() -> None:
+    for num_passes in (1, 2):
+        learner = make_learner()
+        words = f"no example in epoch {num_passes + 1} of 3: .* give a DataLoader or a list"
+        with pytest.raises(DataError, match=words):
+            learner.fit(Stream(num_passes), epochs=3)
+        assert learner.counts.num_examples == 32 * num_passes
+        assert learner.counts.num_experiences == 0
+    assert make_learner().fit(Stream(3), epochs=3).num_steps == 6
+
+
+@pytest.mark.parametrize("epochs", [1.5, "3", True])
+def test_epochs_are_counted(epochs: Any) -> None:
+    with pytest.raises(SettingError, match=f"epochs={epochs!r}; 1 or more works"):
+        make_learner().fit([(X, Y)], epochs=epochs)
+
+
+@pytest.mark.parametrize("loader", [(X, Y), [X, Y], X, {"x": X}, X.numpy()])
+def test_data_in_the_place_of_a_loader(loader: Any) -> None:
+    with pytest.raises(DataError, match=r"give its batches: \[\(x, y\)\], or torch\.utils"):
+        make_learner().fit(loader)
+    rows = torch.utils.data.TensorDataset(X, Y)
+    with pytest.raises(ShapeMismatch, match="a single number; give batches of examples"):
+        make_learner().fit(rows)
 
 
 def test_values_then_classes() -> None:

@@ -205,7 +205,16 @@ def test_foreign_state_is_refused_and_nothing_is_changed(kind: str) -> None:
     with pytest.raises(MismatchedParameters, match=words) as caught:
         nested.load_state_dict(other.state_dict())
     assert "\n" not in str(caught.value)
+    if kind in ("shape", "claims", "optimizer"):
+        assert "load it where model and plan are those it was saved with" in str(caught.value)
     assert flatten(nested.state_dict()) == before
+
+
+@pytest.mark.parametrize("state", [5, None, {}, {"state": 3}, {"state": {"levels": {}}}])
+def test_what_is_no_state_is_said(state: Any) -> None:
+    nested = make_nested(make_model(), "separate")
+    with pytest.raises(MismatchedParameters, match=r"NestedOptimizer\.state_dict\(\) gives one"):
+        nested.load_state_dict(state)
 
 
 def test_an_optimizer_of_ones_own_is_the_plans_after_a_restore() -> None:

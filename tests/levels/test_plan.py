@@ -118,9 +118,9 @@ WRONG_TOML = {
     "no level": ("", "no [[level]] table"),
     "empty": ("level = []", "at least one level"),
     "unknown top key": (LEVEL.replace("[[", "raedout = 1\n[["), "did you mean 'readout'"),
-    "no name": ('[[level]]\nmatch = ["*"]', "level 'number 1': gradient.name"),
+    "no name": ('[[level]]\nmatch = ["*"]', "level 'number 1': name is missing; give name=..."),
     "unknown key": (LEVEL + "perod = 4", "perod"),
-    "zero period": (LEVEL + "period = 0", "period: Input should be greater"),
+    "zero period": (LEVEL + "period = 0", "period: a number of 1 or more works, got 0"),
     "word for a period": (LEVEL + 'period = "often"', "got 'often'"),
     "kind": (LEVEL + 'kind = "slow"', "'slow'"),
     "optimizer": (LEVEL + 'optimizer = {name = "lion"}', "'lion'"),
@@ -176,7 +176,7 @@ def raise_for(case: str) -> object:
         case "level value":
             return Level("a", match=["*"], period=1.5)  # type: ignore[arg-type]
         case "match":
-            return Level("a", match="head.*")
+            return Level("a", match=3)  # type: ignore[arg-type]
         case "optimizer":
             return nl.adamw(lr=-1.0)
         case "circle":
@@ -198,13 +198,13 @@ def raise_for(case: str) -> object:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("list", "got list; nl.Plan"),
+        ("list", "got a list; nl.Plan"),
         ("nothing", "at least one level"),
-        ("readout", "readout 3"),
+        ("readout", "readout is an int; 'live'"),
         ("level key", "did you mean 'period'"),
         ("level value", "period"),
-        ("match", "match"),
-        ("optimizer", "lr: Input should be greater than or equal to 0, got -1.0"),
+        ("match", "match: a list works, such as [3], got 3"),
+        ("optimizer", "lr: a number of 0 or more works, got -1.0"),
         ("circle", "circle among ['a', 'b']"),
         ("weights", "2 names and 1 weights"),
         ("zero weights", "sum to zero"),
@@ -216,6 +216,42 @@ def raise_for(case: str) -> object:
 def test_wrong_python_is_one_line(case: str, words: str) -> None:
     with pytest.raises(SettingError) as caught:
         raise_for(case)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_pattern_or_one_level_may_stand_alone() -> None:
+    assert Level("a", "head.*").match == ("head.*",)
+    assert Copy("c", of="a").of == ("a",)
+    text = LEVEL.replace('["*"]', '"*"')
+    assert Plan.from_toml(text) == Plan(Level("all", match=["*"]))
+
+
+# Of pydantic's own phrases none may reach a user: they speak of Python's types to who wrote TOML.
+PHRASES = ("Input should", "Field required", "valid", "instance", "Extra", "Unexpected", "parse")
+
+
+@pytest.mark.parametrize("case", WRONG_TOML)
+def test_wrong_toml_is_said_in_plain_words(case: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Plan.from_toml(WRONG_TOML[case][0], "job.toml")
+    assert not [phrase for phrase in PHRASES if phrase in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (Level("a", "*"), "the plan is a Level; nl.Plan(level)"),
+        ([Level("a", "*")], "the plan is a list; nl.Plan(*levels)"),
+        ({"level": []}, "the plan is a dict; nl.Plan.from_data(data)"),
+        (None, "the plan is None; nl.Plan("),
+        (Plan, "the plan is the class Plan; nl.Plan("),
+        ("nowhere.toml", "cannot read plan 'nowhere.toml'"),
+    ],
+)
+def test_what_is_no_plan_is_named_with_the_remedy(given: object, words: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        Plan.of(given)  # type: ignore[arg-type]
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -56,6 +56,13 @@ def test_own_function_with_options(own_module: str) -> None:
     assert load_model(f"{own_module}:make", {"width": 5})(torch.zeros(1, 5)).shape == (1, 1)
 
 
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 2**70])
+def test_a_seed_that_torch_does_not_take(seed: int) -> None:
+    with pytest.raises(ModelError, match=f"seed={seed} is out of torch's range; a whole number"):
+        build_model("mlp", {"sizes": [4, 2]}, seed=seed)
+    build_model("mlp", {"sizes": [4, 2]}, seed=-1)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "said"),
     [

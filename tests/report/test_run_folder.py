@@ -43,12 +43,56 @@ def test_a_torn_line_is_left_out_and_said(tmp_path):
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "summ')
+    torn = read_run(tmp_path)
+    assert torn.note == "metrics.jsonl: line 2 was cut off, as by a crash, and is left out"
+    assert [record["number"] for record in torn.records] == [0]
     writer = RunWriter(tmp_path, {})
     writer.write("summary", {"number": 1})
     writer.close()
     run = read_run(tmp_path)
     assert [record["number"] for record in run.records] == [0, 1]
-    assert "1 damaged lines" in run.note
+    assert run.note == ""
+
+
+def test_a_whole_line_without_its_end_is_kept(tmp_path):
+    RunWriter(tmp_path, {}).close()
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "summary", "number": 0}')
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"number": 1})
+    writer.close()
+    assert [record["number"] for record in read_run(tmp_path).records] == [0, 1]
+
+
+GARBAGE = {
+    "no JSON": (b"garbage", 1),
+    "bytes": (b"\xff\xfe\x00", 1),
+    "in the middle": (b'{"kind": "summary"}\n{"kind": "summ\n{"kind": "summary"}\n', 2),
+    "cut, but another line": (b'{"kind": "summary"}\n{"acc": 0.', 2),
+    "a list": (b"[1]\n", 1),
+    "no kind": (b'{"acc": 1.0}\n', 1),
+    "kind of no text": (b'{"kind": 3}\n', 1),
+}
+
+
+@pytest.mark.parametrize("case", GARBAGE)
+def test_garbage_is_said_with_its_line(tmp_path, case):
+    RunWriter(tmp_path, {}).close()
+    content, line = GARBAGE[case]
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=f"jsonl', line {line}: .* is no record") as caught:
+        read_run(tmp_path)
+    assert "\n" not in str(caught.value)
+    RunWriter(tmp_path, {}).close()  # nor does it take away what it has not written
+    with pytest.raises(DataError, match=f"line {line}: "):
+        read_run(tmp_path)
+
+
+def test_a_damaged_record_is_said_though_nothing_is_shown_of_it(tmp_path):
+    writer = RunWriter(tmp_path, {})
+    writer.write("summary", {"method": "m", "seed": 0, "acc": "good"})
+    writer.close()
+    with pytest.raises(DataError, match="line 1: 'acc' is 'good'; it must be a number"):
+        write_report(tmp_path)
 
 
 def test_a_full_disk_keeps_earlier_records(tmp_path):

@@ -106,6 +106,11 @@ class Experts:
     def _check_values(self, output: Tensor, target: Tensor) -> None:
         """Raise unless the model's values can be mixed with those of others."""
         values = output if self.output_transform is None else self.output_transform(output)
+        if output.ndim == target.ndim + 1 and output.shape[1] > 1 and not target.frac().any():
+            raise ShapeMismatch(
+                f"targets are {str(target.dtype).removeprefix('torch.')} but the model gives "
+                f"{output.shape[1]} outputs per example, as for classes; convert them with .long()"
+            )
         if len(values) != len(target) or values.numel() != target.numel():
             raise ShapeMismatch(
                 f"outputs of shape {tuple(values.shape)} do not fit targets of shape "

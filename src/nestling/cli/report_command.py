@@ -21,6 +21,9 @@ def report(run: Path, json_file: Path | None) -> None:
 
     page = write_report(run)
     click.echo(f"report: {page}")
+    found = read_run(run)
+    if found.note:
+        click.echo(f"nestling: {found.note}", err=True)
     if json_file is not None:
-        summaries = [dict(r) for r in read_run(run).records if r["kind"] == "summary"]
+        summaries = [dict(r) for r in found.records if r["kind"] == "summary"]
         write_json(json_file, {"report": str(page), "summaries": summaries})

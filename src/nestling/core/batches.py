@@ -298,7 +298,7 @@ def match_values(output: Tensor, target: Tensor) -> Tensor:
         if not (column or row) or output.numel() != target.numel():
             raise ShapeMismatch(
                 f"outputs of shape {tuple(output.shape)} do not fit targets of shape "
-                f"{tuple(target.shape)}; give targets of the outputs' shape, or integer "
-                "classes for a classifier"
+                f"{tuple(target.shape)}; give targets of the outputs' shape, or, for a "
+                "classifier, whole numbers: y.long()"
             )
     return target.reshape(output.shape).to(output.dtype)

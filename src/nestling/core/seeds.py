@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nestling.core.arguments import check_seed
+
 
 def make_generator(seed: int, *salts: str | int) -> torch.Generator:
     """A CPU generator for one purpose of one run.
@@ -16,12 +18,16 @@ def make_generator(seed: int, *salts: str | int) -> torch.Generator:
         seed: the run's seed, any integer.
         salts: what the stream is for, e.g. "replay" or a level's name.
 
+    Raises:
+        SettingError: the seed is no whole number.
+
     >>> a, b = make_generator(0, "replay"), make_generator(0, "copy")
     >>> bool(torch.rand(1, generator=a) == torch.rand(1, generator=b))
     False
     """
     import hashlib
 
+    seed = check_seed(seed)
     digest = hashlib.sha256(repr((seed, *salts)).encode()).digest()
     generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest[:8], "little", signed=True))

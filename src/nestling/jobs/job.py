@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 from torch import Tensor, nn
 
+from nestling.core.checked import describe
 from nestling.core.errors import DataError, JobError, NestlingError, suggest
 from nestling.core.imports import import_function
 from nestling.data import Experience, list_classes, load, read_table, split_by_class
@@ -94,6 +102,17 @@ class Job(BaseModel):
     pretrained: bool = False
     snapshot_every: int = Field(500, ge=0)
     evaluate_every: int = Field(0, ge=0)
+
+    @field_validator("experiences")
+    @classmethod
+    def _check_groups(cls, groups: object) -> object:
+        remedy = "give lists of classes such as [[0, 1], [2, 3]], or leave the key out"
+        if isinstance(groups, tuple) and not groups:
+            raise ValueError(f"[] names no class; {remedy}")
+        if isinstance(groups, tuple) and not all(groups):
+            number = next(index for index, group in enumerate(groups, start=1) if not group)
+            raise ValueError(f"group {number} names no class; {remedy}")
+        return groups
 
     def to_data(self) -> dict[str, object]:
         """The job as JSON-ready data, to be read back by `read_job`."""
@@ -245,9 +264,7 @@ def _describe(error: ValidationError) -> str:
         return f"unknown key {key!r}; {suggest(where[-1], known.model_fields)}"
     if first["type"] == "missing":
         return f"key {key!r} is missing; {_EXAMPLE}"
-    value = first.get("input")
-    shown = f", got {value!r}" if isinstance(value, str | int | float | bool) else ""
-    return f"{key}: {first['msg']}{shown}"
+    return describe(error)
 
 
 def _read_pair(path: Path, target: str) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,8 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
 
     Raises:
         JobError: the folder holds a run already, or one of another job.
-        NestlingError: whatever is wrong with model, data or plan; nothing is written then.
+        NestlingError: whatever is wrong with model, data or plan; nothing is written then, nor if
+            the first step fails.
     """
     with use_threads(job.num_threads):
         plan, model = job.build_plan(), job.build_model()
@@ -84,10 +85,15 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
         if start.snapshot:
             learner.restore(job.out / "snapshots" / start.snapshot)
         config = {"job": job.to_data(), "machine": fingerprint(), "num_threads": job.num_threads}
+        made = _list_missing(job.out)
         writer = RunWriter(job.out, config)
         try:
             run = _Run(job, experiences, learner, writer, start)
             run.learn_all(progress)
+        except (Exception, KeyboardInterrupt):
+            writer.close()
+            _clear_empty(job.out, made)
+            raise
         finally:
             writer.close()
     write_report(job.out)
@@ -205,6 +211,25 @@ class _Run:
         record = summarize(evaluations, [one.name for one in self.experiences])
         seconds = self.position.seconds / max(1, self.position.num_seen)
         self.writer.write("summary", self._sign(record) | {"seconds_per_example": seconds})
+
+
+def _list_missing(folder: Path) -> list[Path]:
+    """What is not there of a run's files, folder and the folders around it, in order of removal."""
+    inside = [folder / METRICS, folder / "config.json"]
+    return [path for path in (*inside, folder, *folder.parents) if not path.exists()]
+
+
+def _clear_empty(folder: Path, made: Sequence[Path]) -> None:
+    """Take away what a run has made that recorded nothing: it would block the corrected job."""
+    metrics = folder / METRICS
+    has_records = not metrics.exists() or metrics.stat().st_size > 0
+    if has_records or folder / "config.json" not in made or (folder / "snapshots").exists():
+        return
+    for path in made:
+        if path.is_file():
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _open_folder(job: Job, resume: bool) -> Position:

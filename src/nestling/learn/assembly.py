@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -9,7 +10,10 @@ from torch import Tensor, nn
 
 from nestling.answer.panel import Panel
 from nestling.answer.targets import TargetSpace
+from nestling.core.arguments import check_callable, check_device, check_model, name_kind
 from nestling.core.batches import Loss, default_loss
+from nestling.core.errors import SettingError
+from nestling.core.heads import check_width
 from nestling.learn.default import EarlyView, describe_choice, make_default_plan, make_replay
 from nestling.learn.growth import Head
 from nestling.learn.guard import check_settings
@@ -25,7 +29,7 @@ _LOGGER = logging.getLogger("nestling")
 
 def assemble(
     model: nn.Module,
-    plan: Plan | None,
+    plan: Plan | Path | str | None,
     loss: Loss | None,
     pretrained: bool,
     replay: int,
@@ -39,16 +43,31 @@ def assemble(
     writer: Writer | None,
 ) -> Training:
     """Make and connect the parts; arguments and errors as for `Learner`."""
-    check_settings(precision, replay)
+    model = check_model(model, "nl.Learner")
+    chosen = None if plan is None else Plan.of(plan)
+    check_settings(precision, replay, retain, num_classes, seed)
+    check_callable("loss", loss, "torch.nn.CrossEntropyLoss()")
+    check_callable("output_transform", output_transform, "torch.sigmoid")
+    check_callable("judge", judge, "lambda model: True")
+    if writer is not None and not hasattr(writer, "add_scalar"):
+        raise SettingError(
+            f"the writer is {name_kind(writer)}; one with add_scalar works, such as "
+            "torch.utils.tensorboard.SummaryWriter()"
+        )
+    if isinstance(loss, type):
+        raise SettingError(f"the loss is {name_kind(loss)}; make one first: {loss.__name__}()")
+    device = check_device(device)
     model = model if device is None else model.to(device)
     first = next(model.parameters(), None)
     where = torch.device(device or (first.device if first is not None else "cpu"))
-    chosen = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
+    chosen = chosen or make_default_plan(model, pretrained=pretrained, replay=replay)
     loss = loss or default_loss
     kept = make_replay(replay, seed) if replay else None
     protections = Protections(model, retain, chosen, loss, kept)
     asked = None if judge is None else _JudgeOf(model, judge)
     levels = Levels(model, chosen, judge=asked, seed=seed, has_memories=True)
+    if levels.gradient and num_classes is not None:
+        check_width(levels.model, num_classes)
     optimizer = NestedOptimizer.over(levels) if levels.gradient else None
     step = GradientStep(model, optimizer, loss, precision, where)
     panel = Panel(

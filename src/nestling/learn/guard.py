@@ -1,14 +1,16 @@
 """Every check of a batch, before anything is changed: all raise, or give what was found."""
 
+import logging
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nestling.answer.targets import TargetSpace
+from nestling.core.arguments import check_seed, check_whole, name_kind
 from nestling.core.batches import IGNORE_INDEX, Batch
 from nestling.core.errors import (
     DataError,
@@ -17,8 +19,11 @@ from nestling.core.errors import (
     ShapeMismatch,
     UnknownLabel,
 )
+from nestling.core.heads import say_width
 from nestling.levels.memory import Checked, MemoryLevel, Rows
 from nestling.memory.checks import check_weights
+
+_LOGGER = logging.getLogger("nestling")
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Admitted:
 
 def admit(
     batch: Batch,
-    weight: Tensor | None,
+    weight: Tensor | Sequence[float] | None,
     targets: TargetSpace,
     memories: Mapping[str, MemoryLevel],
     inspect: Callable[[Batch], TargetSpace],
@@ -68,13 +73,17 @@ def admit(
     target = batch.target
     assert target is not None
     if weight is not None:
-        check_weights(weight, batch.size)
+        weight = check_weights(weight, batch.size)
     if targets.task is None:
         targets = inspect(batch)
-    if target.is_floating_point() != (targets.task == "regression"):
+    width, declared = targets.num_outputs, targets.declared
+    if check_growth is not None and declared and width and width != declared:
+        raise SettingError(say_width("the model", width, declared))
+    is_real = targets.task == "regression"
+    if target.is_floating_point() != is_real:
         raise DataError(
-            f"targets are {target.dtype} now but began as "
-            f"{'values' if targets.task == 'regression' else 'classes'}; keep one kind"
+            f"targets are {_show(target.dtype)} now but began as "
+            + ("values; convert them with .float()" if is_real else "classes; use .long()")
         )
     labels, weight = flatten_target(target, weight)
     classes = {label for label in batch.labels if label >= 0}
@@ -93,26 +102,67 @@ def admit(
     return Admitted(targets, num_outputs, labels, classes, read, checked)
 
 
-def check_settings(precision: object, replay: int) -> None:
+def check_settings(
+    precision: object, replay: object, retain: object, num_classes: object, seed: object
+) -> None:
     """Raise SettingError unless a learner can have these."""
+    check_seed(seed)
+    if not isinstance(retain, Sequence) or isinstance(retain, str):
+        remedy = "a list of methods works, such as [nl.protect.EWC(20)]"
+        raise SettingError(f"retain is {name_kind(retain)}; {remedy}")
+    if num_classes is not None:
+        check_whole("num_classes", num_classes, 1, "a whole number of 1 or more works, or None")
     if precision not in (None, "bf16"):
         raise SettingError(f"precision {precision!r}; known: 'bf16', or None for the model's own")
-    if replay < 0:
-        raise SettingError(f"replay={replay}; 0 stores nothing, 200 stores 200 examples")
+    check_whole("replay", replay, 0, "0 stores nothing, 200 stores 200 examples")
 
 
 def check_loader(loader: object, epochs: int) -> None:
     """Raise SettingError or DataError unless a loader can be read `epochs` times."""
-    if epochs < 1:
-        raise SettingError(f"epochs={epochs}; 1 or more works")
+    check_whole("epochs", epochs, 1, "1 or more works")
+    if isinstance(loader, Mapping) or _is_one_batch(loader):
+        raise DataError(
+            f"the loader is {name_kind(loader)}; give its batches: [(x, y)], or "
+            "torch.utils.data.DataLoader(dataset, batch_size=32)"
+        )
     if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         raise DataError(
-            f"the loader is a {type(loader).__name__}; give a DataLoader or a list of batches"
+            f"the loader is {name_kind(loader)}; give a DataLoader or a list of batches"
         )
     if epochs > 1 and isinstance(loader, Iterator):
         raise DataError(
             f"epochs={epochs} but the loader can be read only once; give a DataLoader or a list"
         )
+
+
+def warn_of_classes(batch: Batch) -> None:
+    """Say once what becomes of targets that look like classes but are floats."""
+    target = batch.target
+    if target is not None and target.is_floating_point() and ((target == 0) | (target == 1)).all():
+        _LOGGER.warning(
+            "targets are %s and all 0 or 1: learned as values, by squared error; for classes give "
+            "them as y.long(), and a model with one output per class",
+            _show(target.dtype),
+        )
+
+
+def _is_one_batch(loader: object) -> bool:
+    """Whether it is inputs themselves, or a pair of inputs and their targets."""
+    if isinstance(loader, tuple | list) and len(loader) == 2:
+        return all(hasattr(part, "shape") for part in loader)
+    return hasattr(loader, "shape")
+
+
+def check_pass(num_examples: int, epoch: int, epochs: int) -> None:
+    """Raise DataError unless a pass over a loader gave examples; of `epochs`, counted from 0."""
+    if num_examples:
+        return
+    if epoch == 0:
+        raise DataError("the loader yields no example; give one with at least one batch")
+    raise DataError(
+        f"the loader yields no example in epoch {epoch + 1} of {epochs}: it can be read only once; "
+        "give a DataLoader or a list of batches"
+    )
 
 
 def check_task(task: object) -> int | None:
@@ -169,7 +219,12 @@ def check_batch(batch: Batch, num_classes: int | None = None) -> None:
 
 
 def _check_length(name: str, tensor: Tensor, size: int) -> None:
-    if tensor.ndim == 0 or tensor.shape[0] != size:
+    if tensor.ndim == 0:
+        raise ShapeMismatch(
+            f"{name} has shape (), a single number; give batches of examples, as "
+            "torch.utils.data.DataLoader(dataset, batch_size=32) makes them"
+        )
+    if tensor.shape[0] != size:
         raise ShapeMismatch(
             f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
         )

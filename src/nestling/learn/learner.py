@@ -16,7 +16,7 @@ from nestling.core.errors import DataError
 from nestling.core.locks import RemadeLock
 from nestling.core.modes import in_own_modes
 from nestling.learn.assembly import assemble
-from nestling.learn.guard import check_loader
+from nestling.learn.guard import check_loader, check_pass
 from nestling.learn.parts import read_snapshot_state, write_snapshot_state
 from nestling.learn.reports import FitReport, StepReport, Writer
 from nestling.levels import Change, LevelReading, Plan
@@ -35,8 +35,8 @@ class Learner:
     Args:
         model: any module. It is trained in place; it is not wrapped or changed (but its last
             linear layer gets more outputs if new classes appear and `num_classes` is None).
-        plan: which parameters learn how fast, what is remembered, who answers; None for the
-            default, see `make_default_plan`.
+        plan: which parameters learn how fast, what is remembered, who answers, or the path of its
+            TOML file; None for the default, see `make_default_plan`.
         loss: (output, target) -> scalar (); None for cross entropy, on floats for squared error.
         pretrained: for the default plan: whether the model's features are worth keeping.
         replay: examples that may be stored and learned again; 0 stores nothing raw.
@@ -69,7 +69,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan | None = None,
+        plan: Plan | Path | str | None = None,
         *,
         loss: Loss | None = None,
         pretrained: bool = False,
@@ -114,11 +114,9 @@ class Learner:
         for epoch in range(epochs):
             again = epoch > 0
             reports.append([self.learn(raw, task=task, again=again) for raw in loader])
-        made = FitReport.sum_up(reports, time.perf_counter() - started)
-        if made.num_examples == 0:
-            raise DataError("the loader yields no example; give one with at least one batch")
+            check_pass(sum(report.num_examples for report in reports[-1]), epoch, epochs)
         self.end_experience(loader)
-        return made
+        return FitReport.sum_up(reports, time.perf_counter() - started)
 
     @in_own_modes
     def learn(
@@ -127,7 +125,7 @@ class Learner:
         y: Tensor | None = None,
         *,
         task: int | None = None,
-        weight: Tensor | None = None,
+        weight: Tensor | Sequence[float] | None = None,
         again: bool = False,
     ) -> StepReport:
         """Learn one batch, at once.

@@ -66,7 +66,10 @@ def read_plan(state: Mapping[str, Any], live: Plan) -> Plan:
     try:
         return Plan.from_data(state["plan"], "the saved plan", like=live)
     except (NestlingError, KeyError, TypeError) as error:
-        raise ForeignSnapshot(f"the state is of no learner: {error}") from None
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ForeignSnapshot(
+            f"the state is of no learner: {reason}; Learner.state_dict() gives one"
+        ) from None
 
 
 def split_state(state: Mapping[str, Any]) -> dict[str, Any]:

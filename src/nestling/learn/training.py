@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from nestling.answer.panel import Panel
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, Loss
+from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules, has_modes
 from nestling.judge.scores import measure_accuracy, measure_r_squared
 from nestling.learn.consolidation import consolidate, judge_by_replay
 from nestling.learn.default import EarlyView
 from nestling.learn.growth import Head
-from nestling.learn.guard import Admitted, admit, check_batch, check_task
+from nestling.learn.guard import Admitted, admit, check_batch, check_task, warn_of_classes
 from nestling.learn.parts import Part, load_all, read_plan
 from nestling.learn.protection import Protections
 from nestling.learn.random_state import RandomState
@@ -121,7 +121,12 @@ class Training:
         self.writer = writer
 
     def learn(
-        self, batch: Batch, task: int | None, weight: Tensor | None, *, is_new: bool
+        self,
+        batch: Batch,
+        task: int | None,
+        weight: Tensor | Sequence[float] | None,
+        *,
+        is_new: bool,
     ) -> StepReport:
         """Learn one batch; see `Learner.learn`."""
         started, panel = time.perf_counter(), self.panel
@@ -143,9 +148,12 @@ class Training:
         found = admit(batch, weight, panel.targets, memories, panel.experts.inspect, grow)
         if is_new:
             self.protections.check_batch(batch)
+        is_first = panel.targets.task is None
         answers, taken = self._try_step(batch, found, is_new)
         self.protections.note(task)
         panel.targets = panel.targets.admit(found.classes, task)
+        if is_first and self.step.loss is default_loss and panel.experts.output_transform is None:
+            warn_of_classes(batch)
         if is_new:
             output = None if taken is None else taken.output
             panel.learn(batch, found.labels, found.read, found.checked, answers, output)

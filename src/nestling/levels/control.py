@@ -156,7 +156,7 @@ class WaitingChanges(Generic[Spec]):
                 the plan cannot have; nothing is changed.
         """
         changed = self.turn(self.waiting[-1].spec if self.waiting else live, knobs)
-        if not reason.strip():
+        if not isinstance(reason, str) or not reason.strip():
             raise SettingError(
                 f"a change of level {live.name!r} needs a reason; reason='...' is kept"
             )

@@ -3,11 +3,13 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
+from nestling.core.arguments import check_model
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
 from nestling.levels.control import Knobs
 from nestling.levels.events import Alarm, Change, Event, LevelAlarm
@@ -36,7 +38,8 @@ class NestedOptimizer(torch.optim.Optimizer):
     Args:
         model: any module; it is not changed or wrapped. Compiled and data-parallel wrappers
             are looked through.
-        plan: gradient and copy levels are run; memory levels are the learner's.
+        plan: gradient and copy levels are run, memory levels are the learner's; or the path of
+            its TOML file.
         accumulate: "separate" gathers gradients beside `.grad`, so that clipping and scaling
             see this step's gradient only and `zero_grad()` is harmless. "in_place" gathers in
             `.grad`, which costs nothing, but the loop must clear gradients by this
@@ -66,7 +69,7 @@ class NestedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         model: nn.Module,
-        plan: Plan,
+        plan: Plan | Path | str,
         *,
         accumulate: Literal["separate", "in_place"] = "separate",
         judge: Callable[[str], bool] | None = None,
@@ -74,8 +77,10 @@ class NestedOptimizer(torch.optim.Optimizer):
     ) -> None:
         if accumulate not in ("separate", "in_place"):
             raise SettingError(
-                f"accumulate={accumulate!r}; {suggest(accumulate, ['in_place', 'separate'])}"
+                f"accumulate={accumulate!r}; {suggest(str(accumulate), ['in_place', 'separate'])}"
             )
+        check_model(model, "NestedOptimizer")
+        plan = Plan.of(plan)
         self._adopt(Levels(model, plan, accumulate=accumulate, judge=judge, seed=seed))
 
     @classmethod
@@ -257,8 +262,10 @@ class NestedOptimizer(torch.optim.Optimizer):
         Raises:
             MismatchedParameters: it belongs to another plan or model; nothing is changed.
         """
-        state, levels = state_dict.get("state"), self.levels
-        if not isinstance(state, Mapping) or "levels" not in state or "copies" not in state:
+        whole = isinstance(state_dict, Mapping)
+        state, levels = (state_dict.get("state") if whole else None), self.levels
+        parts = {"num_steps", "released", "levels", "copies"}
+        if not isinstance(state, Mapping) or parts - state.keys():
             raise MismatchedParameters(
                 "the state is not of a nested optimizer (it has no levels); "
                 "NestedOptimizer.state_dict() gives one"
@@ -268,10 +275,16 @@ class NestedOptimizer(torch.optim.Optimizer):
         groups = state_dict.get("param_groups", ())
         if [group.get("name") for group in groups] != list(levels.gradient):
             raise MismatchedParameters("the state's parameter groups are not those of this plan")
-        for name, level in levels.gradient.items():
-            level.check_course(state["levels"][name])
-        for name, copy in levels.copies.items():
-            copy.check_state(state["copies"][name])
+        try:
+            for name, level in levels.gradient.items():
+                level.check_course(state["levels"][name])
+            for name, copy in levels.copies.items():
+                copy.check_state(state["copies"][name])
+        except MismatchedParameters as error:
+            raise MismatchedParameters(
+                f"the state is of another model or plan: {error}; load it where model and plan are "
+                "those it was saved with"
+            ) from None
         for (name, level), group in zip(levels.gradient.items(), groups, strict=True):
             level.import_course(state["levels"][name])
             import_group(level.group, group)

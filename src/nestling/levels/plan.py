@@ -2,11 +2,13 @@
 
 import tomllib
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from nestling.core.arguments import name_kind
 from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
@@ -42,11 +44,13 @@ class Plan:
         for level in levels:
             if not isinstance(level, Level | Copy | Memory):
                 raise SettingError(
-                    f"a plan is made of levels, got {type(level).__name__}; "
+                    f"a plan is made of levels, got {name_kind(level)}; "
                     "nl.Plan(nl.Level(...), nl.Copy(...)) works, nl.Plan(*levels) for a list"
                 )
         if not isinstance(readout, str | Mix):
-            raise SettingError(f"readout {readout!r}; 'live', a level's name or nl.mix(...) works")
+            raise SettingError(
+                f"readout is {name_kind(readout)}; 'live', a level's name or nl.mix(...) works"
+            )
         self.levels = levels
         self.readout = readout
         self._check_names()
@@ -151,7 +155,8 @@ class Plan:
             try:
                 levels.append(_LEVEL.validate_python(raw))
             except ValidationError as error:
-                raise SettingError(f"{source}, level {name!r}: {describe(error)}") from None
+                known = _list_keys(raw)
+                raise SettingError(f"{source}, level {name!r}: {describe(error, known)}") from None
         try:
             raw = data.get("readout", "live")
             # Not as a union: the error would be about a string that nobody meant.
@@ -177,6 +182,27 @@ class Plan:
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError(f"cannot read plan {str(path)!r}: {error}") from None
         return cls.from_toml(text, str(path))
+
+    @classmethod
+    def of(cls, given: "Plan | str | Path") -> "Plan":
+        """A plan as it is, or the file that a path names.
+
+        Raises:
+            SettingError: it is neither; or as `load`.
+        """
+        if isinstance(given, Plan):
+            return given
+        if isinstance(given, str | Path):
+            return cls.load(given)
+        if isinstance(given, Level | Copy | Memory):
+            remedy = "nl.Plan(level) makes one of it"
+        elif isinstance(given, list | tuple):
+            remedy = "nl.Plan(*levels) makes one of levels"
+        elif isinstance(given, dict):
+            remedy = "nl.Plan.from_data(data) makes one of it"
+        else:
+            remedy = "nl.Plan(nl.Level('all', match=['*'])) works, or the path of a TOML file"
+        raise SettingError(f"the plan is {name_kind(given)}; {remedy}")
 
     def find(self, name: str) -> Level | Copy | Memory:
         """The level of that name; raises UnknownLevel with the nearest one."""
@@ -288,6 +314,13 @@ def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:
                 for gate, entry in zip(spec.gate, _as_list(raw), strict=True)
             ]
         data.setdefault("match", list(spec.match))
+
+
+def _list_keys(raw: object) -> list[str]:
+    """The keys that a level of a file may have."""
+    kinds = {"gradient": Level, "copy": Copy, "memory": Memory}
+    kind = kinds.get(str(raw.get("kind"))) if isinstance(raw, dict) else None
+    return [] if kind is None else [field.name for field in fields(kind)]
 
 
 def _as_dict(value: object) -> dict[str, object]:

@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from nestling.core.checked import checked
@@ -18,6 +25,8 @@ Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 Pattern = Annotated[str, Field(min_length=1)]
 AsTuple = AfterValidator(tuple)
+# A text alone is a sequence to type checkers, and means one entry to whoever writes it.
+OneOrMore = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 NumFeatures = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -71,7 +80,7 @@ class Level:
 
     Args:
         name: the level's name.
-        match: `fnmatch` globs over parameter names; the first level that matches claims.
+        match: `fnmatch` globs over parameter names, or one; the first level that matches claims.
         period: optimizer steps between two updates.
         optimizer: update rule, e.g. `nl.adamw(lr=1e-3)`, or any function from a list of
             parameters to a `torch.optim.Optimizer`, which is then kept as a `CustomOptimizer`.
@@ -90,7 +99,7 @@ class Level:
     """
 
     name: Name
-    match: Annotated[Sequence[Pattern], AsTuple]
+    match: Annotated[Sequence[Pattern], OneOrMore, AsTuple]
     period: Count = 1
     optimizer: _OptimizerField = AdamW()  # type: ignore[assignment]  # what goes in
     reduce: Literal["mean", "sum"] = "mean"
@@ -128,7 +137,7 @@ class Copy:
 
     Args:
         name: the level's name.
-        of: names of the gradient levels that it copies.
+        of: names of the gradient levels that it copies, or one name.
         decay: share of the copy that stays at each update; 1 for a copy that never moves: the
             model as it was given, its running statistics and the size of its head included.
         period: optimizer steps between two updates.
@@ -137,7 +146,7 @@ class Copy:
     """
 
     name: Name
-    of: Annotated[Sequence[Name], AsTuple]
+    of: Annotated[Sequence[Name], OneOrMore, AsTuple]
     decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.99
     period: Count = 1
     probability: Annotated[float, Field(gt=0.0, le=1.0)] | None = None

@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import Tensor, nn
 
+from nestling.core.arguments import check_callable, check_model, check_seed
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
 from nestling.core.params import check_same_names
 from nestling.core.pauses import resume_all
@@ -63,6 +64,9 @@ class Levels(Mapping[str, AnyLive]):
         seed: int = 0,
         has_memories: bool = False,
     ) -> None:
+        model = check_model(model, "NestedOptimizer")
+        check_seed(seed)
+        check_callable("judge", judge, "lambda level: True")
         self.model = unwrap(model)
         self.plan = plan
         self.judge = judge

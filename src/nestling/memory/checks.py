@@ -1,7 +1,7 @@
 """What a memory accepts; everything is checked before anything is changed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -133,10 +133,17 @@ def check_labels(y: Tensor, num_classes: int | None, num_known: int = 0) -> Tens
     return y
 
 
-def check_weights(weight: Tensor | None, num_examples: int) -> Tensor:
-    """Weights as float64 (N,), ones if None; finite and not negative."""
+def check_weights(weight: Tensor | Sequence[float] | None, num_examples: int) -> Tensor:
+    """Weights as float64 (N,), ones if None; finite and not negative. A list is taken, too."""
     if weight is None:
         return torch.ones(num_examples, dtype=torch.float64, device="cpu")
+    if not isinstance(weight, Tensor):
+        try:
+            weight = torch.as_tensor(weight, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(
+                f"weight={weight!r:.60}; a tensor or list of {num_examples} numbers works"
+            ) from None
     weight = weight.detach().to("cpu", torch.float64)
     if weight.shape != (num_examples,):
         raise ShapeMismatch(f"weights of shape {tuple(weight.shape)}; ({num_examples},) works")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from nestling.core.arguments import LEAST_SEED, MOST_SEED, check_seed
 from nestling.core.errors import ModelError, NestlingError, SettingError, suggest
 from nestling.core.imports import import_function
 from nestling.models.convnet import ConvNet
@@ -86,6 +87,12 @@ def _make(
     source: str, function: Callable[..., object], options: Mapping[str, object], seed: int
 ) -> nn.Module:
     _check_options(source, function, options)
+    seed = check_seed(seed)
+    if not LEAST_SEED <= seed <= MOST_SEED:
+        raise ModelError(
+            f"seed={seed} is out of torch's range; a whole number from -2**63 to 2**64 - 1 works, "
+            "e.g. 0"
+        )
     # torch's layers draw their first weights from the global generator: fork it, so that the
     # seed decides and the caller's random numbers stay what they were.
     with torch.random.fork_rng(devices=[]):

@@ -9,6 +9,7 @@ from nestling.core.errors import DataError, MissingExtra, NestlingError
 from nestling.judge import formula
 from nestling.report import plots, tables
 from nestling.report.captions import say_first_seed, say_granularity, say_seeds
+from nestling.report.fields import FIELDS
 from nestling.report.line_styles import SUBJECT, assign_styles
 from nestling.report.reading import Record, list_boundaries, list_experiences, list_methods
 from nestling.report.run_folder import Run, read_run
@@ -50,11 +51,13 @@ def write_report(folder: Path | str) -> Path:
     Returns: the page: self-contained, for screen (light and dark) and print.
 
     Raises:
-        DataError: there is no run in the folder.
+        DataError: there is no run in the folder, or its records are damaged.
         MissingExtra: matplotlib or jinja2 is not installed.
         NestlingError: the page cannot be written; an older one stays.
     """
     run = read_run(folder)
+    for kind in FIELDS:
+        run.select(kind)  # so that a damaged record is said, whether it would be shown or not
     page = run.folder / "report.html"
     try:
         write_whole(page, render_report(run))

@@ -12,6 +12,7 @@ from nestling.report.fields import check_record
 from nestling.store import write_whole
 
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+_START = b'{"kind": "'  # of every record
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,15 @@ class RunWriter:
         self._file.close()
 
     def _end_torn_line(self) -> None:
-        """A crash may have left half a line: end it, so that the next record is a line."""
+        """A crash may have left half a line: drop it, so that the next record is a line."""
         path = self.folder / METRICS
-        if path.exists() and path.stat().st_size:
-            with path.open("rb+") as file:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
+        content = path.read_bytes() if path.exists() else b""
+        start = content.rfind(b"\n") + 1
+        if start < len(content):
+            if _read_record(content[start:]) is None and _is_cut(content[start:]):
+                os.truncate(path, start)
+            else:
+                with path.open("ab") as file:
                     file.write(b"\n")
 
 
@@ -117,10 +121,10 @@ def read_run(folder: Path | str) -> Run:
     Args:
         folder: that `RunWriter` wrote.
 
-    Returns: the run; lines that are torn are left out and said in its note.
+    Returns: the run; a last line that a crash cut off is left out and said in its note.
 
     Raises:
-        DataError: there is no run in it.
+        DataError: there is no run in it, or a line of its records is none; names the line.
     """
     folder = Path(folder)
     config = folder / CONFIG
@@ -132,22 +136,37 @@ def read_run(folder: Path | str) -> Run:
         raise DataError(f"'{config}' is damaged: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"'{config}' is damaged: it must hold a JSON object")
-    records, places, torn = [], [], []
+    records, places, note = [], [], ""
     path = folder / METRICS
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # also an integer of too many digits
-            torn.append(number)
-            continue
-        if isinstance(record, dict) and isinstance(record.get("kind"), str):
+        record = _read_record(line)
+        if record is not None:
             records.append(record)
             places.append(number)
-        else:
-            torn.append(number)
-    note = f"{METRICS}: {len(torn)} damaged lines left out, first {torn[0]}" if torn else ""
+        elif number == len(lines) and _is_cut(line):
+            note = f"{METRICS}: line {number} was cut off, as by a crash, and is left out"
+        elif line.strip():
+            raise DataError(
+                f"'{path}', line {number}: {line[:40].decode(errors='replace')!r} is no record, "
+                "which is a JSON object with its 'kind'; delete that line, or make the run anew"
+            )
     return Run(folder, data, records, places, note)
+
+
+def _read_record(line: bytes) -> dict[str, object] | None:
+    """A line of metrics as a record; None if it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # also an integer of too many digits
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("kind"), str)
+    return record if is_record else None
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the beginning of what `RunWriter.write` writes."""
+    return bool(line) and (line.startswith(_START) or _START.startswith(line))
 
 
 def _to_json(value: object) -> object:

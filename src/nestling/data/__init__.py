@@ -23,9 +23,9 @@ from nestling.data.table_files import RawTable, Targets, from_arrays, read_colum
 
 __all__ = [
     "Experience",
+    "RawTable",
     "Source",
     "Suite",
-    "RawTable",
     "TableEncoding",
     "Targets",
     "blurred",

@@ -1,4 +1,4 @@
-"""Answers of a run that is over, or stopped, to rows of a new file."""
+"""FileAnswers of a run that is over, or stopped, to rows of a new file."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from nestling.report import read_run
 
 
 @dataclass(frozen=True)
-class Answers:
+class FileAnswers:
     """What a run answers to the rows of a file, in their order.
 
     Attributes:
@@ -46,7 +46,7 @@ class Answers:
         return text.getvalue()
 
 
-def predict_file(run: Path, file: Path) -> Answers:
+def predict_file(run: Path, file: Path) -> FileAnswers:
     """Answer the rows of a file as a run does at its last snapshot.
 
     Args:
@@ -77,7 +77,7 @@ def predict_file(run: Path, file: Path) -> Answers:
                     f"the run predicts {values.shape[1]} values per row; one is written"
                 )
             empty = torch.zeros(len(x), 0)
-            return Answers(encoding.target, values[:, 0].tolist(), (), empty)
+            return FileAnswers(encoding.target, values[:, 0].tolist(), (), empty)
         found = learner.predict_proba(x)
     if found.ndim != 2:
         raise DataError(
@@ -88,7 +88,7 @@ def predict_file(run: Path, file: Path) -> Answers:
     among = found[:, classes]
     names = [encoding.name_class(label) for label in classes]
     best = among.argmax(dim=1).tolist()
-    return Answers(encoding.target, [names[at] for at in best], names, among)
+    return FileAnswers(encoding.target, [names[at] for at in best], names, among)
 
 
 def _read_job(run: Path) -> Job:

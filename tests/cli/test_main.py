@@ -56,7 +56,7 @@ def test_the_console_script_runs() -> None:
         (("plan", "chek"), "did you mean 'check'"),
         (("learn",), "JOB.toml"),
         (("learn", "no.toml"), "no.toml"),
-        (("learn", "a.csv"), "not TOML"),
+        (("learn", "a.csv"), "--target"),
         (("learn", "empty.toml"), "is empty"),
         (("learn", "--epochs", "3"), "--epochs"),
         (("report", "no-run"), "no-run"),

@@ -83,7 +83,7 @@ def test_data_come_from_files_names_and_functions(nestling: Run, desk: Path) -> 
         ((NET, "test.csv", "--target", "lable"), "did you mean 'label'"),
         ((NET, "b.csv"), "class 2"),
         ((NET, "few.csv"), "6 examples"),
-        ((NET, "hole.csv"), "nan"),
+        ((NET, "hole.csv"), "inf in line 42"),
         ((NET, "wide.csv"), "cannot take"),
         ((NET, "desk_net:make_list"), "Experience"),
         (("desk_net:make_nt", "test.csv"), "did you mean 'make_net'"),
@@ -97,7 +97,7 @@ def test_wrong_input_is_one_line(
 ) -> None:
     head = "u,v,label\n"
     (desk / "few.csv").write_text(head + "0,1,0\n1,0,1\n" * 3)
-    (desk / "hole.csv").write_text(head + "0,1,0\n1,0,1\n" * 20 + f"{math.nan},1,0\n")
+    (desk / "hole.csv").write_text(head + "0,1,0\n1,0,1\n" * 20 + f"{math.inf},1,0\n")
     (desk / "wide.csv").write_text("t," + head + "0,0,1,0\n1,1,0,1\n" * 20)
     code, out, err = nestling("plan", "suggest", *words, "--out", "never.toml")
     assert (code, out, err.count("\n")) == (2, "", 1)

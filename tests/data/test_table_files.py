@@ -17,6 +17,7 @@ from nestling.core.errors import (
     ShapeMismatch,
 )
 from nestling.data import from_arrays, read_table
+from nestling.data.table_files import read_number
 
 FRAME = pd.DataFrame({"a": [0.5, 1.0, 2.0], "b": [1.0, 0.0, 3.0], "target": [0, 1, 2]})
 
@@ -69,11 +70,12 @@ def test_numbers_survive_csv(tmp_path, values):
         ("rows.csv", "a,target\n\n\n1,0\nred,0\n", "('red' in line 5)"),
         ("rows.csv", "a,target\n\n1,0\n\n2\n", "line 5 has 1 cells"),
         ("rows.csv", 'a,target\n"\n1",0\n2\n', "line 4 has 1 cells"),
-        ("rows.csv", "a,b,target\n1,2,0\n1,1e39,0\n", "1e+39 in row 1, column 'b'"),
-        ("rows.csv", "a,target\n1,0.5\n1,-1e39\n", "-1e+39 in row 1, column 'target'"),
-        ("rows.csv", "a,target\nnan,0\n", "row 0, column 'a'"),
+        ("rows.csv", "a,b,target\n1,2,0\n1,1e39,0\n", "1e+39 in line 3, column 'b'"),
+        ("rows.csv", "a,target\n1,0.5\n1,-1e39\n", "-1e+39 in line 3, column 'target'"),
+        ("rows.csv", "a,target\nnan,0\n", "blank (nan) in line 2, column 'a'"),
         ("rows.csv", "a,target\n1,inf\n", "target is NaN or infinite"),
-        ("rows.csv", "a,target\n,0\n", "column 'a'"),
+        ("rows.csv", "a,target\n,0\n", "column 'a' holds a blank cell (in line 2)"),
+        ("rows.csv", "a,target\n1,0\n 1_000,1\n", "column 'a' holds text ('1_000' in line 3)"),
         ("rows.csv", b"\xff\xfe\x00", "cannot read"),
         ("rows.npz", "no zip", "cannot read"),
         ("rows.parquet", "no parquet", "cannot read"),
@@ -126,3 +128,27 @@ def test_wrong_arrays():
         from_arrays(np.ones((0, 1)), np.ones(0))
     with pytest.raises(NonFiniteInput, match=r"nan in row 1, column \[0\]"):
         from_arrays(np.array([[1.0], [np.nan]]), np.ones(2))
+
+
+def test_what_targets_are_can_be_said(tmp_path):
+    (tmp_path / "rows.csv").write_text("a,target\n1,1\n2,3\n")
+    assert read_table(tmp_path / "rows.csv", targets="values")[1].dtype == torch.float32
+    assert read_table(tmp_path / "rows.csv", targets="classes")[1].dtype == torch.int64
+    with pytest.raises(DataError, match=r"0\.5 in row 1, column 'target' is no class"):
+        from_arrays(np.ones((2, 1)), np.array([1, 0.5]), targets="classes")
+    with pytest.raises(ShapeMismatch, match="one per row"):
+        from_arrays(np.ones((2, 1)), np.ones((2, 2)), targets="classes")
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [("1e3", 1000.0), ("-.5", -0.5), (" 7 ", 7.0), ("1_000", None), ("0x10", None), ("1,5", None)],
+)
+def test_numbers_are_what_python_reads_but_for_underscores(cell, number):
+    assert read_number(cell) == number
+
+
+def test_white_space_around_names_and_cells_means_nothing(tmp_path):
+    (tmp_path / "rows.csv").write_text("a , b, target\n 1, 2 ,0\n")
+    x, y, names = read_table(tmp_path / "rows.csv")
+    assert (x.tolist(), y.tolist(), names) == ([[1.0, 2.0]], [0], ["a", "b"])

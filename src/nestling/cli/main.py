@@ -16,6 +16,7 @@ from nestling.cli.demo_command import demo
 from nestling.cli.learn_command import learn
 from nestling.cli.output import Commands
 from nestling.cli.plan_command import plan
+from nestling.cli.predict_command import predict
 from nestling.cli.report_command import report
 from nestling.cli.tune_command import tune
 from nestling.core.errors import NestlingError
@@ -35,7 +36,7 @@ def nestling() -> None:
     """
 
 
-for _command in (demo, learn, plan, tune, report, bench, data):
+for _command in (demo, learn, predict, plan, tune, report, bench, data):
     nestling.add_command(_command)
 
 

@@ -18,12 +18,16 @@ from nestling.data.scenarios import (
 )
 from nestling.data.sources import Source, fetch_source, find_folder, list_sources
 from nestling.data.suites import Suite, list_suite_sources, list_suites, make_suite
-from nestling.data.table_files import from_arrays, read_table
+from nestling.data.table_encoding import TableEncoding, fit_encoding
+from nestling.data.table_files import RawTable, Targets, from_arrays, read_columns, read_table
 
 __all__ = [
     "Experience",
+    "RawTable",
     "Source",
     "Suite",
+    "TableEncoding",
+    "Targets",
     "blurred",
     "class_incremental",
     "demo_experiences",
@@ -31,6 +35,7 @@ __all__ = [
     "drifting",
     "fetch_source",
     "find_folder",
+    "fit_encoding",
     "from_arrays",
     "iterate_stream",
     "list_classes",
@@ -42,6 +47,7 @@ __all__ = [
     "load_digits",
     "make_suite",
     "multi_task",
+    "read_columns",
     "read_table",
     "relabelled",
     "repeating",

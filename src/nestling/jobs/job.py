@@ -3,10 +3,10 @@
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -18,9 +18,18 @@ from pydantic import (
 from torch import Tensor, nn
 
 from nestling.core.checked import describe
-from nestling.core.errors import DataError, JobError, NestlingError, suggest
+from nestling.core.errors import JobError, NestlingError, suggest
 from nestling.core.imports import import_function
-from nestling.data import Experience, list_classes, load, read_table, split_by_class
+from nestling.data import (
+    Experience,
+    RawTable,
+    TableEncoding,
+    Targets,
+    list_classes,
+    load,
+    split_by_class,
+)
+from nestling.jobs.job_files import describe_targets, join_pairs, read_job_files
 from nestling.levels import Plan
 from nestling.models import build_model
 
@@ -32,6 +41,10 @@ _EXAMPLE = 'e.g. model = "my_models:make_net" and data = { train = "a.csv", test
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | Path) else value
 
+
+# Units of the one hidden layer of a model that the job does not describe, and the most classes
+# that it is made for: more are likely to be values, or numbers that only name something.
+HIDDEN, MAX_CLASSES = 128, 10_000
 
 Files = Annotated[tuple[Path, ...], BeforeValidator(_as_list)]
 
@@ -45,15 +58,44 @@ class ModelSource(BaseModel):
 
 
 class DataSource(BaseModel):
-    """Where experiences come from: one of a data set's name, files, or a function."""
+    """Where experiences come from: one of a data set's name, files, or a function.
+
+    Attributes:
+        name: of a data set.
+        train: a file, or several.
+        test: one file, one per training file, or none: a fifth of the rows is held out then.
+        target: column of the files to predict.
+        targets: what it holds, "classes" or "values"; by default decided over all of train.
+        encode: make numbers of text, dates and blanks, and scale numbers; false leaves numbers
+            as they are and refuses the rest.
+        function: "module:function" that returns experiences.
+        options: its arguments by name.
+    """
 
     model_config = _STRICT
     name: str | None = None
     train: Files = ()
     test: Files = ()
     target: str = "label"
+    targets: Targets | None = None
+    encode: bool = True
     function: str | None = None
     options: dict[str, object] = {}
+
+
+@dataclass(frozen=True)
+class JobData:
+    """The data of a job.
+
+    Attributes:
+        experiences: in order.
+        encoding: what columns and targets mean; without columns if no table was read.
+        held_out: rows of tables that no test file named.
+    """
+
+    experiences: list[Experience]
+    encoding: TableEncoding
+    held_out: tuple[RawTable, ...] = ()
 
 
 def _read_model(value: object) -> object:
@@ -70,9 +112,9 @@ class Job(BaseModel):
     """Everything that decides a run.
 
     Attributes:
-        model: "mlp", "module:function", or a table with name and options.
-        data: "digits", "module:function" (returns experiences), or a table: train and test
-            (a file or a list of files) with the target's column, or name, or function.
+        model: "mlp", "module:function", or a table with name and options. An mlp without sizes
+            gets one hidden layer, and inputs and outputs as the data need.
+        data: "digits", "module:function" (returns experiences), or a table, see `DataSource`.
         experiences: lists of classes, one list per experience; "files" for one per training
             file; "one" for all at once; "given" for what the function returned. By default
             what the data suggest.
@@ -89,7 +131,7 @@ class Job(BaseModel):
     """
 
     model_config = _STRICT
-    model: Annotated[ModelSource, BeforeValidator(_read_model)]
+    model: Annotated[ModelSource, BeforeValidator(_read_model)] = ModelSource(name="mlp")
     data: Annotated[DataSource, BeforeValidator(_read_data)]
     experiences: tuple[tuple[int, ...], ...] | Literal["files", "one", "given"] | None = None
     plan: dict[str, object] | Path | None = None
@@ -131,6 +173,18 @@ class Job(BaseModel):
 
     def load_experiences(self) -> list[Experience]:
         """Read the data and split them; raises DataError or JobError."""
+        return self.load_data().experiences
+
+    def load_data(self, kept: TableEncoding | None = None) -> JobData:
+        """Read the data, split them, and say what columns and targets mean.
+
+        Args:
+            kept: of tables that were encoded before.
+
+        Raises:
+            JobError: data that the job names wrongly.
+            DataError: data that cannot be learned from.
+        """
         source = self.data
         given = [bool(source.name), bool(source.train), bool(source.function)]
         if sum(given) != 1:
@@ -138,13 +192,40 @@ class Job(BaseModel):
                 "data must say exactly one of name, train (with test), function; "
                 f"it says {sum(given)}"
             )
-        if source.function:
-            return self._call_function(source.function)
         if source.train:
-            return self._read_files()
-        name = str(source.name)
-        x, y, x_test, y_test = load(name)
-        return self._split(x, y, x_test, y_test)
+            return self._read_files(kept)
+        if source.function:
+            experiences = self._call_function(source.function)
+        else:
+            experiences = self._split(*load(str(source.name)))
+        return JobData(experiences, describe_targets(experiences, source.target))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model depends on the data: an mlp that says no sizes."""
+        return self.model.name == "mlp" and "sizes" not in self.model.options
+
+    def complete(self, data: JobData) -> "Job":
+        """The job with nothing left open: the plan itself, and sizes of an mlp that says none.
+
+        Raises:
+            JobError: classes that are too many for a model that nobody described.
+            SettingError: the plan cannot be read.
+        """
+        plan = self.build_plan()
+        changed: dict[str, object] = {} if plan is None else {"plan": plan.to_data()}
+        if self.is_open:
+            x, y = data.experiences[0].train
+            classes = [label for one in data.experiences for label in one.classes]
+            num_outputs = max(classes) + 1 if classes else y[0].numel()
+            if num_outputs > MAX_CLASSES:
+                raise JobError(
+                    f"target {self.data.target!r} holds labels up to {num_outputs - 1}; if they "
+                    "are values say targets = 'values' in data, else give the model's sizes"
+                )
+            options = {**self.model.options, "sizes": [x[0].numel(), HIDDEN, num_outputs]}
+            changed["model"] = self.model.model_copy(update={"options": options})
+        return self.model_copy(update=changed)
 
     def _call_function(self, name: str) -> list[Experience]:
         if self.experiences not in (None, "given"):
@@ -169,25 +250,30 @@ class Job(BaseModel):
             )
         return found
 
-    def _read_files(self) -> list[Experience]:
-        train, test = self.data.train, self.data.test
-        if len(test) not in (1, len(train)):
+    def _read_files(self, kept: TableEncoding | None) -> JobData:
+        source = self.data
+        if len(source.test) not in (0, 1, len(source.train)):
             raise JobError(
-                f"data has {len(train)} train and {len(test)} test files; give one test file, "
-                "or one per training file"
+                f"data has {len(source.train)} train and {len(source.test)} test files; give one "
+                "test file, one per training file, or none to hold rows out"
             )
-        pairs = [_read_pair(path, self.data.target) for path in train]
-        tests = [_read_pair(path, self.data.target) for path in test]
+        files = read_job_files(
+            *(source.train, source.test, source.target),
+            targets=source.targets,
+            encode=source.encode,
+            seed=self.seed,
+            kept=kept,
+        )
         if self.experiences not in (None, "files"):
-            x, y = _join(pairs)
-            return self._split(x, y, *_join(tests))
-        tests = tests * len(pairs) if len(tests) == 1 else tests
-        return [
-            Experience(
-                name=path.stem, train=pair, test=held_out, classes=list_classes(pair[1]), task=None
-            )
-            for path, pair, held_out in zip(train, pairs, tests, strict=True)
-        ]
+            experiences = self._split(*join_pairs(files.train), *join_pairs(files.test))
+        else:
+            pairs = files.train
+            tests = files.test * len(pairs) if len(files.test) == 1 else files.test
+            experiences = [
+                Experience(path.stem, pair, held_out, list_classes(pair[1]))
+                for path, pair, held_out in zip(source.train, pairs, tests, strict=True)
+            ]
+        return JobData(experiences, files.encoding, files.held_out)
 
     def _split(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> list[Experience]:
         if self.experiences in ("files", "given"):
@@ -265,15 +351,3 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key!r} is missing; {_EXAMPLE}"
     return describe(error)
-
-
-def _read_pair(path: Path, target: str) -> tuple[Tensor, Tensor]:
-    x, y, _ = read_table(path, target=target)
-    return x, y
-
-
-def _join(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    widths = {x.shape[1:] for x, _ in pairs}
-    if len(widths) > 1:
-        raise DataError(f"data files differ in their columns: {sorted(map(tuple, widths))}")
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])

@@ -12,6 +12,7 @@ from nestling.core.errors import JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience
 from nestling.jobs.job import Job
+from nestling.jobs.kept_encoding import ENCODING, read_encoding, write_encoding, write_rows
 from nestling.jobs.scoring import (
     describe_compute,
     describe_level,
@@ -27,6 +28,7 @@ from nestling.store import write_whole
 NUM_LOOKS = 10  # evaluations within an experience, if the job does not say
 POSITION = "position.json"
 METRICS = "metrics.jsonl"
+HELD_OUT = "held-out.csv"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ Progress = Callable[[Position, int], None]
 def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None) -> Path:
     """Learn a job's experiences in order and write the run folder.
 
-    The folder holds config.json, metrics.jsonl, snapshots/ and report.html. A run that was
+    The folder holds config.json, encoding.json, metrics.jsonl, snapshots/ and report.html, and
+    held-out.csv where no test file was given. A run that was
     stopped goes on from its last snapshot and gives the same weights as one that was not.
 
     Args:
@@ -72,8 +75,10 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
             the first step fails.
     """
     with use_threads(job.num_threads):
+        has_kept = resume and (job.out / ENCODING).exists()
+        data = job.load_data(read_encoding(job.out) if has_kept else None)
+        job = job.complete(data)
         plan, model = job.build_plan(), job.build_model()
-        experiences = job.load_experiences()
         learner = Learner(
             model,
             plan,
@@ -88,7 +93,10 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
         made = _list_missing(job.out)
         writer = RunWriter(job.out, config)
         try:
-            run = _Run(job, experiences, learner, writer, start)
+            write_encoding(job.out, data.encoding)
+            if data.held_out:
+                write_rows(job.out / HELD_OUT, data.held_out)
+            run = _Run(job, data.experiences, learner, writer, start)
             run.learn_all(progress)
         except (Exception, KeyboardInterrupt):
             writer.close()
@@ -256,6 +264,14 @@ def _open_folder(job: Job, resume: bool) -> Position:
     if metrics.exists():
         os.truncate(metrics, start.num_bytes)
     return start
+
+
+def find_snapshot(run: Path) -> Path:
+    """The last snapshot of a run; raises JobError if there is none yet."""
+    path = run / POSITION
+    if not path.exists():
+        raise JobError(f"'{run}' has no snapshot yet; go on with `nestling learn --resume`")
+    return run / "snapshots" / _read_position(path).snapshot
 
 
 def _read_position(path: Path) -> Position:

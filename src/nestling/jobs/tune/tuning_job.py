@@ -94,6 +94,8 @@ def load_tune_job(path: Path) -> TuneJob:
     job = read_job(data, f"job '{path}'", path.parent)
     if "out" not in data:
         job = job.model_copy(update={"out": Path("runs/tune")})
+    if job.is_open:
+        job = job.complete(job.load_data())
     model = job.build_model()
     plan = job.build_plan() or make_default_plan(
         model, pretrained=job.pretrained, replay=job.replay

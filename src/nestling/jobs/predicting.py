@@ -1,0 +1,116 @@
+"""FileAnswers of a run that is over, or stopped, to rows of a new file."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import DataError, JobError
+from nestling.core.machine import use_threads
+from nestling.data import TableEncoding, from_arrays, read_columns
+from nestling.data.table_files import read_archive
+from nestling.jobs.job import Job, read_job
+from nestling.jobs.kept_encoding import read_encoding
+from nestling.jobs.running import find_snapshot
+from nestling.learn.learner import Learner
+from nestling.report import read_run
+
+
+@dataclass(frozen=True)
+class FileAnswers:
+    """What a run answers to the rows of a file, in their order.
+
+    Attributes:
+        target: the column that is answered.
+        answers: (N,) names of classes, or values.
+        classes: names of the K classes; empty for values.
+        probabilities: (N, K) of each class; (N, 0) for values.
+    """
+
+    target: str
+    answers: Sequence[str | float]
+    classes: Sequence[str]
+    probabilities: Tensor
+
+    def to_csv(self) -> str:
+        """A header and a line per row: the answer, then the probability of each class."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([self.target, *(f"p({name})" for name in self.classes)])
+        for answer, row in zip(self.answers, self.probabilities.tolist(), strict=True):
+            writer.writerow([answer, *(f"{value:.6g}" for value in row)])
+        return text.getvalue()
+
+
+def predict_file(run: Path, file: Path) -> FileAnswers:
+    """Answer the rows of a file as a run does at its last snapshot.
+
+    Args:
+        run: folder of `nestling learn`.
+        file: CSV or Parquet with the columns of the run's training files, in any order, with
+            the target or without; NPZ with `x` for a run on arrays.
+
+    Raises:
+        DataError: no run, other columns, or a file that cannot be read.
+        JobError: a run that has no snapshot yet.
+    """
+    job = _read_job(run)
+    encoding = read_encoding(run)
+    x = _read_inputs(file, encoding)
+    with use_threads(job.num_threads):
+        learner = Learner(
+            job.build_model(),
+            job.build_plan(),
+            pretrained=job.pretrained,
+            replay=job.replay,
+            seed=job.seed,
+        )
+        learner.restore(find_snapshot(run))
+        if encoding.targets == "values":
+            values = encoding.decode_values(learner.predict(x).reshape(len(x), -1))
+            if values.shape[1] != 1:
+                raise DataError(
+                    f"the run predicts {values.shape[1]} values per row; one is written"
+                )
+            empty = torch.zeros(len(x), 0)
+            return FileAnswers(encoding.target, values[:, 0].tolist(), (), empty)
+        found = learner.predict_proba(x)
+    if found.ndim != 2:
+        raise DataError(
+            f"the run answers in the form {tuple(found.shape)}; one class per row works"
+        )
+    # As the run scored itself: among the classes that it has met.
+    classes = [label for label in encoding.classes if label < found.shape[1]]
+    among = found[:, classes]
+    names = [encoding.name_class(label) for label in classes]
+    best = among.argmax(dim=1).tolist()
+    return FileAnswers(encoding.target, [names[at] for at in best], names, among)
+
+
+def _read_job(run: Path) -> Job:
+    data = read_run(run).config.get("job")
+    if not isinstance(data, dict):
+        raise JobError(f"'{run}' is no run of `nestling learn`; name its folder")
+    return read_job(data, f"'{run / 'config.json'}'")
+
+
+def _read_inputs(file: Path, encoding: TableEncoding) -> Tensor:
+    if file.suffix != ".npz":
+        table = read_columns(file)
+        if not encoding.columns:
+            raise DataError(f"'{file}' has columns, the run learned arrays; give .npz with x")
+        return encoding.encode_inputs(table)
+    arrays = read_archive(file)
+    if encoding.columns:
+        raise DataError(
+            f"'{file}' has arrays, the run learned columns by name; give .csv or .parquet"
+        )
+    if "x" not in arrays:
+        raise DataError(f"'{file}' has no array 'x', only {sorted(arrays)}")
+    x = arrays["x"]
+    zeros = torch.zeros(len(x) if x.ndim else 0).numpy()
+    return from_arrays(x, zeros, source=str(file))[0]

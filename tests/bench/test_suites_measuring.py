@@ -153,25 +153,32 @@ class Diary(Oracle):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.lessons: list[tuple[list[float], bool]] = []
-        self.asked_after: list[int] = []
+        self.num_ended = 0
+        self.asked_after: list[tuple[int, int]] = []
+        self.asked_of: set[float] = set()
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         self.lessons.append((x[:, 1].tolist(), is_new))
         super().learn(x, y, is_new=is_new)
 
+    def end_experience(self, loader: object) -> None:
+        self.num_ended += 1
+
     def compute_scores(self, x: Tensor) -> Tensor:
-        self.asked_after.append(len(self.lessons))
+        self.asked_after.append((len(self.lessons), self.num_ended))
+        self.asked_of |= set(x[:, 1].tolist())
         return super().compute_scores(x)
 
 
 def make_numbered_suite(epochs: int = 1) -> Suite:
-    """The plain suite with a second input that numbers the training rows."""
+    """The plain suite with a second input that numbers rows, those to test on downwards."""
     suite = make_plain_suite(epochs)
     made = []
     for one in suite.experiences:
         x, y = one.train
-        numbered = torch.cat([x, torch.arange(float(len(x)))[:, None]], dim=1)
-        made.append(replace(one, train=(numbered, y), test=(numbered, y)))
+        number = torch.arange(float(len(x)))[:, None]
+        train, test = torch.cat([x, number], dim=1), torch.cat([x, -1 - number], dim=1)
+        made.append(replace(one, train=(train, y), test=(test, y)))
     return replace(suite, experiences=made)
 
 
@@ -181,12 +188,14 @@ def test_every_epoch_and_seed_has_an_order_of_its_own() -> None:
         diary = Diary(4)
         measure(diary, make_numbered_suite(epochs=2), seed=seed, num_looks=2)
         assert [is_new for _, is_new in diary.lessons] == 2 * (4 * [True] + 4 * [False])
-        rows = [sum((row for row, _ in diary.lessons[i : i + 4]), []) for i in range(0, 16, 4)]
-        for number, order in enumerate(rows):
+        passes = [diary.lessons[i : i + 4] for i in range(0, 16, 4)]
+        for number, one in enumerate(passes):
+            order = [row for rows, _ in one for row in rows]
             assert sorted(order) == [float(i) for i in range(20)]
             orders[seed, number] = order
         # Before the second experience, half way of each, and at each end.
-        assert diary.asked_after == [2, 8, 8, 10, 16]
+        assert diary.asked_after == [(2, 0), (8, 1), (8, 1), (10, 1), (16, 2)]
+        assert diary.asked_of == {-1.0 - i for i in range(20)}
     assert len(set(map(tuple, orders.values()))) == 8
 
 
@@ -212,8 +221,12 @@ def test_seeds_differ_in_stream_weights_and_order_and_methods_do_not(
     monkeypatch.setattr(parallel_cells, "open_suite", open_one)
     cells = [Cell("plain", "test", name, seed) for name in ("one", "other") for seed in (0, 1)]
     run_cells(cells, CellFolders(tmp_path), num_workers=1)
-    assert set(built) == {(name, seed) for name in ("one", "other") for seed in (0, 1)}
     assert {(0, "test"), (1, "test")} == set(opened)
+    tuning = Cell("plain", "validation", "third", 2, trial=0)
+    run_cells([tuning], CellFolders(tmp_path), num_workers=1)
+    assert opened[-1] == (2, "validation")
+    del built["third", 2]
+    assert set(built) == {(name, seed) for name in ("one", "other") for seed in (0, 1)}
     weights = {key: next(model.parameters()) for key, (model, _) in built.items()}
     lessons = {key: diary.lessons for key, (_, diary) in built.items()}
     for seed in (0, 1):

@@ -54,7 +54,7 @@ def test_half_life_is_read_between_evaluations():
 def test_half_life_counts_from_the_last_of_equal_peaks():
     assert retention_half_life([0, 100, 200, 300], [0.8, 0.6, 0.8, 0.0]) == pytest.approx(50.0)
     # The first fall to half after it counts, whatever follows.
-    assert retention_half_life([0, 100, 200], [0.8, 0.0, 0.6]) == pytest.approx(50.0)
+    assert retention_half_life([0, 10, 20, 30], [0.8, 0.0, 0.6, 0.0]) == pytest.approx(5.0)
 
 
 def test_half_life_counts_from_chance():

@@ -16,12 +16,11 @@ from nestling.models import mlp
 
 
 def make_experiences() -> list[Experience]:
-    """Two experiences of four points each; the second has the classes 2 and 3."""
-    x = torch.eye(4).repeat(8, 1)
+    """Two experiences of four points each, all different; the second has the classes 2 and 3."""
     made = []
     for index in range(2):
         y = torch.tensor([0, 0, 1, 1]).repeat(8) + 2 * index
-        part = (x.roll(index, dims=1), y)
+        part = (torch.eye(8)[4 * index : 4 * index + 4].repeat(8, 1), y)
         made.append(
             Experience(
                 name=f"part {index}",
@@ -79,11 +78,13 @@ def final(trial: Trial) -> list[float]:
 
 
 def test_finetuning_forgets_and_replay_does_not() -> None:
-    old, new = final(run(Finetune(mlp([4, 32, 4]), 1e-2)))
+    old, new = final(run(Finetune(mlp([8, 32, 4]), 1e-2)))
     assert (old < 0.6, new) == (True, 1.0)
-    # A point and its shift belong to different classes by turns: only their place tells them.
-    kept = final(run(Replay(mlp([4, 32, 4]), 1e-2, 32, 0)))
-    assert sum(kept) > old + new - 0.5
+    rival = Replay(mlp([8, 32, 4]), 1e-2, 32, 0)
+    kept, learned = final(run(rival))
+    assert kept > old + 0.2
+    assert learned > 0.8
+    assert rival.kept.num_seen == 64, "each example is offered once, not at every pass"
 
 
 def test_a_frozen_spine_stands_still_after_the_first_experience() -> None:

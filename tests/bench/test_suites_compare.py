@@ -182,6 +182,18 @@ def test_figures_have_their_names_and_values() -> None:
     assert needed | {"bytes", "seconds", "steps_to_90"} <= set(rows[0])
 
 
+def test_pairs_are_of_one_seed_in_whatever_order_they_lie() -> None:
+    measured = make_measurements(default=(0.9, 0.92, 0.94), ncm=(0.8, 0.82, 0.83))
+    backwards = sorted(
+        measured.outcomes, key=lambda one: (one.cell.method == "ncm") * -one.cell.seed
+    )
+    shuffled = SuiteMeasurements(measured.suite, measured.seeds, backwards, measured.settings)
+    assert shuffled.list_values("ncm", "acc") == measured.list_values("ncm", "acc")
+    p_value = build_figures(shuffled)["no_replay_p_value"]
+    assert p_value == build_figures(measured)["no_replay_p_value"]
+    assert p_value == run_paired_test((0.9, 0.92, 0.94), (0.8, 0.82, 0.83))
+
+
 def test_a_rival_that_failed_once_is_in_no_comparison() -> None:
     measured = make_measurements(
         default=(0.9, 0.92, 0.94), ewc=(0.4, 0.5, 0.3), ncm=(0.8, 0.8, 0.8)

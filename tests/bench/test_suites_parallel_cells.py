@@ -1,19 +1,13 @@
 """Cells: what is measured, and files that make an interrupted benchmark go on."""
-# ruff: noqa: ARG002
 
 import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
-from nestling.bench.suites.cell_files import Cell, Outcome, read_outcome
-from nestling.bench.suites.measuring import Evaluation, Measurement, count_steps, measure, summarize
+from nestling.bench.suites.cell_files import Cell, read_outcome
 from nestling.bench.suites.parallel_cells import CellFolders, run_cells
 from nestling.core.errors import JobError, SettingError
-from nestling.data import Experience, split_by_class
-from nestling.data.suites import Suite
 
 DIGITS, OWN = "tiny_suites:make_digits", "tiny_suites:make_own"
 
@@ -109,66 +103,3 @@ def test_a_method_that_refuses_is_written_down(tmp_path: Path) -> None:
 def test_an_unknown_suite_starts_no_process(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="did you mean 'split-mnist'"):
         run_cells([Cell("split-mnits", "test", "finetune", 0, {"lr": 0.1})], CellFolders(tmp_path))
-
-
-class Oracle:
-    """Right on the labels that it was shown, and blind to what it is told to forget."""
-
-    def __init__(self, num_classes: int) -> None:
-        self.known = torch.zeros(num_classes)
-        self.forgets: dict[int, int] = {}
-
-    def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
-        self.known[y] = 1.0
-        for label in y.tolist():
-            if label in self.forgets:
-                self.known[self.forgets[label]] = 0.0
-
-    def end_experience(self, loader: object) -> None: ...
-
-    def compute_scores(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(x[:, 0].long(), len(self.known)) * self.known
-
-    def count_bytes(self) -> int:
-        return 12
-
-
-def make_plain_suite(epochs: int = 1) -> Suite:
-    y = torch.arange(4).repeat_interleave(10)
-    x = y[:, None].float()
-    made: list[Experience] = split_by_class(x, y, x, y, [[0, 1], [2, 3]])
-    return Suite("plain", "class-incremental", made, 4, 5, epochs, False, False, "vectors", "")
-
-
-def test_figures_of_a_competitor_whose_answers_are_known() -> None:
-    oracle = Oracle(4)
-    oracle.forgets = {3: 1}  # the second experience wipes out class 1
-    found = measure(oracle, make_plain_suite(epochs=2), seed=0, num_looks=4)
-    assert found.matrix == [[1.0, 0.0], [0.5, 1.0]]
-    assert found.num_seen == 80
-    figures = summarize(found)
-    assert figures["acc"] == 0.75
-    assert figures["forgetting"] == 0.5
-    assert figures["bwt"] == -0.5
-    assert figures["worst"] == pytest.approx(0.5 * 1.0 + 0.5 * 0.5)
-    assert figures["stability_gap"] == 0.5
-    assert figures["bytes"] == 12.0
-    assert figures["prequential"] is None
-
-
-def test_steps_to_90_are_examples_within_the_experience() -> None:
-    def make(*accuracies: float) -> Measurement:
-        looks = [Evaluation(1, 100 * i, [0.0, value]) for i, value in enumerate(accuracies)]
-        return Measurement(looks=[Evaluation(0, 500, [1.0]), *looks])
-
-    assert count_steps(make(0.0, 0.3, 0.54, 0.6), 1) == 200.0  # 90 % of its own best
-    assert count_steps(make(0.0, 0.0, 0.0, 0.0), 1) == 300.0  # never adapted: all of it
-
-
-def test_a_stream_is_scored_before_it_is_learned(tmp_path: Path) -> None:
-    cell = Cell("tiny_suites:make_conflict", "test", "finetune", 0, {"lr": 0.3}, num_looks=2)
-    (outcome,) = run_cells([cell], CellFolders(tmp_path))
-    assert isinstance(outcome, Outcome)
-    prequential = outcome.summarize()["prequential"]
-    assert prequential is not None
-    assert 0.1 < prequential < 0.8

@@ -1,7 +1,7 @@
 """A slow network learns from replay alone, and nothing else changes."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -79,6 +79,44 @@ def test_a_good_teacher_alone_teaches() -> None:
     )
     slow.load_state_dict(weights)
     assert score(slow) > 0.7
+
+
+def test_a_teacher_answers_without_its_dropout() -> None:
+    slow = nn.Linear(64, 10)
+    teacher = nn.Sequential(nn.Linear(64, 10), nn.Dropout(0.5), nn.BatchNorm1d(10)).train()
+    settled = copy.deepcopy(teacher).eval()
+    learned = [
+        consolidate_offline(slow, make_sampler(), num_steps=5, teacher=one, distil_share=1.0)
+        for one in (teacher, settled)
+    ]
+    assert all(torch.equal(value, learned[1][name]) for name, value in learned[0].items())
+
+
+def test_the_share_is_the_teachers() -> None:
+    slow, teacher = nn.Linear(64, 10), make_net(1).eval()
+
+    def make_sgd(params: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, 0.1)
+
+    ours = consolidate_offline(
+        slow,
+        make_sampler(),
+        num_steps=3,
+        make_optimizer=make_sgd,
+        teacher=teacher,
+        distil_share=0.2,
+        temperature=3.0,
+    )
+    net, sampler = copy.deepcopy(slow), make_sampler()
+    optimizer = make_sgd(net.parameters())
+    for _ in range(3):
+        x, y = sampler()
+        optimizer.zero_grad()
+        taught = distil_divergence(net(x), teacher(x).detach(), 3.0)
+        (0.8 * nn.functional.cross_entropy(net(x), y) + 0.2 * taught).backward()
+        optimizer.step()
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_values_are_learned_too() -> None:

@@ -193,6 +193,17 @@ def test_drifting_blends_only_the_start_of_a_segment(batch_size, num_blended, se
     ]
 
 
+def test_a_blend_is_of_a_context_and_the_one_before_it():
+    x, y = torch.zeros(2, 1), torch.tensor([0, 1])
+    contexts = {name: (x + k, y + 2 * k, x + k, y + 2 * k) for k, name in enumerate("abc")}
+    made = drifting(contexts, "abcac", batch_size=50, num_batches=(6, 6), num_blended=4, seed=0)
+    for one, own in zip(made, ({0}, {0, 1}, {1, 2}, {2, 0}, {0, 2}), strict=True):
+        assert set(one.train[0].flatten().tolist()) == own
+        assert (one.train[1] // 2 == one.train[0][:, 0]).all()  # labels of the same context
+    assert [one.test[0].unique().tolist() for one in made] == [[0], [1], [2], [0], [2]]
+    assert made[2].classes == (2, 3, 4, 5)
+
+
 def test_a_blend_is_linear():
     x, y = torch.zeros(2, 1), torch.tensor([0, 1])
     contexts = {"a": (x, y, x, y), "b": (x + 1, y, x + 1, y)}

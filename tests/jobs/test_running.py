@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.core.errors import JobError
+from nestling.data import Experience
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.running import Position, run_job
 from nestling.learn import Learner
@@ -76,6 +77,33 @@ def test_stopped_and_resumed_gives_the_same_bits(
     expected, found = read_end(whole), read_end(job)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read_records(job.out) == read_records(whole.out)
+
+
+def test_every_epoch_experience_and_seed_has_an_order_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[tuple[int, ...], bool]] = []
+    x, y = torch.arange(24.0)[:, None].repeat(1, 64), torch.arange(24) % 2
+    made = [Experience(name, (x, y), (x, y), (0, 1)) for name in ("a", "b")]
+    learn = Learner.learn
+
+    def note(self: Learner, x: torch.Tensor, *rest: object, **options: object) -> object:
+        given.append((tuple(x[:, 0].int().tolist()), bool(options["again"])))
+        return learn(self, x, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Learner, "learn", note)
+    monkeypatch.setattr(Job, "load_experiences", lambda _: made)
+    orders = set()
+    for seed in (0, 1):
+        given.clear()
+        run_job(make_job(tmp_path / f"run {seed}", batch_size=8, seed=seed, snapshot_every=0))
+        assert [again for _, again in given] == 2 * (3 * [False] + 3 * [True])
+        rows = [row for batch, _ in given for row in batch]
+        for start in range(0, 96, 24):
+            one = tuple(rows[start : start + 24])
+            assert sorted(one) == list(range(24))
+            orders.add(one)
+    assert len(orders) == 8
 
 
 def test_another_job_in_the_same_folder_is_refused(whole: Job) -> None:

@@ -1,5 +1,7 @@
 """Batches and scores that jobs and the demo share."""
 
+import itertools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,9 +18,9 @@ from nestling.jobs.scoring import accuracy_among, list_batches, summarize
 def test_every_pass_shows_every_example_once(
     num_examples: int, batch_size: int, epochs: int, seed: int
 ) -> None:
-    def draw(index: int) -> list[list[int]]:
+    def draw(index: int, further: int = 0) -> list[list[int]]:
         batches = list_batches(
-            num_examples, epochs=epochs, batch_size=batch_size, seed=seed, index=index
+            num_examples, epochs=epochs, batch_size=batch_size, seed=seed + further, index=index
         )
         return [rows.tolist() for rows in batches]
 
@@ -30,6 +32,9 @@ def test_every_pass_shows_every_example_once(
     assert draw(0) == drawn
     if num_examples > 12:
         assert draw(1) != drawn, "another experience has another order"
+        passes = [drawn[epoch * per_pass : (epoch + 1) * per_pass] for epoch in range(epochs)]
+        assert all(one != other for one, other in itertools.combinations(passes, 2))
+        assert drawn not in (draw(0, 1), draw(1, -1)), "another seed has another order"
 
 
 def test_only_the_classes_that_were_met_may_be_answered() -> None:

@@ -91,6 +91,71 @@ def test_test_examples_are_not_looked_at_before_the_end() -> None:
         searching.hold_out(Experience("one", (x[:4], y[:4]), (x, y), (0, 1, 2, 3)), 0.2)
 
 
+def test_what_a_plan_is_judged_by(tmp_path, monkeypatch) -> None:
+    """Retention is of all but the newest, adaptation of the newest alone while it is learned."""
+    told: list[tuple[object, ...]] = []
+
+    class Told:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def learn(self, x, y, *, task, again) -> None:
+            told.append(("learn", sorted(set(y.tolist())), again))
+
+        def end_experience(self) -> None:
+            told.append(("end",))
+
+    def score(learner, one, classes) -> float:
+        told.append(("score", one.name, tuple(classes)))
+        has_ended = sum(entry == ("end",) for entry in told) == 3
+        return {"a": 0.2, "b": 0.6, "c": 0.9}[one.name] if has_ended else 0.5
+
+    monkeypatch.setattr(searching, "Learner", Told)
+    monkeypatch.setattr(searching, "score", score)
+    made = []
+    for number, name in enumerate("abc"):
+        y = torch.arange(32) % 2 + 2 * number
+        made.append(
+            Experience(
+                name,
+                (torch.zeros(32, 64), y),
+                (torch.zeros(4, 64), y[:4]),
+                (2 * number, 2 * number + 1),
+            )
+        )
+    tune_job = load_tune_job(write_job(tmp_path, JOB.replace("batch_size = 32", "batch_size = 16")))
+    job = tune_job.job.model_copy(update={"epochs": 2})
+    point = searching.run_plan(job, tune_job.plan, made, 0)
+    assert point.retention == pytest.approx(0.4)
+    assert point.adaptation == pytest.approx(0.5)
+    assert point.acc == pytest.approx(1.7 / 3)
+    ends = [place for place, entry in enumerate(told) if entry == ("end",)]
+    first, second = told[: ends[0]], told[ends[0] + 1 : ends[1]]
+    assert first == [("learn", [0, 1], False)] * 2 + [("learn", [0, 1], True)] * 2
+    # Looked at after each batch (5 looks, 4 batches), among what was met by then, never before.
+    looked = ("score", "b", (0, 1, 2, 3))
+    assert second == [
+        *2 * [("learn", [2, 3], False), looked],
+        *2 * [("learn", [2, 3], True), looked],
+    ]
+    assert told[ends[2] + 1 :] == [("score", name, tuple(range(6))) for name in "abc"]
+
+
+def test_a_trial_is_the_mean_of_seeds_that_follow_the_jobs_own(tmp_path, monkeypatch) -> None:
+    seeds = []
+
+    def run_plan(job, plan, experiences, seed):
+        seeds.append(seed)
+        return searching.Point(retention=0.1 * seed, adaptation=0.2 * seed, acc=0.3 * seed)
+
+    monkeypatch.setattr(searching, "run_plan", run_plan)
+    text = JOB.replace("num_seeds = 1", "num_seeds = 3").replace("[plan]", "seed = 1\n[plan]")
+    found = searching.run_trial(load_tune_job(write_job(tmp_path, text)), 0, {}, [])
+    assert seeds == [1, 2, 3]
+    assert found.accs == pytest.approx([0.3, 0.6, 0.9])
+    assert found.point is not None
+    assert found.point.adaptation == pytest.approx(0.4)
+
+
 def test_a_plan_that_fails_does_not_stop_the_search(tmp_path, monkeypatch) -> None:
     run_plan = searching.run_plan
 

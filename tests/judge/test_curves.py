@@ -21,6 +21,8 @@ def test_steps_count_to_the_first_evaluation_that_is_good_enough():
     assert steps_to_fraction([10, 20, 30], [0.5, 0.89, 1.0]) == 30
     assert steps_to_fraction([10, 20, 30], [0.5, 0.9, 1.0]) == 20
     assert steps_to_fraction([10, 20], [0.5, 0.9], fraction=0.5) == 10
+    # Of the best, not of the last, which may have fallen again.
+    assert steps_to_fraction([10, 20, 30], [0.5, 1.0, 0.5]) == 20
 
 
 def test_nothing_learned_is_never_reached():
@@ -40,10 +42,19 @@ def test_worst_case_accuracy_sees_a_gap_that_closed_again():
     assert steady == pytest.approx(0.85)
     assert dipped == pytest.approx(0.5)
     assert worst_case_accuracy(0.9, []) == pytest.approx(0.9)
+    # Each at its own worst moment, though they had it at different ones.
+    both = worst_case_accuracy(0.9, [[0.2, 0.8], [0.8, 0.4]])
+    assert both == pytest.approx(0.9 / 3 + 2 / 3 * 0.3)
 
 
 def test_half_life_is_read_between_evaluations():
     assert retention_half_life([0, 100, 200], [1.0, 0.8, 0.4]) == pytest.approx(175.0)
+
+
+def test_half_life_counts_from_the_last_of_equal_peaks():
+    assert retention_half_life([0, 100, 200, 300], [0.8, 0.6, 0.8, 0.0]) == pytest.approx(50.0)
+    # The first fall to half after it counts, whatever follows.
+    assert retention_half_life([0, 10, 20, 30], [0.8, 0.0, 0.6, 0.0]) == pytest.approx(5.0)
 
 
 def test_half_life_counts_from_chance():

@@ -109,6 +109,21 @@ def test_partial_fit_does_not_depend_on_how_an_exact_memory_is_fed() -> None:
     assert np.abs(answers[0] - answers[0][0]).max() > 0.5
 
 
+def test_columns_are_those_of_classes_in_whatever_order_labels_arrive() -> None:
+    # b and c first, then a: the order of arrival is no permutation that is its own inverse.
+    names = np.array(["b", "c", "a"])[Y_IRIS]
+    first, rest = np.arange(0, 100), np.arange(100, 150)
+    model = nl.NestedClassifier(random_state=0)
+    for rows in (np.concatenate([first[::2], first[1::2]]), rest):
+        for _ in range(5):
+            model.partial_fit(X_IRIS[rows], names[rows])
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    assert (model.predict(X_IRIS) == names).mean() > 0.8
+    columns = model.predict_proba(X_IRIS)
+    for column, name in enumerate("abc"):
+        assert columns[names == name, column].mean() > 0.6
+
+
 def test_partial_fit_takes_the_steps_of_the_learner() -> None:
     model = nl.NestedClassifier(plan=LIVE, batch_size=1, random_state=0)
     model.partial_fit(X_IRIS[::10], Y_IRIS[::10])

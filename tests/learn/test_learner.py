@@ -48,6 +48,18 @@ def test_memories_take_an_example_once_and_the_model_every_epoch() -> None:
     assert losses[-1] < losses[0]
 
 
+def test_replay_is_offered_an_example_once() -> None:
+    x, y = make_batch(num=64)
+    learner = nl.Learner(make_mlp(), replay=100)
+    learner.fit(list(zip(x.split(16), y.split(16), strict=True)), epochs=3)
+    store = learner.protections.replay.store
+    assert (store.num_seen, len(store)) == (64, 64)
+    learner.learn(x[:8], y[:8], again=True)
+    assert store.num_seen == 64
+    learner.learn(x[:8], y[:8])
+    assert store.num_seen == 72
+
+
 @pytest.mark.parametrize("replay", [0, 10])
 def test_a_head_that_grows(replay: int) -> None:
     learner = nl.Learner(make_mlp(4, 2, width=8), replay=replay)

@@ -12,6 +12,7 @@ import nestling as nl
 from learners import differences, draw, make_batch, make_mlp, read_state
 from nestling.core.batches import read_batch
 from nestling.core.errors import SettingError, UnknownLevel
+from nestling.optim import AdamW
 
 X, Y = make_batch()
 
@@ -156,6 +157,30 @@ def test_a_kept_change_refits_memories_of_the_live_model(name: str) -> None:
     assert torch.allclose(rows, new, atol=1e-5) == (name == "merge")
     assert learner.evaluate(*make_batch(33)) > 0.7
     learner.learn(X, Y)
+
+
+def test_moments_of_replaced_weights_go_and_others_stay() -> None:
+    model = make_mlp()
+    learner = nl.Learner(model, nl.Plan(nl.Level("all", match=["*"], optimizer=AdamW())))
+    for _ in range(3):
+        learner.learn(X, Y)
+    inner = learner.levels["all"].inner
+    assert len(inner.state) == 4
+
+    def move_head(changed: nn.Module) -> None:
+        with torch.no_grad():
+            changed[2].weight.add_(0.1)  # type: ignore[index, operator]
+
+    learner.consolidate(lambda _: False, change=move_head)
+    assert len(inner.state) == 4  # refused: nothing was replaced
+    assert learner.consolidate(lambda _: True, change=move_head).status == "committed"
+    left = {name for name, param in model.named_parameters() if param in inner.state}
+    assert left == {"0.weight", "0.bias", "2.bias"}
+    learner.learn(X, Y)
+    steps = {name: int(inner.state[param]["step"]) for name, param in model.named_parameters()}
+    assert steps == {"0.weight": 4, "0.bias": 4, "2.weight": 1, "2.bias": 4}
+    assert learner.consolidate(lambda _: True, change=halve).status == "committed"
+    assert not inner.state
 
 
 def test_replay_judges_by_default() -> None:

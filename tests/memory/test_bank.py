@@ -116,6 +116,28 @@ def test_removed_examples_leave_memories_and_the_unfinished_block(digits: Digits
     assert torch.equal(bank.predict(x_test), before)
 
 
+def test_removed_examples_leave_the_class_prior(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    gone = (y == 9).nonzero()[:6, 0]
+    rest = (y[:110] != 9).nonzero()[:100, 0]
+    bank, never = (
+        MemoryBank(64, half_lives=HALF_LIVES, ridge=0.1, prior_half_life=20.0, block=200)
+        for _ in range(2)
+    )
+    for one, weight in ((bank, torch.ones(6)), (never, torch.zeros(6))):
+        one.add(x[rest[:60]], y[rest[:60]])
+        clock = one.add(x[gone], y[gone], weight)
+        one.add(x[rest[60:]], y[rest[60:]])
+    assert bool(bank.present()[9])
+    bank.remove(x[gone], y[gone], clock=clock)
+    torch.testing.assert_close(bank.prior.counts, never.prior.counts, rtol=0.0, atol=1e-12)
+    assert bank.present().tolist() == never.present().tolist()
+    assert not bool(bank.present()[9])
+    torch.testing.assert_close(
+        bank.predict_experts(x_test), never.predict_experts(x_test), rtol=0.0, atol=1e-6
+    )
+
+
 def test_a_bank_of_one_endless_memory_knows_no_order(digits: Digits) -> None:
     x, y, x_test, _ = digits
     one, other = (MemoryBank(64, half_lives=(math.inf,)) for _ in range(2))

@@ -53,6 +53,44 @@ def test_balanced_replay_is_uniform_within_a_class() -> None:
     assert float((kept / 600 - 1 / 3).abs().max()) < 0.1
 
 
+def test_balanced_replay_equals_its_algorithm() -> None:
+    """Chrysakis & Moens' algorithm 1, line by line: a class that was once the largest is full."""
+    from nestling.core.seeds import make_generator
+
+    y = torch.tensor([0] * 60 + [1] * 30 + [2] * 30 + [0, 1, 2, 3] * 25)
+    generator = make_generator(5, "balanced replay")
+
+    def draw(below: int) -> int:
+        return int(torch.randint(below, (), generator=generator))
+
+    kept: list[tuple[int, int]] = []
+    seen: dict[int, int] = {}
+    full: set[int] = set()
+    was_spared = False
+    for i, c in enumerate(y.tolist()):
+        seen[c] = seen.get(c, 0) + 1
+        if len(kept) < 12:
+            kept.append((i, c))
+            continue
+        sizes = {label: sum(one == label for _, one in kept) for _, label in kept}
+        largest = sorted(label for label, size in sizes.items() if size == max(sizes.values()))
+        full |= set(largest)
+        victim = largest[draw(len(largest))]
+        if c in full:
+            was_spared |= c not in largest
+            if draw(seen[c]) >= sizes[c]:
+                continue
+            victim = c
+        places = [place for place, (_, label) in enumerate(kept) if label == victim]
+        kept[places[draw(len(places))]] = (i, c)
+    assert was_spared  # a class that is full and no longer the largest came by
+    replay = BalancedReplay(12, seed=5)
+    for rows in torch.arange(len(y)).split(7):
+        replay.add({"i": rows, "y": y[rows]})
+    assert replay.read_all()["i"].tolist() == [i for i, _ in kept]
+    assert replay.num_seen == len(y)
+
+
 def test_samples_are_different_examples_and_copies() -> None:
     replay = ReservoirReplay(10, seed=0)
     replay.add({"x": torch.arange(8.0)[:, None], "y": torch.arange(8)})

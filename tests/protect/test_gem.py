@@ -102,7 +102,12 @@ def test_gem_opposes_no_experience_and_is_the_nearest_such_gradient() -> None:
     assert torch.equal(gained, new.float())
     eager = copy.deepcopy(method)
     eager.margin = 0.5
-    assert float((past @ adjust(eager, model, new.float()).double()).min()) > -1e-4
+    new = 0.2 * new  # a fifth of each past gradient would do; the margin asks for half
+    moved = adjust(eager, model, new.float()).double()
+    weights = solve_dual(past @ past.T, past @ new, 0.5)
+    assert float(weights.min()) == 0.5 < float(weights.max()) < 0.6
+    torch.testing.assert_close(moved, new + past.T @ weights, rtol=1e-4, atol=1e-5)
+    assert float((past @ moved).min()) > 0.01  # each gains, by more than rounding
 
 
 @pytest.mark.parametrize("make", [lambda: AGEM(60, 60), lambda: GEM(30)])

@@ -207,10 +207,18 @@ def test_what_is_no_longer_used_is_merged_and_new_modules_are_spared() -> None:
     assert merged == ((0, 1),)
     assert 20 <= _num < 200
     assert growth.measure_shares() == {0: 1.0}
+    for _ in range(200):
+        growth.record(0, None)
     # Young: one batch in a long life is a tiny share, but it has only begun.
+    assert bank.grow() == 2
     router.observe(draw(5, 4) + 40.0, 2)
     growth.record(2, None)
-    assert merge_contexts(bank, router, growth) == ()
+    assert growth.measure_shares()[2] < 0.05
+    for _ in range(19):
+        growth.record(0, None)
+        assert merge_contexts(bank, router, growth) == ()
+    growth.record(0, None)  # as old as the half-life, and still unused
+    assert merge_contexts(bank, router, growth) == ((0, 2),)
 
 
 def test_a_false_growth_is_mended_by_itself() -> None:
@@ -241,6 +249,52 @@ def test_an_isolated_outlier_grows_nothing_and_is_learned_later() -> None:
     assert learn_routed(bank, router, optimizer, (x, (x[:, 0] > 0).long()), growth=growth).is_held
     assert learn_held(bank, router, optimizer, growth) == [0]
     assert (len(growth.held), router.count_examples()[0]) == (0, 31 * 16)
+
+
+def test_what_is_usual_moves_with_a_surprise_that_was_taken_in() -> None:
+    bank, router, growth = make_bank(1), LikelihoodRouter(4, 4), Growth(patience=2)
+    batches = [draw(16, 4, seed=step) + (30.0 if step == 25 else 0.0) for step in range(27)]
+    for x in batches[:26]:
+        take(bank, router, x, growth)
+    assert len(growth.held) == 1
+    before, learned, twin = (copy.deepcopy(one) for one in (router, router, growth))
+
+    def surprise(one: LikelihoodRouter) -> float:
+        found = one.explain(batches[26], None, lambda: torch.zeros(4)).surprise
+        assert found is not None
+        return found
+
+    learned.observe(batches[25], 0)
+    change = surprise(learned) - surprise(before)
+    assert abs(change) > 0.1
+    twin.record(0, None)
+    twin.shift(0, change)
+    twin.record(0, surprise(learned))
+    take(bank, router, batches[26], growth)
+    assert growth.records[0].mean == pytest.approx(twin.records[0].mean, rel=1e-6)
+    assert growth.records[0].variance == pytest.approx(twin.records[0].variance, rel=1e-6)
+
+
+def test_a_slot_that_was_used_before_starts_without_moments() -> None:
+    bank, router, growth = make_bank(2, 2), make_router(0.0, 30.0, slots=2), Growth(patience=1)
+    optimizer = torch.optim.Adam(bank.parameters(), 0.01)
+
+    def learn(shift: float, seed: int, one: Growth | None, context: int | None = None) -> object:
+        x = draw(16, 4, seed=seed) + shift
+        batch = (x, (x[:, 0] > shift).long())
+        return learn_routed(bank, router, optimizer, batch, growth=one, context=context)
+
+    for seed in range(5):
+        learn(30.0, seed, None, context=1)
+    assert int(optimizer.state[bank.parts[1].weight]["step"]) == 5
+    bank.merge(0, 1, share=0.0)
+    router = make_router(0.0, slots=2)
+    for seed in range(20):
+        learn(0.0, seed, growth)
+    kept = int(optimizer.state[bank.parts[0].weight]["step"])
+    assert learn(90.0, 50, growth).grown == 1  # type: ignore[attr-defined]
+    assert int(optimizer.state[bank.parts[1].weight]["step"]) == 1
+    assert int(optimizer.state[bank.parts[0].weight]["step"]) == kept
 
 
 def test_a_new_module_starts_from_the_nearest_where_that_helps() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from nestling.core.errors import DataError, MissingExtra, NonFiniteInput, ShapeMismatch, suggest
 
 SUFFIXES = (".csv", ".npz", ".parquet")
+# What the targets of a table are: labels of classes, or numbers.
 Targets = Literal["classes", "values"]
 # Cells of text as the file has them, white space around them cut; or numbers, NaN for a blank.
 Column = list[str] | NDArray[np.float64]

@@ -168,10 +168,12 @@ def test_values_come_back_as_the_files_have_them(tmp_path: Path) -> None:
     assert (float(y.mean()), float(y.std(correction=0))) == pytest.approx((0, 1), abs=1e-6)
     back = encoding.decode_values(y).tolist()
     assert back == pytest.approx([200000.5, 300000, 100000])
-    constant = fit_target(tmp_path, "0.5 0.5")
+    late = fit_target(tmp_path, "1700000000.25 1700000001.5")
+    assert late.encode_targets(read_columns(tmp_path / "0.csv")).tolist() == [-1, 1]
+    constant = fit_target(tmp_path, "0.1 0.1 0.1")
     assert constant.decode_values(
         constant.encode_targets(read_columns(tmp_path / "0.csv"))
-    ).tolist() == [0.5, 0.5]
+    ).tolist() == [0.1, 0.1, 0.1]
 
 
 def test_numbers_as_they_are_where_asked(tmp_path: Path) -> None:

@@ -179,9 +179,12 @@ def fit_encoding(
     if kind == "values":
         if as_is:
             return fitted
-        values = torch.cat([fitted.encode_targets(table) for table in tables]).double()
-        mean, scale = float(values.mean()), float(values.std(correction=0)) or 1.0
-        return replace(fitted, mean=mean, scale=scale)
+        for table in tables:
+            fitted.encode_targets(table)  # refuses what is not finite
+        values = np.concatenate([read_numbers(table, target) for table in tables])
+        if values.min() == values.max():
+            return replace(fitted, mean=float(values[0]))
+        return replace(fitted, mean=float(values.mean()), scale=float(values.std()))
     found = [fitted.encode_targets(table) for table in tables]
     classes = tuple(torch.cat(found).unique().tolist())
     return replace(fitted, classes=classes)

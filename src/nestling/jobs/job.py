@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -115,9 +115,9 @@ class Job(BaseModel):
         model: "mlp", "module:function", or a table with name and options. An mlp without sizes
             gets one hidden layer, and inputs and outputs as the data need.
         data: "digits", "module:function" (returns experiences), or a table, see `DataSource`.
-        experiences: lists of classes, one list per experience; "files" for one per training
-            file; "one" for all at once; "given" for what the function returned. By default
-            what the data suggest.
+        experiences: lists of classes by number or name, one list per experience; "files" for
+            one per training file; "one" for all at once; "given" for what the function
+            returned. By default what the data suggest.
         plan: a plan as a table, or the path of one; by default the learner's own.
         epochs: passes over each experience.
         batch_size: examples per step.
@@ -133,7 +133,7 @@ class Job(BaseModel):
     model_config = _STRICT
     model: Annotated[ModelSource, BeforeValidator(_read_model)] = ModelSource(name="mlp")
     data: Annotated[DataSource, BeforeValidator(_read_data)]
-    experiences: tuple[tuple[int, ...], ...] | Literal["files", "one", "given"] | None = None
+    experiences: tuple[tuple[int | str, ...], ...] | Literal["files", "one", "given"] | None = None
     plan: dict[str, object] | Path | None = None
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -197,7 +197,7 @@ class Job(BaseModel):
         if source.function:
             experiences = self._call_function(source.function)
         else:
-            experiences = self._split(*load(str(source.name)))
+            experiences = self._split(*load(str(source.name)), labels=())
         return JobData(experiences, describe_targets(experiences, source.target))
 
     @property
@@ -265,7 +265,8 @@ class Job(BaseModel):
             kept=kept,
         )
         if self.experiences not in (None, "files"):
-            experiences = self._split(*join_pairs(files.train), *join_pairs(files.test))
+            joined = (*join_pairs(files.train), *join_pairs(files.test))
+            experiences = self._split(*joined, labels=files.encoding.labels)
         else:
             pairs = files.train
             tests = files.test * len(pairs) if len(files.test) == 1 else files.test
@@ -275,7 +276,9 @@ class Job(BaseModel):
             ]
         return JobData(experiences, files.encoding, files.held_out)
 
-    def _split(self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> list[Experience]:
+    def _split(
+        self, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, labels: Sequence[str]
+    ) -> list[Experience]:
         if self.experiences in ("files", "given"):
             raise JobError(
                 f"experiences = {self.experiences!r} does not fit data {self.data.name!r}; "
@@ -293,7 +296,10 @@ class Job(BaseModel):
                     task=None,
                 )
             ]
-        return split_by_class(x, y, x_test, y_test, groups)
+        numbers = [[_find_class(label, labels) for label in group] for group in groups]
+        made = split_by_class(x, y, x_test, y_test, numbers)
+        names = ["classes " + " ".join(str(label) for label in group) for group in groups]
+        return [replace(one, name=name) for one, name in zip(made, names, strict=True)]
 
 
 def read_job(data: object, source: str = "job", folder: Path = Path()) -> Job:
@@ -351,3 +357,13 @@ def _describe(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key!r} is missing; {_EXAMPLE}"
     return describe(error)
+
+
+def _find_class(label: int | str, labels: Sequence[str]) -> int:
+    """The number of a class, by its name where the classes have names."""
+    if not labels and isinstance(label, int):
+        return label
+    if str(label) not in labels:
+        known = suggest(str(label), labels) if labels else "the classes of this job are numbers"
+        raise JobError(f"experiences: no class {label!r}; {known}")
+    return labels.index(str(label))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from nestling.core.errors import JobError
+from nestling.core.errors import DataError, JobError
 from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience
 from nestling.jobs.job import Job
@@ -97,7 +97,17 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
             if data.held_out:
                 write_rows(job.out / HELD_OUT, data.held_out)
             run = _Run(job, data.experiences, learner, writer, start)
-            run.learn_all(progress)
+            try:
+                run.learn_all(progress)
+            except DataError as error:
+                if run.position.num_seen or not data.encoding.columns:
+                    raise
+                # Most likely a model that was made for the columns as they stood in the file.
+                names = data.encoding.list_inputs()
+                shown = names if len(names) <= 12 else [*names[:12], "..."]
+                raise type(error)(
+                    f"{error}; the table gives {len(names)} inputs: {shown}"
+                ) from error
         except (Exception, KeyboardInterrupt):
             writer.close()
             _clear_empty(job.out, made)

@@ -233,7 +233,7 @@ class _Run:
 
 def _list_missing(folder: Path) -> list[Path]:
     """What is not there of a run's files, folder and the folders around it, in order of removal."""
-    inside = [folder / METRICS, folder / "config.json"]
+    inside = [folder / name for name in (METRICS, "config.json", ENCODING, HELD_OUT)]
     return [path for path in (*inside, folder, *folder.parents) if not path.exists()]
 
 

@@ -79,3 +79,11 @@ def test_wrong_lengths_are_one_line_errors(call):
     with pytest.raises(DataError) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("curve", [[0.8, math.nan, 0.3], [math.nan, 0.8, 0.3], [math.nan]])
+def test_the_worst_of_what_was_not_measured_is_not_known(curve: list[float]) -> None:
+    with pytest.raises(DataError, match="leave out what was not measured"):
+        worst_case_accuracy(0.9, [[0.7], curve])
+    with pytest.raises(DataError, match="leave out what was not measured"):
+        worst_case_accuracy(math.nan, [[0.7]])

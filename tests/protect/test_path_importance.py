@@ -7,6 +7,7 @@ from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
 from nestling.protect import take_step
 from nestling.protect.penalties import MAS, SI, estimate_sensitivity
+from nestling.protect.penalties.quadratic import weighted_distance
 
 
 def measure(method: SI | MAS, model: nn.Module) -> float | None:
@@ -167,13 +168,11 @@ def test_a_path_of_many_small_steps_is_summed_in_full(dtype: torch.dtype) -> Non
 
 def test_half_precision_feels_a_small_importance() -> None:
     """1e-9 is zero in float16, and so is the square of a step of 1e-4."""
-    from nestling.protect.penalties.quadratic import weighted_distance
-
     weight = torch.full((3,), 1e-4, dtype=torch.float16, requires_grad=True)
     found = weighted_distance(
         {"w": weight}, {"w": torch.zeros(3).half()}, {"w": torch.full((3,), 1e-9)}
     )
-    assert float(found) == pytest.approx(3e-17, rel=0.01)
+    assert found.item() == pytest.approx(3e-17, rel=0.01)
     (1e9 * found).backward()
     assert weight.grad is not None
     assert weight.grad.tolist() == pytest.approx([2e-4] * 3, rel=0.01)

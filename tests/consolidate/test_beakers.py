@@ -187,3 +187,15 @@ def test_impossible_chains_are_refused() -> None:
         step_beakers([{"w": torch.zeros(1)}, {"w": torch.zeros(2)}], chain)
     with pytest.raises(SettingError, match="floating"):
         Beakers({"n": torch.zeros(1, dtype=torch.int64)}, chain)
+
+
+def test_a_chain_of_half_precision_flows() -> None:
+    levels = [{"w": torch.full((1,), value, dtype=torch.bfloat16)} for value in (1.0, 0.0)]
+    chain = Chain((1.0, 4.0), (0.001,))
+    for _ in range(1000):
+        levels = step_beakers(levels, chain)
+    wide = [{"w": torch.ones(1)}, {"w": torch.zeros(1)}]
+    for _ in range(1000):
+        wide = step_beakers(wide, chain)
+    assert levels[1]["w"].item() == wide[1]["w"].item() > 0.1
+    assert measure_charge(levels, chain)["w"].item() == pytest.approx(1.0, rel=1e-4)

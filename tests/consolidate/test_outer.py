@@ -106,3 +106,18 @@ def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
         OuterNesterov({"w": torch.zeros(1)}, **settings)  # type: ignore[arg-type]
     with pytest.raises(SettingError, match="floating"):
         OuterNesterov({"n": torch.tensor(1)}, period=1)
+
+
+def test_slow_weights_of_half_precision_move_by_less_than_it_resolves() -> None:
+    """Steps of 2^-6 at a rate of 1/64 are 2^-12, far below the 2^-8 of bfloat16 at 1."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = nn.Parameter(torch.ones(1, dtype=dtype))
+        outer = OuterNesterov({"w": weight}, period=1, step_size=1 / 64, momentum=0.5)
+        for _ in range(100):
+            with torch.no_grad():
+                weight.add_(2.0**-6)
+            outer.step()
+        found[dtype] = outer.slow["w"]
+        assert weight.dtype == dtype
+    torch.testing.assert_close(found[torch.bfloat16], found[torch.float32], rtol=1e-3, atol=0.0)

@@ -138,3 +138,10 @@ def test_refit_that_fails_or_sees_nothing_changes_nothing() -> None:
         refit(memory, broken, features=lambda x: 2 * x, empty=SumMemory())
     assert refit(memory, BLOCKS[1:], features=lambda x: x, empty=SumMemory()) == 0
     assert torch.equal(memory.total, torch.tensor([3.0, 3.0]))
+
+
+def test_a_slow_mean_moves_in_half_precision() -> None:
+    slow, fast = ({"w": torch.full((1,), value, dtype=torch.bfloat16)} for value in (1.0, 2.0))
+    for _ in range(1000):
+        slow = ema_update(slow, fast, 0.999)
+    assert slow["w"].item() == pytest.approx(2.0 - 0.999**1000, rel=1e-4)

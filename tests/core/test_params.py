@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core.errors import MismatchedParameters
 from nestling.core.params import (
+    are_finite,
     average_into,
     check_same_names,
     combine,
@@ -126,3 +127,21 @@ def test_a_running_mean_moves_in_place_and_counters_are_copied() -> None:
     assert slow[1].item() == 8
     torch.testing.assert_close(slow[2], torch.tensor([0.25j]))
     average_into([], [], decay=0.5)
+
+
+def test_half_precision_is_summed_in_full() -> None:
+    half = {"w": torch.full((300,), 300.0, dtype=torch.float16)}
+    assert squared_norm(half).item() == pytest.approx(300.0**3)
+    assert inner_product(half, half).item() == pytest.approx(300.0**3)
+    assert cosine(half, half) == pytest.approx(1.0)
+    slow = [torch.ones(1)]
+    for _ in range(1000):
+        average_into(slow, [torch.full((1,), 2.0, dtype=torch.bfloat16)], decay=0.999)
+    assert slow[0].item() == pytest.approx(2.0 - 0.999**1000, rel=1e-4)
+
+
+def test_what_is_finite_is_told_from_what_overflows_in_a_sum() -> None:
+    huge = torch.full((4,), 60_000.0, dtype=torch.float16)
+    assert are_finite([huge, torch.full((4,), 3e38), torch.ones(1, dtype=torch.complex64)])
+    for wrong in (torch.nan, torch.inf):
+        assert not are_finite([huge, torch.tensor([1.0, wrong])])

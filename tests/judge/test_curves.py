@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 from nestling.judge import (
     negative_flip_rate,
     retention_half_life,
@@ -90,3 +90,19 @@ def test_wrong_lengths_are_one_line_errors(call):
     with pytest.raises(DataError) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("curve", [[0.8, math.nan, 0.3], [math.nan, 0.8, 0.3], [math.nan]])
+def test_the_worst_of_what_was_not_measured_is_not_known(curve: list[float]) -> None:
+    with pytest.raises(DataError, match="leave out what was not measured"):
+        worst_case_accuracy(0.9, [[0.7], curve])
+    with pytest.raises(DataError, match="leave out what was not measured"):
+        worst_case_accuracy(math.nan, [[0.7]])
+
+
+def test_arguments_that_mean_nothing_are_refused() -> None:
+    for fraction in (0.0, 1.1, math.nan):
+        with pytest.raises(SettingError, match="above 0 and up to 1 works"):
+            steps_to_fraction([1, 2], [0.5, 0.6], fraction)
+    with pytest.raises(DataError, match="NaN"):
+        retention_half_life([1, 2], [0.5, 0.2], chance=math.nan)

@@ -483,3 +483,26 @@ def test_a_full_disk_keeps_the_older_snapshot(
     assert {file.name: file.read_bytes() for file in path.iterdir()} == files
     learner.restore(path)
     assert learner.counts.num_examples == 16
+
+
+def test_one_huge_label_in_a_plan_of_a_memory_alone_is_refused_whole() -> None:
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    for first in (True, False):
+        memory = nl.Memory("m", on="input", half_lives=(float("inf"),))
+        learner = nl.Learner(nn.Linear(4, 2), nl.Plan(memory, readout="m"))
+        if not first:
+            learner.learn(x, y)
+        with pytest.raises(UnknownLabel, match="number the classes 0, 1, 2"):
+            learner.learn(x, y.index_fill(0, torch.tensor(0), 250_000))
+        learner.learn(x, y)
+        assert learner.predict_proba(x[:2]).shape == (2, 2)
+
+
+@pytest.mark.parametrize("num", [1, 40])
+def test_constant_targets_have_an_r_squared(num: int) -> None:
+    x = torch.randn(num, 4, generator=torch.Generator().manual_seed(0))
+    learner, target = nl.Learner(nn.Linear(4, 1)), torch.full((num,), 3.0)
+    for _ in range(3):
+        learner.learn(x, target)
+    assert learner.evaluate(x, target) in (0.0, 1.0)

@@ -82,3 +82,29 @@ def test_copies_hold_only_what_they_are_of() -> None:
     readings = {reading.level: reading for reading in nested.read_levels()}
     assert (readings["a"].kind, readings["a"].num_parameters) == ("copy", 4)
     assert readings["a"].share == pytest.approx(4 / 13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_slow_copy_moves_in_half_precision(dtype: torch.dtype) -> None:
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.ones_(model.weight)
+    slow = Copy("slow", of=["all"], decay=0.999, warmup=False)
+    fixed = Copy("fixed", of=["all"], decay=1.0)
+    plan = Plan(Level("all", match=["*"], optimizer=nl.sgd(lr=0.0)), slow, fixed)
+    nested = NestedOptimizer(model, plan)
+    nn.init.constant_(model.weight, 2.0)
+    for step in range(2000):
+        if step == 1000:  # the resumed one loses no bit
+            state = nested.state_dict()
+            nested = NestedOptimizer(model, plan)
+            nested.load_state_dict(state)
+            assert state["state"]["copies"]["slow"]["values"]["weight"].dtype == torch.float32
+        nested.zero_grad()
+        model(torch.ones(1, 1, dtype=dtype)).sum().backward()
+        nested.step()
+    found = nested.copy_values("slow")["weight"]
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(2.0 - 0.999**2000, abs=0.01)
+    kept = nested.levels.copies["fixed"].values["weight"]
+    assert kept.dtype == dtype
+    assert float(kept) == 1.0

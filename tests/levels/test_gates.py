@@ -239,3 +239,30 @@ def test_surprise_gate_needs_the_loss() -> None:
     with pytest.raises(SettingError, match="needs the loss"):
         nested.step()  # the loss of one step does not stand for the next
     assert (nested.num_steps, state.num_losses) == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_gradient_agrees_with_itself_in_any_precision_and_size(dtype: torch.dtype) -> None:
+    for num, value in ((70_000, 1.0), (10, 1e-4), (10, 1e4)):
+        gradient = [torch.full((num,), value, dtype=dtype)]
+        assert agreement_factor(gradient, gradient) == pytest.approx(1.0)
+        assert agreement_factor(gradient, [-gradient[0]]) == 0.0
+    for value in (1e-30, 1e30):  # squares that float32 does not hold
+        wide = [torch.full((10,), value)]
+        assert agreement_factor(wide, wide) == pytest.approx(1.0)
+        assert agreement_factor(wide, [-wide[0]]) == 0.0
+
+
+def test_gates_remember_half_precision_gradients_in_full() -> None:
+    """A slow gradient moves, and squares of small gradients are no zeros."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        state = GateState([AgreementGate(half_life=1000.0), ImportanceGate(half_life=10.0)])
+        gradients = [torch.tensor([1e-4, 2e-4], dtype=dtype)]
+        state.compute_factor(1, [torch.zeros_like(gradients[0])], {})
+        for step in range(100):
+            state.compute_factor(step, gradients, {})
+        found[dtype] = torch.cat(state.slow + state.importance)
+        assert found[dtype].dtype == torch.float32
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.testing.assert_close(found[dtype], found[torch.float32], rtol=0.01, atol=0.0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import nestling as nl
 from nestling.core.errors import LateParameter, SettingError
-from nestling.levels import Alarm, Freeze, Level, LevelAlarm, NestedOptimizer, Plan, Refusal
+from nestling.levels import Alarm, Freeze, Gate, Level, LevelAlarm, NestedOptimizer, Plan, Refusal
 from nestling.levels.readings import norm
 
 
@@ -200,3 +200,62 @@ def test_dead_level_is_told_apart_from_a_closed_one() -> None:
         else:
             run(nested)
         assert [event.kind for event in nested.take_events()] == kinds
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gate", [[], [nl.AgreementGate()]])
+def test_a_period_of_half_precision_gradients_is_averaged_in_full(
+    dtype: torch.dtype, gate: list[Gate]
+) -> None:
+    """600 ones stick at 256 in bfloat16; four times 30,000 overflow in float16."""
+    for period, value, lr in ((600, 1.0, 1.0), (4, 30_000.0, 1e-4)):
+        model = nn.Linear(1, 1, bias=False).to(dtype)
+        nn.init.zeros_(model.weight)
+        level = Level("all", match=["*"], period=period, optimizer=nl.sgd(lr=lr), gate=gate)
+        nested = NestedOptimizer(model, Plan(level))
+        for step in range(period):
+            if step == period // 2:
+                state = nested.state_dict()
+                nested = NestedOptimizer(model, Plan(level))
+                nested.load_state_dict(state)
+            nested.zero_grad()
+            model(torch.full((1, 1), value, dtype=dtype)).sum().backward()
+            nested.step()
+        assert model.weight.item() == pytest.approx(-value * lr, rel=0.01)
+        assert model.weight.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "reduce"),
+    [(torch.float16, 30_000.0, "sum"), (torch.float32, 3e38, "sum"), (torch.float32, 3e38, "mean")],
+)
+def test_a_period_whose_sum_overflows_makes_no_update(
+    dtype: torch.dtype, value: float, reduce: str
+) -> None:
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.zeros_(model.weight)
+    level = Level("all", match=["*"], period=4, reduce=reduce, optimizer=nl.sgd(lr=1e-4))  # type: ignore[arg-type]
+    nested = NestedOptimizer(model, Plan(level))
+    for step in range(8):
+        nested.zero_grad()
+        size = value if step < 4 else 1.0
+        model(torch.full((1, 1), size, dtype=dtype)).sum().backward()
+        nested.step()
+        assert bool(model.weight.isfinite().all())
+        assert bool(model.weight == 0.0) == (step < 7)
+    (refusal,) = nested.take_events()
+    assert isinstance(refusal, Refusal)
+    assert "not finite together" in refusal.reason
+    assert nested.read_levels()[0].num_refused == 1
+
+
+def test_half_precision_is_not_summed_in_place() -> None:
+    model = nn.Linear(1, 1).to(torch.bfloat16)
+    slow = Level("all", match=["*"], period=4, optimizer=nl.sgd())
+    with pytest.raises(SettingError, match=r"'all' has weights in torch.bfloat16.*separate"):
+        NestedOptimizer(model, Plan(slow), accumulate="in_place")
+    fast = Level("all", match=["*"], optimizer=nl.sgd())
+    nested = NestedOptimizer(model, Plan(fast), accumulate="in_place")
+    with pytest.raises(SettingError, match="accumulate='separate' works"):
+        nested.control("all", period=4, reason="slower")
+    nested.control("all", period=4, between="skip", reason="one gradient of each period")

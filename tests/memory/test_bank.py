@@ -175,3 +175,17 @@ def test_wrong_use_is_named(digits: Digits) -> None:
         MemoryBank(64, half_lives=(0.0,))
     with pytest.raises(UnknownLabel, match="label 9"):
         MemoryBank(64, half_lives=HALF_LIVES, num_outputs=9).add(x, y)
+
+
+def test_finite_input_that_would_overflow_is_refused_whole() -> None:
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = (x[:, 0] > 0).long()
+    for half_lives in ((math.inf,), (math.inf, 10.0)):
+        bank = MemoryBank(4, half_lives=half_lives)
+        bank.add(x, y)
+        before = bank.predict(x)
+        with pytest.raises(DataError, match="squares overflow"):
+            bank.add(x * 1e160, y)
+        with pytest.raises(UnknownLabel, match="label 250000"):
+            bank.add(x, y.index_fill(0, torch.tensor(0), 250_000))
+        assert torch.equal(bank.predict(x), before)

@@ -181,10 +181,15 @@ def test_lda_equals_scikit_learn(shrinkage: float) -> None:
         lda.add(x[rows], y[rows])
     # Its `priors` also weigh the covariance, so those of the data are given and taken out.
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(x, y)
-    weights, offset = lda.solve()
+    centre, weights, _ = lda.solve()
+    torch.testing.assert_close(centre, x.mean(0))
     log_prior = torch.tensor(theirs.priors_).log()
-    torch.testing.assert_close(weights.T, torch.tensor(theirs.coef_), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(offset, torch.tensor(theirs.intercept_) - log_prior)
+    # Theirs are about zero, ours about the mean: both tell the same classes apart.
+    between = torch.tensor(theirs.coef_ - theirs.coef_[:1])
+    torch.testing.assert_close((weights - weights[:, :1]).T, between, rtol=1e-8, atol=1e-8)
+    scores = torch.tensor(theirs.decision_function(x.numpy())) - log_prior
+    found = lda.predict(x)
+    torch.testing.assert_close(found - found[:, :1], scores - scores[:, :1])
 
 
 def test_lda_posterior_is_that_of_its_gaussians_in_any_unit() -> None:
@@ -287,3 +292,54 @@ def test_ranpac_survives_a_gram_matrix_that_rounding_made_indefinite() -> None:
 def test_impossible_settings_are_refused(build: Callable[[], Any]) -> None:
     with pytest.raises(SettingError):
         build()
+
+
+@every
+@pytest.mark.parametrize("offset", [1e8, 1.7e9])  # the latter are Unix times
+def test_a_common_offset_costs_no_accuracy(
+    make: Callable[[int], ClosedForm], offset: float
+) -> None:
+    x = draw(11, num=400, num_classes=1)[0]
+    y = (x[:, 0] > 0).long()
+    plain = make(5)
+    plain.add(x, y)
+    least = float((plain.predict(x).argmax(1) == y).double().mean()) - 0.03
+    assert least > 0.85
+    for far in ([1.0] * 5, [0.0, 1.0, 0.0, -1.0, 0.0]):
+        moved = x + offset * torch.tensor(far, dtype=torch.float64)
+        for first in (400, 30, 1):
+            classifier, again = make(5), make(5)
+            classifier.add(moved[:first], y[:first])
+            again.load_state_dict(classifier.state_dict())
+            for one in (classifier, again):
+                one.add(moved[first:], y[first:])
+            scores = classifier.predict(moved)
+            assert torch.equal(scores, again.predict(moved))
+            assert float((scores.argmax(1) == y).double().mean()) >= least
+
+
+@every
+def test_a_label_far_beyond_all_others_is_refused(make: Callable[[int], ClosedForm]) -> None:
+    x, y = draw(12)
+    classifier = make(5)
+    for known in (0, 4):
+        with pytest.raises(UnknownLabel, match=r"label 250000 where .* number the classes 0, 1, 2"):
+            classifier.add(x[:2], torch.tensor([0, 250_000]))
+        assert classifier.num_classes == known
+        classifier.add(x, y)
+    classifier.add(x[:1], torch.tensor([103]))
+    assert classifier.num_classes == 104
+
+
+@every
+def test_inputs_whose_squares_overflow_are_refused(make: Callable[[int], ClosedForm]) -> None:
+    x, y = draw(13)
+    classifier = make(5)
+    classifier.add(x, y)
+    for factor in (1e100, 1e160, 1e300):
+        with pytest.raises(DataError, match=r"squares overflow; scale them down"):
+            classifier.add(x * factor, y)
+        with pytest.raises(DataError, match=r"squares overflow; scale them down"):
+            classifier.predict(x * factor)
+    classifier.add(x * 1e30, y)
+    assert not bool(classifier.predict(x).isnan().any())

@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from reference import cross_validate, fit
 from torch import Tensor
 
 from nestling.core.errors import DataError, MergeError, NotFitted, UnknownLabel
-from nestling.memory import RandomFeatures, RidgeMemory
+from nestling.memory import ClassPrior, RandomFeatures, RidgeMemory
 from nestling.memory.exact.solve import CLASS_SHARE
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -299,3 +300,41 @@ def test_a_copy_goes_its_own_way(digits: Digits) -> None:
     twin.add(x[100:], y[100:])
     assert torch.equal(memory.predict(x_test), before)
     assert not torch.equal(twin.predict(x_test), before)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_finite_input_that_would_overflow_is_refused_whole(
+    task: Literal["classification", "regression"],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] > 0).long() if task == "classification" else x[:, 0]
+    memory = RidgeMemory(4, task=task)
+    memory.add(x, y)
+    before = memory.predict(x)
+    with pytest.raises(DataError, match=r"inputs of up to .* overflow; scale them down"):
+        memory.add(x * 1e160, y)
+    with pytest.raises(DataError, match="weights of up to"):
+        memory.add(x, y, torch.full((40,), 1e300, dtype=torch.float64))
+    if task == "regression":
+        with pytest.raises(DataError, match="targets of up to"):
+            memory.add(x, y * 1e160)
+    with pytest.raises(DataError, match="inputs of up to"):
+        memory.predict(x * 1e300)
+    assert torch.equal(memory.predict(x), before)
+    memory.add(x * 1e65, y)
+    assert bool(memory.predict(x).isfinite().all())
+    assert bool(memory.novelty(x).isfinite().all())
+
+
+def test_a_label_far_beyond_all_others_is_refused() -> None:
+    x, y = torch.eye(4), torch.arange(4)
+    memory = RidgeMemory(4)
+    for _ in range(2):
+        with pytest.raises(UnknownLabel, match=r"label 250000 where [04] classes are known"):
+            memory.add(x, y.index_fill(0, torch.tensor(0), 250_000))
+        memory.add(x, y)
+    assert memory.num_classes == 4
+    memory.add(x[:1], torch.tensor([50]))
+    assert memory.num_classes == 51
+    ClassPrior().add(torch.arange(20_000))  # none is left out

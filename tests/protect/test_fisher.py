@@ -251,3 +251,17 @@ def test_sampled_positions_do_not_depend_on_the_batch_size() -> None:
         for size in (1, 6)
     ]
     assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("labels", ["true", "exact"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_small_squares(labels: Labels, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    x, y = draw(40, 4), torch.arange(40) % 2
+    full = estimate_fisher(model, [(x * 0.05, y)], labels=labels)["0.weight"]
+    half = estimate_fisher(model.to(dtype), [((x * 0.05).to(dtype), y)], labels=labels)["0.weight"]
+    assert half.dtype == torch.float32
+    assert float(half.sum() / full.sum()) == pytest.approx(1.0, abs=0.1)

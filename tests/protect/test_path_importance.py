@@ -7,6 +7,7 @@ from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
 from nestling.protect import take_step
 from nestling.protect.penalties import MAS, SI, estimate_sensitivity
+from nestling.protect.penalties.quadratic import weighted_distance
 
 
 def measure(method: SI | MAS, model: nn.Module) -> float | None:
@@ -145,3 +146,33 @@ def test_sensitivity_does_not_depend_on_batches_or_targets() -> None:
     )
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_path_of_many_small_steps_is_summed_in_full(dtype: torch.dtype) -> None:
+    """1,000 equal steps: in bfloat16 the sum would stop growing after 256."""
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.zeros_(model.weight)
+    method = SI(1.0)
+    for step in range(1000):
+        model.weight.grad = torch.ones_like(model.weight)
+        method.adjust_gradients(model)
+        with torch.no_grad():
+            model.weight.add_(-0.125 if step % 2 else 0.125)
+        if step % 2:
+            method.observe(model, Batch((torch.ones(1, 1),)), model.weight)
+    path = method.state_dict()["path"]["weight"]
+    assert path.dtype == torch.float32
+    assert float(path) == pytest.approx(500 * 0.125)
+
+
+def test_half_precision_feels_a_small_importance() -> None:
+    """1e-9 is zero in float16, and so is the square of a step of 1e-4."""
+    weight = torch.full((3,), 1e-4, dtype=torch.float16, requires_grad=True)
+    found = weighted_distance(
+        {"w": weight}, {"w": torch.zeros(3).half()}, {"w": torch.full((3,), 1e-9)}
+    )
+    assert found.item() == pytest.approx(3e-17, rel=0.01)
+    (1e9 * found).backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == pytest.approx([2e-4] * 3, rel=0.01)

@@ -514,3 +514,17 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_refused() -> None:
     assert step.note == "step refused: a gradient is not finite"
     assert differences(dict(bank.state_dict()), before) == []
     assert router.count_examples()[0] == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8, 1.7e9])
+def test_contexts_that_differ_in_spread_are_told_apart_at_any_offset(offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    router = LikelihoodRouter(4, 2)
+    drawn = [
+        offset + scale * torch.randn(300, 4, generator=generator, dtype=torch.float64)
+        for scale in (0.5, 2.0)
+    ]
+    for context, z in enumerate(drawn):
+        router.observe(z, context)
+    for context, z in enumerate(drawn):
+        assert float(router.route(z)[:, context].mean()) > 0.85

@@ -10,6 +10,7 @@ from nestling.core.batches import Batch
 from nestling.core.errors import DataError, MismatchedParameters, NotFitted, SettingError
 from nestling.protect import Retention, take_step
 from nestling.protect.replay import CLSER, ER, EMAReader, MeanER, choose_answers, ramp_decay
+from nestling.protect.replay.answering_copy import ModelCopy
 from rehearsing import check_resume, distance, make_net, make_stream, run
 
 
@@ -213,3 +214,27 @@ def test_settings_out_of_range_are_refused(make: type[Retention], what: str) -> 
 def test_clser_refuses_values() -> None:
     with pytest.raises(DataError, match="CLSER"):
         CLSER(5).compute_loss(make_net(), Batch((draw(2, 4),), target=draw(2, 4)), draw(2, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_slow_mean_moves_in_half_precision_and_resumes(dtype: torch.dtype) -> None:
+    model = nn.Linear(1, 1, bias=False).to(dtype)
+    nn.init.ones_(model.weight)
+    mean = ModelCopy()
+    mean.follow(model)
+    nn.init.constant_(model.weight, 2.0)
+    for step in range(2000):
+        if step == 1000:
+            state = mean.state_dict()
+            assert state["weight"].dtype == torch.float32
+            mean = ModelCopy()
+            mean.load_state_dict(state)
+            mean.follow(model)
+        mean.average(model, 0.999)
+    found = mean.read().weight
+    assert found.dtype == dtype
+    assert float(found) == pytest.approx(2.0 - 0.999**2000, abs=0.01)
+    assert float(mean.state_dict()["weight"]) == pytest.approx(2.0 - 0.999**2000, rel=1e-4)
+    assert mean.count_bytes() == 6
+    mean.take(model)
+    assert mean.state_dict()["weight"].dtype == dtype

@@ -98,7 +98,7 @@ def average_into(slow: Iterable[Tensor], fast: Iterable[Tensor], decay: float) -
     for mean, value in zip(slow, fast, strict=True):
         if mean.is_floating_point() or mean.is_complex():
             means.append(mean)
-            values.append(value.to(mean.dtype))
+            values.append(value if value.dtype == mean.dtype else value.to(mean.dtype))
         else:
             mean.copy_(value)
     if means:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, SettingError
 
 
 def steps_to_fraction(
@@ -18,10 +18,16 @@ def steps_to_fraction(
 
     Returns: examples; None if the best is 0 (nothing was learned).
 
+    Raises:
+        DataError: no evaluation, or an accuracy that is NaN.
+        SettingError: a fraction outside its range.
+
     >>> steps_to_fraction([0, 100, 200, 300], [0.0, 0.5, 0.9, 0.95])
     200
     """
     _check_lengths(num_examples, accuracies)
+    if not 0.0 < fraction <= 1.0:
+        raise SettingError(f"fraction {fraction}; above 0 and up to 1 works, e.g. 0.9")
     best = max(accuracies)
     if best <= 0.0:
         return None
@@ -75,6 +81,7 @@ def retention_half_life(
     150.0
     """
     _check_lengths(num_examples, accuracies)
+    _check_known([chance])
     peak = max(accuracies)
     if peak <= chance:
         return math.nan

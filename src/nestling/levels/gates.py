@@ -69,11 +69,12 @@ def importance_factor(importance: Tensor, mean: Tensor, strength: float) -> Tens
         mean: scalar (), mean of the importance over the whole level.
         strength: >= 0; 0 leaves the gate open.
 
-    Returns: factor per weight, shape of the parameter, in (0, 1].
+    Returns: factor per weight, shape of the parameter, float32 at least, in (0, 1].
 
     >>> importance_factor(torch.tensor([0.0, 2.0]), torch.tensor(1.0), 0.5)
     tensor([1.0000, 0.5000])
     """
+    importance, mean = widen_half(importance), widen_half(mean)
     floor = torch.finfo(importance.dtype).tiny
     return 1.0 / (1.0 + strength * importance / mean.clamp_min(floor))
 

@@ -43,13 +43,16 @@ class NestedOptimizer(torch.optim.Optimizer):
         accumulate: "separate" gathers gradients beside `.grad`, so that clipping and scaling
             see this step's gradient only and `zero_grad()` is harmless. "in_place" gathers in
             `.grad`, which costs nothing, but the loop must clear gradients by this
-            optimizer's `zero_grad()` alone and must not change them.
+            optimizer's `zero_grad()` alone and must not change them; half precision has no room
+            for such sums. Beside `.grad` they are kept in float32 or more. A period whose
+            gradients are not finite together makes no update, but an event.
         judge: asked with a level's name after an update of a level with `protect`, while the
             model holds the update; False undoes it.
         seed: of the copies that update by chance.
 
     Raises:
-        SettingError: the plan does not fit the model; see `assign_levels`.
+        SettingError: the plan does not fit the model, see `assign_levels`; or half precision is to
+            gather in place.
 
     >>> import nestling as nl
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -233,7 +236,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         return readings
 
     def copy_values(self, name: str) -> dict[str, Tensor]:
-        """The values of a copy level, name -> tensor (copies); raises UnknownLevel.
+        """The values of a copy level in the model's dtypes, name -> tensor; raises UnknownLevel.
 
         Those of one that never moves hold the model's buffers, too.
         """

@@ -34,8 +34,8 @@ class NearestClassMean:
     y(x) = argmin_k d(x, mu_k),  mu_k = (1/n_k) sum_{i: y_i = k} x_i   [Mensink 2013, Eq. 1]
 
     Order-free: any order and any cutting into blocks give the same up to rounding in float64.
-    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
-    those alone it matters which examples came first.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from the mean of all
+    examples: about zero, all cosines of them would be 1.
 
     Args:
         num_inputs: D, width of x.
@@ -95,6 +95,10 @@ class NearestClassMean:
         """Scores (N, K), -inf for a class never seen; NotFitted while empty."""
         x_ND = check_query(x, self.num_inputs, self._counts_K) - self._origin_D
         means_KD = self._sums_KD / self._counts_K.clamp_min(1.0)[:, None]
+        if bool(self._origin_D.any()):
+            mean_D = self._sums_KD.sum(0) / self._counts_K.sum()
+            mean_D = mean_D.where(self._origin_D != 0.0, 0.0)
+            x_ND, means_KD = x_ND - mean_D, means_KD - mean_D
         if self.metric == "cosine":
             scores_NK = functional.normalize(x_ND) @ functional.normalize(means_KD).T
         else:

@@ -116,6 +116,17 @@ def choose_origin(x_ND: Tensor) -> Tensor:
     return mean_D.where(mean_D.abs() > FAR_INPUT, 0.0)
 
 
+def add_constant(phi_NF: Tensor, origin_D: Tensor) -> Tensor:
+    """Features with a column of ones where inputs are measured from anywhere but zero.
+
+    Without it every border between classes would pass through the origin, which is where it is by
+    the chance of the first block.
+    """
+    if not bool(origin_D.any()):
+        return phi_NF
+    return torch.cat((phi_NF, phi_NF.new_ones(len(phi_NF), 1)), dim=1)
+
+
 def measure_block(x_ND: Tensor, y_N: Tensor) -> BlockMeans:
     """Count and mean of each class of a block of one or more examples."""
     labels_B, index_N, counts_B = torch.unique(y_N, return_inverse=True, return_counts=True)

@@ -14,6 +14,7 @@ from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
+    add_constant,
     check_block,
     check_query,
     check_sums,
@@ -42,8 +43,8 @@ class RandomProjectionRidge:
     error there, of a solution on the others; the answer then uses all.
 
     Order-free: any order and any cutting into blocks give the same up to rounding in float64.
-    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
-    those alone it matters which examples came first.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean, and a
+    constant is one more feature; for those alone it matters which examples came first.
 
     Differs: the paper holds out a fifth of each task at hand and needs its examples; here sums of
     both parts are kept instead, over the whole stream. Which part an example belongs to is a hash
@@ -93,12 +94,8 @@ class RandomProjectionRidge:
         span = torch.iinfo(torch.int64)
         odd_D = torch.randint(span.min, span.max, (num_inputs,), generator=generator, device="cpu")
         self._factors_D = odd_D | 1
-        shapes = {"gram": (num_features, num_features), "cross": (0, num_features), "counts": (0,)}
-        self._sums = {
-            name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64, device="cpu")
-            for name in SUMS
-        }
-        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64)
+        self._sums = _make_sums(num_features)
+        self._origin_D = torch.zeros(num_inputs, dtype=torch.float64, device="cpu")
         self._solution: tuple[Tensor, float] | None = None
 
     @property
@@ -131,7 +128,8 @@ class RandomProjectionRidge:
             return
         origin_D = self._origin_D if self.num_classes else choose_origin(x_ND)
         num_classes = max(self.num_classes, int(y_N.max()) + 1)
-        h_NF, held_N = self.features(x_ND - origin_D), self._hold_out(x_ND)
+        h_NF, held_N = self._compute_features(x_ND, origin_D), self._hold_out(x_ND)
+        before = self._sums if self.num_classes else _make_sums(h_NF.shape[1])
         sums: dict[str, Tensor] = {}
         for part, mask_N in (("fit", ~held_N), ("held", held_N)):
             rows_RF, one_hot_RK = h_NF[mask_N], encode_block(y_N[mask_N], num_classes)
@@ -140,9 +138,7 @@ class RandomProjectionRidge:
                 ("cross", one_hot_RK.T @ rows_RF),
                 ("counts", one_hot_RK.sum(0)),
             ):
-                sums[f"{part}_{name}"] = values + grow_rows(
-                    self._sums[f"{part}_{name}"], len(values)
-                )
+                sums[f"{part}_{name}"] = values + grow_rows(before[f"{part}_{name}"], len(values))
         check_sums(sums.values())
         self._sums, self._origin_D, self._solution = sums, origin_D, None
 
@@ -153,8 +149,10 @@ class RandomProjectionRidge:
             NotFitted: empty.
             ShapeMismatch, NonFiniteInput: as in `add`.
         """
-        x_ND = check_query(x, self.num_inputs, self.counts) - self._origin_D
-        return mask_unseen(self.features(x_ND) @ self.solve()[0], self.counts)
+        x_ND = check_query(x, self.num_inputs, self.counts)
+        return mask_unseen(
+            self._compute_features(x_ND, self._origin_D) @ self.solve()[0], self.counts
+        )
 
     def solve(self) -> tuple[Tensor, float]:
         """Weights (F, K) float64 and the chosen lambda; kept until something is learned."""
@@ -190,6 +188,9 @@ class RandomProjectionRidge:
         self._origin_D = saved.pop("origin")
         self._sums, self._solution = saved, None
 
+    def _compute_features(self, x_ND: Tensor, origin_D: Tensor) -> Tensor:
+        return add_constant(self.features(x_ND - origin_D), origin_D)
+
     def _hold_out(self, x_ND: Tensor) -> Tensor:
         """Which examples (N,) are held out: a hash of each one's own bits, in exact arithmetic."""
         bits_ND = (x_ND + 0.0).contiguous().view(torch.int64)  # + 0.0: -0 is 0
@@ -204,6 +205,11 @@ class RandomProjectionRidge:
             "strengths": list(self.strengths),
             "held_share": self.held_share,
         }
+
+
+def _make_sums(num_features: int) -> dict[str, Tensor]:
+    shapes = {"gram": (num_features, num_features), "cross": (0, num_features), "counts": (0,)}
+    return {name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64) for name in SUMS}
 
 
 def choose_on_held(

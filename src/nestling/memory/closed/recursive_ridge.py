@@ -13,6 +13,7 @@ from torch import Tensor
 from nestling.core.errors import DataError, SettingError
 from nestling.memory.checks import check_saved
 from nestling.memory.closed.closed_form import (
+    add_constant,
     check_block,
     check_query,
     check_sums,
@@ -41,8 +42,8 @@ class RecursiveRidge:
 
     Order-free: any order and any cutting into blocks give the same up to rounding, which here
     grows with |X|^2 / lambda: a strength that is tiny beside the data loses digits.
-    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean; for
-    those alone it matters which examples came first.
+    Inputs of a mean beyond 1e5 in the first block (Unix times) are measured from that mean, and a
+    constant is one more feature; for those alone it matters which examples came first.
 
     Args:
         num_inputs: D, width of x.
@@ -109,9 +110,13 @@ class RecursiveRidge:
             return
         origin_D = self._origin_D if self.num_classes else choose_origin(x_ND)
         num_classes = max(self.num_classes, int(y_N.max()) + 1)
-        phi_NF, y_NK = self._compute_features(x_ND - origin_D), encode_block(y_N, num_classes)
+        phi_NF, y_NK = self._compute_features(x_ND, origin_D), encode_block(y_N, num_classes)
         check_sums([phi_NF.square().sum(1)])
-        inverse_FF, weights_KF = self._inverse_FF, grow_rows(self._weights_KF, num_classes)
+        inverse_FF, weights_KF = self._inverse_FF, self._weights_KF
+        if not self.num_classes:
+            inverse_FF = torch.eye(phi_NF.shape[1], dtype=torch.float64) / self.strength
+            weights_KF = weights_KF.new_zeros(0, phi_NF.shape[1])
+        weights_KF = grow_rows(weights_KF, num_classes)
         for start in range(0, len(y_N), MAX_ROWS):
             rows = slice(start, start + MAX_ROWS)
             inverse_FF, weights_KF = fold_block(inverse_FF, weights_KF, phi_NF[rows], y_NK[rows])
@@ -126,8 +131,10 @@ class RecursiveRidge:
             NotFitted: empty.
             ShapeMismatch, NonFiniteInput: as in `add`.
         """
-        x_ND = check_query(x, self.num_inputs, self._counts_K) - self._origin_D
-        return mask_unseen(self._compute_features(x_ND) @ self._weights_KF.T, self._counts_K)
+        x_ND = check_query(x, self.num_inputs, self._counts_K)
+        return mask_unseen(
+            self._compute_features(x_ND, self._origin_D) @ self._weights_KF.T, self._counts_K
+        )
 
     def count_bytes(self) -> int:
         """Size of R, W and the counts: 8 (F^2 + K (F + 1))."""
@@ -150,8 +157,10 @@ class RecursiveRidge:
         self._inverse_FF, self._weights_KF = saved["inverse"], saved["weights"]
         self._counts_K, self._origin_D = saved["counts"], saved["origin"]
 
-    def _compute_features(self, x_ND: Tensor) -> Tensor:
-        return self.features(x_ND) if self.features is not None else x_ND
+    def _compute_features(self, x_ND: Tensor, origin_D: Tensor) -> Tensor:
+        x_ND = x_ND - origin_D
+        phi_NF = self.features(x_ND) if self.features is not None else x_ND
+        return add_constant(phi_NF, origin_D)
 
     def _read_config(self) -> dict[str, object]:
         return {

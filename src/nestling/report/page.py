@@ -141,7 +141,8 @@ def _make_plots(
                 plots.encode_svg(plots.plot_matrices(digests, names)),
                 "Heat map per method: accuracy on each experience after learning each experience.",
                 f"{seeds} Measured at the ends of experiences only, so dips in between do not "
-                "show. Read down a column: what happens to one experience while others are learned.",
+                "show. Read down a column: what happens to one experience while others are "
+                "learned.",
             )
         )
     if any(digest.adaptation for digest in digests):

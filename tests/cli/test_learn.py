@@ -80,3 +80,41 @@ def test_a_wrong_job_is_one_line_and_writes_nothing(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert not (desk / "run").exists()
+
+
+def read_page_and_compute(folder: Path) -> tuple[str, list[dict[str, object]], dict[str, object]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    compute = [record for record in records if record["kind"] == "compute"]
+    return (folder / "report.html").read_text(), compute, records[-1]
+
+
+@pytest.mark.usefixtures("job")
+def test_one_test_file_for_several_training_files(nestling: Run, desk: Path) -> None:
+    assert nestling("learn", "job.toml")[::2] == (0, "")
+    page, _, summary = read_page_and_compute(desk / "run")
+    assert "After &#39;a&#39;: " in page
+    assert "% of &#39;test.csv&#39; are right." in page
+    assert "one accuracy, and what is lost of each experience cannot be told" in page
+    for word in ("Kept:", "Lost:", "Learned:", "Worst moments", "Adaptation after each change"):
+        assert word not in page
+    assert summary["acc"] is not None
+    for figure in ("forgetting", "bwt", "steps_to_adapt"):
+        assert summary[figure] is None
+    # With a test file each, everything is told.
+    (desk / "each.toml").write_text(
+        JOB.replace('test = "test.csv"', 'test = ["a.csv", "b.csv"]').replace('"run"', '"each"')
+    )
+    assert nestling("learn", "each.toml")[0] == 0
+    page, _, summary = read_page_and_compute(desk / "each")
+    assert "Worst moments" in page
+    assert "cannot be told" not in page
+    assert summary["forgetting"] is not None
+
+
+@pytest.mark.usefixtures("job")
+def test_the_seconds_of_a_memory_are_in_the_report(nestling: Run, desk: Path) -> None:
+    (desk / "default.toml").write_text(JOB.replace('plan = "plan.toml"\n', ""))
+    assert nestling("learn", "default.toml")[0] == 0
+    _, compute, _ = read_page_and_compute(desk / "run")
+    seconds = {record["level"]: record["seconds"] for record in compute}
+    assert seconds["memory"] > 0.0

@@ -43,8 +43,9 @@ def test_the_picture_has_everything(tmp_path) -> None:
     from nestling.jobs.tune import draw_front
 
     points = [Point(0.9, 0.5, 0.7), Point(0.5, 0.9, 0.8), Point(0.4, 0.4, 0.4)]
-    axes = draw_front(points, find_front(points), start=2, chosen=1).axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    figure = draw_front(points, find_front(points), start=2, chosen=1)
+    (axes,), (legend,) = figure.axes, figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["tried", "front: none better in both", "the job's plan", "chosen"]
     line = axes.lines[0].get_xydata()
     assert line.tolist() == [[50.0, 90.0], [90.0, 50.0]]

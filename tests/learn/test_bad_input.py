@@ -195,6 +195,9 @@ NO_LEARNER: dict[str, tuple[Callable[[], object], str]] = {
     "optimizer of a list": (lambda: nl.NestedOptimizer([X], PLAN), "give the whole model, not"),
     "optimizer, swapped": (lambda: nl.NestedOptimizer(PLAN, make_mlp()), "the model is a Plan"),
     "optimizer without": (lambda: nl.NestedOptimizer(make_mlp(), None), "the plan is None; nl.P"),
+    "strength by name": (lambda: nl.protect.EWC("much"), "strength='much'; a finite number of 0"),
+    "half-life by name": (lambda: nl.memory.MemoryBank(2, half_lives=["x"]), "half-life 'x' exam"),
+    "ridge by name": (lambda: nl.memory.RidgeMemory(2, ridge="x"), "ridge strength 'x'; a number"),
     "accumulate": (lambda: nl.NestedOptimizer(make_mlp(), PLAN, accumulate=3), "accumulate=3; kn"),
 }
 PLAN = nl.Plan(nl.Level("all", "*"))

@@ -57,6 +57,21 @@ def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     assert "@media print" in page
 
 
+def test_captions_wrap_on_narrow_windows(tmp_path):
+    """Nothing that is text is wider than its window: long names break, too."""
+    page = write_report(write_run(tmp_path)).read_text()
+    style = page[page.index("<style>") : page.index("</style>")]
+    rules = dict(re.findall(r"([^{}]+?) \{([^{}]*)\}", style))
+    for selector in ("p, li, figcaption", "h1, h2, caption"):
+        (found,) = [body for names, body in rules.items() if names.strip() == selector]
+        assert "overflow-wrap: anywhere" in found
+    (found,) = [body for names, body in rules.items() if names.strip() == "figure, figcaption"]
+    assert "white-space: normal" in found
+    assert "width=device-width" in page
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(captions) == page.count("<figure>") == 5
+
+
 def test_words_and_figures_are_those_of_the_records(tmp_path):
     run = read_run(write_run(tmp_path))
     names = list_experiences(run)

@@ -120,6 +120,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     shown = names if len(names) <= 12 else [*names[:12], f"... and {len(names) - 12} more"]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)  # whatever it is that was given
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"known: {shown}{hint}"

@@ -16,6 +16,8 @@ from nestling.jobs.kept_encoding import ENCODING, read_encoding, write_encoding,
 from nestling.jobs.scoring import (
     describe_compute,
     describe_level,
+    is_one_test,
+    leave_out_differences,
     list_batches,
     score,
     summarize,
@@ -135,6 +137,7 @@ class _Run:
         self.writer = writer
         self.position = start
         self.readings = learner.read_levels()
+        self.one_test = is_one_test(experiences)
 
     def learn_all(self, progress: Progress | None) -> None:
         for index in range(self.position.experience, len(self.experiences)):
@@ -173,12 +176,15 @@ class _Run:
                 progress(self.position, num_batches)
         self.learner.end_experience()
         self._evaluate(during=index, is_last=True)
-        record = {
+        record: dict[str, object] = {
             "index": index,
             "name": experience.name,
             "num_examples": len(x),
             "seconds": self.position.seconds,
         }
+        if self.one_test:
+            files = self.job.data.test
+            record["test"] = files[0].name if files else "the one test set"
         self.writer.write("experience", record)
         self.position = replace(self.position, experience=index + 1, batch=0)
         self._save(f"after-{index:03d}")
@@ -193,7 +199,7 @@ class _Run:
             "after": during if is_last else None,
             "during": during,
             "step": self.position.num_seen,
-            "accuracies": {one.name: score(self.learner, one, classes) for one in met},
+            "accuracies": self._score(met, classes),
         }
         self.writer.write("evaluation", record)
         self.readings = self.learner.read_levels()
@@ -201,6 +207,11 @@ class _Run:
             self.writer.write("level", self._sign(describe_level(reading, self.position.num_seen)))
         if self.learner.optimizer is not None:  # a reading may sound an alarm
             self._note(self.learner.optimizer.take_events())
+
+    def _score(self, met: Sequence[Experience], classes: Sequence[int]) -> dict[str, float]:
+        if self.one_test:
+            return dict.fromkeys([one.name for one in met], score(self.learner, met[0], classes))
+        return {one.name: score(self.learner, one, classes) for one in met}
 
     def _note(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -227,6 +238,8 @@ class _Run:
         records = read_run(self.job.out).records
         evaluations = [record for record in records if record["kind"] == "evaluation"]
         record = summarize(evaluations, [one.name for one in self.experiences])
+        if self.one_test:
+            record = leave_out_differences(record)
         seconds = self.position.seconds / max(1, self.position.num_seen)
         self.writer.write("summary", self._sign(record) | {"seconds_per_example": seconds})
 

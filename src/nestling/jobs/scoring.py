@@ -49,6 +49,19 @@ def score(learner: Learner, experience: Experience, classes: Sequence[int]) -> f
     return accuracy_among(answer, y, classes)
 
 
+def is_one_test(experiences: Sequence[Experience]) -> bool:
+    """Whether several experiences are tested on the same examples, in the same way."""
+    first = experiences[0]
+    return len(experiences) > 1 and all(
+        one.task == first.task
+        and all(
+            mine is others or torch.equal(mine, others)
+            for mine, others in zip(one.test, first.test, strict=True)
+        )
+        for one in experiences[1:]
+    )
+
+
 def accuracy_among(scores: Tensor, y: Tensor, classes: Sequence[int]) -> float:
     """Share of right answers when only `classes` may be answered.
 
@@ -100,6 +113,11 @@ def summarize(records: Sequence[Mapping[str, object]], names: Sequence[str]) -> 
         "bwt": judged.bwt(),
         "steps_to_adapt": sum(steps) / len(steps) if steps else None,
     }
+
+
+def leave_out_differences(summary: Mapping[str, object]) -> dict[str, object]:
+    """A summary of experiences with one test set: what compares their accuracies means nothing."""
+    return {key: value if key == "acc" else None for key, value in summary.items()}
 
 
 def _read_accuracies(record: Mapping[str, object]) -> Mapping[str, float]:

@@ -1,6 +1,8 @@
 """A memory level at work: what it reads and the bank of memories it keeps."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -57,6 +59,7 @@ class MemoryLevel:
         self.widths: tuple[int, ...] = ()
         self.events: list[Event] = []
         self.changes: WaitingChanges[Memory] = WaitingChanges(turn_memory)
+        self.seconds = 0.0
 
     def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
         """What is read of a batch; errors as in `FeatureReader.read`."""
@@ -97,7 +100,8 @@ class MemoryLevel:
         if self.bank is None:
             self.make_bank(checked[3], task)
         assert self.bank is not None
-        return self.bank.learn_checked(*checked[:3])
+        with self._timing():
+            return self.bank.learn_checked(*checked[:3])
 
     def read(self) -> LevelReading:
         """How it stands: it learns every example at once, so its period is 1."""
@@ -111,6 +115,7 @@ class MemoryLevel:
             age=0,
             num_steps=clock.num_ticks,
             num_updates=clock.num_updates,
+            seconds=self.seconds,
         )
 
     @property
@@ -146,17 +151,31 @@ class MemoryLevel:
         """Probabilities (R, K) or values (R, M), float64; raises NotFitted while empty."""
         if self.bank is None or self.bank.is_empty:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
-        return self.bank.predict(rows)
+        with self._timing():
+            return self.bank.predict(rows)
 
     def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Foresight]:
         """As `answer`; with it what is known of each row."""
         if self.bank is None or self.bank.is_empty:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
-        return self.bank.predict_and_compare(rows)
+        with self._timing():
+            return self.bank.predict_and_compare(rows)
 
     def answer_cheaply(self, rows: Tensor) -> Tensor | None:
         """As `answer`, without solving, so up to a block behind; None before there is one."""
-        return None if self.bank is None else self.bank.predict_held(rows)
+        if self.bank is None:
+            return None
+        with self._timing():
+            return self.bank.predict_held(rows)
+
+    @contextmanager
+    def _timing(self) -> Iterator[None]:
+        """Count what is done inside among its seconds: it solves when it is asked."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
         """The bank, and the frozen copy that it reads; tensors are copies."""
@@ -165,6 +184,7 @@ class MemoryLevel:
             "spec": dump_spec(self.spec),
             "reader": self.reader.state_dict(),
             "widths": list(self.widths),
+            "seconds": self.seconds,
             "task": None if bank is None else bank.task,
             "bank": None if bank is None else bank.state_dict(),
         }
@@ -180,11 +200,11 @@ class MemoryLevel:
             MismatchedParameters: it is of another plan or model; nothing is changed.
         """
         self.spec, self.bank = self._read_state(state)
-        self.widths = tuple(state["widths"])
+        self.widths, self.seconds = tuple(state["widths"]), state["seconds"]
         self.reader.load_state_dict(state["reader"])
 
     def _read_state(self, state: Mapping[str, Any]) -> tuple[Memory, MemoryBank | None]:
-        check_kind(state, self.spec, {"reader", "widths", "task", "bank"})
+        check_kind(state, self.spec, {"reader", "widths", "seconds", "task", "bank"})
         spec = load_spec(state["spec"], self.spec)
         assert isinstance(spec, Memory)
         if replace(spec, switch_rate=self.spec.switch_rate) != self.spec:

@@ -179,8 +179,10 @@ class Plan:
         """Read a TOML file; raises as `from_toml`, and SettingError if it cannot be read."""
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingError(f"cannot read plan {str(path)!r}: {error}") from None
+        except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise SettingError(
+                f"cannot read plan {str(path)!r}: {error}; give the path of a TOML file"
+            ) from None
         return cls.from_toml(text, str(path))
 
     @classmethod

@@ -32,7 +32,7 @@ class LevelReading:
         factor: last value of its gates, in [0, 1].
         lr: its optimizer's rate; None for a copy.
         share_backward_skipped: steps without a backward pass through it, in [0, 1].
-        seconds: spent in its updates.
+        seconds: spent in its updates; of a memory, in taking examples in, solving and answering.
     """
 
     level: str

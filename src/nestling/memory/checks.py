@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -34,15 +35,17 @@ def check_task(task: str) -> None:
 
 def check_half_life(half_life: float) -> float:
     """The half-life as a float; SettingError unless it is above 0."""
-    if not half_life > 0.0:
-        raise SettingError(f"half-life {half_life} examples; a number above 0 or math.inf works")
+    if not isinstance(half_life, Real) or not half_life > 0.0:
+        raise SettingError(f"half-life {half_life!r} examples; a number above 0 or math.inf works")
     return float(half_life)
 
 
 def check_ridge(ridge: float | None) -> None:
     """Raise SettingError unless the strength is above 0 and finite, or None."""
-    if ridge is not None and not 0.0 < ridge < math.inf:
-        raise SettingError(f"ridge strength {ridge}; a number above 0, or None to choose it, works")
+    if ridge is not None and not (isinstance(ridge, Real) and 0.0 < ridge < math.inf):
+        raise SettingError(
+            f"ridge strength {ridge!r}; a number above 0, or None to choose it, works"
+        )
 
 
 def check_inputs(x: Tensor, num_inputs: int) -> Tensor:

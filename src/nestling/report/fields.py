@@ -50,7 +50,11 @@ _INDEX = Field("null or the index of an experience", lambda v: v is None or _is_
 _SIGNED = {"method": _TEXT, "seed": _SEED}
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
-    "experience": {"index": _COUNT, "name": _TEXT},
+    "experience": {
+        "index": _COUNT,
+        "name": _TEXT,
+        "test": Field(_TEXT.wanted, _TEXT.fits, is_optional=True),
+    },
     "evaluation": {
         **_SIGNED,
         "during": _COUNT,

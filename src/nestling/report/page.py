@@ -11,7 +11,13 @@ from nestling.report import plots, tables
 from nestling.report.captions import say_first_seed, say_granularity, say_seeds
 from nestling.report.fields import FIELDS
 from nestling.report.line_styles import SUBJECT, assign_styles
-from nestling.report.reading import Record, list_boundaries, list_experiences, list_methods
+from nestling.report.reading import (
+    Record,
+    find_one_test,
+    list_boundaries,
+    list_experiences,
+    list_methods,
+)
 from nestling.report.run_folder import Run, read_run
 from nestling.report.summary import MethodDigest, describe_outcome, digest_method
 from nestling.store import write_whole
@@ -84,7 +90,7 @@ def render_report(run: Run) -> str:
     except ImportError:
         raise MissingExtra("reports need jinja2: pip install 'nestling[report]'") from None
     digests = [digest_method(run, method) for method in list_methods(run)]
-    names = list_experiences(run)
+    names, test = list_experiences(run), find_one_test(run)
     is_whole = bool(digests) and bool(names)
     subject = next((d for d in digests if d.name == SUBJECT), digests[0] if digests else None)
     environment = jinja2.Environment(
@@ -92,10 +98,10 @@ def render_report(run: Run) -> str:
     )
     return environment.get_template("page.html.j2").render(
         title=f"Nestling: {run.config.get('suite', 'run')} report",
-        subtitle=_describe_run(run, names, digests),
+        subtitle=_describe_run(run, names, digests, test),
         note=run.note,
         digests=digests,
-        words=describe_outcome(subject, names) if subject is not None and names else [],
+        words=describe_outcome(subject, names, test) if subject is not None and names else [],
         subject=subject.name if subject else "",
         seeds=say_seeds(digests) if digests else "",
         has_intervals=any(len(digest.seeds) > 1 for digest in digests),
@@ -106,7 +112,7 @@ def render_report(run: Run) -> str:
         granularity=say_granularity(run),
         differences=tables.tabulate_differences(subject, digests) if subject else [],
         difference_heads=tables.head_differences(digests),
-        plots=_make_plots(run, digests, names) if is_whole else [],
+        plots=_make_plots(run, digests, names, test) if is_whole else [],
         compute=tables.tabulate_compute(run.select("compute")),
         alarms=[f"Alarm: {record.get('message')}" for record in run.select("alarm")],
         changes=[_show_change(record) for record in run.select("change")],
@@ -114,25 +120,31 @@ def render_report(run: Run) -> str:
     )
 
 
-def _make_plots(run: Run, digests: Sequence[MethodDigest], names: Sequence[str]) -> list[Plot]:
+def _make_plots(
+    run: Run, digests: Sequence[MethodDigest], names: Sequence[str], test: str
+) -> list[Plot]:
     ends, seeds, granularity = list_boundaries(run), say_seeds(digests), say_granularity(run)
     looks = assign_styles([digest.name for digest in digests])
     made = [
         Plot(
             "Accuracy over time",
-            plots.encode_svg(plots.plot_accuracy(digests, names, ends)),
+            plots.encode_svg(plots.plot_accuracy(digests, [test] if test else names, ends)),
             "Accuracy on every experience against examples seen, one panel per method.",
-            f"{seeds} A line per experience, scored among all classes met so far; vertical "
-            f"dashes: an experience ends. {granularity}",
-        ),
-        Plot(
-            "Accuracy after each experience",
-            plots.encode_svg(plots.plot_matrices(digests, names)),
-            "Heat map per method: accuracy on each experience after learning each experience.",
-            f"{seeds} Measured at the ends of experiences only, so dips in between do not show. "
-            "Read down a column: what happens to one experience while others are learned.",
-        ),
+            f"{seeds} {'One line' if test else 'A line per experience'}, scored among all classes "
+            f"met so far; vertical dashes: an experience ends. {granularity}",
+        )
     ]
+    if not test:
+        made.append(
+            Plot(
+                "Accuracy after each experience",
+                plots.encode_svg(plots.plot_matrices(digests, names)),
+                "Heat map per method: accuracy on each experience after learning each experience.",
+                f"{seeds} Measured at the ends of experiences only, so dips in between do not "
+                "show. Read down a column: what happens to one experience while others are "
+                "learned.",
+            )
+        )
     if any(digest.adaptation for digest in digests):
         made.append(
             Plot(
@@ -159,13 +171,21 @@ def _make_plots(run: Run, digests: Sequence[MethodDigest], names: Sequence[str])
     return made
 
 
-def _describe_run(run: Run, names: Sequence[str], digests: Sequence[MethodDigest]) -> str:
+def _describe_run(
+    run: Run, names: Sequence[str], digests: Sequence[MethodDigest], test: str
+) -> str:
     machine = run.config.get("machine")
     where = ""
     if isinstance(machine, dict):
         where = f" Measured on {machine.get('cpu')}, torch {machine.get('torch')}."
     listed = ", then ".join(names) if names else "none finished"
     methods = ", ".join(digest.name for digest in digests) or "none"
+    if test:
+        where = (
+            f" All experiences are tested on the same examples ('{test}'), so there is one "
+            "accuracy, and what is lost of each experience cannot be told; one test file each "
+            f"tells it.{where}"
+        )
     return f"Experiences: {listed}. Methods: {methods}.{where}"
 
 

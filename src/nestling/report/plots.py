@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nestling.core.errors import MissingExtra
-from nestling.report.line_styles import DASHES, SUBJECT, LineStyle, assign_styles
+from nestling.report.label_places import drop_overlapping
+from nestling.report.line_styles import DASHES, MARKERS, SUBJECT, LineStyle, assign_styles
 from nestling.report.summary import MethodDigest
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ INK, FAINT = "#333333", "#BBBBBB"
 # Experiences are shades from dark to light, so that hues stay free for methods.
 SHADES = ("viridis", 0.0, 0.75)
 LINE_LENGTH = 100  # characters that fit side by side below a plot
-SPREAD_LABELS = 0.1  # least distance of names above a plot, as a share of its width
+NUM_MARKERS = 8  # on a line, about
 
 
 def plot_accuracy(
@@ -31,10 +32,9 @@ def plot_accuracy(
     for axes, digest in zip(panels, digests, strict=True):
         _mark_boundaries(axes, ends)
         for index, name in enumerate(names):
-            look = _shade(index, len(names))
-            _draw_curve(axes, digest.curves[name], look, name)
+            draw_curve(axes, digest.curves[name], shade(index, len(names)), name)
         _finish_accuracy(axes, digest.name, looks[digest.name].colour)
-    _add_legend(figure, panels[0])
+    add_legend(figure, panels[0])
     return figure
 
 
@@ -88,7 +88,7 @@ def plot_adaptation(digests: Sequence[MethodDigest]) -> "Figure":
         axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("examples to 90 %")
     axes.margins(y=0.15)
-    _add_legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -96,14 +96,10 @@ def plot_levels(digest: MethodDigest, look: LineStyle) -> "Figure":
     """Updates and relative change per update of every level; in its method's colour."""
     figure, (updates, change) = _make_panels(2, height=2.6)
     for index, (level, rows) in enumerate(digest.level_curves.items()):
-        colour, dash = look.colour, DASHES[index % len(DASHES)]
-        width = 1.3 + 1.2 * (index // len(DASHES))
-        steps = [step for step, _, _ in rows]
-        counts = [count for _, count, _ in rows]
-        updates.plot(steps, counts, dash, color=colour, label=level, linewidth=width)
+        own = LineStyle(look.colour, DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)], "")
+        draw_curve(updates, [(step, count) for step, count, _ in rows], own, level)
         moved = [(step, value) for step, _, value in rows if value > 0]
-        x, y = [step for step, _ in moved], [value for _, value in moved]
-        change.plot(x, y, dash, color=colour, label=level, linewidth=width)
+        draw_curve(change, moved, own, level)
     updates.set_ylabel("updates so far")
     change.set_ylabel("relative change per update")
     if any(value > 0 for rows in digest.level_curves.values() for _, _, value in rows):
@@ -111,7 +107,7 @@ def plot_levels(digest: MethodDigest, look: LineStyle) -> "Figure":
         _thin_log_labels(change)
     for axes in (updates, change):
         axes.set_xlabel("examples seen")
-    _add_legend(figure, updates)
+    add_legend(figure, updates)
     return figure
 
 
@@ -124,19 +120,19 @@ def plot_story(
     looks = assign_styles([digest.name for digest in digests])
     for digest in order:
         look = looks[digest.name]
-        _draw_curve(old, digest.curves[names[0]], look, digest.name)
+        draw_curve(old, digest.curves[names[0]], look, digest.name)
         newest: list[tuple[float, float]] = []
         for number, name in enumerate(names):
             start = ends[number - 1] if number else 0.0
             inside = [p for p in digest.curves[name] if start - 1 <= p[0] <= ends[number] + 1]
             newest += [*inside, (inside[-1][0] if inside else start, math.nan)]
-        _draw_curve(new, newest, look, digest.name)
+        draw_curve(new, newest, look, digest.name)
     for axes, title in ((old, f"what was learned first: {names[0]}"), (new, "what is new")):
         _mark_boundaries(axes, ends)
         _finish_accuracy(axes, title)
+    add_legend(figure, old)
     for axes in (old, new):
         _name_experiences(axes, names, ends)
-    _add_legend(figure, old)
     return figure
 
 
@@ -176,25 +172,31 @@ def _make_panels(num_panels: int, height: float) -> "tuple[Figure, list[Axes]]":
     return figure, panels[:num_panels]
 
 
-def _shade(index: int, num_experiences: int) -> LineStyle:
+def shade(index: int, num_experiences: int) -> LineStyle:
+    """The look of an experience's line: the later it came, the lighter."""
     import matplotlib
     from matplotlib.colors import to_hex
 
     name, darkest, lightest = SHADES
     share = index / max(1, num_experiences - 1)
     colour = to_hex(matplotlib.colormaps[name](darkest + (lightest - darkest) * share))
-    return LineStyle(colour, DASHES[index % len(DASHES)], "")
+    return LineStyle(colour, DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)], "")
 
 
-def _draw_curve(
+def draw_curve(
     axes: "Axes", curve: Sequence[tuple[float, float]], look: LineStyle, label: str
 ) -> None:
+    """A line through (x, y), told apart by colour, dash and marker; not cut off at the edge."""
     axes.plot(
         [step for step, _ in curve],
         [value for _, value in curve],
         look.dash,
         color=look.colour,
         label=label,
+        marker=look.marker,
+        markersize=3.5,
+        markevery=max(1, len(curve) // NUM_MARKERS),
+        clip_on=False,
         # Dots alone are faint.
         linewidth=2.6 if label == SUBJECT else 2.0 if look.dash == ":" else 1.5,
     )
@@ -207,14 +209,12 @@ def _mark_boundaries(axes: "Axes", ends: Sequence[float]) -> None:
 
 def _name_experiences(axes: "Axes", names: Sequence[str], ends: Sequence[float]) -> None:
     """Names above a plot, each over its experience, as far as there is room for them."""
-    width = ends[-1] if ends else 1.0
-    start = 0.0
-    for name, end in zip(names, ends, strict=False):
-        if (end - start) / width >= SPREAD_LABELS:
-            axes.text(
-                (start + end) / 2, 1.04, name, ha="center", va="bottom", fontsize=7, color=INK
-            )
-        start = end
+    starts = [0.0, *ends]
+    texts = [
+        axes.text((start + end) / 2, 1.04, name, ha="center", va="bottom", fontsize=7, color=INK)
+        for name, start, end in zip(names, starts, ends, strict=False)
+    ]
+    drop_overlapping(axes, texts)
 
 
 def _thin_log_labels(axes: "Axes") -> None:
@@ -231,14 +231,24 @@ def _set_title(axes: "Axes", title: str, colour: str, pad: float = 6.0) -> None:
 
 
 def _finish_accuracy(axes: "Axes", title: str, colour: str = INK) -> None:
-    axes.set_ylim(-0.02, 1.03)
+    axes.set_ylim(0.0, 1.0)
     axes.set_yticks([0.0, 0.25, 0.5, 0.75, 1.0], ["0", "25", "50", "75", "100"])
     axes.set_ylabel("accuracy, %")
     axes.set_xlabel("examples seen")
     _set_title(axes, title, colour, pad=16.0)
 
 
-def _add_legend(figure: "Figure", axes: "Axes") -> None:
+def end_at_hundred(axes: "Axes", *, is_x: bool = False) -> None:
+    """Let the axis of a percentage, y or also x, end at 0 and 100 where it would go beyond."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, low), min(100.0, high))
+    if is_x:
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(0.0, low), min(100.0, high))
+
+
+def add_legend(figure: "Figure", axes: "Axes") -> None:
+    """The names of a plot's lines below it, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         widest = max(map(len, labels)) + 8  # the line and the gap beside a name

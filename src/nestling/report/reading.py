@@ -25,6 +25,13 @@ def list_experiences(run: Run) -> list[str]:
     return [named[index] for index in sorted(named)]
 
 
+def find_one_test(run: Run) -> str:
+    """What the one test set of all experiences is called; "" if each has its own."""
+    tests = {record.get("test") for record in run.select("experience")}
+    found = tests.pop() if len(tests) == 1 else None
+    return str(found) if found and len(list_experiences(run)) > 1 else ""
+
+
 def list_methods(run: Run) -> list[str]:
     """Names of the methods that were evaluated, in order of appearance."""
     return list(dict.fromkeys(str(record["method"]) for record in run.select("evaluation")))

@@ -8,6 +8,7 @@ from nestling.judge import AccuracyMatrix, Estimate, estimate_mean, steps_to_fra
 from nestling.report.reading import (
     Record,
     average_curve,
+    find_one_test,
     group_by_seed,
     list_accuracies,
     list_experiences,
@@ -31,7 +32,8 @@ class MethodDigest:
     Attributes:
         name: of the method.
         seeds: that it was run with, in order of appearance.
-        curves: experience -> (examples seen, accuracy) at every evaluation since it began.
+        curves: experience -> (examples seen, accuracy) at every evaluation since it began; of one
+            test set for all, its name -> the same since the first began.
         matrix: rows of accuracies after each experience; NaN where not measured.
         adaptation: experience -> examples until 90 % of its own best; NaN if never.
         figures: figure -> mean and interval over seeds.
@@ -53,10 +55,11 @@ class MethodDigest:
 
 def digest_method(run: Run, method: str) -> MethodDigest:
     """Bring together what one method did."""
-    names = list_experiences(run)
+    names, test = list_experiences(run), find_one_test(run)
     by_seed = group_by_seed(run, method)
     runs = list(by_seed.values())
-    seed_figures = {seed: measure_along_the_way(one, names) for seed, one in by_seed.items()}
+    compared = [] if test else names  # of one test set, experiences cannot be compared
+    seed_figures = {seed: measure_along_the_way(one, compared) for seed, one in by_seed.items()}
     finished: set[int] = set()
     for record in run.select("summary"):
         if record["method"] == method:
@@ -68,34 +71,38 @@ def digest_method(run: Run, method: str) -> MethodDigest:
         name=method,
         seeds=list(by_seed),
         curves={
-            name: average_curve([list_accuracies(one, name) for one in runs]) for name in names
+            test or name: average_curve([list_accuracies(one, name) for one in runs])
+            for name in (names[:1] if test else names)
         },
         matrix=_average_matrices([read_matrix(one, names) for one in runs]),
         adaptation={
             name: _average_adaptation([_measure_adaptation(one, index, name) for one in runs])
-            for index, name in enumerate(names)
+            for index, name in enumerate(compared)
             if index
         },
         figures=_average_figures([seed_figures[s] for s in finished or seed_figures]),
         seed_figures=seed_figures,
-        retention=measure_retention(runs, names),
+        retention=measure_retention(runs, compared),
         level_curves=_follow_levels(run, method, next(iter(by_seed), None)),
     )
 
 
-def describe_outcome(digest: MethodDigest, names: Sequence[str]) -> list[str]:
+def describe_outcome(digest: MethodDigest, names: Sequence[str], test: str = "") -> list[str]:
     """What was learned, kept and lost, in plain words.
 
     Args:
         digest: of one method.
         names: experiences in order.
+        test: name of the one test set of all experiences; "" if each has its own.
 
     Returns: one sentence per experience, and one on the whole.
     """
     sentences = []
     for index, name in enumerate(names):
         before, after = digest.matrix[index][index], digest.matrix[-1][index]
-        if math.isnan(before):
+        if test and not math.isnan(before):
+            sentences.append(f"After '{name}': {before:.1%} of '{test}' are right.")
+        elif math.isnan(before):
             sentences.append(f"'{name}' has not been learned yet.")
         elif math.isnan(after) or index == len(names) - 1:
             sentences.append(f"Learned: '{name}', {before:.1%} right.")
@@ -109,7 +116,7 @@ def describe_outcome(digest: MethodDigest, names: Sequence[str]) -> list[str]:
             )
         else:
             sentences.append(f"Kept: '{name}', {before:.1%} when it was learned, {after:.1%} now.")
-    if not math.isnan(digest.matrix[-1][-1]):
+    if not test and not math.isnan(digest.matrix[-1][-1]):
         acc = AccuracyMatrix(digest.matrix).acc()
         sentences.append(f"On all experiences together {acc:.1%} are right at the end.")
     return sentences

@@ -10,7 +10,8 @@ from nestling.bench.rivals.tunable import Kind
 from nestling.bench.suites.measuring import Measurement
 from nestling.bench.suites.suite_figures import SuiteMeasurements
 from nestling.core.errors import MissingExtra
-from nestling.report.plots import save_png
+from nestling.report.label_places import place_labels
+from nestling.report.plots import add_legend, draw_curve, end_at_hundred, save_png, shade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ _MARKS: dict[Kind, tuple[str, str, str]] = {
     "closed_form": ("^", "#009e73", "closed form"),
     "reference": ("x", "#777777", "reference"),
 }
+_RADIUS = 5.0  # of the largest mark, in points
 _MAX_PANELS = 6
 _NUM_POINTS = 16  # per experience
 
@@ -35,6 +37,8 @@ def draw_scatter(measured: SuiteMeasurements) -> "Figure":
     figure = _make_figure(7.5, 5.0)
     axes = figure.subplots()
     shown: set[Kind] = set()
+    points: list[tuple[float, float]] = []
+    names: list[str] = []
     for name in measured.list_whole():
         steps = measured.average(name, "steps_to_90")
         accuracy = measured.average(name, measured.measure)
@@ -49,21 +53,22 @@ def draw_scatter(measured: SuiteMeasurements) -> "Figure":
             marker=mark,
             color=colour,
             label=None if method.kind in shown else label,
+            clip_on=False,
+            zorder=2,
         )
         shown.add(method.kind)
-        axes.annotate(
-            name,
-            (steps, 100.0 * accuracy),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=8,
-            fontweight="bold" if method.is_default else "normal",
-        )
+        points.append((steps, 100.0 * accuracy))
+        names.append(name)
+    axes.margins(0.08)
+    end_at_hundred(axes)
+    axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     axes.set_xlabel("examples until 90 % of its own best on the new experience")
     axes.set_ylabel("prequential accuracy, %" if measured.measure == "prequential" else "ACC, %")
     axes.set_title(measured.suite.name, loc="left")
     if shown:
-        axes.legend(fontsize=8, frameon=False)
+        add_legend(figure, axes)
+    is_bold = [find_method(name).is_default for name in names]
+    place_labels(axes, points, names, radius=_RADIUS, is_bold=is_bold)
     return figure
 
 
@@ -89,9 +94,10 @@ def draw_curves(measured: SuiteMeasurements, methods: Sequence[str]) -> "Figure"
         ]
         _draw_method(axes, found, measured)
         axes.set_title(method, loc="left", fontsize=9)
-        axes.set_ylim(-2, 102)
+        axes.set_ylim(0, 100)
         axes.set_ylabel("accuracy, %", fontsize=8)
     panels.flat[-1].set_xlabel("share of the stream, in experiences")
+    add_legend(figure, panels.flat[0])
     return figure
 
 
@@ -150,14 +156,10 @@ def _draw_method(axes: "Axes", found: Sequence[Measurement], measured: SuiteMeas
     if not found:
         return
     for index in range(num_experiences):
-        positions, accuracies = average_curve(found, index)
-        shade = 0.15 + 0.7 * index / max(1, num_experiences - 1)
-        axes.plot(
-            positions,
-            accuracies,
-            color=(0.1, 0.25 + 0.5 * shade, 1.0 - shade),
-            linewidth=1.2,
-        )
+        curve = list(zip(*average_curve(found, index), strict=True))
+        name = measured.suite.experiences[index].name
+        draw_curve(axes, curve, shade(index, num_experiences), name)
+    axes.set_xlim(0, num_experiences)
     for boundary in range(1, num_experiences):
         axes.axvline(boundary, color="#999999", linewidth=0.6, linestyle="--")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from nestling.core.errors import MissingExtra
+from nestling.report.plots import add_legend, end_at_hundred
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,11 +76,23 @@ def draw_front(points: Sequence[Point], front: Sequence[int], start: int, chosen
     figure = Figure(figsize=(7.0, 5.0), layout="constrained")
     axes = figure.subplots()
     others = [one for index, one in enumerate(points) if index not in front]
-    axes.scatter(*_spread(others), color="#bbbbbb", s=25, label="tried")
+    axes.scatter(*_spread(others), color="#bbbbbb", s=25, label="tried", clip_on=False)
     best = [points[index] for index in front]
-    axes.plot(*_spread(best), color="#0072b2", marker="o", label="front: none better in both")
+    axes.plot(
+        *_spread(best),
+        color="#0072b2",
+        marker="o",
+        label="front: none better in both",
+        clip_on=False,
+    )
     axes.scatter(
-        *_spread([points[start]]), marker="x", s=90, color="black", label="the job's plan", zorder=3
+        *_spread([points[start]]),
+        marker="x",
+        s=90,
+        color="black",
+        label="the job's plan",
+        zorder=3,
+        clip_on=False,
     )
     axes.scatter(
         *_spread([points[chosen]]),
@@ -89,11 +102,13 @@ def draw_front(points: Sequence[Point], front: Sequence[int], start: int, chosen
         edgecolors="#d55e00",
         linewidths=2,
         label="chosen",
+        clip_on=False,
         zorder=3,
     )
+    end_at_hundred(axes, is_x=True)
     axes.set_xlabel("adaptation: accuracy on what is new while it is learned, %")
     axes.set_ylabel("retention: accuracy at the end on what came before, %")
-    axes.legend(fontsize=8, frameon=False)
+    add_legend(figure, axes)
     return figure
 
 

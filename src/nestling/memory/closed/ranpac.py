@@ -209,7 +209,10 @@ class RandomProjectionRidge:
 
 def _make_sums(num_features: int) -> dict[str, Tensor]:
     shapes = {"gram": (num_features, num_features), "cross": (0, num_features), "counts": (0,)}
-    return {name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64) for name in SUMS}
+    return {
+        name: torch.zeros(shapes[name.split("_")[1]], dtype=torch.float64, device="cpu")
+        for name in SUMS
+    }
 
 
 def choose_on_held(

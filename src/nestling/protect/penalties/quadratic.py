@@ -6,6 +6,7 @@ pulled, new ones are free.
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from nestling.core.params import Params, sum_dtype, wide_dtype, widen_half
 
 def check_strength(name: str, value: float) -> float:
     """The value as a float; SettingError unless it is finite and not negative."""
-    if not 0.0 <= value < math.inf:
-        raise SettingError(f"{name}={value}; a finite number of 0 or more works")
+    if not (isinstance(value, Real) and 0.0 <= value < math.inf):
+        raise SettingError(f"{name}={value!r}; a finite number of 0 or more works")
     return float(value)
 
 

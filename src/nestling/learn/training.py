@@ -26,6 +26,7 @@ from nestling.learn.reports import Counts, StepReport, Writer, write_reading
 from nestling.levels import Levels, NestedOptimizer, Refusal
 from nestling.memory.ridge import Task
 from nestling.protect import TakenStep, take_step
+from nestling.protect.training_step import list_places
 
 _LOGGER = logging.getLogger("nestling")
 
@@ -58,7 +59,7 @@ class GradientStep:
         # Whether a forward pass of training gives something else than one of evaluation.
         self.has_modes = precision is not None or any(map(has_modes, modules))
         self._norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
-        self._buffers = list(model.buffers())
+        self._buffers = list_places(model)
 
     def take(self, batch: Batch, protections: Protections, *, is_new: bool) -> TakenStep | None:
         """Learn a batch, with what protects; None if nothing learns by gradient."""

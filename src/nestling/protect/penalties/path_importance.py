@@ -150,7 +150,8 @@ class SI(Retention):
             self._start[name] = pad_rows(name, start, before, fill=before)
             path = torch.zeros_like(before) if path is None else pad_rows(name, path, before)
             rows = path[: len(before)] if path.shape != before.shape else path
-            rows.addcmul_(param.grad, param.detach() - before, value=-1.0)
+            grad = param.grad if param.grad.layout == torch.strided else param.grad.to_dense()
+            rows.addcmul_(grad, param.detach() - before, value=-1.0)
             self._path[name] = path
         self._before = {}
 

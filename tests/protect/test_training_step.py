@@ -12,7 +12,6 @@ from torch.nn import functional
 
 import nestling as nl
 from learners import differences, draw, make_batch
-from nestling.core.batches import Batch
 from nestling.core.errors import DataError
 from nestling.core.seeds import make_generator
 from nestling.protect import ER, EWC, SI, Retention, descend, take_step
@@ -196,7 +195,7 @@ class Failing(Retention):
     def __init__(self) -> None:
         self.num, self.generator = 0, make_generator(0, "failing")
 
-    def observe(self, model: nn.Module, batch: Batch, output: Tensor) -> None:
+    def observe(self, *_: object) -> None:
         self.num += 1
         torch.rand(3, generator=self.generator)
         if self.num > 2:

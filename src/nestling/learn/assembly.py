@@ -18,6 +18,7 @@ from nestling.learn.random_state import RandomState
 from nestling.learn.reports import Counts, Writer
 from nestling.learn.training import GradientStep, Training
 from nestling.levels import Levels, NestedOptimizer, Plan
+from nestling.levels.assign import unwrap
 from nestling.protect import Retention
 
 _LOGGER = logging.getLogger("nestling")
@@ -43,6 +44,8 @@ def assemble(
     model = model if device is None else model.to(device)
     first = next(model.parameters(), None)
     where = torch.device(device or (first.device if first is not None else "cpu"))
+    # A compiled model runs the training step; names, copies and answers are those of its inside.
+    given, model = model, unwrap(model)
     chosen = plan or make_default_plan(model, pretrained=pretrained, replay=replay)
     loss = loss or default_loss
     kept = make_replay(replay, seed) if replay else None
@@ -50,7 +53,7 @@ def assemble(
     asked = None if judge is None else _JudgeOf(model, judge)
     levels = Levels(model, chosen, judge=asked, seed=seed, has_memories=True)
     optimizer = NestedOptimizer.over(levels) if levels.gradient else None
-    step = GradientStep(model, optimizer, loss, precision, where)
+    step = GradientStep(given, optimizer, loss, precision, where)
     panel = Panel(
         levels,
         protections.find_reader,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nestling.core.batches import Loss, default_loss, read_batch, read_output
 from nestling.levels import NestedOptimizer
+from nestling.levels.assign import unwrap
 from nestling.protect.columns import require_target
 from nestling.protect.method import Retention
 
@@ -46,7 +47,7 @@ def take_step(
     """One training step on a batch, with what protects; refused if anything is not finite.
 
     Args:
-        model: in training mode.
+        model: in training mode; of a compiled one the methods see the module inside.
         optimizer: over its parameters: a `NestedOptimizer` or any other that needs no closure.
         batch: N examples with a target, in any form of `read_batch`.
         methods: what protects, called in this order.
@@ -69,8 +70,8 @@ def take_step(
     ''
     """
     read = read_batch(batch)
-    target = require_target(read)
-    places = list_places(model) if buffers is None else buffers
+    target, inner = require_target(read), unwrap(model)
+    places = list_places(inner) if buffers is None else buffers
     before = _mark_buffers(places)
     drawn = [generator for method in methods for generator in method.list_generators()]
     stood = [generator.get_state() for generator in drawn]
@@ -84,20 +85,20 @@ def take_step(
                 seen = method.restrict(seen, read)
             own = total = loss(seen, target)
             for method in methods:
-                extra = method.compute_loss(model, read, output, loss)
+                extra = method.compute_loss(inner, read, output, loss)
                 total = total if extra is None else total + extra
         value = own.item()
 
         def adjust() -> None:
             for method in methods:
-                method.adjust_gradients(model, loss)
+                method.adjust_gradients(inner, loss)
 
         refused = descend(optimizer, total, adjust=adjust, own_loss=value)
         is_taken = not refused
         if is_taken:
             for method in methods:
                 if is_new or method.takes_repeats:
-                    method.observe(model, read, output.detach())
+                    method.observe(inner, read, output.detach())
     except Warning:  # an alarm that is an error here: the step was taken before it
         raise
     except BaseException:

@@ -178,11 +178,7 @@ class Learner:
         return answer.argmax(dim=-1) if kind == "classification" else answer
 
     def predict_proba(self, x: Any, *, task: int | None = None) -> Tensor:
-        """Predict class probabilities (N, K), (N, T, K) or (N, H, W, K); else as `predict`.
-
-        A class that never came has probability 0, but for those that a model with
-        `pretrained=True` (or someone `outside`) knew when it was given.
-        """
+        """Predict class probabilities (N, K), ... as `predict`; 0 for classes that never came."""
         answer, kind = self._answer(x, task)
         if kind == "regression":
             raise DataError("the targets are values, which have no probabilities; use predict")

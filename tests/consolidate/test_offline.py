@@ -131,8 +131,14 @@ def test_values_are_learned_too() -> None:
         slow, sample, num_steps=200, make_optimizer=lambda p: torch.optim.SGD(p, 0.1)
     )
     torch.testing.assert_close(weights["weight"], wanted.T, atol=1e-3, rtol=0.0)
-    with pytest.raises(ShapeMismatch, match="targets"):  # broadcast, it would learn the mean
-        consolidate_offline(slow, lambda: (torch.ones(4, 3), torch.ones(4)), num_steps=1)
+    x, y = torch.eye(3), torch.tensor([1.0, 5.0, 9.0])
+    flat, column = (  # broadcast, the flat ones would be learned as their mean
+        consolidate_offline(slow, lambda y=y: (x, y), num_steps=3)["weight"]
+        for y in (y, y[:, None])
+    )
+    assert torch.equal(flat, column)
+    with pytest.raises(ShapeMismatch, match="targets"):
+        consolidate_offline(slow, lambda: (torch.ones(4, 3), torch.ones(4, 2)), num_steps=1)
 
 
 def test_a_frozen_spine_keeps_its_buffers() -> None:

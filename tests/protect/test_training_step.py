@@ -1,6 +1,7 @@
 """One training step for any optimizer: it is the plain loop, or it changes nothing."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import nestling as nl
-from learners import differences, make_batch
+from learners import differences, draw, make_batch
 from nestling.core.errors import DataError
-from nestling.protect import EWC, Retention, descend, take_step
+from nestling.core.seeds import make_generator
+from nestling.protect import ER, EWC, SI, Retention, descend, take_step
 
 
 def make_net() -> nn.Sequential:
@@ -168,3 +170,118 @@ def test_descend_is_the_step_below_a_loss_of_ones_own() -> None:
     assert weight.item() == 0.0
     assert descend(optimizer, (weight / 0.0).sum()) == "loss is nan"
     assert weight.item() == 0.0
+
+
+class Recurrent(nn.Module):
+    """Keeps what it computed last in a buffer that `forward` assigns anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.Linear(4, 2)
+        self.register_buffer("last", torch.zeros(1, 2))
+        self.register_buffer("first", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.cell(x) + self.last.mean()
+        self.last = found.detach()
+        self.first = found.detach() if self.first is None else self.first
+        return found
+
+
+class Failing(Retention):
+    """Takes in two steps; the third is too much. It counts, and draws, before it fails."""
+
+    def __init__(self) -> None:
+        self.num, self.generator = 0, make_generator(0, "failing")
+
+    def observe(self, *_: object) -> None:
+        self.num += 1
+        torch.rand(3, generator=self.generator)
+        if self.num > 2:
+            raise RuntimeError("too much")
+
+    def list_generators(self) -> list[torch.Generator]:
+        return [self.generator]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num": self.num}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.num = state["num"]
+
+
+@pytest.mark.parametrize("bad", ["loss", "method"])
+def test_buffers_that_forward_assigns_are_put_back(bad: str) -> None:
+    model, x, y = Recurrent(), draw(5, 4), torch.zeros(5, dtype=torch.long)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    kept, before = model.last, model.last.clone()
+    if bad == "loss":
+        assert take_step(model, optimizer, (x, y), loss=lambda o, _: o.sum() * math.inf).refused
+    else:
+        method = Failing()
+        method.num = 2
+        with pytest.raises(RuntimeError, match="too much"):
+            take_step(model, optimizer, (x, y), [method])
+    assert model.last is kept
+    assert torch.equal(kept, before)
+    assert model.first is None
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_method_that_fails_after_the_step_leaves_nothing(nested: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 2), draw(5, 4), torch.zeros(5, dtype=torch.long)
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    if nested:
+        rule = nl.Level("all", match=["*"], period=2, optimizer=nl.adamw(lr=0.1))
+        optimizer = nl.NestedOptimizer(
+            model, nl.Plan(rule, nl.Copy("slow", of=["all"], decay=0.9, probability=0.5))
+        )
+    replay, failing = ER(10), Failing()
+    methods = [replay, failing]
+    for _ in range(2):
+        take_step(model, optimizer, (x, y), methods)
+
+    def read() -> list[Any]:
+        parts = [model, optimizer, *methods]
+        states = [copy.deepcopy(one.state_dict()) for one in parts]
+        return [*states, *(g.get_state() for m in methods for g in m.list_generators())]
+
+    before = read()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="too much"):
+            take_step(model, optimizer, (x, y), methods)
+        assert differences(read(), before) == []
+
+
+def test_a_refused_step_draws_nothing() -> None:
+    model, x, y = nn.Linear(4, 2), draw(5, 4), torch.zeros(5, dtype=torch.long)
+    optimizer, replay = torch.optim.SGD(model.parameters(), 0.1), ER(10, 3)
+    take_step(model, optimizer, (x, y), [replay])
+    before = [generator.get_state() for generator in replay.list_generators()]
+    assert take_step(
+        model, optimizer, (x, y), [replay], loss=lambda o, _: o.sum() * math.inf
+    ).refused
+    after = [generator.get_state() for generator in replay.list_generators()]
+    assert differences(after, before) == []
+
+
+def test_path_importance_takes_sparse_gradients() -> None:
+    class Bag(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.words, self.last = nn.Embedding(20, 8, sparse=sparse), nn.Linear(8, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.last(self.words(ids).mean(1))  # type: ignore[no-any-return]
+
+    ids = torch.randint(0, 20, (16, 5), generator=make_generator(0))
+    states = []
+    for sparse in (True, False):
+        model, method = Bag(sparse), SI(1.0)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        take_step(model, optimizer, (ids, ids[:, 0] % 2), [method])
+        states.append(method.state_dict())
+    torch.testing.assert_close(*(one["path"] for one in states))

@@ -1,6 +1,5 @@
 """Offline consolidation: a slow network is trained on replay while the live one waits."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 
@@ -8,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestling.core.batches import Loss, default_loss, read_output
 from nestling.core.errors import DataError, SettingError, ShapeMismatch, UnknownLabel
-from nestling.core.modes import eval_mode
+from nestling.core.modes import copy_module, eval_mode
 from nestling.core.seeds import export_torch_generators, import_torch_generators
 
 Sampler = Callable[[], tuple[Tensor, Tensor]]
@@ -26,6 +26,7 @@ def consolidate_offline(
     teacher: nn.Module | None = None,
     distil_share: float = 0.5,
     temperature: float = 2.0,
+    loss: Loss | None = None,
 ) -> dict[str, Tensor]:
     """Offline consolidation: train a copy of a slow network on replayed examples alone.
 
@@ -50,6 +51,8 @@ def consolidate_offline(
         teacher: the fast network, read in evaluation mode; None: pure replay.
         distil_share: d in [0, 1], used with a teacher.
         temperature: T > 0 of the distillation.
+        loss: (output, y) -> scalar (), the price that the examples had when they were new; None:
+            cross entropy of labels, squared error of floats.
 
     Returns: the copy's `state_dict`, tensors in memory of their own.
 
@@ -84,17 +87,20 @@ def consolidate_offline(
             if not len(x):
                 raise DataError(f"the sampler gave no example at step {step}; fill replay first")
             optimizer.zero_grad()
-            output = trial(x)
-            loss = (1.0 - share) * _supervise(output, y) if share < 1.0 else output.new_zeros(())
+            output = read_output(trial(x))
+            price = output.new_zeros(())
+            if share < 1.0:
+                own = _supervise(output, y) if loss is None else loss(output, y)
+                price = (1.0 - share) * own
             if teacher is not None and share:
                 target = _read_teacher(teacher, x, output)
-                loss = loss + share * _distil(output, target, y, temperature)
-            if not math.isfinite(value := loss.item()):
+                price = price + share * _distil(output, target, y, temperature)
+            if not math.isfinite(value := price.item()):
                 raise DataError(
                     f"the loss became {value} at step {step} of {num_steps}; the live "
                     "network is as it was: take a smaller step size or mend the examples"
                 )
-            loss.backward()
+            price.backward()
             optimizer.step()
     finally:
         import_torch_generators(device, generators)
@@ -140,7 +146,7 @@ def distil_divergence(output: Tensor, target: Tensor, temperature: float) -> Ten
 
 
 def _copy_to_train(slow: nn.Module) -> nn.Module:
-    trial = copy.deepcopy(slow).train()
+    trial = copy_module(slow).train()
     for module in trial.modules():
         params = list(module.parameters())
         if params and not any(param.requires_grad for param in params):
@@ -150,12 +156,9 @@ def _copy_to_train(slow: nn.Module) -> nn.Module:
 
 def _supervise(output: Tensor, y: Tensor) -> Tensor:
     if y.is_floating_point():
-        if y.shape != output.shape:  # broadcast, it would be the loss of other targets
-            raise ShapeMismatch(
-                f"targets {tuple(y.shape)} for answers {tuple(output.shape)}; floats of the same "
-                "shape or labels (N,) work"
-            )
-        return functional.mse_loss(output, y)
+        return default_loss(output, y)
+    if output.ndim > 2:  # positions, of which some may be passed over
+        return default_loss(output, y)
     if output.ndim != 2 or y.shape != output.shape[:1]:
         raise ShapeMismatch(
             f"labels {tuple(y.shape)} for answers {tuple(output.shape)}; (N,) and (N, K) work"
@@ -178,7 +181,7 @@ def _distil(output: Tensor, target: Tensor, y: Tensor, temperature: float) -> Te
 
 def _read_teacher(teacher: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     with torch.no_grad(), eval_mode(teacher):
-        target: Tensor = teacher(x)
+        target = read_output(teacher(x))
     if target.shape != output.shape:
         raise ShapeMismatch(
             f"the teacher answers {tuple(target.shape)}, the slow network {tuple(output.shape)}; "

@@ -22,6 +22,7 @@ from nestling.learn.random_state import RandomState
 from nestling.learn.reports import Counts, Writer
 from nestling.learn.training import GradientStep, Training
 from nestling.levels import Levels, NestedOptimizer, Plan
+from nestling.levels.assign import unwrap
 from nestling.protect import Retention
 
 _LOGGER = logging.getLogger("nestling")
@@ -60,6 +61,8 @@ def assemble(
     model = model if device is None else model.to(device)
     first = next(model.parameters(), None)
     where = torch.device(device or (first.device if first is not None else "cpu"))
+    # A compiled model runs the training step; names, copies and answers are those of its inside.
+    given, model = model, unwrap(model)
     chosen = chosen or make_default_plan(model, pretrained=pretrained, replay=replay)
     loss = loss or default_loss
     kept = make_replay(replay, seed) if replay else None
@@ -69,7 +72,7 @@ def assemble(
     if levels.gradient and num_classes is not None:
         check_width(levels.model, num_classes)
     optimizer = NestedOptimizer.over(levels) if levels.gradient else None
-    step = GradientStep(model, optimizer, loss, precision, where)
+    step = GradientStep(given, optimizer, loss, precision, where)
     panel = Panel(
         levels,
         protections.find_reader,

@@ -176,7 +176,7 @@ class Learner:
         return answer.argmax(dim=-1) if kind == "classification" else answer
 
     def predict_proba(self, x: Any, *, task: int | None = None) -> Tensor:
-        """Predict class probabilities (N, K), (N, T, K) or (N, H, W, K); else as `predict`."""
+        """Predict class probabilities (N, K), ... as `predict`; 0 for classes that never came."""
         answer, kind = self._answer(x, task)
         if kind == "regression":
             raise DataError("the targets are values, which have no probabilities; use predict")

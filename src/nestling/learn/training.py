@@ -24,8 +24,10 @@ from nestling.learn.protection import Protections
 from nestling.learn.random_state import RandomState
 from nestling.learn.reports import Counts, StepReport, Writer, write_reading
 from nestling.levels import Levels, NestedOptimizer, Refusal
+from nestling.levels.assign import unwrap
 from nestling.memory.ridge import Task
 from nestling.protect import TakenStep, take_step
+from nestling.protect.training_step import list_places
 
 _LOGGER = logging.getLogger("nestling")
 
@@ -34,7 +36,7 @@ class GradientStep:
     """One training step of the gradient levels, in the model's own modes.
 
     Args:
-        model: trained in place.
+        model: trained in place; it may be compiled.
         optimizer: of its levels; None if nothing learns by gradient.
         loss: (output, target) -> scalar ().
         precision: "bf16" for autocast in the forward pass.
@@ -54,18 +56,19 @@ class GradientStep:
         self.loss = loss
         self.precision = precision
         self.device = device
-        modules = list(model.modules())
+        self._inner = unwrap(model)
+        modules = list(self._inner.modules())
         # Whether a forward pass of training gives something else than one of evaluation.
         self.has_modes = precision is not None or any(map(has_modes, modules))
         self._norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
-        self._buffers = list(model.buffers())
+        self._buffers = list_places(self._inner)
 
     def take(self, batch: Batch, protections: Protections, *, is_new: bool) -> TakenStep | None:
         """Learn a batch, with what protects; None if nothing learns by gradient."""
         if self.optimizer is None:
             return None
-        if not self.model.training:
-            self.model.train()
+        if not self._inner.training:
+            self._inner.train()
         autocast = None
         if self.precision is not None:
             autocast = torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -204,6 +204,8 @@ def _explain_idle(
                 return f"{start}: {first!r} is frozen (requires_grad False)"
             owner = next(name for name, owned in claimed.items() if first in owned)
             return f"{start}: {first!r} was claimed before, by level {owner!r}; move it up"
+    if "_orig_mod." in pattern:
+        return f"{start}; the names of a compiled model go without '_orig_mod.'"
     return f"{start}; {suggest(pattern, aliases)}"
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from nestling.core.errors import SettingError
 from nestling.core.heads import find_head
-from nestling.levels.assign import collect_aliases
+from nestling.levels.assign import collect_aliases, unwrap
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.plan import Plan
 from nestling.levels.spec import Level
@@ -39,8 +39,8 @@ def spine_and_head(
     [('head', ('2.*',)), ('spine', ('*',))]
     """
     if head is None:
-        head = find_head(model)
-    names = _list_trainable(model)
+        head = find_head(unwrap(model))
+    names = _list_trainable(unwrap(model))
     inside = [name for name in names if name.startswith(f"{head}.")]
     if not head or not inside or len(inside) == len(names):
         raise SettingError(
@@ -83,7 +83,7 @@ def by_depth(model: nn.Module, num_levels: int, *, ratio: int = 4, lr: float = 1
             "hold trainable parameters) and a ratio of 1 or more work"
         )
     groups = _cut_evenly(list(reversed(sizes.items())), num_levels)
-    names = _list_trainable(model)
+    names = _list_trainable(unwrap(model))
     levels = []
     for depth, group in enumerate(groups):
         levels.append(

@@ -291,8 +291,7 @@ def fit_positions(features: Tensor, tap: Tap | None, target: Tensor | None) -> T
 
 def _read_input(batch: Batch) -> Tensor:
     # Of keyword inputs the first by name: in which order they came means nothing.
-    named = sorted(batch.keywords.items())
-    inputs = [*batch.inputs[:1], *(() if batch.inputs else (value for _, value in named))]
+    inputs = list(batch.inputs[:1]) or [batch.keywords[name] for name in sorted(batch.keywords)]
     first: Tensor = next((x for x in inputs if x.is_floating_point()), inputs[0])
     if not first.is_floating_point() and first.dtype != torch.uint8:
         raise DataError(

@@ -1,5 +1,6 @@
 """The training step with protecting methods, for any torch optimizer."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from nestling.core.batches import Loss, default_loss, read_batch, read_output
 from nestling.core.params import are_finite
 from nestling.levels import NestedOptimizer
+from nestling.levels.assign import unwrap
 from nestling.protect.columns import require_target
 from nestling.protect.method import Retention
+
+Place = tuple[nn.Module, str]  # a module and the name of a buffer in it
 
 
 @dataclass(frozen=True)
@@ -38,25 +42,25 @@ def take_step(
     *,
     loss: Loss = default_loss,
     precision: AbstractContextManager[object] | None = None,
-    buffers: Sequence[Tensor] | None = None,
+    buffers: Sequence[Place] | None = None,
     is_new: bool = True,
 ) -> TakenStep:
     """One training step on a batch with protecting methods; refused if anything is not finite.
 
     Args:
-        model: in training mode.
+        model: in training mode; of a compiled one the methods see the module inside.
         optimizer: over its parameters: a `NestedOptimizer` or any other that needs no closure.
         batch: N examples with a target, in any form of `read_batch`.
         methods: what protects, called in this order.
         loss: (output, target) -> scalar (), also of what is replayed.
         precision: an autocast context for the forward passes.
-        buffers: what a forward pass changes in the model; None: all its buffers.
+        buffers: what a forward pass changes in the model, see `list_places`; None: all of it.
         is_new: False for a batch that was learned before, in an earlier epoch: methods that
             keep each example once pass over it.
 
     Returns: what was done. A step that is refused, or one that raises, leaves parameters,
-        buffers, moments, gathered gradients (but those gathered in place) and clocks as they
-        were.
+        buffers, moments, gathered gradients (but those gathered in place), clocks and what the
+        methods draw from as they were; also if a method cannot take in a step that was taken.
 
     Raises:
         DataError: no target, or a batch that the model or a method cannot take.
@@ -67,9 +71,12 @@ def take_step(
     ''
     """
     read = read_batch(batch)
-    target = require_target(read)
-    changing = list(model.buffers()) if buffers is None else buffers
-    before = [buffer.clone() for buffer in changing]
+    target, inner = require_target(read), unwrap(model)
+    places = list_places(inner) if buffers is None else buffers
+    before = _mark_buffers(places)
+    drawn = [generator for method in methods for generator in method.list_generators()]
+    stood = [generator.get_state() for generator in drawn]
+    is_taken, undo = False, _mark_step(optimizer, methods)
     if isinstance(optimizer, NestedOptimizer):
         optimizer.prepare_step()
     try:
@@ -79,26 +86,31 @@ def take_step(
                 seen = method.restrict(seen, read)
             own = total = loss(seen, target)
             for method in methods:
-                extra = method.compute_loss(model, read, output, loss)
+                extra = method.compute_loss(inner, read, output, loss)
                 total = total if extra is None else total + extra
         value = own.item()
 
         def adjust() -> None:
             for method in methods:
-                method.adjust_gradients(model, loss)
+                method.adjust_gradients(inner, loss)
 
         refused = descend(optimizer, total, adjust=adjust, own_loss=value)
-        if refused:
-            _put_back(optimizer, changing, before)
-        else:
+        is_taken = not refused
+        if is_taken:
             for method in methods:
                 if is_new or method.takes_repeats:
-                    method.observe(model, read, output.detach())
+                    method.observe(inner, read, output.detach())
     except Warning:  # an alarm that is an error here: the step was taken before it
         raise
     except BaseException:
-        _put_back(optimizer, changing, before)
+        if is_taken:
+            undo()
+        _put_back(optimizer, before)
+        _put_generators(drawn, stood)
         raise
+    if refused:
+        _put_back(optimizer, before)
+        _put_generators(drawn, stood)
     return TakenStep(value, output.detach(), refused)
 
 
@@ -145,15 +157,70 @@ def _is_watched(optimizer: torch.optim.Optimizer) -> bool:
     return bool(hooks) or "step" in vars(optimizer)
 
 
+def list_places(model: nn.Module) -> list[Place]:
+    """Where a model keeps buffers: each module with a name in it, also one that is None yet.
+
+    A place, and not the tensor that is there now: `forward` may put another one there.
+    """
+    return [(module, name) for module in model.modules() for name in module._buffers]
+
+
+def _mark_buffers(places: Sequence[Place]) -> list[tuple[Place, Tensor | None, Tensor | None]]:
+    """Each place with the tensor that is there, and a copy of what that holds."""
+    marked: list[tuple[Place, Tensor | None, Tensor | None]] = []
+    for module, name in places:
+        buffer = module._buffers.get(name)
+        marked.append(((module, name), buffer, None if buffer is None else buffer.clone()))
+    return marked
+
+
 def _put_back(
-    optimizer: torch.optim.Optimizer, buffers: Sequence[Tensor], before: Sequence[Tensor]
+    optimizer: torch.optim.Optimizer,
+    before: Sequence[tuple[Place, Tensor | None, Tensor | None]],
 ) -> None:
     optimizer.zero_grad()
     if isinstance(optimizer, NestedOptimizer):
         optimizer.levels.enable_all()
     with torch.no_grad():
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        for (module, name), buffer, value in before:
+            module._buffers[name] = buffer
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
+
+
+def _put_generators(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+
+
+def _mark_step(
+    optimizer: torch.optim.Optimizer, methods: Sequence[Retention]
+) -> Callable[[], None]:
+    """What undoes a step that was taken, its methods included.
+
+    Our own methods refuse before the step what they could not take in after it. Of others that
+    is not known, so that with one of them everything is copied that a step changes.
+    """
+    if all(type(method).observe.__module__.startswith("nestling.") for method in methods):
+        return _leave
+    params: list[Tensor] = [param for group in optimizer.param_groups for param in group["params"]]
+    values = [param.detach().clone() for param in params]
+    state = copy.deepcopy(optimizer.state_dict())
+    states = [copy.deepcopy(method.state_dict()) for method in methods]
+
+    def undo() -> None:
+        with torch.no_grad():
+            for param, value in zip(params, values, strict=True):
+                param.copy_(value)
+        optimizer.load_state_dict(state)
+        for method, kept in zip(methods, states, strict=True):
+            method.load_state_dict(kept)
+
+    return undo
+
+
+def _leave() -> None:
+    """Nothing is undone."""
 
 
 def _are_finite(optimizer: torch.optim.Optimizer) -> bool:

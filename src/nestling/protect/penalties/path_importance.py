@@ -154,7 +154,8 @@ class SI(Retention):
             wide = widen_half(before)
             path = torch.zeros_like(wide) if path is None else pad_rows(name, path, wide)
             rows = path[: len(before)] if path.shape != before.shape else path
-            rows.addcmul_(widen_half(param.grad), widen_half(param.detach()) - wide, value=-1.0)
+            grad = param.grad if param.grad.layout == torch.strided else param.grad.to_dense()
+            rows.addcmul_(widen_half(grad), widen_half(param.detach()) - wide, value=-1.0)
             self._path[name] = path
         self._before = {}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.core.batches import Batch, read_output
+from nestling.core.batches import IGNORE_INDEX, Batch, read_output
 from nestling.core.errors import DataError, SettingError
 from nestling.core.seeds import export_generator, import_generator, make_generator
 from nestling.memory.checks import check_saved
@@ -118,11 +118,16 @@ def answer_kept(model: nn.Module, kept: Mapping[str, Tensor]) -> Tensor:
 
 
 def drop_ignored(columns: Columns) -> Columns:
-    """The examples whose class is not negative; a negative one is a target that is ignored."""
+    """The examples of which a target counts, in one position at least; a loss of a replayed batch
+    without any would be 0 / 0."""
     y = columns["y"]
-    if y.ndim != 1 or y.is_floating_point() or not bool((y < 0).any()):
+    if y.is_floating_point():
         return columns
-    return {name: column[y >= 0] for name, column in columns.items()}
+    counts = y != IGNORE_INDEX
+    counts = counts.flatten(1).any(dim=1) if y.ndim > 1 else counts
+    if bool(counts.all()):
+        return columns
+    return {name: column[counts] for name, column in columns.items()}
 
 
 def find_generator(buffer: BalancedReplay | ReservoirReplay) -> torch.Generator:

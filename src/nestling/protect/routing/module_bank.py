@@ -214,9 +214,10 @@ class ModuleBank(nn.Module):
 def compute_loss(output: Tensor, y: Tensor, loss: Loss = default_loss) -> Tensor:
     """The loss of a module's answers: scalar ().
 
-    Raises: UnknownLabel: a class without an output. ShapeMismatch: targets that do not fit.
+    Raises: what the loss raises; for `default_loss` UnknownLabel: a class without an output, or
+        ShapeMismatch: targets that do not fit.
     """
-    if not y.is_floating_point():
+    if loss is default_loss and not y.is_floating_point():
         num_outputs = move_classes(output, y).shape[1]
         known = y if y.ndim == 1 else y[y != IGNORE_INDEX]
         if known.numel() and (int(known.min()) < 0 or int(known.max()) >= num_outputs):

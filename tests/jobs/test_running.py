@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nestling.core.errors import JobError
 from nestling.data import Experience
+from nestling.jobs import running
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.running import Position, run_job
 from nestling.learn import Learner
@@ -71,9 +72,11 @@ def test_stopped_and_resumed_gives_the_same_bits(
     whole: Job, tmp_path_factory: pytest.TempPathFactory, stop_at: int
 ) -> None:
     job = make_job(tmp_path_factory.mktemp("stopped") / "run")
-    with pytest.raises(Killed):
-        run_until(job, stop_at)
-    run_job(job, resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "write_report", lambda _: None)  # pictures, each time anew
+        with pytest.raises(Killed):
+            run_until(job, stop_at)
+        run_job(job, resume=True)
     expected, found = read_end(whole), read_end(job)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read_records(job.out) == read_records(whole.out)
@@ -92,6 +95,7 @@ def test_every_epoch_experience_and_seed_has_an_order_of_its_own(
         return learn(self, x, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Learner, "learn", note)
+    monkeypatch.setattr(running, "write_report", lambda _: None)
     monkeypatch.setattr(Job, "load_experiences", lambda _: made)
     orders = set()
     for seed in (0, 1):

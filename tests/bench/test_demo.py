@@ -25,7 +25,7 @@ def make_experiences() -> list[Experience]:
             Experience(
                 name=f"part {index}",
                 train=part,
-                test=part,
+                test=(part[0][:16], part[1][:16]),
                 classes=(2 * index, 2 * index + 1),
                 task=None,
             )
@@ -44,6 +44,7 @@ class Recorder:
             self.given += [tuple(x.argmax(dim=1).tolist()) for x, _ in batches]
 
     def scores(self, x: Tensor) -> Tensor:
+        assert len(x) == 16, "scored on the examples to test on"
         return torch.arange(4.0).expand(len(x), 4)
 
     def read_levels(self) -> Sequence[LevelReading]:

@@ -2,7 +2,9 @@
 # ruff: noqa: ARG002
 
 import functools
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +82,17 @@ def _build_broken(setup: Setup, settings: Settings) -> Competitor:
 
 def make_slow() -> Method:
     return Method("slow", "no_replay", _build_slow, {"lr": Range(1e-6, 1e-5, 1e-6)})
+
+
+def _build_sleepy(setup: Setup, settings: Settings) -> Competitor:
+    Path(f"begun-{setup.seed}").touch()
+    time.sleep(1.0)
+    return PlainLoop(setup.make_model(), settings["lr"])
+
+
+def make_sleepy() -> Method:
+    """Whose cells say in the working directory that they began, and take a second."""
+    return Method("sleepy", "no_replay", _build_sleepy, {"lr": Range(0.01, 0.1, 0.05)})
 
 
 def make_broken() -> Method:

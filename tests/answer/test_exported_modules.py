@@ -130,13 +130,19 @@ def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     }
 
 
+# Every kind of part goes through ONNX once: features, places, presence, convolutions, values.
+ONNX = ("several places", "only some present", "raw images", "regression")
+
+
 @pytest.mark.parametrize("case", make_cases())
 def test_torch_export_and_onnx_agree(case: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     readout, x = make_cases()[case]
     readout.eval()
     program = torch.export.export(readout, (x,))
     torch.testing.assert_close(program.module()(x), readout(x), atol=1e-5, rtol=1e-5)
+    if case not in ONNX:
+        return
+    onnxruntime = pytest.importorskip("onnxruntime")
     save_onnx(readout, (x,), tmp_path / "m.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")

@@ -25,7 +25,7 @@ def make_experiences() -> list[Experience]:
             Experience(
                 name=f"part {index}",
                 train=part,
-                test=part,
+                test=(part[0][:16], part[1][:16]),
                 classes=(2 * index, 2 * index + 1),
                 task=None,
             )
@@ -34,7 +34,7 @@ def make_experiences() -> list[Experience]:
 
 
 class Recorder:
-    """Learns nothing; keeps what it was given."""
+    """Learns nothing, prefers later classes; keeps what it was given."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, ...]] = []
@@ -44,7 +44,8 @@ class Recorder:
             self.given += [tuple(x.argmax(dim=1).tolist()) for x, _ in batches]
 
     def scores(self, x: Tensor) -> Tensor:
-        return torch.zeros(len(x), 4)
+        assert len(x) == 16, "scored on the examples to test on"
+        return torch.arange(4.0).expand(len(x), 4)
 
     def read_levels(self) -> Sequence[LevelReading]:
         return ()
@@ -64,7 +65,14 @@ def test_every_experience_is_looked_at_during_and_after() -> None:
     during = [(record["during"], record["after"]) for record in trial.evaluations]
     assert during.count((0, 0)) == during.count((1, 1)) == 1
     assert during.count((1, None)) > 5
-    assert trial.read_accuracy(0) == 0.5
+    # Among the classes met by then: of 0 and 1 it says 1, of all four 3.
+    assert (trial.read_accuracy(0), trial.read_accuracy(1)) == (0.5, 0.5)
+    names = [list(record["accuracies"]) for record in trial.evaluations]  # type: ignore[call-overload]
+    assert names == [["part 0", "part 1"][: during_one + 1] for during_one, _ in during]
+    assert final(trial) == [0.0, 0.5]
+    # The first look at the second experience comes before anything of it is learned.
+    first = next(record for record in trial.evaluations if record["during"] == 1)
+    assert (first["step"], trial.evaluations[-1]["step"]) == (64, 128)
 
 
 def run(rival: Finetune) -> Trial:

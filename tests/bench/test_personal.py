@@ -5,7 +5,7 @@ import torch
 
 from nestling.bench import personal
 from nestling.bench.result import LIMITS
-from nestling.data.persons import KINDS, make_kinds, make_writers
+from nestling.data.persons import KINDS, Person, make_kinds, make_writers
 
 
 def test_a_person_is_measured_whole() -> None:
@@ -21,6 +21,25 @@ def test_a_person_is_measured_whole() -> None:
     assert figures["person_lost"] <= 0.5
     assert figures["first_events_worst"] <= 1.0
     assert LIMITS["personal"].keys() <= figures.keys()
+
+
+def test_a_person_is_looked_at_before_the_stream_and_after_so_many_examples() -> None:
+    """Who knows what it learned answers right for that many of the person's examples."""
+    x, y = torch.arange(300.0)[:, None], torch.ones(300, dtype=torch.int64)
+    old = (torch.arange(-1.0, -101.0, -1.0)[:, None], torch.zeros(100, dtype=torch.int64))
+    person = Person("one", old, old, (x, y), (x, y))
+    known: set[float] = set()
+
+    def learn(x: torch.Tensor, _: torch.Tensor) -> None:
+        known.update(x[:, 0].tolist())
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        labels = torch.tensor([int(value in known) for value in x[:, 0].tolist()])
+        return torch.nn.functional.one_hot(labels, 2).float()
+
+    found = personal._follow(person, learn, predict)
+    assert found.own == pytest.approx([0.0, *(look / 300 for look in personal.LOOKS)])
+    assert found.others == [1.0] * (1 + len(personal.LOOKS))
 
 
 def test_figures_are_what_they_say() -> None:

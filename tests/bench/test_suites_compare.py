@@ -1,6 +1,7 @@
 """Paired tests, the search, and the figures that they give."""
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from nestling.bench.rivals.methods_by_name import METHODS, choose_methods, find_method
 from nestling.bench.rivals.tunable import draw_settings
+from nestling.bench.suites import costs
 from nestling.bench.suites.cell_files import Cell, Outcome
 from nestling.bench.suites.compare import compare_all, correct_holm, run_paired_test
 from nestling.bench.suites.costs import time_methods
@@ -108,15 +110,29 @@ def test_a_method_that_never_goes_through_is_an_error(tmp_path: Path) -> None:
         search(DIGITS, ["tiny_suites:make_broken"], 1, CellFolders(tmp_path), num_workers=1)
 
 
-def test_costs_are_ratios_kept_until_settings_change(tmp_path: Path) -> None:
+def test_costs_are_ratios_kept_until_settings_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[dict[str, float]] = []
+
+    def time_rounds(sides: Mapping[str, Callable[[], float]], num_rounds: int) -> object:
+        measured.append({name: side() for name, side in sides.items()})
+        # A method twice and three times as dear as fine-tuning; once the machine stood still.
+        return {"ours": [2.0, 30.0, 6.0, 30.0, 2.0], "plain": [1.0, 10.0, 2.0, 1.0, 1.0]}
+
+    monkeypatch.setattr(costs, "time_rounds", time_rounds)
     settings = {"finetune": {"lr": 0.1}, "ewc": {"lr": 0.1, "strength": 1.0}}
     place = CellFolders(tmp_path)
     ratios = time_methods(DIGITS, settings, place)
-    assert ratios["finetune"] == 1.0
-    assert (ratios["ewc"] or 0.0) > 1.1  # a penalty in each step and a Fisher at the end
+    assert ratios == {"finetune": 1.0, "ewc": 3.0}
+    (first,) = measured
+    assert set(first) == {"ours", "plain"}
+    assert min(first.values()) > 0.0  # each learned, and took time for it
     assert time_methods(DIGITS, settings, place) == ratios
+    assert len(measured) == 1
     changed = {**settings, "ewc": {"lr": 0.1, "strength": 2.0}}
     time_methods(DIGITS, changed, place)
+    assert len(measured) == 2
     kept = json.loads((tmp_path / "costs.json").read_text())["methods"]["ewc"]["used"]
     assert kept["settings"] == changed["ewc"]
     with pytest.raises(JobError, match="against 'finetune'"):

@@ -53,7 +53,7 @@ def test_methods_are_measured_in_parallel_as_they_are_alone(tmp_path: Path) -> N
 
 def test_an_interrupted_benchmark_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [make_cell("finetune", seed, lr=0.1) for seed in range(3)]
-    first = run_cells(cells[:2], CellFolders(tmp_path))
+    first = run_cells(cells[:2], CellFolders(tmp_path), num_workers=1)
     measured: list[int] = []
 
     def refuse(cell: Cell, place: CellFolders) -> None:

@@ -1,6 +1,7 @@
 """People who come to a model of others."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +57,37 @@ def test_errors_before_and_after_are_added_up_over_people_and_seeds(people, tmp_
     assert counts.lost_on_others > 5.0  # what this person says is wrong of the others
     assert "after 60 s" in format_people(found)
     assert build_figures(found) == {}  # of the default only
+
+
+def test_a_trials_seed_draws_people_weights_and_order(people, tmp_path, monkeypatch) -> None:
+    built = []
+
+    class Diary:
+        def __init__(self, setup, _) -> None:
+            self.weights = next(setup.make_model().parameters())
+            self.learned: list[float] = []
+            self.asked: list[tuple[int, float]] = []
+            built.append(self)
+
+        def learn(self, x, _, *, is_new) -> None:  # noqa: ARG002
+            self.learned += x[:, 0].tolist()
+
+        def end_experience(self, loader) -> None: ...
+
+        def compute_scores(self, x):
+            self.asked.append((len(self.learned), float(x[0, 0])))
+            return torch.zeros(len(x), 2)
+
+    monkeypatch.setattr(personal, "find_method", lambda _: SimpleNamespace(build=Diary))
+    measure_people({"mine": {}}, [0, 1], CellFolders(tmp_path), num_workers=1)
+    assert people == ["recordings 0", "recordings 1", "halves 0", "halves 1"]
+    first, _, second, *_ = built
+    assert not torch.equal(first.weights, second.weights)
+    assert first.learned != second.learned
+    assert sorted(first.learned) == sorted(second.learned)
+    tested = float(make_person(1.0).own_test[0][0, 0])
+    end = len(first.learned)
+    assert first.asked == [(end - 200, tested)] * 2 + [(end, tested)] * 2
 
 
 def test_what_was_measured_is_not_measured_again(people, tmp_path) -> None:

@@ -90,9 +90,9 @@ def test_a_folder_of_another_suite_is_refused(nestling: Run, desk: Path) -> None
 
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run) -> None:
     tests = Path(__file__).parents[1]
-    asked = ("bench", "tiny_suites:make_few", "--methods", "ncm")
-    command = [sys.executable, "-c", AS_AT_A_TERMINAL, *asked]
-    command += ["--seeds", "20", "--budget", "1", "--workers", "2", "--looks", "3", "--out", "run"]
+    asked = ("bench", "tiny_suites:make_few", "--methods", "tiny_suites:make_sleepy")
+    few = ("--seeds", "1", "--budget", "1", "--looks", "1", "--out", "run")
+    command = [sys.executable, "-c", AS_AT_A_TERMINAL, *asked, *few, "--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": str(tests), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command,
@@ -103,15 +103,20 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(desk: Path, nestling: Run
         start_new_session=True,
     )
     deadline = time.monotonic() + 100.0
-    while time.monotonic() < deadline and not list((desk / "run" / "cells").glob("*.json")):
+    while time.monotonic() < deadline and not list(desk.glob("begun-*")):
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, err = process.communicate(timeout=100.0)
     assert (process.returncode, err.strip()) == (130, "interrupted")
-    cells = list((desk / "run" / "cells").glob("*.json"))
-    assert cells
+    cells = list((desk / "run" / "search").glob("*.json"))
+    # Whatever was under way ended and is kept; the rest (3 seeds of 2 methods) was not begun.
+    for begun in desk.glob("begun-*"):
+        seed = begun.name.removeprefix("begun-")
+        assert any(f"make_sleepy-trial0-seed{seed}-" in path.name for path in cells)
+    assert len(cells) < 6
     assert not (desk / "run" / "result.json").exists()
     times = {path: path.stat().st_mtime_ns for path in cells}
-    assert nestling(*asked, *QUICK, "--out", "run")[0] == 0
+    assert nestling(*asked, *few, "--workers", "1")[0] == 0
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert len(list((desk / "run" / "search").glob("*.json"))) == 6

@@ -9,8 +9,11 @@ import pytest
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.slow
-def test_demo_prints_a_table_and_writes_run_report_and_figures(nestling: Run, desk: Path) -> None:
+def test_demo_prints_a_table_and_writes_run_report_and_figures(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is learned is no matter here; tests/bench/test_demo.py runs it whole.
+    monkeypatch.setattr("nestling.bench.demo.EPOCHS", 1)
     args = ("demo", "--seeds", "1", "--threads", "1", "--out", "run", "--json", "demo.json")
     code, out, err = nestling(*args)
     assert (code, err) == (0, "")

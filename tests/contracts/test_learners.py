@@ -1,13 +1,8 @@
 """Every learner can be killed at any batch and goes on, bit for bit, from its snapshot."""
 
 import copy
-import os
 import pickle
 import random
-import signal
-import subprocess
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,52 +200,6 @@ def test_every_pair_is_in_the_table() -> None:
     assert {(o, g) for o, g, _ in PLANS.values()} == {(o, g) for o in OPTIMIZERS for g in GATES}
     assert {m for *_, m in PLANS.values()} == set(MEMORIES)
     assert {(o, m) for o, _, m in PLANS.values()} == {(o, m) for o in OPTIMIZERS for m in MEMORIES}
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from test_learners import NUM_BATCHES, give, make_learner, torch
-torch.set_num_threads(1)
-learner, folder = make_learner("default with replay"), Path(sys.argv[1])
-for index in range(100 * NUM_BATCHES):
-    learner.snapshot(folder)
-    print(index, flush=True)
-    give(learner, index % NUM_BATCHES)
-"""
-
-
-def test_a_real_kill(tmp_path: Path) -> None:
-    folder = tmp_path / "last"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE, text=True,
-        env=environment,
-    )  # fmt: skip
-    assert child.stdout is not None
-    try:
-        for line in child.stdout:
-            if int(line) >= 25:
-                time.sleep(0.0013)  # somewhere in learn, or in the next snapshot
-                break
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-    assert child.returncode == -signal.SIGKILL
-    restored = make_learner("default with replay")
-    restored.restore(folder)
-    sizes = [6 + index % 5 for index in range(NUM_BATCHES)]
-    done = next(n for n in range(NUM_BATCHES) if sum(sizes[:n]) == restored.counts.num_examples)
-    assert done >= 25
-    unkilled = make_learner("default with replay")
-    for index in range(NUM_BATCHES):
-        give(unkilled, index)
-    restored.restore(folder)  # its generator's state too, which the other has moved
-    for index in range(done, NUM_BATCHES):
-        give(restored, index)
-    assert differences(read_state(unkilled), read_state(restored)) == []
 
 
 def test_nothing_to_restore(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nestling.core.errors import JobError
 from nestling.data import Experience
+from nestling.jobs import running
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.running import Position, run_job
 from nestling.learn import Learner
@@ -71,9 +72,11 @@ def test_stopped_and_resumed_gives_the_same_bits(
     whole: Job, tmp_path_factory: pytest.TempPathFactory, stop_at: int
 ) -> None:
     job = make_job(tmp_path_factory.mktemp("stopped") / "run")
-    with pytest.raises(Killed):
-        run_until(job, stop_at)
-    run_job(job, resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "write_report", lambda _: None)  # pictures, each time anew
+        with pytest.raises(Killed):
+            run_until(job, stop_at)
+        run_job(job, resume=True)
     expected, found = read_end(whole), read_end(job)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert read_records(job.out) == read_records(whole.out)
@@ -83,15 +86,24 @@ def test_every_epoch_experience_and_seed_has_an_order_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[tuple[tuple[int, ...], bool]] = []
+    asked: set[tuple[str, tuple[int, ...]]] = set()
     x, y = torch.arange(24.0)[:, None].repeat(1, 64), torch.arange(24) % 2
-    made = [Experience(name, (x, y), (x, y), (0, 1)) for name in ("a", "b")]
+    made = [
+        Experience(name, (x, y + k), (x, y + k), (k, k + 1)) for name, k in (("a", 0), ("b", 2))
+    ]
     learn = Learner.learn
 
     def note(self: Learner, x: torch.Tensor, *rest: object, **options: object) -> object:
         given.append((tuple(x[:, 0].int().tolist()), bool(options["again"])))
         return learn(self, x, *rest, **options)  # type: ignore[arg-type]
 
+    def score(_: Learner, one: Experience, classes: list[int]) -> float:
+        asked.add((one.name, tuple(classes)))
+        return 0.5
+
     monkeypatch.setattr(Learner, "learn", note)
+    monkeypatch.setattr(running, "score", score)
+    monkeypatch.setattr(running, "write_report", lambda _: None)
     monkeypatch.setattr(Job, "load_experiences", lambda _: made)
     orders = set()
     for seed in (0, 1):
@@ -104,6 +116,8 @@ def test_every_epoch_experience_and_seed_has_an_order_of_its_own(
             assert sorted(one) == list(range(24))
             orders.add(one)
     assert len(orders) == 8
+    # Scored on what was met, among the classes met, never on what is to come.
+    assert asked == {("a", (0, 1)), ("a", (0, 1, 2, 3)), ("b", (0, 1, 2, 3))}
 
 
 def test_another_job_in_the_same_folder_is_refused(whole: Job) -> None:

@@ -48,7 +48,7 @@ def test_only_the_classes_that_were_met_may_be_answered() -> None:
 
 def test_a_summary_by_hand() -> None:
     def look(during: int, step: int, after: int | None, *found: float) -> dict[str, object]:
-        accuracies = dict(zip(("a", "b"), found, strict=False))
+        accuracies = dict(zip(("a", "b", "c"), found, strict=False))
         return {"during": during, "step": step, "after": after, "accuracies": accuracies}
 
     records = [
@@ -63,3 +63,12 @@ def test_a_summary_by_hand() -> None:
     assert found["steps_to_adapt"] == 20
     assert abs(float(str(found["acc"])) - 0.65) < 1e-12
     assert abs(float(str(found["forgetting"])) - 0.4) < 1e-12
+    # A third, in which the second gets better yet: that is no adaptation to it.
+    records += [
+        look(2, 130, None, 0.5, 0.8, 0.0),
+        look(2, 170, None, 0.3, 1.0, 0.4),
+        look(2, 190, 2, 0.3, 1.0, 0.3),
+    ]
+    found = summarize(records, ["a", "b", "c"])
+    assert found["steps_to_adapt"] == (20 + 40) / 2
+    assert abs(float(str(found["forgetting"])) - ((0.9 - 0.3) + (0.8 - 1.0)) / 2) < 1e-12

@@ -98,7 +98,7 @@ def test_what_a_plan_is_judged_by(tmp_path, monkeypatch) -> None:
     class Told:
         def __init__(self, *_: object, **__: object) -> None: ...
 
-        def learn(self, _, y, *, again, **__: object) -> None:
+        def learn(self, x, y, *, task, again) -> None:  # noqa: ARG002
             told.append(("learn", sorted(set(y.tolist())), again))
 
         def end_experience(self) -> None:

@@ -107,7 +107,8 @@ def test_gem_opposes_no_experience_and_is_the_nearest_such_gradient() -> None:
     weights = solve_dual(past @ past.T, past @ new, 0.5)
     assert float(weights.min()) == 0.5 < float(weights.max()) < 0.6
     torch.testing.assert_close(moved, new + past.T @ weights, rtol=1e-4, atol=1e-5)
-    assert float((past @ moved).min()) > 0.01  # each gains, by more than rounding
+    assert float((past @ moved).min()) > -1e-4 * float(new.norm())
+    assert float((past @ moved).max()) > 0.01  # where the margin holds: more than rounding
 
 
 @pytest.mark.parametrize("make", [lambda: AGEM(60, 60), lambda: GEM(30)])

@@ -76,6 +76,8 @@ def test_matrix_curves_and_figures_are_means_over_seeds_that_differ(tmp_path: Pa
     worst = [0.8 / 3 + 2 / 3 * (0.4 + 0.3) / 2, 0.6 / 3 + 2 / 3 * (0.5 + 0.5) / 2]
     assert [found.seed_figures[seed]["worst"] for seed in (0, 1)] == pytest.approx(worst)
     assert found.figures["worst"].mean == pytest.approx(sum(worst) / 2)
+    gaps = [(0.3 + (0.2 + 0.2) / 2) / 2, (0.3 + (0.1 + 0.02) / 2) / 2]
+    assert found.figures["stability_gap"].mean == pytest.approx(sum(gaps) / 2)
     first, second = found.retention
     assert (first.name, first.learned, first.worst) == ("a", 0.9, pytest.approx(0.45))
     assert (second.name, second.last) == ("b", pytest.approx(0.5))

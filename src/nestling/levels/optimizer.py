@@ -267,7 +267,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         """
         whole = isinstance(state_dict, Mapping)
         state, levels = (state_dict.get("state") if whole else None), self.levels
-        parts = {"num_steps", "released", "levels", "copies"}
+        parts = {"num_steps", "levels", "copies"}
         if not isinstance(state, Mapping) or parts - state.keys():
             raise MismatchedParameters(
                 "the state is not of a nested optimizer (it has no levels); "

@@ -124,7 +124,7 @@ def replay_row(make: Callable[[], Memory], needs_labels: bool) -> Row:
         return torch.cat((drawn["x"].reshape(-1), stored["x"].reshape(-1), stored["y"].float()))
 
     def spoil(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
-        bad = [(x[:, 1:], y), (x, y[1:]), (x.double(), y)]
+        bad = [(x[:, 1:], y), (x, y[1:]), (x.long(), y)]
         return [*bad, (x, y.float())] if needs_labels else bad
 
     return Row(make, read_digits, add, ask, 0.0, spoil)

@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 SOURCE = Path(__file__).parents[2] / "src" / "nestling"
 # Modules lie where their maker's defaults say, as torch's own do.
 MODULES = {"models/transformer.py", "protect/routing/module_bank.py"}
@@ -32,15 +30,16 @@ def read_calls(tree: ast.AST) -> Iterator[tuple[str, set[str | None], int]]:
             yield function.attr, {keyword.arg for keyword in node.keywords}, node.lineno
 
 
-FILES = [path.relative_to(SOURCE).as_posix() for path in sorted(SOURCE.rglob("*.py"))]
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name not in MODULES])
-def test_says_device_and_dtype(name: str) -> None:
-    calls = list(read_calls(ast.parse((SOURCE / name).read_text())))
-    homeless = [(maker, line) for maker, given, line in calls if "device" not in given]
+def test_says_device_and_dtype() -> None:
+    homeless, untyped = [], []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).as_posix()
+        if name in MODULES:
+            continue
+        for maker, given, line in read_calls(ast.parse(path.read_text())):
+            if "device" not in given:
+                homeless.append(f"{name}:{line} {maker}")
+            if maker not in TYPED and "dtype" not in given:
+                untyped.append(f"{name}:{line} {maker}")
     assert not homeless, "without device="
-    untyped = [
-        (maker, line) for maker, given, line in calls if maker not in TYPED and "dtype" not in given
-    ]
     assert not untyped, "without dtype="

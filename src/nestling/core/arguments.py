@@ -86,7 +86,7 @@ def check_device(device: object) -> torch.device | None:
         return None
     try:
         found = torch.device(cast(torch.device | str, device))
-        torch.empty(0, device=found)
+        torch.empty(0, dtype=torch.float32, device=found)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         here = ["cpu"] + ["cuda"] * torch.cuda.is_available()
         here += ["mps"] * torch.backends.mps.is_available()

@@ -80,7 +80,7 @@ class TableEncoding:
                         f"'{table.source}' has the label {name!r} in line {table.lines[row]}, "
                         f"which no training file has; {suggest(name, known)}"
                     )
-            return torch.tensor([known[name] for name in names])
+            return torch.tensor([known[name] for name in names], dtype=torch.int64, device="cpu")
         values = read_numbers(table, self.target)
         finite = np.isfinite(narrow(values))
         if not finite.all():

@@ -139,5 +139,7 @@ def _draw_held_out(num_rows: int, source: str, seed: int, index: int) -> tuple[T
         raise DataError(
             f"'{source}' has {num_rows} rows, too few to hold some out; give test files"
         )
-    order = torch.randperm(num_rows, generator=make_generator(seed, "held out", index))
+    order = torch.randperm(
+        num_rows, generator=make_generator(seed, "held out", index), device="cpu"
+    )
     return order[num_held_out:].sort().values, order[:num_held_out].sort().values

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def predict_file(run: Path, file: Path) -> FileAnswers:
                 raise DataError(
                     f"the run predicts {values.shape[1]} values per row; one is written"
                 )
-            empty = torch.zeros(len(x), 0)
+            empty = torch.zeros(len(x), 0, dtype=torch.float32, device="cpu")
             return FileAnswers(encoding.target, values[:, 0].tolist(), (), empty)
         found = learner.predict_proba(x)
     if found.ndim != 2:
@@ -112,5 +113,5 @@ def _read_inputs(file: Path, encoding: TableEncoding) -> Tensor:
     if "x" not in arrays:
         raise DataError(f"'{file}' has no array 'x', only {sorted(arrays)}")
     x = arrays["x"]
-    zeros = torch.zeros(len(x) if x.ndim else 0).numpy()
+    zeros = np.zeros(len(x) if x.ndim else 0, dtype=np.float32)
     return from_arrays(x, zeros, source=str(file))[0]

@@ -124,8 +124,6 @@ class Levels(Mapping[str, AnyLive]):
     def __len__(self) -> int:
         return len(self.gradient) + len(self.copies) + len(self.memories)
 
-    # --- a step
-
     def prepare_step(self) -> None:
         """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.
 
@@ -265,8 +263,6 @@ class Levels(Mapping[str, AnyLive]):
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level's tensors by name: what changed, and what did not."""
         return {name: level.digest() for name, level in self.items()}
-
-    # --- state
 
     def rest(self) -> dict[str, Any]:
         """State that no level owns: frozen parameters, buffers, extra state of modules."""

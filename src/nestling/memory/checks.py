@@ -142,7 +142,7 @@ def check_weights(weight: Tensor | Sequence[float] | None, num_examples: int) ->
         return torch.ones(num_examples, dtype=torch.float64, device="cpu")
     if not isinstance(weight, Tensor):
         try:
-            weight = torch.as_tensor(weight, dtype=torch.float64)
+            weight = torch.as_tensor(weight, dtype=torch.float64, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise DataError(
                 f"weight={weight!r:.60}; a tensor or list of {num_examples} numbers works"

@@ -21,6 +21,7 @@ class ConvNet(nn.Module):
     Raises:
         ModelError: the image is too small for so many blocks.
 
+    >>> import torch
     >>> ConvNet(10, (8, 8))(torch.zeros(2, 64)).shape
     torch.Size([2, 10])
     """

@@ -92,7 +92,8 @@ class ClserPlan:
     def _ask(self, name: str, x: Tensor) -> Tensor:
         with eval_mode(self.model):
             values = self.optimizer.levels.copies[name].read_values()
-            return torch.as_tensor(functional_call(self.model, values, x))
+            found: Tensor = functional_call(self.model, values, x)
+            return found
 
     def end_experience(self, loader: object) -> None:
         """Nothing: it needs no boundary."""

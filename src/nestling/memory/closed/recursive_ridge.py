@@ -114,7 +114,9 @@ class RecursiveRidge:
         check_sums([phi_NF.square().sum(1)])
         inverse_FF, weights_KF = self._inverse_FF, self._weights_KF
         if not self.num_classes:
-            inverse_FF = torch.eye(phi_NF.shape[1], dtype=torch.float64) / self.strength
+            inverse_FF = (
+                torch.eye(phi_NF.shape[1], dtype=torch.float64, device="cpu") / self.strength
+            )
             weights_KF = weights_KF.new_zeros(0, phi_NF.shape[1])
         weights_KF = grow_rows(weights_KF, num_classes)
         for start in range(0, len(y_N), MAX_ROWS):

@@ -90,6 +90,8 @@ def in_own_modes(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*arguments: P.args, **keywords: P.kwargs) -> R:
+        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return function(*arguments, **keywords)  # as in most loops: two contexts are spared
         with torch.inference_mode(False), torch.enable_grad():
             return function(*arguments, **keywords)
 

@@ -61,8 +61,8 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
     """Learn a job's experiences in order and write the run folder.
 
     The folder holds config.json, encoding.json, metrics.jsonl, snapshots/ and report.html, and
-    held-out.csv where no test file was given. A run that was
-    stopped goes on from its last snapshot and gives the same weights as one that was not.
+    held-out.csv where no test file was given. A run that was stopped goes on from its last
+    snapshot and gives the same weights as one that was not.
 
     Args:
         job: what to do.

@@ -105,10 +105,6 @@ class Protections:
             method.end_experience(self.model, None if again is None else _Batches(again, device))
         self._num_open = 0
 
-    def list_generators(self) -> list[torch.Generator]:
-        """What the methods draw from in a step."""
-        return [one for method in self.methods for one in method.list_generators()]
-
     def count_bytes(self) -> int:
         """What the methods keep."""
         return sum(method.count_bytes() for method in self.methods)

@@ -226,8 +226,8 @@ class Training:
         """What the experts answer before the step, and the step; undone if one raises."""
         panel, before, num_outputs = self.panel, self.panel.targets, found.targets.num_outputs
         grows = found.num_outputs > num_outputs
-        drawn = self.protections.list_generators()
-        put_back = self.random.mark([self.random.own, *drawn] if grows else drawn)
+        # What protecting methods draw from is put back by the step itself.
+        put_back = self.random.mark([self.random.own] if grows else [])
         panel.targets = found.targets
         try:
             answers = panel.ask(batch, found.read) if is_new else None

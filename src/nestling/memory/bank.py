@@ -15,7 +15,9 @@ from nestling.core.errors import NotFitted
 from nestling.core.modes import in_own_modes
 from nestling.memory import bank_experts as experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
+from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
+from nestling.memory.exact.statistics import decay_factor, decay_weights
 from nestling.memory.features import Features
 from nestling.memory.gate import FixedShare
 from nestling.memory.mixture import mix_experts
@@ -43,6 +45,11 @@ class MemoryBank:
     Inputs and targets of the unfinished block are kept until then (they are in `state_dict`),
     and are added to the statistics as one block: that is faster, and reading in between does not
     change a bit of what follows.
+
+    Answers are fresh: they include every example so far, those of the unfinished block too, at the
+    cost of a few products with a held factor (`FreshSolution`). Who asks between two blocks is
+    expected to ask again, so that learning then keeps the answer up to date; where nobody asks,
+    learning does not pay for it.
 
     With `mix="present"` experts are compared and mixed only on how they divide probability among
     the classes seen recently, see `mix_on_present`; `mix="all"` is the plain linear mixture.
@@ -110,6 +117,10 @@ class MemoryBank:
         self.gate = FixedShare(len(half_lives) + self.has_prior, switch_rate=switch_rate)
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
+        # Kept from answer to answer, never saved: what `_memories` and the block give.
+        self._fresh: list[FreshSolution] = []
+        self._fresh_clock = 0
+        self._is_asked = False
         self._start_block()
 
     @property
@@ -174,6 +185,11 @@ class MemoryBank:
             rows = slice(start, min(N, start + space))
             found += self._add_rows(x[rows], target[rows], weight_N[rows])
             start = rows.stop
+        if self._is_asked and not self.is_empty:
+            self._renew_fresh()
+            for fresh in self._fresh:
+                fresh.solve()
+        self._is_asked = False
         return found
 
     @in_own_modes
@@ -192,6 +208,7 @@ class MemoryBank:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories
         self._held = [None] * len(memories)
+        self._fresh = []
         self._start_block()
 
     def predict(self, x: Tensor) -> Tensor:
@@ -211,7 +228,7 @@ class MemoryBank:
         slow = self._held[self.slow]
         if slow is None:
             return None
-        return self._answer_held(slow, self._compute_features(check_inputs(x, self.num_inputs)))
+        return self._answer_held(slow, self._check_features(x))
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
@@ -220,28 +237,77 @@ class MemoryBank:
     def _check_features(self, x: Tensor) -> Tensor:
         if self.is_empty:
             raise NotFitted("the memory bank is empty; add(x, y) first")
-        return self._compute_features(check_inputs(x, self.num_inputs))
+        return self._compute_features(check_inputs(x, self.num_inputs)).double()
 
     def _answer_all(self, phi_ND: Tensor) -> Tensor:
         if self.has_prior:
             self.prior.grow(self.num_classes)
         prior = self.prior if self.has_prior else None
-        return experts.answer_now(self.memories, self.slow, phi_ND, prior)
+        return experts.answer_now(self.find_fresh(), self.slow, phi_ND, prior)
+
+    @in_own_modes
+    def find_fresh(self) -> list[FreshSolution]:
+        """Each memory solved as of the last example, in the order of the half-lives.
+
+        A memory whose examples have all faded away has the slow one's.
+        """
+        if self.is_empty:
+            raise NotFitted("the memory bank is empty; add(x, y) first")
+        self._is_asked = True
+        self._renew_fresh()
+        return self._fresh
+
+    def settle(self) -> None:
+        """Solve from scratch at the next answer, so that nothing is held from before."""
+        self._fresh = []
+
+    def _renew_fresh(self) -> None:
+        """Bring what is held up to the last example: rows beside its factors, or new factors."""
+        self._add_fresh_rows()
+        is_behind = self._fresh_clock < self.clock
+        if is_behind or not self._fresh or any(fresh.is_due for fresh in self._fresh):
+            memories, asks = self.memories, self.foresees
+            own = [
+                None if one.is_empty else one.make_fresh(with_reach=asks and index == self.slow)
+                for index, one in enumerate(memories)
+            ]
+            slow = own[self.slow]
+            assert slow is not None
+            self._fresh = [slow if one is None else one for one in own]
+            self._fresh_clock = self.clock
+        for fresh in self._fresh:
+            fresh.grow(self.num_classes)
+
+    def _add_fresh_rows(self) -> None:
+        """Take rows of the unfinished block in that are not in what is held, which knows all that
+        came before the block, or is left behind."""
+        missed = self._fresh_clock - self._memories[0].clock
+        if not self._fresh or missed < 0 or self._fresh_clock == self.clock:
+            return
+        x_NI, y_NM, weight_N = self._pending.read(self.num_classes, start=missed)
+        phi_ND = self._compute_features(x_NI).double()
+        for fresh, memory in zip(self._fresh, self._memories, strict=True):
+            h = memory.half_life
+            aged_N = decay_weights(weight_N, 0, h)
+            fresh.add(phi_ND, y_NM, weight_N, aged_N, decay_factor(len(weight_N), h))
+        self._fresh_clock = self.clock
 
     def novelty(self, x: Tensor) -> Tensor:
         """Novelty of inputs for the slow memory, (N,), from their leverage; see `RidgeMemory`."""
-        return self.memories[self.slow].novelty(self._check_features(x))
+        phi_ND = self._check_features(x)
+        if not self.foresees:
+            return compute_novelty(self.memories[self.slow].reach, phi_ND)
+        return self.find_fresh()[self.slow].novelty(phi_ND)
 
     def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
         """As `predict`; with it what the slow memory knows of the inputs, as it stands now."""
         phi_ND = self._check_features(x)
-        slow, answers = self.memories[self.slow], self._mix(self._answer_all(phi_ND))
-        known_K = None
-        if self.task == "classification":
-            known_K = slow.statistics.life_targets > 0.0
-        n = slow.statistics.num_effective
+        answers, slow = self._mix(self._answer_all(phi_ND)), self._fresh[self.slow]
+        known_K = slow.life_targets > 0.0 if self.task == "classification" else None
         novelty_N = slow.novelty(phi_ND)
-        return answers, Foresight(self.clock, len(x), answers, known_K, novelty_N, n)
+        return answers, Foresight(
+            self.clock, len(x), answers, known_K, novelty_N, slow.num_effective
+        )
 
     def present(self) -> Tensor:
         """Classes that were seen recently: (K,) bool."""
@@ -273,7 +339,7 @@ class MemoryBank:
         self.prior.load_state_dict(state["prior"])
         self._block_prior.load_state_dict(state["block_prior"])
         self._pending.load_state_dict(state["pending"])
-        self._current = None
+        self._current, self._fresh = None, []
         self._held = [
             None if held is None else HeldSolution.from_state(held) for held in state["held"]
         ]
@@ -295,6 +361,7 @@ class MemoryBank:
         }
 
     def _compute_features(self, x: Tensor) -> Tensor:
+        """(N, D) in float64, or codes."""
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
     def find_mixed(self) -> Tensor | None:
@@ -327,6 +394,8 @@ class MemoryBank:
         self._current = None
         if len(self._pending) < self._find_block_size():
             return []
+        if self._is_asked:
+            self._add_fresh_rows()
         has_gate, block = self.gate.num_experts > 1, self._read_block()
         found = [self._foresee(block[0])] if self.foresees else []
         if has_gate:
@@ -340,6 +409,7 @@ class MemoryBank:
 
     def _foresee(self, phi_ND: Tensor) -> Foresight:
         """What would be answered to examples that are to be learned next."""
+        phi_ND = phi_ND.double()
         memory, N = self._memories[self.slow], phi_ND.shape[0]
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(memory, self._held[0])

@@ -14,7 +14,7 @@ from torch import Tensor
 from nestling.memory.checks import encode_one_hot
 from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.reach import Reach
-from nestling.memory.exact.solve import Solution, solve_ridge
+from nestling.memory.exact.solve import Solution, find_code_strength, solve_ridge
 from nestling.memory.exact.statistics import select_features, space_evenly
 from nestling.memory.mixture import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
@@ -124,9 +124,9 @@ class PendingBlock:
         self._parts.append((x_NI.clone(), target.clone(), weight_N.clone()))
         self._size += x_NI.shape[0]
 
-    def read(self, num_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows: inputs (N, I), dense targets (N, num_outputs), weights (N,)."""
-        x_NI, target, weight_N = self._join()
+    def read(self, num_outputs: int, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows from `start` on: inputs (N, I), dense targets (N, num_outputs), weights (N,)."""
+        x_NI, target, weight_N = (part[start:] for part in self._join())
         y_NM = encode_one_hot(target, num_outputs) if self.one_hot else target
         return x_NI, y_NM, weight_N
 
@@ -181,7 +181,7 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
-    The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
+    The strength is (D / n)^2 (of codes what it is for codes), near what cross-validation picks on the real sets that it was
     tried on (benchmarks/LOG.md); the memory itself is left as it is. While examples are far fewer
     than features, some of the features tell what there is to tell.
     """
@@ -195,11 +195,13 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
         chosen = space_evenly(D, MAX_FEATURES_OF_FEW)
         stats = select_features(stats, chosen)
     strength = memory.ridge
-    if strength is None:
+    if strength is None and not memory.follows_codes:
         strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    if strength is None:
+        strength = find_code_strength(stats)
     # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
     freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-    solution = solve_ridge(stats, strength, freedom)
+    solution = solve_ridge(stats, strength, freedom, coded=memory.is_coded)
     calibration = calibrate(stats, solution) if memory.task == "classification" else None
     if len(chosen) < D:
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")

@@ -14,8 +14,8 @@ from nestling.core.errors import DataError, SettingError
 from nestling.data import list_suite_sources, list_suites, make_suite
 from nestling.data.experiences import list_classes
 from nestling.data.sources import fetching, obtain
+from nestling.data.suites import full_images, people, pictures, places, words
 from nestling.data.suites import grey_images as digits
-from nestling.data.suites import people, pictures, places, words
 from nestling.data.suites.grey_images import pool_images, read_mnist, rotate_images
 from nestling.data.suites.suite import (
     VALIDATION_SEEDS_FROM,
@@ -36,6 +36,7 @@ def _readers_read_once():
     for place, name in (
         (digits, "read_mnist_10k"),
         (digits, "load"),
+        (full_images, "load"),
         (pictures, "read_emoji"),
         (pictures, "read_cifar10"),
         (places, "read_census"),
@@ -88,7 +89,7 @@ def hash_rows(pairs):
 
 def test_the_order_of_the_list():
     assert list_suites()[:4] == ["split-mnist", "permuted-mnist", "rotated-mnist", "split-fashion"]
-    assert len(list_suites()) == len(set(list_suites())) == 16
+    assert len(list_suites()) == len(set(list_suites())) == 18
 
 
 def test_unknown_suites_splits_and_seeds():
@@ -229,7 +230,10 @@ def test_validation_tests_on_nothing_that_the_test_split_tests_on(name):
         hash_rows([one.test for one in suite.experiences]) for suite in (test, validation)
     )
     trained = hash_rows([one.train for one in [*test.experiences, *validation.experiences]])
-    for left, right in ((tested, tuned), (tested, trained), (tuned, trained)):
+    learned = hash_rows([one.train for one in validation.experiences])
+    # What is left of a whole training file after tuning is too much to be thrown away.
+    tuned_on = learned if name in full_images.BUILDERS else trained
+    for left, right in ((tested, tuned), (tested, trained), (tuned, tuned_on)):
         assert len(left & right) <= TWINS.get(name, 0.0) * len(left)
 
 
@@ -279,6 +283,29 @@ def test_split_suites(name):
     assert sum(len(one.test[1]) for one in suite.experiences) == 2000
     assert suite.experiences[0].train[0].shape[1:] == (196,)
     assert len({tuple(one.classes for one in make(name, s).experiences) for s in range(3)}) == 3
+
+
+@pytest.mark.parametrize("name", list(full_images.BUILDERS))
+def test_whole_files_of_images(name):
+    suite = make(name)
+    assert [len(one.classes) for one in suite.experiences] == [2] * 5
+    learned, tested = (
+        torch.cat([one.train[1] for one in suite.experiences]),
+        torch.cat([one.test[1] for one in suite.experiences]),
+    )
+    assert (len(learned), tested.bincount().sum()) == (60_000, 10_000)
+    assert suite.experiences[0].train[0].shape[1:] == (784,)
+    assert (suite.batch_size, suite.epochs, suite.widths) == (32, 1, (400, 400))
+    assert "batch 32, one pass" in suite.note
+    # Test images are those of the file's own test part, all of them.
+    (source,) = list_suite_sources(name)
+    _, _, x_test, y_test = full_images.load(source, None, offline=True)
+    assert torch.equal(tested.bincount(), y_test.bincount())
+    shown = hash_rows([one.test for one in suite.experiences])
+    assert shown == hash_rows([(x_test, None)])
+    validation = make(name, split="validation")
+    sizes = [(len(one.train[1]), len(one.test[1])) for one in validation.experiences]
+    assert [sum(part) for part in zip(*sizes, strict=True)] == [50_000, 10_000]
 
 
 @pytest.mark.parametrize("name", ["permuted-mnist", "rotated-mnist"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from nestling.bench import ridge_promises
+from nestling.bench.promises import ridge_promises
 
 
 def test_the_suite_measures_what_it_promises(monkeypatch: pytest.MonkeyPatch) -> None:

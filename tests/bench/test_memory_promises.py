@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,15 @@ def test_accuracy_of_large_and_encoded(place: CellFolders, monkeypatch: pytest.M
     assert measure_encoded("split-digits", place)[0] == {
         name.replace("other", "split_digits"): value for name, value in plain.items()
     }
+
+
+def test_every_method_gets_the_network_of_the_suite() -> None:
+    suite = make_digits(0, "test")
+    wide = replace(suite, widths=(30, 20, 10))
+    for one, wanted in ((suite, [128, 128, 10]), (wide, [30, 20, 10, 10])):
+        params = dict(make_setup(one, 0).make_model().named_parameters())
+        found = [len(param) for name, param in params.items() if name.endswith("weight")]
+        assert found == wanted
 
 
 # --- costs

@@ -13,6 +13,7 @@ from nestling.bench.promises import default_costs, memory_promises, suite_accura
 from nestling.bench.promises.default_costs import (
     Amounts,
     count_features,
+    flush_denormals,
     measure_answering,
     measure_learning,
     time_turns,
@@ -168,6 +169,13 @@ def test_both_sides_learn_the_same_batches(
     assert len(seen["ours"]) == 3 * 4
     assert all(map(torch.equal, seen["ours"], seen["theirs"]))
     assert {len(x) for x in seen["ours"]} == {10}
+
+
+def test_denormal_numbers_are_zero_for_a_while() -> None:
+    tiny = torch.tensor([1e-40])
+    with flush_denormals():
+        assert (tiny * 0.5).item() == 0.0
+    assert (tiny * 0.5).item() > 0.0
 
 
 def test_what_is_done_in_other_threads_is_paid_for() -> None:

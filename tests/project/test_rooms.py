@@ -21,7 +21,14 @@ MAX_FILES = 12
 # it as a whole.
 INNER_ROOMS = {
     *("bench/reproduction", "bench/rivals", "bench/suites", "data/sources", "data/suites"),
-    *("jobs/suggest", "jobs/tune", "memory/closed", "memory/exact", "models/encoders"),
+    *(
+        "jobs/suggest",
+        "jobs/tune",
+        "memory/closed",
+        "memory/coded",
+        "memory/exact",
+        "models/encoders",
+    ),
     *("protect/penalties", "protect/replay", "protect/routing"),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.

@@ -22,7 +22,12 @@ from nestling.memory.coded.input_codes import (
     choose_input_scale,
     encode_inputs,
 )
-from nestling.memory.coded.oriented_gradients import compute_gradient_codes, lay_grid
+from nestling.memory.coded.oriented_gradients import (
+    GradientGrid,
+    compute_gradient_codes,
+    lay_grid,
+    shrink_pixels,
+)
 from nestling.memory.coded.relu_codes import draw_weights, map_codes
 
 CodedKind = Literal["auto", "image", "coded"]
@@ -104,18 +109,14 @@ class CodedFeatures:
         # What the scale could not hold: counted, since clipped inputs cost accuracy unseen.
         self.num_clipped = 0
         self.num_seen = 0
-        self._grid = (
-            lay_grid(image.channels, image.height, image.width)
-            if image is not None and num_image_features > 0
-            else None
-        )
-        self._image_weights = (
-            draw_weights(self._grid.num_codes, num_image_features, seed, "gradients")
-            if self._grid is not None
-            else None
-        )
-        width = num_inputs + (constant > 0)
-        self._raw_weights = draw_weights(width, num_raw_features, seed, "raw")
+        self._grid: GradientGrid | None = None
+        num_gradients, num_raw = 1, num_inputs
+        if image is not None:
+            self._grid = grid = lay_grid(image.channels, image.height, image.width)
+            # Raw pixels of large images are those of the smaller ones that gradients see.
+            num_gradients, num_raw = grid.num_codes, grid.channels * grid.height * grid.width
+        self._image_weights = draw_weights(num_gradients, num_image_features, seed, "gradients")
+        self._raw_weights = draw_weights(num_raw + (constant > 0), num_raw_features, seed, "raw")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of a batch.
@@ -134,10 +135,12 @@ class CodedFeatures:
         self.num_clipped += num_clipped
         self.num_seen += codes_NI.numel()
         parts = []
-        if self._grid is not None and self._image_weights is not None:
-            assert self.image is not None
-            z_NJ = compute_gradient_codes(self.image.unflatten(codes_NI), self._grid)
-            parts.append(map_codes(z_NJ, self._image_weights))
+        if self.image is not None and self._grid is not None:
+            pixels_NCHW = shrink_pixels(self.image.unflatten(codes_NI), self._grid)
+            codes_NI = pixels_NCHW.flatten(1)
+            if self.num_image_features:
+                z_NJ = compute_gradient_codes(pixels_NCHW, self._grid)
+                parts.append(map_codes(z_NJ, self._image_weights))
         if self.num_raw_features:
             parts.append(map_codes(self._code_raw(codes_NI), self._raw_weights))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -203,7 +206,7 @@ class CodedFeatures:
             codes_NI = codes_NI.mul(0.5).floor_()
         if self.constant == 0:
             return codes_NI.to(torch.int8)
-        z = torch.empty(len(codes_NI), self.num_inputs + 1, dtype=torch.int8, device="cpu")
+        z = torch.empty(len(codes_NI), codes_NI.shape[1] + 1, dtype=torch.int8, device="cpu")
         z[:, :-1] = codes_NI
         z[:, -1] = self.constant
         return z

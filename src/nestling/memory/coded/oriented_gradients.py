@@ -38,6 +38,7 @@ class GradientGrid(NamedTuple):
         width: W after that.
         pooling: (P, K) triangular weights of pixels around the centres of cells, integers.
         boxes: (P, K), 1 where a pixel lies in a cell.
+        turns: (8, 6), makes eight directions of pooled gx, gy, |gx + gy|, |gy - gx|, |gx|, |gy|.
         fading: added to the norm of the pooled gradients.
         pixels_per_cell: pixels of a cell.
     """
@@ -48,6 +49,7 @@ class GradientGrid(NamedTuple):
     width: int
     pooling: Tensor
     boxes: Tensor
+    turns: Tensor
     fading: float
     pixels_per_cell: int
 
@@ -84,10 +86,34 @@ def lay_grid(channels: int, height: int, width: int) -> GradientGrid:
         width,
         _spread(_weigh_triangles(height, rows), _weigh_triangles(width, columns)),
         _spread(_mark_boxes(height, rows), _mark_boxes(width, columns)),
+        _list_turns(),
         # A triangle's weights add up to 2 cell^2 per axis.
         float(round(FADING * 255 * 8 * (2 * rows**2) * (2 * columns**2))),
         rows * columns,
     )
+
+
+def shrink_pixels(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
+    """Large images as means over whole blocks, rounded down; what is left over is cut off evenly.
+
+    Args:
+        pixels_NCHW: (N, C, H, W), whole numbers 0 to 255 in float32 or uint8.
+        grid: from `lay_grid` for the same C, H, W.
+
+    Returns: (N, C, H', W'), whole numbers 0 to 255, both sides at most 32; small images as given.
+    """
+    rows, columns = grid.shrink
+    if (rows, columns) == (1, 1):
+        return pixels_NCHW
+    top = (pixels_NCHW.shape[2] - rows * grid.height) // 2
+    left = (pixels_NCHW.shape[3] - columns * grid.width) // 2
+    inner = pixels_NCHW[:, :, top : top + rows * grid.height, left : left + columns * grid.width]
+    # Sums of at most 255 * rows * columns: exact, and so is the floor of their quotient.
+    sums = torch.zeros(*inner.shape[:2], grid.height, grid.width, dtype=torch.float32, device="cpu")
+    for i in range(rows):
+        for j in range(columns):
+            sums += inner[:, :, i::rows, j::columns]
+    return sums.div_(rows * columns).floor_()
 
 
 def compute_gradient_codes(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
@@ -102,8 +128,8 @@ def compute_gradient_codes(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
     pooled |u| and two pooled differences give all eight.
 
     Args:
-        pixels_NCHW: (N, C, H, W), whole numbers 0 to 255 in float32 or uint8.
-        grid: from `lay_grid` for the same C, H, W.
+        pixels_NCHW: (N, C, H, W) from `shrink_pixels`.
+        grid: from `lay_grid`.
 
     Returns: (N, J) int8, 0 to 127.
 
@@ -112,44 +138,33 @@ def compute_gradient_codes(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
     (torch.Size([2, 441]), 0)
     """
     codes_NJ = torch.empty(len(pixels_NCHW), grid.num_codes, dtype=torch.int8, device="cpu")
+    num_cells = grid.pooling.shape[1]
     for start in range(0, len(pixels_NCHW), BLOCK):
-        _fill_codes(codes_NJ[start : start + BLOCK], pixels_NCHW[start : start + BLOCK], grid)
+        block_NCHW = pixels_NCHW[start : start + BLOCK]
+        into_NJK = codes_NJ[start : start + BLOCK].view(len(block_NCHW), -1, num_cells)
+        _fill_codes(into_NJK, block_NCHW, grid)
     return codes_NJ
 
 
-def _fill_codes(codes_NJ: Tensor, pixels_NCHW: Tensor, grid: GradientGrid) -> None:
-    """`compute_gradient_codes` of a few images, into `codes_NJ`."""
-    num, num_cells = len(pixels_NCHW), grid.pooling.shape[1]
-    planes_NCHW = _shrink(pixels_NCHW, grid)
-    grey_NHW = planes_NCHW[:, 0]
-    if grid.channels > 1:
-        grey_NHW = planes_NCHW.sum(1, dtype=torch.float32).div_(grid.channels).floor_()
-    flat, grey_NP = _pad(grey_NHW)
-    num_directed = 8 * num_cells
-    codes_NJ[:, :num_directed] = _code_directions(flat, num, grid)
-    top = 255.0 * grid.pixels_per_cell
-    if grid.num_means == 1:
-        factor = 127.0 * GREY_WEIGHT / TOP_HEIGHT / top
-        codes_NJ[:, num_directed:] = (grey_NP @ grid.boxes).mul_(factor).round_()
-        return
-    factor = 127.0 * COLOUR_WEIGHT / TOP_HEIGHT / top
-    _, planes_MP = _pad(planes_NCHW.flatten(0, 1))
-    means_MK = (planes_MP @ grid.boxes).mul_(factor).round_()
-    codes_NJ[:, num_directed:] = means_MK.view(num, -1)
-
-
-def _shrink(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
-    """Means over whole blocks of pixels, rounded down; what is left over is cut off evenly."""
-    rows, columns = grid.shrink
-    if (rows, columns) == (1, 1):
-        return pixels_NCHW
-    top = (pixels_NCHW.shape[2] - rows * grid.height) // 2
-    left = (pixels_NCHW.shape[3] - columns * grid.width) // 2
-    inner = pixels_NCHW[:, :, top : top + rows * grid.height, left : left + columns * grid.width]
-    blocks = inner.unflatten(3, (grid.width, columns)).unflatten(2, (grid.height, rows))
-    # Sums of at most 255 * rows * columns: exact, and so is the floor of their quotient.
-    sums: Tensor = blocks.sum((3, 5), dtype=torch.float32)
-    return sums.div_(rows * columns).floor_()
+def _fill_codes(into_NJK: Tensor, pixels_NCHW: Tensor, grid: GradientGrid) -> None:
+    """`compute_gradient_codes` of a few images, one plane of cells after the other."""
+    num = len(pixels_NCHW)
+    if grid.channels == 1:
+        flat, planes_NP = _pad(pixels_NCHW[:, 0])
+    else:
+        grey_NHW = pixels_NCHW[:, 0].float()
+        for channel in range(1, grid.channels):
+            grey_NHW = grey_NHW + pixels_NCHW[:, channel]
+        flat, planes_NP = _pad(grey_NHW.div_(grid.channels).floor_())
+    directions_8NK = _code_directions(flat, num, grid)
+    into_NJK[:, :8] = directions_8NK.transpose(0, 1)
+    weight = GREY_WEIGHT
+    if grid.num_means > 1:
+        weight = COLOUR_WEIGHT
+        _, planes_NP = _pad(pixels_NCHW.flatten(0, 1))
+    factor = 127.0 * weight / TOP_HEIGHT / (255.0 * grid.pixels_per_cell)
+    means_NK = (planes_NP @ grid.boxes).mul_(factor).round_()
+    into_NJK[:, 8:] = means_NK.view(num, grid.num_means, -1)
 
 
 def _pad(planes_MHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,36 +177,26 @@ def _pad(planes_MHW: Tensor) -> tuple[Tensor, Tensor]:
     num, height, width = planes_MHW.shape
     stride, size = width + 1, (height + 1) * (width + 1)
     flat = torch.zeros(num * size + 2 * stride, dtype=torch.float32, device="cpu")
-    inner_MP = flat[stride : stride + num * size].view(num, size)
+    inner_MP = flat[stride:-stride].view(num, size)
     inner_MP.view(num, height + 1, stride)[:, :height, :width] = planes_MHW
     return flat, inner_MP
 
 
 def _code_directions(flat: Tensor, num: int, grid: GradientGrid) -> Tensor:
-    """Codes of the 8 directions, (N, 8 K) float32, from grey pixels that `_pad` laid out."""
-    stride, num_cells = grid.width + 1, grid.pooling.shape[1]
-    size = len(flat) - 2 * stride
-    slopes = torch.empty(6, size, dtype=torch.float32, device="cpu")
-    gx, gy = slopes[0], slopes[1]
-    torch.sub(flat[stride + 1 : stride + 1 + size], flat[stride - 1 : stride - 1 + size], out=gx)
-    torch.sub(flat[2 * stride :], flat[:size], out=gy)
-    torch.abs(gx, out=slopes[2])
-    torch.add(gx, gy, out=slopes[3]).abs_()
-    torch.abs(gy, out=slopes[4])
-    torch.sub(gy, gx, out=slopes[5]).abs_()
-    pooled = (slopes.view(-1, size // num) @ grid.pooling).view(6, num, num_cells)
-    x_NK, y_NK, *sizes = pooled
-    # u = 8 gx, 6 (gx + gy), 8 gy, 6 (gy - gx), and half of each.
-    signed = (x_NK.mul(4.0), (x_NK + y_NK).mul_(3.0), y_NK.mul(4.0), (y_NK - x_NK).mul_(3.0))
-    v = torch.empty(num, 8, num_cells, dtype=torch.float32, device="cpu")
-    for k, (u, size_NK, half) in enumerate(zip(signed, sizes, (4.0, 3.0, 4.0, 3.0), strict=True)):
-        size_NK.mul_(half)
-        torch.add(size_NK, u, out=v[:, k])
-        torch.sub(size_NK, u, out=v[:, k + 4])
-    v_NJ = v.view(num, 8 * num_cells)
-    squares = v_NJ.double().square_().sum(1, keepdim=True)
-    norm = squares.sqrt_().add_(grid.fading).float()
-    return v_NJ.div_(norm).sqrt_().mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
+    """Codes of the 8 directions, (8, N, K) float32, from grey pixels that `_pad` laid out."""
+    stride = grid.width + 1
+    slopes = torch.empty(6, len(flat) - 2 * stride, dtype=torch.float32, device="cpu")
+    gx, gy, both, apart = slopes[:4]
+    torch.sub(flat[stride + 1 : 1 - stride], flat[stride - 1 : -1 - stride], out=gx)
+    torch.sub(flat[2 * stride :], flat[: -2 * stride], out=gy)
+    torch.add(gx, gy, out=both)
+    torch.sub(gy, gx, out=apart)
+    slopes[2:4].abs_()
+    torch.abs(slopes[:2], out=slopes[4:])
+    pooled = slopes.view(6 * num, -1) @ grid.pooling
+    v = (grid.turns @ pooled.view(6, -1)).view(8, num, -1)
+    norm = v.double().square_().sum((0, 2)).sqrt_().add_(grid.fading).float()
+    return v.div_(norm[:, None]).sqrt_().mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
 
 
 def _choose_cell(side: int) -> int:
@@ -219,6 +224,15 @@ def _mark_boxes(side: int, cell: int) -> Tensor:
     place = torch.arange(side, dtype=torch.int64, device="cpu")[:, None] - start
     of_cell = place.div(cell, rounding_mode="floor")
     return (of_cell == torch.arange(num_cells, dtype=torch.int64, device="cpu")).float()
+
+
+def _list_turns() -> Tensor:
+    """u = 8 gx, 6 (gx + gy), 8 gy, 6 (gy - gx) and their opposites: (|u| + u)/2, (8, 6)."""
+    signed = [(4, 0), (3, 3), (0, 4), (-3, 3)]
+    sizes = [(0, 0, 4, 0), (3, 0, 0, 0), (0, 0, 0, 4), (0, 3, 0, 0)]
+    rows = [(*u, *size) for u, size in zip(signed, sizes, strict=True)]
+    rows += [(-u[0], -u[1], *size) for u, size in zip(signed, sizes, strict=True)]
+    return torch.tensor(rows, dtype=torch.float32, device="cpu")
 
 
 def _spread(rows: Tensor, columns: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from nestling.memory.coded.integer_products import multiply_codes
 # Standard deviation of the integer weights, and how many of them beside |z| become 127.
 WEIGHT_SCALE = 30.0
 TOP_DEVIATIONS = 4.5
+DRAWN_ROWS = 1024
 
 
 def draw_weights(num_inputs: int, num_features: int, seed: int, part: str) -> Tensor:
@@ -24,10 +25,13 @@ def draw_weights(num_inputs: int, num_features: int, seed: int, part: str) -> Te
         part: what the weights are for; other parts are drawn independently.
     """
     generator = make_generator(seed, "coded features", part, num_inputs, num_features)
-    drawn_IF = torch.randn(
-        num_inputs, num_features, generator=generator, dtype=torch.float64, device="cpu"
-    )
-    return drawn_IF.mul_(WEIGHT_SCALE).round_().clamp_(-127, 127).to(torch.int8)
+    weights_IF = torch.empty(num_inputs, num_features, dtype=torch.int8, device="cpu")
+    # By blocks, or a wide input needs eight bytes per weight for a moment. In float64, where no
+    # processor takes a short cut: rounded, its weights are then the same everywhere.
+    for into in weights_IF.split(DRAWN_ROWS):
+        drawn = torch.randn(into.shape, generator=generator, dtype=torch.float64, device="cpu")
+        into.copy_(drawn.mul_(WEIGHT_SCALE).round_().clamp_(-127, 127))
+    return weights_IF
 
 
 def map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:

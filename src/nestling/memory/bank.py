@@ -108,7 +108,14 @@ class MemoryBank:
         self.foresees = foresees
         width = features.num_outputs if features is not None else num_inputs
         self._memories = [
-            RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
+            RidgeMemory(
+                width,
+                task=task,
+                num_outputs=num_outputs,
+                half_life=h,
+                ridge=ridge,
+                takes_codes=features is not None and features.is_coded,
+            )
             for h in half_lives
         ]
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
@@ -176,14 +183,22 @@ class MemoryBank:
         return clock
 
     @in_own_modes
-    def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
-        """As `add_checked`; returns what was predicted of each full block before it was learned."""
+    def learn_checked(
+        self, x: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None = None
+    ) -> list[Foresight]:
+        """As `add_checked`; returns what was predicted of each full block before it was learned.
+
+        Args:
+            x, target, weight_N: what `check` gave.
+            phi_ND: what `map_early` gave.
+        """
         found: list[Foresight] = []
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:
             space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
             rows = slice(start, min(N, start + space))
-            found += self._add_rows(x[rows], target[rows], weight_N[rows])
+            phi = None if phi_ND is None else phi_ND[rows]
+            found += self._add_rows(x[rows], target[rows], weight_N[rows], phi)
             start = rows.stop
         if self._is_asked and not self.is_empty:
             self._renew_fresh()
@@ -216,19 +231,33 @@ class MemoryBank:
         return self._mix(self.predict_experts(x))
 
     @in_own_modes
-    def predict_held(self, x: Tensor) -> Tensor | None:
+    def predict_held(self, x: Tensor, phi_ND: Tensor | None = None) -> Tensor | None:
         """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
         of one memory, made of two thirds of what it knows or more.
 
         Seldom is anything solved, so this is cheap enough for every batch; None before the first
         block.
+
+        Args:
+            x: (N, I).
+            phi_ND: what `map_early` gave of it.
         """
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(self._memories[0], self._held[0])
         slow = self._held[self.slow]
         if slow is None:
             return None
-        return self._answer_held(slow, self._check_features(x))
+        phi_ND = self._check_features(x) if phi_ND is None else phi_ND.double()
+        return self._answer_held(slow, phi_ND)
+
+    def map_early(self, x_NI: Tensor) -> Tensor | None:
+        """Features of inputs that will be learned, (N, D), if they are the same in any block.
+
+        Codes are; others are made of a whole block at once, since rounding depends on its size.
+        """
+        if self.features is None or not self.features.is_coded:
+            return None
+        return self.features(x_NI)
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
@@ -284,8 +313,8 @@ class MemoryBank:
         missed = self._fresh_clock - self._memories[0].clock
         if not self._fresh or missed < 0 or self._fresh_clock == self.clock:
             return
-        x_NI, y_NM, weight_N = self._pending.read(self.num_classes, start=missed)
-        phi_ND = self._compute_features(x_NI).double()
+        y_NM, weight_N = self._pending.read(self.num_classes, start=missed)
+        phi_ND = self._map_pending(missed).double()
         for fresh, memory in zip(self._fresh, self._memories, strict=True):
             h = memory.half_life
             aged_N = decay_weights(weight_N, 0, h)
@@ -373,8 +402,24 @@ class MemoryBank:
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""
-        x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
-        return self._compute_features(x_NI), y_NM, weight_N
+        return self._map_pending(), *self._pending.read(self.num_classes)
+
+    def _map_pending(self, start: int = 0) -> Tensor:
+        """Features of the rows of the unfinished block from `start` on: of all at once, but for
+        those that are known already."""
+        parts: list[Tensor] = []
+        missing: list[Tensor] = []
+        for x_NI, phi_ND in self._pending.list_inputs(start):
+            if phi_ND is None:
+                missing.append(x_NI)
+                continue
+            if missing:
+                parts.append(self._compute_features(torch.cat(missing)))
+                missing = []
+            parts.append(phi_ND)
+        if missing:
+            parts.append(self._compute_features(torch.cat(missing)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _find_block_size(self) -> int:
         """Examples in the block that is under way; if one foresees it grows with what is known."""
@@ -382,7 +427,9 @@ class MemoryBank:
             return self.block
         return min(self.block, max(FIRST_BLOCK, self._memories[0].clock // BLOCKS_PER_PAST))
 
-    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
+    def _add_rows(
+        self, x_NI: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None
+    ) -> list[Foresight]:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         num_outputs = experts.count_outputs(target)
         for memory in self._memories:
@@ -390,7 +437,7 @@ class MemoryBank:
         if self._counts_classes:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
-        self._pending.add(x_NI, target, weight_N)
+        self._pending.add(x_NI, target, weight_N, phi_ND)
         self._current = None
         if len(self._pending) < self._find_block_size():
             return []

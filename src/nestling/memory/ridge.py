@@ -64,6 +64,7 @@ class RidgeMemory:
         features: made of x before anything is learned; None for x itself.
         half_life: h in examples, > 0; an example's weight halves every h examples after it.
         ridge: lambda relative to features of unit variance; None for cross-validation.
+        takes_codes: without `features`, x is codes already, as int8.
 
     Raises:
         SettingError: an argument outside its range.
@@ -85,6 +86,7 @@ class RidgeMemory:
         features: Features | None = None,
         half_life: float = math.inf,
         ridge: float | None = None,
+        takes_codes: bool = False,
     ) -> None:
         check_task(task)
         check_ridge(ridge)
@@ -98,7 +100,7 @@ class RidgeMemory:
         self.features = features
         self.ridge = ridge
         width = features.num_outputs if features is not None else num_inputs
-        self.is_coded = features is not None and features.is_coded
+        self.is_coded = takes_codes if features is None else features.is_coded
         has_integers = self.is_coded and task == "classification" and half_life == math.inf
         self._sums: ClockedStatistics | IntegerSums = (
             IntegerSums(width, num_outputs or 0)
@@ -135,6 +137,11 @@ class RidgeMemory:
     def num_bytes(self) -> int:
         """Size of the statistics; it does not grow with the number of examples."""
         return self._sums.num_bytes
+
+    @property
+    def weight(self) -> float:
+        """Weight of all that is remembered, faded."""
+        return self._sums.weight
 
     @property
     def follows_codes(self) -> bool:
@@ -385,7 +392,9 @@ class RidgeMemory:
 
     def compute_features(self, x: Tensor) -> Tensor:
         """phi(x), (N, D) in float64 or codes, for inputs that were checked."""
-        return self.features(x) if self.features is not None else x.to(torch.float64)
+        if self.features is not None:
+            return self.features(x)
+        return x if self.is_coded else x.to(torch.float64)
 
     def check_rows(self, y: Tensor, num_examples: int) -> Tensor:
         """y as labels (N,) or targets (N, M) that this memory takes; errors as in `add`."""

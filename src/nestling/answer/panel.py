@@ -43,7 +43,7 @@ class Panel:
         self.levels = levels
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
-        moving = [name for name in self.experts.names if name != self.experts.slow]
+        moving = [name for name in self.experts.names if name not in levels.memories]
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"]
         self._num_unscored = 0

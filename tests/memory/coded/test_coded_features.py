@@ -35,7 +35,9 @@ def test_the_batch_and_the_threads_change_no_bit(is_image: bool) -> None:
     for num_threads in (1, 2):
         with use_threads(num_threads):
             for batch in (1, 7, 32, 256):
-                assert torch.equal(torch.cat([features(part) for part in x.split(batch)]), whole)
+                few = x[: 40 * batch]
+                codes = torch.cat([features(part) for part in few.split(batch)])
+                assert torch.equal(codes, whole[: len(few)])
 
 
 def test_the_kind_of_input_decides() -> None:
@@ -101,6 +103,35 @@ def test_they_come_back_from_their_config() -> None:
         read_coded_features({})
 
 
+def test_no_row_has_no_features() -> None:
+    for x in (DIGITS[:8], draw_rows(8)):
+        assert choose_coded_features(x)(x[:0]).shape == (0, 1504)
+
+
+def test_large_images_have_no_more_weights_than_small_ones() -> None:
+    x = torch.rand(2, 3 * 96 * 80, generator=torch.Generator().manual_seed(0))
+    features = choose_coded_features(x, shape=(3, 96, 80))
+    whole = features(x)
+    assert torch.equal(torch.cat([features(x[:1]), features(x[1:])]), whole)
+    assert int(whole[:, :1000].max()) > 0
+    assert int(whole[:, 1000:].max()) > 0
+    assert len(features._raw_weights) == 3 * 32 * 26
+
+
+def test_images_with_channels_last_have_the_same_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(20, 3, 16, 16, generator=generator)
+    x = (torch.nn.functional.avg_pool2d(noise, 5, 1, 2) * 255).round().to(torch.uint8)
+    first = choose_coded_features(x.flatten(1))
+    last = choose_coded_features(x.permute(0, 2, 3, 1).flatten(1))
+    assert first.image is not None
+    assert last.image is not None
+    assert last.image.channels_last
+    assert torch.equal(
+        first(x.flatten(1))[:, :1000], last(x.permute(0, 2, 3, 1).flatten(1))[:, :1000]
+    )
+
+
 def test_clipped_inputs_are_counted() -> None:
     features = choose_coded_features(DIGITS)
     assert (features.num_clipped, features.num_seen) == (0, 0)
@@ -160,6 +191,8 @@ def test_wrong_use_is_named() -> None:
     scale = InputScale("unit", 0.0, 255.0)
     with pytest.raises(SettingError, match="without an image"):
         CodedFeatures(64, scale, num_image_features=8)
+    with pytest.raises(SettingError, match="scale of pixels"):
+        CodedFeatures(64, InputScale("signed"), image=ImageShape(1, 8, 8), num_raw_features=8)
     with pytest.raises(SettingError, match="65 inputs"):
         CodedFeatures(65, scale, image=ImageShape(1, 8, 8), num_image_features=8)
     with pytest.raises(SettingError, match="1 feature"):

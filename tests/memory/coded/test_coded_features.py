@@ -1,5 +1,10 @@
+import contextlib
+import io
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +19,7 @@ from nestling.memory.coded import (
     ImageShape,
     InputScale,
     choose_coded_features,
+    integer_products,
 )
 from nestling.memory.coded.coded_features import read_coded_features
 
@@ -38,6 +44,54 @@ def test_the_batch_and_the_threads_change_no_bit(is_image: bool) -> None:
                 few = x[: 40 * batch]
                 codes = torch.cat([features(part) for part in few.split(batch)])
                 assert torch.equal(codes, whole[: len(few)])
+
+
+def test_int8_products_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for x in (DIGITS[:64], draw_rows(64, 1500)):
+        features = choose_coded_features(x)
+        codes = []
+        for has_them in (True, False):
+            monkeypatch.setattr(integer_products, "has_int8_products", lambda has=has_them: has)
+            codes.append(features(x))
+        assert torch.equal(codes[0], codes[1])
+
+
+DIGEST_SCRIPT = """
+import hashlib
+import torch
+from nestling.memory.coded import choose_coded_features
+noise = (torch.arange(300 * 784).view(300, 784) * 7919 % 1009).float() / 1009
+smooth = torch.nn.functional.avg_pool2d(noise.view(300, 1, 28, 28), 5, 1, 2).flatten(1)
+digest = hashlib.sha256()
+for x in ((smooth * 255).round().to(torch.uint8), noise[:, :30] - 0.5):
+    digest.update(choose_coded_features(x)(x).numpy().tobytes())
+print(digest.hexdigest()[:16])
+"""
+
+
+def test_another_processor_changes_no_bit() -> None:
+    """Kernels of MKL, oneDNN and torch for old processors; MKL's square roots would differ.
+
+    The digest is that of the day when memories were first saved with such features: whoever
+    changes it makes them unreadable.
+    """
+    old = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "DNNL_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DIGEST_SCRIPT],
+        env={**os.environ, **old},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = io.StringIO()
+    with contextlib.redirect_stdout(here):
+        exec(DIGEST_SCRIPT, {})
+    assert done.stdout == here.getvalue() == "797c6d564eff007f\n"
 
 
 def test_the_kind_of_input_decides() -> None:

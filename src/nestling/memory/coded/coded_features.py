@@ -91,11 +91,13 @@ class CodedFeatures:
                 f"images of {image.channels} x {image.height} x {image.width} from {num_inputs} "
                 f"inputs; {image.num_inputs} inputs work"
             )
-        if num_image_features > 0 and (image is None or scale.kind == "signed"):
+        if image is None and num_image_features > 0:
             raise SettingError(
-                f"{num_image_features} features of gradients without an image on a scale of "
-                "pixels; give both, or num_image_features=0"
+                f"{num_image_features} features of gradients without an image; "
+                "give image=, or num_image_features=0"
             )
+        if image is not None and scale.kind == "signed":
+            raise SettingError("an image with signed inputs; a scale of pixels works: 'unit'")
         if not 0 <= constant <= 127:
             raise SettingError(f"constant={constant}; 0 to 127 works")
         self.num_inputs = num_inputs

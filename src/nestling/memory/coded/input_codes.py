@@ -138,15 +138,20 @@ def encode_inputs(x_NI: Tensor, scale: InputScale) -> tuple[Tensor, int]:
     low, high = (float(bound) for bound in codes_NI.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NonFiniteInput("inputs hold NaN or infinity; drop or fill those rows first")
-    if scale.kind == "bytes" and x_NI.is_floating_point() and not torch.equal(codes_NI, exact_NI):
-        raise DataError(
-            "fractions where the first inputs were whole pixels of 0 to 255; "
-            "the same units work: (255 * x).round()"
-        )
+    check_whole(x_NI, scale)
     if low >= scale.low and high <= scale.high:
         return codes_NI.float(), 0
     num_clipped = int(((codes_NI < scale.low) | (codes_NI > scale.high)).sum())
     return codes_NI.clamp_(scale.low, scale.high).float(), num_clipped
+
+
+def check_whole(x_NI: Tensor, scale: InputScale) -> None:
+    """Raise DataError if inputs are fractions where the scale is of whole pixels."""
+    if scale.kind == "bytes" and x_NI.is_floating_point() and bool((x_NI != x_NI.round()).any()):
+        raise DataError(
+            "fractions where the first inputs were whole pixels of 0 to 255; "
+            "the same units work: (255 * x).round()"
+        )
 
 
 def _choose_signed_factor(values: Tensor) -> float:

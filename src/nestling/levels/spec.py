@@ -176,7 +176,8 @@ class Memory:
         features: kind of random feature: "relu", "fourier" or "product"; or, in integers, which
             is exact in any order and fast: "image" (oriented gradients and cell means under
             random ReLU, beside random ReLU of the pixels), "coded" (random ReLU of any numbers),
-            or "auto" (images if the shape or the first inputs say so, else numbers).
+            or "auto" ("image" if the shape or the first inputs say so, else "coded", or "relu" of
+            fewer than 16 numbers, which seven bits would blur).
         size: how many features in integers: "default" (1,504), "large" (4,000) or "huge" (8,000);
             `num_features` and `include_read` are for the others.
         include_read: also use what is read itself, beside its random features. A sequence: of

@@ -311,21 +311,18 @@ def make_features(
     Raises:
         SettingError: they must be of images, and no shape of an image can be guessed.
     """
-    kind, few = spec.features, rows.shape[1] < LEAST_CODED
-    if kind in ("relu", "fourier", "product") or (kind == "auto" and few):
+    kind, is_few = spec.coded_kind, rows.shape[1] < LEAST_CODED
+    if kind is None or (kind == "auto" and is_few):
         return _make_random_features(spec, widths)
     return choose_coded_features(rows, kind, spec.size, image_size, spec.seed)
 
 
 def _make_random_features(spec: Memory, widths: Sequence[int]) -> Features:
-    kind = spec.features
-    if kind not in ("relu", "fourier", "product"):
-        kind = "relu"
     parts = [
         RandomFeatures(
             width,
             num_features,
-            kind=kind,
+            kind=spec.float_kind,
             seed=spec.seed + index,
             passthrough=include_read,
         )

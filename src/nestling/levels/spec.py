@@ -220,7 +220,7 @@ class Memory:
                     f"memory {self.name!r} has {len(value)} {name} for {num_read} that it reads; "
                     "give one for all, or one each"
                 )
-        if self.is_coded and num_read > 1:
+        if self.coded_kind is not None and num_read > 1:
             raise ValueError(
                 f"memory {self.name!r} makes {self.features!r} features of {num_read} that it "
                 "reads; let it read one, or take features='relu'"
@@ -232,9 +232,16 @@ class Memory:
         return self
 
     @property
-    def is_coded(self) -> bool:
-        """Whether its features are integers; see `features`."""
-        return self.features in ("auto", "image", "coded")
+    def coded_kind(self) -> Literal["auto", "image", "coded"] | None:
+        """The kind of its features if they are integers; None if they are not."""
+        kind = self.features
+        return kind if kind == "auto" or kind == "image" or kind == "coded" else None
+
+    @property
+    def float_kind(self) -> Literal["relu", "fourier", "product"]:
+        """The kind of its features where they are no integers."""
+        kind = self.features
+        return kind if kind == "fourier" or kind == "product" else "relu"
 
     @property
     def reads(self) -> tuple[str | None, ...]:

@@ -15,7 +15,7 @@ from nestling.memory.checks import encode_one_hot
 from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.reach import Reach
 from nestling.memory.exact.solve import Solution, find_code_strength, solve_ridge
-from nestling.memory.exact.statistics import select_features, space_evenly
+from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.mixture import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
@@ -29,6 +29,8 @@ RETUNING = 2
 # A rough solution of n examples looks at no more than so many features while n is less than this
 # share of all: thousands of them cost a second each time, many times in the first 100 examples.
 FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
+# Of features in codes, so many are looked at for a rough solution.
+SHARE_OF_CODES, LEAST_CODES = 0.5, 512
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class HeldSolution:
         solved_at: the clock.
         tuned_at: the clock at which the strength was chosen.
         reach: what the memory had seen, then or a little later; None where nobody asks.
+        sharpness: of its calibration, if it has one.
     """
 
     weights: Tensor
@@ -50,6 +53,7 @@ class HeldSolution:
     solved_at: int
     tuned_at: int
     reach: Reach | None = None
+    sharpness: float | None = None
 
     def state_dict(self) -> dict[str, object]:
         """Field -> value; nothing is shared."""
@@ -60,6 +64,7 @@ class HeldSolution:
             "solved_at": self.solved_at,
             "tuned_at": self.tuned_at,
             "reach": None if self.reach is None else self.reach.state_dict(),
+            "sharpness": self.sharpness,
         }
 
     @classmethod
@@ -201,29 +206,37 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
-    The strength is (D / n)^2, near what cross-validation picks on the real sets that it was tried
-    on (benchmarks/LOG.md), and of codes that of codes; the memory itself is left as it is. While
-    examples are far fewer than features, some of the features tell what there is to tell.
+    Of codes half of the features are looked at, each time that a twentieth is new: a solution that
+    lags behind makes a memory look worse than it is wherever inputs change. Of others all of them,
+    at half the number of examples more; with strength (D / n)^2, near what cross-validation picks
+    on the real sets that it was tried on (benchmarks/LOG.md). While examples are far fewer than
+    features, some of the features tell what there is to tell. The memory is left as it is.
     """
     if memory.is_empty:
         return None
-    clock = memory.clock
-    if held is not None and clock - held.solved_at < ROUGH_RENEWAL * memory.weight:
+    clock, D = memory.clock, memory.num_features
+    renewal = RENEWAL if memory.follows_codes else ROUGH_RENEWAL
+    if held is not None and clock - held.solved_at < renewal * memory.weight:
         return held
-    stats = memory.statistics
-    chosen = torch.arange(D := stats.num_features, device="cpu")
-    if stats.num_effective * FEW_SHARE < D:
-        chosen = space_evenly(D, MAX_FEATURES_OF_FEW)
-        stats = select_features(stats, chosen)
+    most = MAX_FEATURES_OF_FEW
+    if memory.follows_codes:
+        most = max(LEAST_CODES, int(D * SHARE_OF_CODES))
+    elif memory.num_effective * FEW_SHARE >= D:
+        most = D
+    chosen = space_evenly(D, most)
+    stats = memory.select_statistics(chosen) if len(chosen) < D else memory.statistics
     strength = memory.ridge
-    if strength is None and not memory.follows_codes:
-        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
-    if strength is None:
+    if strength is None and memory.follows_codes:
         strength = find_code_strength(stats)
+    elif strength is None:
+        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
     # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
     freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
     solution = solve_ridge(stats, strength, freedom, coded=memory.is_coded)
-    calibration = calibrate(stats, solution) if memory.task == "classification" else None
+    calibration = None
+    if memory.task == "classification":
+        begin = None if held is None or not memory.follows_codes else held.sharpness
+        calibration = calibrate(stats, solution, begin)
     if len(chosen) < D:
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")
         weights_DM[chosen] = solution.weights
@@ -236,7 +249,13 @@ def _hold(
 ) -> HeldSolution:
     none = torch.zeros(0, dtype=torch.float64, device="cpu")
     variance = solution.residual_variance if calibration is None else none
-    return HeldSolution(*fold_calibration(solution, calibration), variance, clock, tuned_at)
+    return HeldSolution(
+        *fold_calibration(solution, calibration),
+        variance,
+        clock,
+        tuned_at,
+        sharpness=None if calibration is None else calibration.sharpness,
+    )
 
 
 def answer(held: HeldSolution, phi_ND: Tensor, num_outputs: int) -> Tensor:

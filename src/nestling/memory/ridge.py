@@ -144,6 +144,11 @@ class RidgeMemory:
         return self._sums.weight
 
     @property
+    def num_features(self) -> int:
+        """D, what it makes of an input."""
+        return self._sums.num_features
+
+    @property
     def follows_codes(self) -> bool:
         """Whether its strength is that of classes on codes, see `choose_code_strength`."""
         return self.is_coded and self.task == "classification" and self.ridge is None
@@ -166,6 +171,10 @@ class RidgeMemory:
         if self._statistics is None:
             self._statistics = self._sums.values
         return self._statistics
+
+    def select_statistics(self, chosen: Tensor) -> Statistics:
+        """Statistics of some of the features: their indices, rising."""
+        return self._sums.select(chosen)
 
     def read_sums(self) -> dict[str, Tensor]:
         """Copies of the exact sums: "gram" (D, D), "cross" (M, D), "counts" (M,), int64.

@@ -23,6 +23,7 @@ from nestling.memory.exact.statistics import (
     grow_outputs,
     import_statistics,
     make_statistics,
+    select_features,
     sweep,
 )
 
@@ -74,6 +75,10 @@ class ClockedStatistics:
     def num_effective(self) -> float:
         """The number of equally weighted examples that know as much."""
         return self.values.num_effective
+
+    def select(self, chosen: Tensor) -> Statistics:
+        """Of some of the features: their indices, rising."""
+        return select_features(self.values, chosen)
 
     def grow(self, num_outputs: int) -> None:
         """Append outputs that were zero for every example so far; in place, exact."""

@@ -88,14 +88,23 @@ class IntegerSums:
 
         Rounded once, from exact integers: the same bits for every order, too.
         """
+        return self.select(None)
+
+    def select(self, chosen: Tensor | None) -> Statistics:
+        """As `values`, of some of the features: their indices, rising; None for all."""
+        young_DD, old_DD, cross_MD = self._young_DD, self._old_DD, self._cross_MD
+        if chosen is not None:
+            young_DD = young_DD[chosen[:, None], chosen]
+            old_DD = None if old_DD is None else old_DD[chosen[:, None], chosen]
+            cross_MD = cross_MD[:, chosen]
         n = float(self.weight)
-        total_D, counts_M = self._cross_MD.sum(0).double(), self._counts_M.double()
-        gram_DD = self._young_DD.double()
-        if self._old_DD is not None:
-            gram_DD += self._old_DD
+        total_D, counts_M = cross_MD.sum(0).double(), self._counts_M.double()
+        gram_DD = young_DD.double()
+        if old_DD is not None:
+            gram_DD += old_DD
         mean_D = total_D / n if n else total_D
         scatter_DD = gram_DD.addr_(total_D, mean_D, alpha=-1.0)
-        cross_DM = self._cross_MD.T.double().addr_(mean_D, counts_M, alpha=-1.0)
+        cross_DM = cross_MD.T.double().addr_(mean_D, counts_M, alpha=-1.0)
         spread_M = counts_M - counts_M.square() / n if n else counts_M.clone()
         return Statistics(
             weight=n,

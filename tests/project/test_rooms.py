@@ -20,7 +20,8 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("bench/reproduction", "bench/rivals", "bench/suites", "data/sources", "data/suites"),
+    *("bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
+    *("data/sources", "data/suites"),
     *("jobs/suggest", "jobs/tune", "memory/closed", "memory/exact", "models/encoders"),
     *("protect/penalties", "protect/replay", "protect/routing"),
 }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nestling.core.errors import NotFitted, SettingError
 from nestling.memory.exact.class_sums import NUM_CODES, ClassSums, unpack_triangle
@@ -140,7 +141,7 @@ def find_root(correlations_AA: Tensor) -> Tensor:
     """
     values_A, vectors_AA = torch.linalg.eigh(correlations_AA)
     root_AA: Tensor = vectors_AA * values_A.clamp_min(0.0).sqrt()
-    return root_AA / root_AA.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return functional.normalize(root_AA, dim=1)
 
 
 def _draw_class(

@@ -95,11 +95,10 @@ class Levels(Mapping[str, AnyLive]):
         self.sleeps: dict[str, SleepLevel] = {}
         if has_memories:
             self.sleeps = {spec.name: SleepLevel(spec) for spec in plan.sleeps}
+            slow = plan.find_slow_memory()
             self.memories = {
-                spec.name: MemoryLevel(
-                    spec, self.model, foresees=spec.name == plan.find_slow_memory()
-                )
-                for spec in plan.memories
+                one.name: MemoryLevel(one, self.model, foresees=one.name == slow)
+                for one in plan.memories
             }
         for level in self.gradient.values():
             level.changes.admit = self._admit
@@ -115,18 +114,17 @@ class Levels(Mapping[str, AnyLive]):
         self._remember_buffers()
 
     def __getitem__(self, name: str) -> AnyLive:
-        for levels in (self.gradient, self.copies, self.memories, self.sleeps):
-            if name in levels:
-                return levels[name]
-        raise KeyError(name)
+        return self._join()[name]
 
     def __iter__(self) -> Iterator[str]:
-        present = self.gradient.keys() | self.copies.keys() | self.memories.keys()
-        present |= self.sleeps.keys()
+        present = self._join()
         return (level.name for level in self.plan.levels if level.name in present)
 
     def __len__(self) -> int:
-        return len(self.gradient) + len(self.copies) + len(self.memories) + len(self.sleeps)
+        return len(self._join())
+
+    def _join(self) -> dict[str, AnyLive]:
+        return {**self.gradient, **self.copies, **self.memories, **self.sleeps}
 
     def prepare_step(self) -> None:
         """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.
@@ -259,11 +257,8 @@ class Levels(Mapping[str, AnyLive]):
             level.gates.importance_is_given = True
 
     def read(self) -> list[LevelReading]:
-        """Statistics of every level: gradient levels, copies, memories, sleep, each in plan order."""
-        readings = [level.read() for level in self.gradient.values()]
-        readings += [copy.read() for copy in self.copies.values()]
-        readings += [memory.read() for memory in self.memories.values()]
-        return readings + [sleep.read() for sleep in self.sleeps.values()]
+        """Statistics of every level, kind by kind, each in plan order."""
+        return [level.read() for level in self._join().values()]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level's tensors by name: what changed, and what did not."""

@@ -159,8 +159,12 @@ def test_what_it_cannot_dream_of_is_one_line_and_changes_nothing() -> None:
     before = level.digest()
     with pytest.raises(ShapeMismatch, match=r"sums inputs of shape \(3,\), got \(4,\)"):
         level.check(Batch((torch.rand(4, 4),)), y, None)
-    with pytest.raises(DataError, match="dreams of one input, got 2"):
+    with pytest.raises(DataError, match="dreams of one input without a name, got input 0, input 1"):
         level.check(Batch((x, x)), y, None)
+    with pytest.raises(DataError, match="dreams of one input without a name, got pixels"):
+        level.check(Batch((), {"pixels": x}), y, None)
+    with pytest.raises(DataError, match="dreams of numbers, got torch.int64 indices"):
+        level.check(Batch((y[:, None],)), y, None)
     with pytest.raises(DataError, match="the targets are values"):
         level.check(Batch((x,)), torch.rand(4), None)
     with pytest.raises(DataError, match="the targets are 8 for 4"):

@@ -68,8 +68,10 @@ def dream(
     generator = make_generator(sleep.spec.seed, "sleep", name, salt)
     codes_ND, classes_N = draw_codes(sleep.sums, num, generator=generator)
     x = sleep.restore_inputs(codes_ND)
+    device = _find_device(memory.reader.module)
     answers = [
-        memory.answer(memory.read_rows(Batch((part,)), None).features) for part in x.split(_BLOCK)
+        memory.answer(memory.read_rows(Batch((part.to(device),)), None).features)
+        for part in x.split(_BLOCK)
     ]
     return Dreams(x, torch.cat(answers).float(), classes_N)
 
@@ -113,8 +115,7 @@ def teach_asleep(
             f"{epochs} epochs, batch size {batch_size}, temperature {temperature}; 1 or more, 1 "
             "or more, and a temperature above 0 work"
         )
-    param = next(network.parameters(), None)
-    device = torch.device("cpu") if param is None else param.device
+    device = _find_device(network)
     soft_NK = _soften(_fit_outputs(network, dreams, device), temperature)
     num, size = len(soft_NK), min(batch_size, len(soft_NK))
     num_steps = epochs * (num // size)
@@ -166,8 +167,7 @@ def draw_weights(model: nn.Module, names: Collection[str], *, seed: int) -> None
 
 def score_agreement(model: nn.Module, dreams: Dreams) -> float:
     """How well a model agrees with a memory on dreams: mean log likelihood, nats; 0 is best."""
-    param = next(model.parameters(), None)
-    device = torch.device("cpu") if param is None else param.device
+    device = _find_device(model)
     answers_NK = _fit_outputs(model, dreams, device)
     total = 0.0
     with torch.no_grad(), eval_mode(model):
@@ -189,6 +189,11 @@ def _fit_outputs(network: nn.Module, dreams: Dreams, device: torch.device) -> Te
             f"{num_known} classes; one logit for each class works"
         )
     return functional.pad(dreams.answers, (0, output.shape[1] - num_known))
+
+
+def _find_device(module: nn.Module | None) -> torch.device:
+    param = None if module is None else next(module.parameters(), None)
+    return torch.device("cpu") if param is None else param.device
 
 
 def _soften(answers_NK: Tensor, temperature: float) -> Tensor:

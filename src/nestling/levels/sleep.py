@@ -76,17 +76,22 @@ class SleepLevel:
             weight: (N,): those of weight 0 are left out, all others count once; None: all count.
 
         Raises:
-            DataError: several inputs, values as targets, a label per position, or an input that
-                is too large.
+            DataError: several inputs or indices, values as targets, a label per position, or an
+                input that is too large.
             ShapeMismatch: an input of another shape than before.
         """
-        name, named = self.spec.name, batch.features
-        if len(named) != 1:
+        name = self.spec.name
+        if len(batch.inputs) != 1 or batch.keywords:
             raise DataError(
-                f"sleep {name!r} dreams of one input, got {len(named)}: {', '.join(named)}; leave "
-                "nl.Sleep out of the plan of such a model"
+                f"sleep {name!r} dreams of one input without a name, got "
+                f"{', '.join(batch.features)}; leave nl.Sleep out of the plan of such a model"
             )
-        (x,) = named.values()
+        (x,) = batch.inputs
+        if not x.is_floating_point() and x.dtype != torch.uint8:
+            raise DataError(
+                f"sleep {name!r} dreams of numbers, got {x.dtype} indices; leave nl.Sleep out of "
+                "the plan of such a model"
+            )
         if labels_N.is_floating_point() or len(labels_N) != len(x):
             raise DataError(
                 f"sleep {name!r} dreams of classes, one for each input; the targets are "
@@ -106,11 +111,13 @@ class SleepLevel:
             )
         low, high = self.spec.bounds
         scaled_ND = x.detach().cpu().reshape(len(x), num_inputs).to(torch.float32)
-        scaled_ND = (scaled_ND - low) * ((NUM_CODES - 1) / (high - low))
-        codes_ND = scaled_ND.round().clamp_(0, NUM_CODES - 1)
-        # Half a code beyond a bound still rounds to it.
-        num_clipped = int(((scaled_ND < -0.5) | (scaled_ND > NUM_CODES - 0.5)).sum())
-        codes_ND, labels_N = codes_ND.to(torch.uint8), labels_N.cpu()
+        scaled_ND = (scaled_ND - low).mul_((NUM_CODES - 1) / (high - low)).round_()
+        num_clipped = 0
+        least, greatest = scaled_ND.aminmax() if len(x) else (scaled_ND.sum(), scaled_ND.sum())
+        if float(least) < 0.0 or float(greatest) > NUM_CODES - 1:
+            num_clipped = int(((scaled_ND < 0.0) | (scaled_ND > NUM_CODES - 1)).sum())
+            scaled_ND.clamp_(0, NUM_CODES - 1)
+        codes_ND, labels_N = scaled_ND.to(torch.uint8), labels_N.cpu()
         if weight is not None:
             kept_N = torch.as_tensor(weight, device="cpu") > 0
             codes_ND, labels_N = codes_ND[kept_N], labels_N[kept_N]

@@ -3,6 +3,7 @@
 Axis letters: N examples, D values of an input, K classes, C codes, T = D (D + 1) / 2 pairs.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ NUM_CODES = 128
 MOST_ROWS = 1_040
 # Rows that wait as codes until they are summed: a product of few rows costs as one of many.
 NUM_GATHERED = 256
+# Columns of a product that are computed at once.
+_WIDTH = 256
 
 
 class ClassSums:
@@ -167,19 +170,23 @@ class ClassSums:
     def _take_gathered(self) -> None:
         if not self._gathered:
             return
-        codes_ND = torch.cat([codes for codes, _ in self._gathered])
-        labels_N = torch.cat([labels for _, labels in self._gathered])
+        codes_ND, labels_N = (torch.cat(parts) for parts in zip(*self._gathered, strict=True))
         self._gathered = []
         self._grow(int(labels_N.max()) + 1)
+        labels_N, order_N = labels_N.sort(stable=True)
+        codes_ND = codes_ND[order_N]
+        # Place by place, so that the counts that are written lie close together.
         places_D = torch.arange(self.num_inputs, dtype=torch.int64, device="cpu") * NUM_CODES
-        places_ND = labels_N[:, None] * (self.num_inputs * NUM_CODES) + places_D
-        places = places_ND.add_(codes_ND).reshape(-1)
+        places_DN = places_D[:, None] + labels_N * (self.num_inputs * NUM_CODES)
+        places = places_DN.add_(codes_ND.T).reshape(-1)
         ones = torch.ones(1, dtype=torch.int64, device="cpu").expand(len(places))
         self.histograms.view(-1).scatter_add_(0, places, ones)
-        self.counts += torch.bincount(labels_N, minlength=len(self.counts))
-        for label in labels_N.unique().tolist():
-            for rows_ND in codes_ND[labels_N == label].split(MOST_ROWS):
-                self._multiply(label, rows_ND.float())
+        nums_K = torch.bincount(labels_N, minlength=len(self.counts))
+        self.counts += nums_K
+        for label, rows_ND in enumerate(codes_ND.float().split(nums_K.tolist())):
+            for block_ND in rows_ND.split(MOST_ROWS):
+                if len(block_ND):
+                    self._multiply(label, block_ND)
 
     def _multiply(self, label: int, rows_ND: Tensor) -> None:
         """Add products of at most MOST_ROWS rows of one class."""
@@ -188,16 +195,17 @@ class ClassSums:
         if label not in self._products:
             shape = (self.num_inputs, self.num_inputs)
             self._products[label] = torch.zeros(shape, dtype=torch.float32, device="cpu")
-        self._products[label].addmm_(rows_ND.T, rows_ND)
+        products_DD = self._products[label]
+        for start in range(0, self.num_inputs, _WIDTH):  # what lies below the diagonal is spared
+            stop = start + _WIDTH
+            products_DD[start:stop, start:].addmm_(rows_ND[:, start:stop].T, rows_ND[:, start:])
         self._num_rows[label] = self._num_rows.get(label, 0) + len(rows_ND)
 
     def _fold(self, label: int) -> None:
         """Move the products of one class into its 64-bit totals."""
-        products_DD, start = self._products[label], 0
-        for row in range(self.num_inputs):
-            stop = start + self.num_inputs - row
-            self.moments[label, start:stop] += products_DD[row, row:].to(torch.int64)
-            start = stop
+        products_DD = self._products[label]
+        upper_T = _find_upper(self.num_inputs)
+        self.moments[label] += products_DD.view(-1)[upper_T].to(torch.int64)
         products_DD.zero_()
         self._num_rows[label] = 0
 
@@ -217,11 +225,17 @@ def unpack_triangle(moments_T: Tensor, num_inputs: int) -> Tensor:
     [[1, 2], [2, 3]]
     """
     whole_DD = moments_T.new_zeros(num_inputs, num_inputs)
-    rows, columns = torch.triu_indices(num_inputs, num_inputs, device=moments_T.device)
-    whole_DD[rows, columns] = moments_T
-    whole_DD[columns, rows] = moments_T
-    return whole_DD
+    upper_T = _find_upper(num_inputs)
+    whole_DD.view(-1)[upper_T] = moments_T
+    return whole_DD + whole_DD.triu(1).T
 
 
 def _count_pairs(num_inputs: int) -> int:
     return num_inputs * (num_inputs + 1) // 2
+
+
+@functools.lru_cache(maxsize=2)
+def _find_upper(num_inputs: int) -> Tensor:
+    """Places of the upper triangle in a flattened (D, D): (T,) int64."""
+    rows_T, columns_T = torch.triu_indices(num_inputs, num_inputs, device="cpu")
+    return rows_T * num_inputs + columns_T

@@ -163,7 +163,7 @@ def test_what_it_cannot_dream_of_is_one_line_and_changes_nothing() -> None:
         level.check(Batch((x, x)), y, None)
     with pytest.raises(DataError, match="dreams of one input without a name, got pixels"):
         level.check(Batch((), {"pixels": x}), y, None)
-    with pytest.raises(DataError, match="dreams of numbers, got torch.int64 indices"):
+    with pytest.raises(DataError, match=r"dreams of numbers, got torch\.int64 indices"):
         level.check(Batch((y[:, None],)), y, None)
     with pytest.raises(DataError, match="the targets are values"):
         level.check(Batch((x,)), torch.rand(4), None)

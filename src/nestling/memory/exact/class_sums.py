@@ -237,5 +237,5 @@ def _count_pairs(num_inputs: int) -> int:
 @functools.lru_cache(maxsize=2)
 def _find_upper(num_inputs: int) -> Tensor:
     """Places of the upper triangle in a flattened (D, D): (T,) int64."""
-    rows_T, columns_T = torch.triu_indices(num_inputs, num_inputs, device="cpu")
-    return rows_T * num_inputs + columns_T
+    places_2T: Tensor = torch.triu_indices(num_inputs, num_inputs, device="cpu")
+    return places_2T[0] * num_inputs + places_2T[1]

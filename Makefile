@@ -33,6 +33,11 @@ reference: $(READY)
 bench-%: $(READY)
 	$(BIN)/nestling bench $* --json benchmarks/results/$*.json
 
+# make page-split-mnist runs the suite and makes docs/suites/split-mnist.md of it
+page-%: $(READY)
+	$(BIN)/nestling bench $*
+	$(BIN)/python recipes/make_suite_page.py $*
+
 # Pins what is installed now. torch stays at the version of which a CPU build is at hand.
 lock: $(READY)
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\)+cpu/torch==\1/' > requirements.lock

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from nestling.bench.promises import memory_promises
 from nestling.bench.result import LIMITS, SuiteResult
+from nestling.bench.suites.parallel_cells import CellFolders
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    good = {"order_max_diff": 0.0, "remove_max_diff": 0.0, "merge_max_diff": 0.0}
+    kinds = ("order", "remove", "merge")
+    good = {f"{kind}_{of}_diff": 0.0 for kind in kinds for of in ("max", "answer")}
     good |= {"mnist_accuracy": 96.0, "time_over_matmul": 1.0}
     assert set(good) == set(LIMITS["ridge"])
 
@@ -39,3 +42,26 @@ def test_a_missed_limit_is_code_1_if_checked(nestling: Run, figures: dict[str, f
     assert nestling("bench", "ridge")[0] == 0
     code, _, err = nestling("bench", "ridge", "--check")
     assert (code, err) == (1, "mnist_accuracy = 50, must be >= 95\n")
+
+
+def test_parts_of_the_memory_suite(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(place: CellFolders) -> tuple[dict[str, float], list[dict[str, object]]]:
+        assert place.offline
+        return {"acc_split_mnist": 96.5}, [{"seed": 0}]
+
+    monkeypatch.setattr(memory_promises, "PARTS", {"split-mnist": measure, "learn-b10": None})
+    asked = ("bench", "memory", "--parts", "split-mnist", "--offline", "--out", "kept")
+    code, out, err = nestling(*asked, "--json", "m.json")
+    assert code == 0
+    assert "acc_split_mnist" in out
+    assert ">= 97" in out
+    assert "acc_split_mnist = 96.5, must be >= 97" in err
+    assert (desk / "kept" / "parts" / "split-mnist.json").exists()
+    data = json.loads((desk / "m.json").read_text())
+    assert data["figures"] == {"acc_split_mnist": 96.5}
+    assert data["machine"]["num_threads"] == 1
+    code, _, err = nestling("bench", "memory", "--parts", "split-mnits")
+    assert code == 2
+    assert "did you mean 'split-mnist'" in err

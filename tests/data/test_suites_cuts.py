@@ -5,6 +5,7 @@ file that is for testing alone.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nestling.data.experiences import Experience
-from nestling.data.suites import grey_images, pictures, places, words
+from nestling.data.suites import full_images, grey_images, pictures, places, words
 from nestling.data.suites.suite import Part, Request, cut_rows
 
 Rows = tuple[set[int], set[int]]  # learned from, tested on
@@ -59,6 +60,24 @@ def test_grey_images() -> None:
         return set(learned.flatten().int().tolist()), set(held.flatten().int().tolist())
 
     check(read, 1_000, 2_000)
+
+
+def test_whole_files(patch: pytest.MonkeyPatch) -> None:
+    """Tuned on training images that tuning does not learn from; tested on the file's test part."""
+    labels, test = torch.arange(200) % 10, number(40, 1_000)
+    patch.setattr(Request, "obtain", lambda *_: [Path("mnist.tgz")])
+    patch.setattr(
+        full_images, "load", lambda *_, **__: (number(200), labels, test, labels[: len(test)])
+    )
+    patch.setattr(full_images, "NUM_VALIDATION", 50)
+    learned, held = read_rows(
+        full_images.make_split_mnist_full(Request(0, "validation")).experiences
+    )
+    assert (len(learned), len(held)) == (150, 50)
+    assert learned | held == set(range(200))
+    learned, held = read_rows(full_images.make_split_mnist_full(Request(0, "test")).experiences)
+    assert learned == set(range(200))
+    assert held == set(range(1_000, 1_040))
 
 
 def test_omniglot_is_cut_by_who_drew(patch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,8 @@ MAX_FILES = 12
 INNER_ROOMS = {
     *("bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
     *("data/sources", "data/suites"),
-    *("jobs/suggest", "jobs/tune", "memory/closed", "memory/exact", "models/encoders"),
+    *("jobs/suggest", "jobs/tune", "models/encoders"),
+    *("memory/closed", "memory/coded", "memory/exact"),
     *("protect/penalties", "protect/replay", "protect/routing"),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.

@@ -13,7 +13,7 @@ from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.heads import find_head
 from nestling.core.modes import eval_mode
 from nestling.levels import Levels
-from nestling.levels.memory import Rows, widen
+from nestling.levels.memory import Checked, Rows, widen
 from nestling.levels.taps import align_features
 from nestling.memory.ridge import Task
 
@@ -221,7 +221,11 @@ class Experts:
 
     @torch.no_grad()
     def answer_cheaply(
-        self, batch: Batch, read: Mapping[str, Rows], live: Tensor | None = None
+        self,
+        batch: Batch,
+        read: Mapping[str, Rows],
+        live: Tensor | None = None,
+        mapped: Mapping[str, Checked] | None = None,
     ) -> list[Tensor] | None:
         """Ask every expert without solving a memory anew; None if one has no answer yet.
 
@@ -232,13 +236,15 @@ class Experts:
             batch: N examples with their target; positions with label -100 are left out.
             read: what the memories have read of it already.
             live: output of the live model if it is known already.
+            mapped: what the memories read with its features, where they are known already.
         """
         answers = []
         for name in self.names:
             if name == self.slow:
                 continue
             if name in self.memories:
-                found = self.memories[name].answer_cheaply(read[name].features)
+                phi = None if mapped is None else mapped[name].phi
+                found = self.memories[name].answer_cheaply(read[name].features, phi)
                 if found is None:
                     return None
                 answers.append(found)

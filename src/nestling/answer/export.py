@@ -19,7 +19,8 @@ from nestling.answer.readout import Readout
 from nestling.core.errors import NotFitted, SettingError
 from nestling.core.modes import copy_module
 from nestling.levels.memory import MemoryLevel
-from nestling.memory import JoinedFeatures, MemoryBank, RidgeMemory
+from nestling.memory import JoinedFeatures, MemoryBank
+from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.features import Features
 from nestling.memory.prequential import fold_calibration
 from nestling.memory.ridge import Task
@@ -92,7 +93,7 @@ def _put_values(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 def _export_outside(outside: Outside, bank: MemoryBank, experts: Experts) -> OutsideExpert:
     assert experts.outside is not None
     slow = bank.memories[bank.slow]
-    known = slow.statistics.life_targets > 0.0 if bank.task == "classification" else None
+    known = slow.life_targets > 0.0 if bank.task == "classification" else None
     given = None if experts.is_lent else _export_copy(experts, experts.outside, bank.task)
     activate = LiveExpert(nn.Identity(), bank.task, experts.output_transform)
     return OutsideExpert(given, activate, slow.reach, outside.weights, known, outside.skill)
@@ -102,11 +103,9 @@ def _export_memory(level: MemoryLevel, experts: Experts, outside: Outside | None
     bank = level.bank
     if bank is None or bank.is_empty:
         raise NotFitted(f"memory {level.spec.name!r} is empty; learn something before export")
-    slow = bank.memories[bank.slow]
-    # A memory whose examples have all faded away has no answer of its own.
-    heads: list[nn.Module] = [
-        export_ridge(slow if memory.is_empty else memory) for memory in bank.memories
-    ]
+    # So that what was seen, too, is of the same moment.
+    bank.settle()
+    heads: list[nn.Module] = [export_solution(one) for one in bank.find_fresh()]
     if bank.has_prior:
         heads.append(heads[bank.slow] if bank.prior.is_empty else _export_prior(bank))
     mixture = ExportedReadout(
@@ -121,7 +120,8 @@ def _export_memory(level: MemoryLevel, experts: Experts, outside: Outside | None
 
 def _export_prior(bank: MemoryBank) -> RidgeHead:
     """Class frequencies, which look at no feature."""
-    log_p, weights_DK = bank.prior.predict(1)[0].log(), bank.memories[bank.slow].solution.weights
+    log_p = bank.prior.predict(1)[0].log()
+    weights_DK = bank.find_fresh()[bank.slow].solution.weights
     return RidgeHead(weights_DK.new_zeros(len(weights_DK), len(log_p)), log_p)
 
 
@@ -132,8 +132,7 @@ def export_features(features: Features | None) -> nn.Module:
     return JoinedMap(features) if isinstance(features, JoinedFeatures) else RandomMap(features)
 
 
-def export_ridge(memory: RidgeMemory) -> RidgeHead:
+def export_solution(fresh: FreshSolution) -> RidgeHead:
     """A solved memory as one affine map of its features, calibration folded in."""
-    classifies = memory.task == "classification"
-    calibration = memory.calibration if classifies else None
-    return RidgeHead(*fold_calibration(memory.solution, calibration), classifies=classifies)
+    calibration = fresh.calibration if fresh.classifies else None
+    return RidgeHead(*fold_calibration(fresh.solution, calibration), classifies=fresh.classifies)

@@ -43,7 +43,7 @@ class Panel:
         self.levels = levels
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
-        moving = [name for name in self.experts.names if name != self.experts.slow]
+        moving = [name for name in self.experts.names if name not in levels.memories]
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"]
         self._num_unscored = 0
@@ -106,6 +106,7 @@ class Panel:
 
         Where someone knows outside a memory, that is asked of every batch: of all but the memory,
         which will say what it foresaw, or, if the others cost a forward pass, of the given model.
+        Where the step tells what the live model answers, nobody is asked before it.
 
         Args:
             batch: N examples with their target.
@@ -118,7 +119,7 @@ class Panel:
             is_asked = is_due and not self.is_heard_in_training
             others = self.experts.answer_cheaply(batch, read) if is_asked else None
             return [given, *(others or [])]
-        if self.readout.gate is None or not is_due:
+        if self.readout.gate is None or not is_due or self.is_heard_in_training:
             return None
         return self.experts.answer_cheaply(batch, read)
 
@@ -156,9 +157,16 @@ class Panel:
             clock = self.levels.memories[experts.slow].clock.num_ticks
             readout.hold(clock, target, answers[0], others)
             self._num_unscored = 0 if others else self._num_unscored
-        elif readout.gate is not None and answers is not None:
-            self._num_unscored = 0
-            readout.observe(answers, target)
+        elif readout.gate is not None:
+            is_due = self._num_unscored >= _SCORED_EVERY
+            if output is not None and self.is_heard_in_training and is_due:
+                checked = {
+                    name: self.levels.memories[name].map(one) for name, one in checked.items()
+                }
+                answers = experts.answer_cheaply(batch, read, output, checked)
+            if answers is not None:
+                self._num_unscored = 0
+                readout.observe(answers, target)
         for name, level in self.levels.memories.items():
             foreseen = level.learn(checked[name], readout.task)
             if name == experts.slow:

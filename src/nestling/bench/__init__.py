@@ -1,7 +1,7 @@
 """Benchmarks: suites that measure, and tables of results.
 
-Suites are modules, imported when they run: `overhead`, `ridge`, `spine_cost`, `demo`,
-`persons` (suite `personal`).
+Suites are modules, imported when they run: `overhead`, `spine_cost`, `demo`, `personal`, and
+in `promises` those of memories.
 """
 
 from nestling.bench.result import SuiteResult, read_figures, write_result

@@ -18,19 +18,24 @@ class SuiteResult:
         suite: its name, as in `nestling bench NAME`.
         figures: name -> number; the names are fixed, so that results can be compared.
         rows: one flat record per method, side or round; for tables.
+        num_threads: of torch while it was measured; None for as many as when it is written.
     """
 
     suite: str
     figures: Mapping[str, float]
     rows: Sequence[Mapping[str, object]] = field(default_factory=list)
+    num_threads: int | None = None
 
     def to_data(self) -> dict[str, object]:
         """JSON-ready data, with the machine it ran on; numbers that are not finite become null."""
+        machine = fingerprint()
+        if self.num_threads is not None:
+            machine["num_threads"] = self.num_threads
         return {
             "suite": self.suite,
             "figures": {name: _finite(value) for name, value in self.figures.items()},
             "rows": [{name: _finite(value) for name, value in row.items()} for row in self.rows],
-            "machine": fingerprint(),
+            "machine": machine,
         }
 
 
@@ -97,10 +102,30 @@ LIMITS: dict[str, dict[str, Limit]] = {
     },
     "ridge": {
         "mnist_accuracy": Limit(low=95.0),
-        "order_max_diff": Limit(high=1e-5),
-        "remove_max_diff": Limit(high=1e-5),
-        "merge_max_diff": Limit(high=1e-5),
+        "order_max_diff": Limit(high=0.0),
+        "remove_max_diff": Limit(high=0.0),
+        "merge_max_diff": Limit(high=0.0),
+        "order_answer_diff": Limit(high=1e-6),
+        "remove_answer_diff": Limit(high=1e-6),
+        "merge_answer_diff": Limit(high=1e-6),
         "time_over_matmul": Limit(high=1.25),
+    },
+    "memory": {
+        "acc_split_mnist_full": Limit(low=98.0),
+        "acc_split_fashion_full": Limit(low=89.5),
+        "acc_large_split_mnist_full": Limit(low=98.8),
+        "acc_large_split_fashion_full": Limit(low=91.3),
+        "acc_split_mnist": Limit(low=97.0),
+        "acc_split_fashion": Limit(low=86.8),
+        "acc_permuted_mnist": Limit(low=83.0),
+        "acc_rotated_mnist": Limit(low=91.5),
+        "learn_over_finetune_b10": Limit(high=1.4),
+        "learn_over_finetune_b32": Limit(high=1.8),
+        "learn_over_finetune_b128": Limit(high=2.2),
+        "predict_after_learn_ms_1500": Limit(high=2.0),
+        "predict_after_learn_ms_3584": Limit(high=20.0),
+        "sleep_mnist": Limit(low=94.0),
+        "sleep_fashion": Limit(low=83.0),
     },
     "spine-cost": {
         "default_seconds_over_full_finetune": Limit(high=0.6),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nestling.bench.suites.suite_run import SuiteRequest
 
 # Of nestling itself, or of papers; all others are suites of learning.
-OWN = ("overhead", "ridge", "spine-cost", "demo", "personal", "reproduce")
+OWN = ("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "reproduce")
 NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
 
 
@@ -35,6 +35,7 @@ NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
     type=click.Path(file_okay=False, path_type=Path),
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
+@click.option("--parts", help="Of memory: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
 @click.option(
     "--looks",
@@ -42,7 +43,13 @@ NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
     help="Evaluations within each experience; by default 16, on encoded features 6.",
 )
 @click.option("--offline", is_flag=True, help="Fetch nothing; use what is in --data.")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Of torch; memory always has 1.",
+)
 @click.option(
     "--data",
     "data_folder",
@@ -57,6 +64,7 @@ def bench(
     seeds: int | None,
     budget: str,
     out: Path | None,
+    parts: str | None,
     workers: int | None,
     looks: int | None,
     offline: bool,
@@ -64,8 +72,8 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, spine-cost, demo, personal, reproduce, or one of continual
-    learning.
+    """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, reproduce, or one of
+    continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -76,12 +84,15 @@ def bench(
       nestling bench overhead --json benchmarks/results/overhead.json
       nestling bench split-mnist --methods default,er,derpp --seeds 5
       nestling bench reproduce --methods smnist,hsu_class
+      nestling bench memory --parts split-mnist-full,learn-b10
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
 
     if suite == "reproduce":
         result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
+    elif suite == "memory":
+        result = _measure_memory(parts, out, data_folder, offline)
     elif suite in OWN:
         with show_progress(suite) as advance:
             result = _run(suite, offline, threads, data_folder, seeds, advance)
@@ -160,6 +171,18 @@ def _reproduce(
     return result
 
 
+def _measure_memory(
+    names: str | None, out: Path | None, data_folder: Path | None, offline: bool
+) -> "SuiteResult":
+    from nestling.bench.promises import memory_promises
+    from nestling.bench.suites.parallel_cells import CellFolders
+
+    place = CellFolders(out or Path("runs") / "bench" / "memory", data_folder, offline)
+    parts = [] if names is None else [one.strip() for one in names.split(",")]
+    with show_progress("memory") as advance:
+        return memory_promises.run(place, parts, progress=advance)
+
+
 def _run_suite(request: "SuiteRequest", num_workers: int | None) -> "SuiteResult":
     from nestling.bench import build_table
     from nestling.bench.suites.suite_run import run_suite
@@ -204,7 +227,7 @@ def _run(
             num_threads=num_threads,
             progress=lambda text: advance(text, 0.0),
         )
-    from nestling.bench import ridge_promises
+    from nestling.bench.promises import ridge_promises
 
     found = ridge_promises.run(data_folder, offline, num_threads)
     return SuiteResult("ridge", found["figures"], found["rows"])

@@ -20,7 +20,7 @@ from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.learn.guard import flatten_target
 from nestling.levels import Levels
 from nestling.levels.low_rank import merge_low_rank
-from nestling.levels.memory import MemoryLevel
+from nestling.levels.memory import MemoryLevel, make_features
 from nestling.protect import DERpp, unpack_batch
 
 # Dreams by which a sleep is judged where nobody else judges it.
@@ -175,5 +175,6 @@ def _refit(level: MemoryLevel, batch: Batch) -> None:
     assert level.bank is not None
     rows = level.read_rows(batch, batch.target)
     labels, _ = flatten_target(batch.target, None)
-    level.make_bank(rows.widths, level.bank.task)
+    maps = make_features(level.spec, rows.features, rows.widths, rows.image_size)
+    level.make_bank(rows.widths, level.bank.task, maps)
     level.bank.add(rows.features, labels)

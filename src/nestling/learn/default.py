@@ -100,16 +100,16 @@ def drop_early(plan: Plan) -> Plan:
 
 
 def _remember_inputs(model: nn.Module) -> Memory:
-    reads_indices = any(isinstance(module, nn.Embedding) for module in model.modules())
-    return Memory(
-        "memory",
-        on=None if reads_indices else "input",
-        half_lives=HALF_LIVES,
-        num_features=NUM_FEATURES,
-        # Raw inputs cost as much as features of them and tell less; learned features tell more.
-        include_read=reads_indices,
-        block=256,
-    )
+    if any(isinstance(module, nn.Embedding) for module in model.modules()):
+        # Indices are no numbers; what the network makes of them tells more than features of it.
+        return Memory(
+            "memory",
+            half_lives=HALF_LIVES,
+            num_features=NUM_FEATURES,
+            include_read=True,
+            block=256,
+        )
+    return Memory("memory", on="input", half_lives=HALF_LIVES, features="auto", block=256)
 
 
 def _remember_features(model: nn.Module) -> Memory:

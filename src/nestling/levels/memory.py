@@ -1,5 +1,6 @@
 """A memory level at work: what it reads and the bank of memories it keeps."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,21 @@ from nestling.levels.events import Change, Event
 from nestling.levels.level import Clock, check_kind
 from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Memory, dump_spec, load_spec
-from nestling.levels.taps import FeatureReader
+from nestling.levels.taps import FeatureReader, ImageSize
 from nestling.memory import JoinedFeatures, MemoryBank, RandomFeatures
 from nestling.memory.checks import check_inputs, check_rows, check_weights
+from nestling.memory.coded.coded_features import (
+    CodedFeatures,
+    choose_coded_features,
+    read_coded_features,
+)
+from nestling.memory.features import Features
 from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
 
-# Rows (R, D), labels (R,) or values (R, M), weights (R,), and the widths that make up D.
-Checked = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
+_LOGGER = logging.getLogger("nestling")
+# Of the numbers that codes were made of so many may lie beyond their scale before it is said.
+MOST_CLIPPED = 0.01
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,34 @@ class Rows:
         features: (R, D).
         widths: of each thing that is read; they add up to D.
         output: what the module that was run answered, as it gave it; None if none was run.
+        image_size: (C, H, W) of what is read if a row is a picture; None if it is none.
     """
 
     features: Tensor
     widths: tuple[int, ...]
     output: Tensor | None
+    image_size: ImageSize | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a memory level takes in.
+
+    Args:
+        features: (R, D).
+        target: labels (R,) or values (R, M).
+        weight: (R,).
+        widths: that make up D.
+        maps: the random features that the bank is to have; None if there is a bank already.
+        phi: (R, F) what they make of the rows, where it is known already.
+    """
+
+    features: Tensor
+    target: Tensor
+    weight: Tensor
+    widths: tuple[int, ...]
+    maps: Features | None
+    phi: Tensor | None = None
 
 
 class MemoryLevel:
@@ -60,22 +91,24 @@ class MemoryLevel:
         self.events: list[Event] = []
         self.changes: WaitingChanges[Memory] = WaitingChanges(turn_memory)
         self.seconds = 0.0
+        self.has_said_clipped = False
 
     def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
         """What is read of a batch; errors as in `FeatureReader.read`."""
-        views, output = self.reader.read_rows(batch, target)
+        views, output, image_size = self.reader.read_rows(batch, target)
         # Images may be bytes.
         wide = [(v if v.is_floating_point() else v.float()).cpu() for v in views]
         return Rows(
             wide[0] if len(wide) == 1 else torch.cat(wide, dim=1),
             tuple(v.shape[1] for v in wide),
             output,
+            image_size,
         )
 
-    def make_bank(self, widths: Sequence[int], task: Task) -> None:
+    def make_bank(self, widths: Sequence[int], task: Task, maps: Features) -> None:
         """An empty bank for features of these widths, one of each thing that is read."""
         self.widths = tuple(widths)
-        self.bank = _make_bank(self.spec, widths, task, foresees=self.foresees)
+        self.bank = _make_bank(self.spec, maps, task, foresees=self.foresees)
 
     def check(self, rows: Rows, target: Tensor, weight: Tensor | None) -> Checked:
         """Raise what `learn` would raise, with nothing changed; else what `learn` takes.
@@ -86,22 +119,54 @@ class MemoryLevel:
             weight: (R,), or None.
         """
         if self.bank is not None:
-            return (*self.bank.check(rows.features, target, weight), rows.widths)
+            checked = self.bank.check(rows.features, target, weight)
+            return Checked(*checked, rows.widths, None)
         task: Task = "regression" if target.is_floating_point() else "classification"
-        return (
-            check_inputs(rows.features, sum(rows.widths)),
+        features = check_inputs(rows.features, sum(rows.widths))
+        return Checked(
+            features,
             check_rows(target, len(rows.features), task, None),
             check_weights(weight, len(rows.features)),
             rows.widths,
+            make_features(self.spec, features, rows.widths, rows.image_size),
         )
+
+    def map(self, checked: Checked) -> Checked:
+        """The same with its features, where computing them now saves computing them twice."""
+        if self.bank is None:
+            return checked
+        with self._timing():
+            return replace(checked, phi=self.bank.map_early(checked.features))
 
     def learn(self, checked: Checked, task: Task) -> list[Foresight]:
         """Take in rows with their targets; what was foreseen of blocks that are full now."""
         if self.bank is None:
-            self.make_bank(checked[3], task)
+            assert checked.maps is not None
+            self.make_bank(checked.widths, task, checked.maps)
+            if isinstance(checked.maps, CodedFeatures):
+                _LOGGER.info("memory %r sees %s", self.spec.name, checked.maps.describe())
         assert self.bank is not None
         with self._timing():
-            return self.bank.learn_checked(*checked[:3])
+            foreseen = self.bank.learn_checked(
+                checked.features, checked.target, checked.weight, checked.phi
+            )
+        self._say_what_is_clipped()
+        return foreseen
+
+    def _say_what_is_clipped(self) -> None:
+        maps = None if self.bank is None else self.bank.features
+        if self.has_said_clipped or not isinstance(maps, CodedFeatures) or not maps.num_clipped:
+            return
+        share = maps.num_clipped / maps.num_seen
+        if share > MOST_CLIPPED:
+            self.has_said_clipped = True
+            _LOGGER.warning(
+                "memory %r: %.1f %% of the numbers it read lie beyond the scale that its first "
+                "examples gave (%s) and were clipped; bring all inputs to one scale",
+                self.spec.name,
+                100.0 * share,
+                maps.scale,
+            )
 
     def read(self) -> LevelReading:
         """How it stands: it learns every example at once, so its period is 1."""
@@ -161,12 +226,17 @@ class MemoryLevel:
         with self._timing():
             return self.bank.predict_and_compare(rows)
 
-    def answer_cheaply(self, rows: Tensor) -> Tensor | None:
-        """As `answer`, without solving, so up to a block behind; None before there is one."""
+    def answer_cheaply(self, rows: Tensor, phi: Tensor | None = None) -> Tensor | None:
+        """As `answer`, without solving, so up to a block behind; None before there is one.
+
+        Args:
+            rows: (R, D).
+            phi: their features if they are known already.
+        """
         if self.bank is None:
             return None
         with self._timing():
-            return self.bank.predict_held(rows)
+            return self.bank.predict_held(rows, phi)
 
     @contextmanager
     def _timing(self) -> Iterator[None]:
@@ -215,17 +285,42 @@ class MemoryLevel:
         check_same_names(state["reader"], self.reader.state_dict())
         if state["bank"] is None:
             return spec, None
-        bank = _make_bank(spec, state["widths"], state["task"], foresees=self.foresees)
+        if spec.is_coded:
+            maps: Features = read_coded_features(state["bank"]["config"]["features"])
+        else:
+            maps = _make_random_features(spec, state["widths"])
+        bank = _make_bank(spec, maps, state["task"], foresees=self.foresees)
         bank.load_state_dict(state["bank"])
         return spec, bank
 
 
-def _make_bank(spec: Memory, widths: Sequence[int], task: Task, *, foresees: bool) -> MemoryBank:
+def make_features(
+    spec: Memory, rows: Tensor, widths: Sequence[int], image_size: ImageSize | None
+) -> Features:
+    """The features that a memory level's bank is to have.
+
+    Args:
+        spec: says of which kind.
+        rows: (R, D), the first that it read.
+        widths: that make up D.
+        image_size: (C, H, W) if a row is a picture.
+
+    Raises:
+        SettingError: they must be of images, and no shape of an image can be guessed.
+    """
+    if spec.features in ("auto", "image", "coded"):
+        return choose_coded_features(rows, spec.features, spec.size, image_size, spec.seed)
+    return _make_random_features(spec, widths)
+
+
+def _make_random_features(spec: Memory, widths: Sequence[int]) -> Features:
+    kind = spec.features
+    assert kind in ("relu", "fourier", "product")
     parts = [
         RandomFeatures(
             width,
             num_features,
-            kind=spec.features,
+            kind=kind,
             seed=spec.seed + index,
             passthrough=include_read,
         )
@@ -233,11 +328,15 @@ def _make_bank(spec: Memory, widths: Sequence[int], task: Task, *, foresees: boo
             zip(widths, spec.list_views(), strict=True)
         )
     ]
+    return parts[0] if len(parts) == 1 else JoinedFeatures(parts)
+
+
+def _make_bank(spec: Memory, maps: Features, task: Task, *, foresees: bool) -> MemoryBank:
     return MemoryBank(
-        sum(widths),
+        maps.num_inputs,
         half_lives=tuple(spec.half_lives),
         task=task,
-        features=parts[0] if len(parts) == 1 else JoinedFeatures(parts),
+        features=maps,
         ridge=spec.ridge,
         switch_rate=spec.switch_rate,
         prior_half_life=spec.prior_half_life,

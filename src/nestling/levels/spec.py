@@ -174,7 +174,12 @@ class Memory:
             4 x 4), None for the input of the last linear layer; or several, read side by side.
         half_lives: in examples, fast to slow; infinity never forgets.
         num_features: random features of what it reads; 0 for none. A sequence: of each of `on`.
-        features: kind of random feature.
+        features: kind of random feature: "relu", "fourier" or "product"; or, in integers, which
+            is exact in any order and fast: "image" (oriented gradients and cell means under
+            random ReLU, beside random ReLU of the pixels), "coded" (random ReLU of any numbers),
+            or "auto" (images if the shape or the first inputs say so, else numbers).
+        size: how many features in integers: "default" (1,504), "large" (4,000) or "huge" (8,000);
+            `num_features` and `include_read` are for the others.
         include_read: also use what is read itself, beside its random features. A sequence: of
             each of `on`.
         ridge: ridge strength; None for generalised cross-validation from the statistics.
@@ -190,7 +195,8 @@ class Memory:
     on: str | Annotated[Sequence[str], AsTuple] | None = None
     half_lives: Annotated[Sequence[HalfLife], AsTuple] = (30.0, 300.0, 3000.0, math.inf)
     num_features: NumFeatures | Annotated[Sequence[NumFeatures], AsTuple] = 500
-    features: Literal["relu", "fourier", "product"] = "relu"
+    features: Literal["relu", "fourier", "product", "auto", "image", "coded"] = "relu"
+    size: Literal["default", "large", "huge"] = "default"
     include_read: bool | Annotated[Sequence[bool], AsTuple] = True
     ridge: Positive | None = None
     frozen: bool = True
@@ -214,11 +220,21 @@ class Memory:
                     f"memory {self.name!r} has {len(value)} {name} for {num_read} that it reads; "
                     "give one for all, or one each"
                 )
+        if self.is_coded and num_read > 1:
+            raise ValueError(
+                f"memory {self.name!r} makes {self.features!r} features of {num_read} that it "
+                "reads; let it read one, or take features='relu'"
+            )
         if any(num == 0 and not is_read for _, num, is_read in self.list_views()):
             raise ValueError(
                 f"memory {self.name!r} reads nothing; num_features=500 or include_read=True works"
             )
         return self
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its features are integers; see `features`."""
+        return self.features in ("auto", "image", "coded")
 
     @property
     def reads(self) -> tuple[str | None, ...]:

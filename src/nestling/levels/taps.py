@@ -19,6 +19,8 @@ from nestling.levels.spec import INPUT_OF
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Numbers that are left of feature maps.
 MAX_POOLED = 512
+# Channels, height, width.
+ImageSize = tuple[int, int, int]
 _REMEDY = "nl.Memory(..., on='input') or on='<submodule>' works"
 
 
@@ -196,10 +198,18 @@ class FeatureReader:
             views, output = read_taps(self.module, self.taps, batch)
         return [view.detach() for view in views], output
 
-    def read_rows(self, batch: Batch, target: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        """As `read`, a row per answer: (R, D) of each place; see `align_features`."""
+    def read_rows(
+        self, batch: Batch, target: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None, ImageSize | None]:
+        """As `read`, a row per answer: (R, D) of each place, see `align_features`; and the shape of
+        what is read if that is one picture (C, H, W) per row."""
         views, output = self.read(batch)
-        return align_views(views, self.taps, target), output
+        rows = align_views(views, self.taps, target)
+        shape: ImageSize | None = None
+        if len(views) == 1 and views[0].ndim == 4 and len(rows[0]) == len(views[0]):
+            _, channels, height, width = views[0].shape
+            shape = (channels, height, width)
+        return rows, output, shape
 
     def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty where none is kept."""

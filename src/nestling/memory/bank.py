@@ -15,7 +15,9 @@ from nestling.core.errors import NotFitted
 from nestling.core.modes import in_own_modes
 from nestling.memory import bank_experts as experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
+from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
+from nestling.memory.exact.statistics import decay_factor, decay_weights
 from nestling.memory.features import Features
 from nestling.memory.gate import FixedShare
 from nestling.memory.mixture import mix_experts
@@ -43,6 +45,11 @@ class MemoryBank:
     Inputs and targets of the unfinished block are kept until then (they are in `state_dict`),
     and are added to the statistics as one block: that is faster, and reading in between does not
     change a bit of what follows.
+
+    Answers are fresh: they include every example so far, those of the unfinished block too, at the
+    cost of a few products with a held factor (`FreshSolution`). Who asks between two blocks is
+    expected to ask again, so that learning then keeps the answer up to date; where nobody asks,
+    learning does not pay for it.
 
     With `mix="present"` experts are compared and mixed only on how they divide probability among
     the classes seen recently, see `mix_on_present`; `mix="all"` is the plain linear mixture.
@@ -101,7 +108,14 @@ class MemoryBank:
         self.foresees = foresees
         width = features.num_outputs if features is not None else num_inputs
         self._memories = [
-            RidgeMemory(width, task=task, num_outputs=num_outputs, half_life=h, ridge=ridge)
+            RidgeMemory(
+                width,
+                task=task,
+                num_outputs=num_outputs,
+                half_life=h,
+                ridge=ridge,
+                takes_codes=features is not None and features.is_coded,
+            )
             for h in half_lives
         ]
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
@@ -110,6 +124,10 @@ class MemoryBank:
         self.gate = FixedShare(len(half_lives) + self.has_prior, switch_rate=switch_rate)
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
+        # Kept from answer to answer, never saved: what `_memories` and the block give.
+        self._fresh: list[FreshSolution] = []
+        self._fresh_clock = 0
+        self._is_asked = False
         self._start_block()
 
     @property
@@ -165,15 +183,28 @@ class MemoryBank:
         return clock
 
     @in_own_modes
-    def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
-        """As `add_checked`; returns what was predicted of each full block before it was learned."""
+    def learn_checked(
+        self, x: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None = None
+    ) -> list[Foresight]:
+        """As `add_checked`; returns what was predicted of each full block before it was learned.
+
+        Args:
+            x, target, weight_N: what `check` gave.
+            phi_ND: what `map_early` gave.
+        """
         found: list[Foresight] = []
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:
             space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
             rows = slice(start, min(N, start + space))
-            found += self._add_rows(x[rows], target[rows], weight_N[rows])
+            phi = None if phi_ND is None else phi_ND[rows]
+            found += self._add_rows(x[rows], target[rows], weight_N[rows], phi)
             start = rows.stop
+        if self._is_asked and not self.is_empty:
+            self._renew_fresh()
+            for fresh in self._fresh:
+                fresh.solve()
+        self._is_asked = False
         return found
 
     @in_own_modes
@@ -192,6 +223,7 @@ class MemoryBank:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories
         self._held = [None] * len(memories)
+        self._fresh = []
         self._start_block()
 
     def predict(self, x: Tensor) -> Tensor:
@@ -199,19 +231,33 @@ class MemoryBank:
         return self._mix(self.predict_experts(x))
 
     @in_own_modes
-    def predict_held(self, x: Tensor) -> Tensor | None:
+    def predict_held(self, x: Tensor, phi_ND: Tensor | None = None) -> Tensor | None:
         """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
         of one memory, made of two thirds of what it knows or more.
 
         Seldom is anything solved, so this is cheap enough for every batch; None before the first
         block.
+
+        Args:
+            x: (N, I).
+            phi_ND: what `map_early` gave of it.
         """
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(self._memories[0], self._held[0])
         slow = self._held[self.slow]
         if slow is None:
             return None
-        return self._answer_held(slow, self._compute_features(check_inputs(x, self.num_inputs)))
+        phi_ND = self._check_features(x) if phi_ND is None else phi_ND.double()
+        return self._answer_held(slow, phi_ND)
+
+    def map_early(self, x_NI: Tensor) -> Tensor | None:
+        """Features of inputs that will be learned, (N, D), if they are the same in any block.
+
+        Codes are; others are made of a whole block at once, since rounding depends on its size.
+        """
+        if self.features is None or not self.features.is_coded:
+            return None
+        return self.features(x_NI)
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
@@ -220,28 +266,77 @@ class MemoryBank:
     def _check_features(self, x: Tensor) -> Tensor:
         if self.is_empty:
             raise NotFitted("the memory bank is empty; add(x, y) first")
-        return self._compute_features(check_inputs(x, self.num_inputs))
+        return self._compute_features(check_inputs(x, self.num_inputs)).double()
 
     def _answer_all(self, phi_ND: Tensor) -> Tensor:
         if self.has_prior:
             self.prior.grow(self.num_classes)
         prior = self.prior if self.has_prior else None
-        return experts.answer_now(self.memories, self.slow, phi_ND, prior)
+        return experts.answer_now(self.find_fresh(), self.slow, phi_ND, prior)
+
+    @in_own_modes
+    def find_fresh(self) -> list[FreshSolution]:
+        """Each memory solved as of the last example, in the order of the half-lives.
+
+        A memory whose examples have all faded away has the slow one's.
+        """
+        if self.is_empty:
+            raise NotFitted("the memory bank is empty; add(x, y) first")
+        self._is_asked = True
+        self._renew_fresh()
+        return self._fresh
+
+    def settle(self) -> None:
+        """Solve from scratch at the next answer, so that nothing is held from before."""
+        self._fresh = []
+
+    def _renew_fresh(self) -> None:
+        """Bring what is held up to the last example: rows beside its factors, or new factors."""
+        self._add_fresh_rows()
+        is_behind = self._fresh_clock < self.clock
+        if is_behind or not self._fresh or any(fresh.is_due for fresh in self._fresh):
+            memories, asks = self.memories, self.foresees
+            own = [
+                None if one.is_empty else one.make_fresh(with_reach=asks and index == self.slow)
+                for index, one in enumerate(memories)
+            ]
+            slow = own[self.slow]
+            assert slow is not None
+            self._fresh = [slow if one is None else one for one in own]
+            self._fresh_clock = self.clock
+        for fresh in self._fresh:
+            fresh.grow(self.num_classes)
+
+    def _add_fresh_rows(self) -> None:
+        """Take rows of the unfinished block in that are not in what is held, which knows all that
+        came before the block, or is left behind."""
+        missed = self._fresh_clock - self._memories[0].clock
+        if not self._fresh or missed < 0 or self._fresh_clock == self.clock:
+            return
+        y_NM, weight_N = self._pending.read(self.num_classes, start=missed)
+        phi_ND = self._map_pending(missed).double()
+        for fresh, memory in zip(self._fresh, self._memories, strict=True):
+            h = memory.half_life
+            aged_N = decay_weights(weight_N, 0, h)
+            fresh.add(phi_ND, y_NM, weight_N, aged_N, decay_factor(len(weight_N), h))
+        self._fresh_clock = self.clock
 
     def novelty(self, x: Tensor) -> Tensor:
         """Novelty of inputs for the slow memory, (N,), from their leverage; see `RidgeMemory`."""
-        return self.memories[self.slow].novelty(self._check_features(x))
+        phi_ND = self._check_features(x)
+        if not self.foresees:
+            return compute_novelty(self.memories[self.slow].reach, phi_ND)
+        return self.find_fresh()[self.slow].novelty(phi_ND)
 
     def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
         """As `predict`; with it what the slow memory knows of the inputs, as it stands now."""
         phi_ND = self._check_features(x)
-        slow, answers = self.memories[self.slow], self._mix(self._answer_all(phi_ND))
-        known_K = None
-        if self.task == "classification":
-            known_K = slow.statistics.life_targets > 0.0
-        n = slow.statistics.num_effective
+        answers, slow = self._mix(self._answer_all(phi_ND)), self._fresh[self.slow]
+        known_K = slow.life_targets > 0.0 if self.task == "classification" else None
         novelty_N = slow.novelty(phi_ND)
-        return answers, Foresight(self.clock, len(x), answers, known_K, novelty_N, n)
+        return answers, Foresight(
+            self.clock, len(x), answers, known_K, novelty_N, slow.num_effective
+        )
 
     def present(self) -> Tensor:
         """Classes that were seen recently: (K,) bool."""
@@ -273,7 +368,7 @@ class MemoryBank:
         self.prior.load_state_dict(state["prior"])
         self._block_prior.load_state_dict(state["block_prior"])
         self._pending.load_state_dict(state["pending"])
-        self._current = None
+        self._current, self._fresh = None, []
         self._held = [
             None if held is None else HeldSolution.from_state(held) for held in state["held"]
         ]
@@ -295,6 +390,7 @@ class MemoryBank:
         }
 
     def _compute_features(self, x: Tensor) -> Tensor:
+        """(N, D) in float64, or codes."""
         return self.features(x) if self.features is not None else x.to(torch.float64)
 
     def find_mixed(self) -> Tensor | None:
@@ -306,8 +402,24 @@ class MemoryBank:
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""
-        x_NI, y_NM, weight_N = self._pending.read(self.num_classes)
-        return self._compute_features(x_NI), y_NM, weight_N
+        return self._map_pending(), *self._pending.read(self.num_classes)
+
+    def _map_pending(self, start: int = 0) -> Tensor:
+        """Features of the rows of the unfinished block from `start` on: of all at once, but for
+        those that are known already."""
+        parts: list[Tensor] = []
+        missing: list[Tensor] = []
+        for x_NI, phi_ND in self._pending.list_inputs(start):
+            if phi_ND is None:
+                missing.append(x_NI)
+                continue
+            if missing:
+                parts.append(self._compute_features(torch.cat(missing)))
+                missing = []
+            parts.append(phi_ND)
+        if missing:
+            parts.append(self._compute_features(torch.cat(missing)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _find_block_size(self) -> int:
         """Examples in the block that is under way; if one foresees it grows with what is known."""
@@ -315,7 +427,9 @@ class MemoryBank:
             return self.block
         return min(self.block, max(FIRST_BLOCK, self._memories[0].clock // BLOCKS_PER_PAST))
 
-    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> list[Foresight]:
+    def _add_rows(
+        self, x_NI: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None
+    ) -> list[Foresight]:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         num_outputs = experts.count_outputs(target)
         for memory in self._memories:
@@ -323,10 +437,12 @@ class MemoryBank:
         if self._counts_classes:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
-        self._pending.add(x_NI, target, weight_N)
+        self._pending.add(x_NI, target, weight_N, phi_ND)
         self._current = None
         if len(self._pending) < self._find_block_size():
             return []
+        if self._is_asked:
+            self._add_fresh_rows()
         has_gate, block = self.gate.num_experts > 1, self._read_block()
         found = [self._foresee(block[0])] if self.foresees else []
         if has_gate:
@@ -340,6 +456,7 @@ class MemoryBank:
 
     def _foresee(self, phi_ND: Tensor) -> Foresight:
         """What would be answered to examples that are to be learned next."""
+        phi_ND = phi_ND.double()
         memory, N = self._memories[self.slow], phi_ND.shape[0]
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(memory, self._held[0])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nestling.core.errors import SettingError
 from nestling.memory.checks import count_classes
+from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.features import Features
 from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
 from nestling.memory.prior import ClassPrior
@@ -21,7 +22,8 @@ MixKind = Literal["present", "all"]
 PRESENCE_HALF_LIFE = 20.0
 PRESENCE_THRESHOLD = 2.0**-5
 
-Block = tuple[Tensor, Tensor, Tensor]  # features (N, D), dense targets (N, M), weights (N,)
+# Features (N, D), in float64 or codes; dense targets (N, M); weights (N,).
+Block = tuple[Tensor, Tensor, Tensor]
 
 
 def check_settings(
@@ -85,19 +87,17 @@ def remove_in_copies(
 
 
 def answer_now(
-    memories: Sequence[RidgeMemory], slow: int, phi_ND: Tensor, prior: ClassPrior | None
+    solutions: Sequence[FreshSolution], slow: int, phi_ND: Tensor, prior: ClassPrior | None
 ) -> Tensor:
     """Answers of memories, then of the class prior: (E, N, K) or (E, N, M), float64.
 
     Args:
-        memories: of which the slow one is not empty.
-        slow: its index; it stands in for those whose examples have all faded away.
-        phi_ND: (N, D).
+        solutions: one per memory.
+        slow: index of the slow one; it stands in for a prior that is empty.
+        phi_ND: (N, D) float64.
         prior: grown to K; None if it is no expert.
     """
-    answers = [
-        (memories[slow] if memory.is_empty else memory).predict(phi_ND) for memory in memories
-    ]
+    answers = [one.answer(phi_ND) for one in solutions]
     if prior is not None:
         answers.append(answers[slow] if prior.is_empty else prior.predict(phi_ND.shape[0]))
     return torch.stack(answers)
@@ -142,7 +142,7 @@ def score_held(
         has_prior: it is the last expert.
         mix: "present" compares on the classes that are present.
     """
-    phi_ND, y_NM, weight_N = block
+    phi_ND, y_NM, weight_N = block[0].double(), *block[1:]
     counts_NK = None if prior is None else prior.trace(y_NM.argmax(dim=1), weight_N)
     only_present = PRESENCE_THRESHOLD if mix == "present" else None
     losses_NE = score_block(solutions, phi_ND, y_NM, counts_NK, has_prior, only_present)

@@ -7,7 +7,7 @@ Letters: N examples, I inputs, F random features, D outputs.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +66,28 @@ def join_maps(
     return torch.cat([one(view) for one, view in zip(maps, views, strict=True)], dim=1)
 
 
+class Features(Protocol):
+    """A fixed map of inputs that a memory learns from."""
+
+    @property
+    def num_inputs(self) -> int:
+        """I."""
+
+    @property
+    def num_outputs(self) -> int:
+        """D."""
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether it gives whole numbers from 0 to 127 as int8; else float64."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, D), on the CPU."""
+
+    def read_config(self) -> dict[str, object]:
+        """What makes these features what they are, ready for a `state_dict`."""
+
+
 class RandomFeatures:
     """Random feature map (ReLU, Fourier or products), reproducible from its seed.
 
@@ -101,6 +123,8 @@ class RandomFeatures:
     >>> features(torch.ones(2, 3)).shape, features.num_outputs
     (torch.Size([2, 11]), 11)
     """
+
+    is_coded = False
 
     def __init__(
         self,
@@ -212,6 +236,8 @@ class JoinedFeatures:
     torch.Size([7, 14])
     """
 
+    is_coded = False
+
     def __init__(self, parts: Sequence[RandomFeatures]) -> None:
         if not parts:
             raise SettingError("joined features of no part; give one RandomFeatures or more")
@@ -237,6 +263,3 @@ class JoinedFeatures:
 
     def __repr__(self) -> str:
         return f"JoinedFeatures({list(self.parts)})"
-
-
-Features = RandomFeatures | JoinedFeatures

@@ -4,9 +4,9 @@ Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from nestling.memory.checks import encode_one_hot
 from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.reach import Reach
-from nestling.memory.exact.solve import Solution, solve_ridge
+from nestling.memory.exact.solve import Solution, find_code_strength, solve_ridge
 from nestling.memory.exact.statistics import select_features, space_evenly
 from nestling.memory.mixture import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
@@ -94,6 +94,15 @@ class Foresight:
     num_effective: float
 
 
+class _Part(NamedTuple):
+    """Rows that came together."""
+
+    x: Tensor
+    target: Tensor
+    weight: Tensor
+    phi: Tensor | None
+
+
 class PendingBlock:
     """Inputs, targets and weights of the examples that were not scored and learned yet.
 
@@ -103,7 +112,7 @@ class PendingBlock:
 
     def __init__(self, one_hot: bool) -> None:
         self.one_hot = one_hot
-        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._parts: list[_Part] = []
         self._size = 0
 
     def __len__(self) -> int:
@@ -112,40 +121,51 @@ class PendingBlock:
     @property
     def has_weight(self) -> bool:
         """Whether any example has a weight above 0."""
-        return any(bool((weight_N > 0.0).any()) for _, _, weight_N in self._parts)
+        return any(bool((part.weight > 0.0).any()) for part in self._parts)
 
     @property
     def num_bytes(self) -> int:
         """Size of what is kept."""
-        return sum(t.numel() * t.element_size() for part in self._parts for t in part)
+        kept = (t for part in self._parts for t in part if t is not None)
+        return sum(t.numel() * t.element_size() for t in kept)
 
-    def add(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
-        """Append rows, with labels (N,) or targets (N, M); they are copied."""
-        self._parts.append((x_NI.clone(), target.clone(), weight_N.clone()))
+    def add(
+        self, x_NI: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None = None
+    ) -> None:
+        """Append rows, with labels (N,) or targets (N, M), and features if they are known; they
+        are copied."""
+        self._parts.append(_Part(x_NI.clone(), target.clone(), weight_N.clone(), phi_ND))
         self._size += x_NI.shape[0]
 
-    def read(self, num_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All rows: inputs (N, I), dense targets (N, num_outputs), weights (N,)."""
-        x_NI, target, weight_N = self._join()
-        y_NM = encode_one_hot(target, num_outputs) if self.one_hot else target
-        return x_NI, y_NM, weight_N
+    def list_inputs(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Inputs from row `start` on, part by part, with their features if they are known."""
+        for part in self._parts:
+            num = len(part.x)
+            if start < num:
+                yield part.x[start:], None if part.phi is None else part.phi[start:]
+            start = max(0, start - num)
+
+    def read(self, num_outputs: int, start: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows from `start` on: dense targets (N, num_outputs), weights (N,)."""
+        target = torch.cat([part.target for part in self._parts])[start:]
+        weight_N = torch.cat([part.weight for part in self._parts])[start:]
+        return encode_one_hot(target, num_outputs) if self.one_hot else target, weight_N
 
     def state_dict(self) -> dict[str, object]:
         """All rows, or nothing."""
         if not self._parts:
             return {}
-        x_NI, target, weight_N = self._join()
-        return {"x": x_NI, "target": target, "weight": weight_N}
+        x, target, weight = (
+            torch.cat(parts)
+            for parts in zip(*((p.x, p.target, p.weight) for p in self._parts), strict=True)
+        )
+        return {"x": x, "target": target, "weight": weight}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self._parts, self._size = [], 0
         if state:
             self.add(state["x"], state["target"], state["weight"])
-
-    def _join(self) -> tuple[Tensor, Tensor, Tensor]:
-        x, target, weight = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
-        return x, target, weight
 
 
 def renew_solution(
@@ -161,7 +181,7 @@ def renew_solution(
     if memory.is_empty:
         return None
     clock = memory.clock
-    if held is not None and clock - held.solved_at < RENEWAL * memory.statistics.weight:
+    if held is not None and clock - held.solved_at < RENEWAL * memory.weight:
         return held
     tuned_at = held.tuned_at if held is not None else 0
     if tunes and clock >= RETUNING * tuned_at:
@@ -181,25 +201,28 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
-    The strength is (D / n)^2, near what cross-validation picks on the real sets that it was
-    tried on (benchmarks/LOG.md); the memory itself is left as it is. While examples are far fewer
-    than features, some of the features tell what there is to tell.
+    The strength is (D / n)^2, near what cross-validation picks on the real sets that it was tried
+    on (benchmarks/LOG.md), and of codes that of codes; the memory itself is left as it is. While
+    examples are far fewer than features, some of the features tell what there is to tell.
     """
     if memory.is_empty:
         return None
-    stats, clock = memory.statistics, memory.clock
-    if held is not None and clock - held.solved_at < ROUGH_RENEWAL * stats.weight:
+    clock = memory.clock
+    if held is not None and clock - held.solved_at < ROUGH_RENEWAL * memory.weight:
         return held
+    stats = memory.statistics
     chosen = torch.arange(D := stats.num_features, device="cpu")
     if stats.num_effective * FEW_SHARE < D:
         chosen = space_evenly(D, MAX_FEATURES_OF_FEW)
         stats = select_features(stats, chosen)
     strength = memory.ridge
-    if strength is None:
+    if strength is None and not memory.follows_codes:
         strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    if strength is None:
+        strength = find_code_strength(stats)
     # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
     freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-    solution = solve_ridge(stats, strength, freedom)
+    solution = solve_ridge(stats, strength, freedom, coded=memory.is_coded)
     calibration = calibrate(stats, solution) if memory.task == "classification" else None
     if len(chosen) < D:
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")

@@ -25,14 +25,16 @@ from nestling.memory.checks import (
 )
 from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.clocked import ClockedStatistics
+from nestling.memory.exact.fresh import FreshSolution
+from nestling.memory.exact.integer_sums import IntegerSums, is_whole
 from nestling.memory.exact.reach import (
     Reach,
     compute_familiarity,
     compute_novelty,
     measure_reach,
 )
-from nestling.memory.exact.solve import Solution, solve_ridge
-from nestling.memory.exact.statistics import Statistics, grow_outputs
+from nestling.memory.exact.solve import Solution, factorise_solved, solve_ridge
+from nestling.memory.exact.statistics import Statistics
 from nestling.memory.features import Features
 
 Task = Literal["classification", "regression"]
@@ -48,7 +50,12 @@ class RidgeMemory:
     is a function of the set of examples: any order and any cutting into blocks or shards give the
     same up to rounding in float64. With a finite one it depends on the order by its definition, and
     on nothing else: scaling, strength and calibration come from the statistics, never from first
-    data. Statistics live on the CPU in float64; the solution is computed when it is asked for.
+    data. Statistics live on the CPU; the solution is computed when it is asked for.
+
+    With features in codes (`nestling.memory.coded`), an infinite half-life, classes, and weights
+    that are whole numbers, sums are integers: equal bit for bit in any order and cutting, merged
+    or removed (`read_sums`). Otherwise they are kept in float64, from the first other weight on.
+    Codes share a scale, and lambda for classes is `choose_code_strength`'s.
 
     Args:
         num_inputs: width of x.
@@ -57,6 +64,7 @@ class RidgeMemory:
         features: made of x before anything is learned; None for x itself.
         half_life: h in examples, > 0; an example's weight halves every h examples after it.
         ridge: lambda relative to features of unit variance; None for cross-validation.
+        takes_codes: without `features`, x is codes already, as int8.
 
     Raises:
         SettingError: an argument outside its range.
@@ -78,6 +86,7 @@ class RidgeMemory:
         features: Features | None = None,
         half_life: float = math.inf,
         ridge: float | None = None,
+        takes_codes: bool = False,
     ) -> None:
         check_task(task)
         check_ridge(ridge)
@@ -91,7 +100,14 @@ class RidgeMemory:
         self.features = features
         self.ridge = ridge
         width = features.num_outputs if features is not None else num_inputs
-        self._sums = ClockedStatistics(width, num_outputs or 0, half_life)
+        self.is_coded = takes_codes if features is None else features.is_coded
+        has_integers = self.is_coded and task == "classification" and half_life == math.inf
+        self._sums: ClockedStatistics | IntegerSums = (
+            IntegerSums(width, num_outputs or 0)
+            if has_integers
+            else ClockedStatistics(width, num_outputs or 0, half_life)
+        )
+        self._statistics: Statistics | None = None
         self._held: tuple[float, float] | None = None
         self._solution: Solution | None = None
         self._calibration: Calibration | None = None
@@ -100,7 +116,7 @@ class RidgeMemory:
     @property
     def half_life(self) -> float:
         """Half-life h, in examples."""
-        return self._sums.half_life
+        return self._sums.half_life if isinstance(self._sums, ClockedStatistics) else math.inf
 
     @property
     def clock(self) -> int:
@@ -110,22 +126,59 @@ class RidgeMemory:
     @property
     def num_classes(self) -> int:
         """K, the columns of `predict`: the declared outputs, or the largest label + 1."""
-        return self.statistics.num_outputs
+        return self._sums.num_outputs
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is remembered."""
-        return self.statistics.weight <= 0.0
+        return self._sums.weight <= 0.0
 
     @property
     def num_bytes(self) -> int:
         """Size of the statistics; it does not grow with the number of examples."""
-        return self.statistics.num_bytes
+        return self._sums.num_bytes
+
+    @property
+    def weight(self) -> float:
+        """Weight of all that is remembered, faded."""
+        return self._sums.weight
+
+    @property
+    def follows_codes(self) -> bool:
+        """Whether its strength is that of classes on codes, see `choose_code_strength`."""
+        return self.is_coded and self.task == "classification" and self.ridge is None
+
+    @property
+    def life_targets(self) -> Tensor:
+        """Weight of each class, or sum of each output, over the memory's whole life: (M,)."""
+        return self._sums.life_targets
+
+    @property
+    def num_effective(self) -> float:
+        """The number of equally weighted examples that know as much."""
+        return self._sums.num_effective
 
     @property
     def statistics(self) -> Statistics:
-        """The sufficient statistics; read only."""
-        return self._sums.values
+        """The sufficient statistics about their mean, in float64; read only."""
+        if isinstance(self._sums, ClockedStatistics):
+            return self._sums.values
+        if self._statistics is None:
+            self._statistics = self._sums.values
+        return self._statistics
+
+    def read_sums(self) -> dict[str, Tensor]:
+        """Copies of the exact sums: "gram" (D, D), "cross" (M, D), "counts" (M,), int64.
+
+        Raises:
+            SettingError: they are kept in float64.
+        """
+        if isinstance(self._sums, ClockedStatistics):
+            raise SettingError(
+                "this memory keeps its sums in float64; features in codes, classes, an infinite "
+                "half-life and whole weights give integers"
+            )
+        return self._sums.read()
 
     @property
     def solution(self) -> Solution:
@@ -135,7 +188,10 @@ class RidgeMemory:
             if self.is_empty:
                 raise NotFitted("the memory is empty; add(x, y) first")
             strength, freedom = self._held or (self.ridge, None)
-            solution = solve_ridge(self.statistics, strength, freedom, self.task == "regression")
+            is_regression = self.task == "regression"
+            solution = solve_ridge(
+                self.statistics, strength, freedom, is_regression, coded=self.is_coded
+            )
             self._solution = solution
         return solution
 
@@ -158,6 +214,23 @@ class RidgeMemory:
             reach = measure_reach(self.statistics)
             self._reach = reach
         return reach
+
+    @in_own_modes
+    def make_fresh(self, *, with_reach: bool = False) -> FreshSolution:
+        """The current solution in a form that takes in further examples; NotFitted while empty.
+
+        Args:
+            with_reach: it is asked for novelty, too.
+        """
+        solution = factorise_solved(self.statistics, self.solution)
+        self._solution = solution
+        return FreshSolution(
+            self.statistics,
+            solution,
+            self.reach if with_reach else None,
+            classifies=self.task == "classification",
+            follows_codes=self.follows_codes,
+        )
 
     @in_own_modes
     def add(self, x: Tensor, y: Tensor, weight: Tensor | None = None) -> int:
@@ -184,16 +257,28 @@ class RidgeMemory:
         """As `add`, for features and dense targets that were checked already.
 
         Args:
-            phi_ND: (N, D) float64, what `compute_features` gives.
+            phi_ND: (N, D), what `compute_features` gives.
             y_NM: (N, M) float64: values, or one-hot labels.
             weight_N: (N,) float64.
         """
         clock = self.clock
         if phi_ND.shape[0]:
             self.grow(y_NM.shape[1])
-            self._sums.add(phi_ND, y_NM, weight_N)
+            sums = self._sums_for(weight_N)
+            if isinstance(sums, IntegerSums):
+                sums.add(phi_ND, y_NM.argmax(dim=1), weight_N.long())
+            else:
+                sums.add(phi_ND.double(), y_NM, weight_N)
+            self._sums = sums
             self._forget_solution()
         return clock
+
+    def _sums_for(self, weight_N: Tensor) -> "ClockedStatistics | IntegerSums":
+        """The sums as they can take in or give up a block: in float64 if weights are not whole."""
+        sums = self._sums
+        if isinstance(sums, ClockedStatistics) or is_whole(weight_N, sums.weight):
+            return sums
+        return ClockedStatistics.of(sums.values, sums.clock)
 
     @in_own_modes
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
@@ -212,7 +297,12 @@ class RidgeMemory:
         x, y_NM, weight_N = self._check(x, y, weight)
         if x.shape[0]:
             phi_ND, is_classes = self.compute_features(x), self.task == "classification"
-            self._sums.remove(phi_ND, y_NM, weight_N, clock, one_hot=is_classes)
+            sums = self._sums_for(weight_N)
+            if isinstance(sums, IntegerSums):
+                sums.remove(phi_ND, y_NM.argmax(dim=1), weight_N.long(), clock)
+            else:
+                sums.remove(phi_ND.double(), y_NM, weight_N, clock, one_hot=is_classes)
+            self._sums = sums
             self._forget_solution()
 
     @in_own_modes
@@ -230,13 +320,20 @@ class RidgeMemory:
                 raise MergeError(
                     f"cannot merge memories of {name} {mine!r} and {theirs!r}; they must be equal"
                 )
-        self._sums.merge(other._sums, may_grow=self.task == "classification")
+        mine, theirs = self._sums, other._sums
+        may_grow = self.task == "classification"
+        if isinstance(mine, IntegerSums) and isinstance(theirs, IntegerSums):
+            mine.merge(theirs, may_grow)
+        else:
+            mine, theirs = _in_floats(mine), _in_floats(theirs)
+            mine.merge(theirs, may_grow)
+        self._sums = mine
         self._forget_solution()
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw linear outputs (N, M), float64; NotFitted while empty."""
         solution = self.solution
-        phi_ND = self.compute_features(check_inputs(x, self.num_inputs))
+        phi_ND = self.compute_features(check_inputs(x, self.num_inputs)).double()
         return torch.addmm(solution.intercept, phi_ND, solution.weights)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -254,7 +351,8 @@ class RidgeMemory:
     def novelty(self, x: Tensor) -> Tensor:
         """Novelty of inputs, (N,), from their leverage: about 0 +- 1 for the like, above 2 for
         what is new; see `compute_novelty`. Errors as in `predict`."""
-        return compute_novelty(self.reach, self.compute_features(check_inputs(x, self.num_inputs)))
+        phi_ND = self.compute_features(check_inputs(x, self.num_inputs)).double()
+        return compute_novelty(self.reach, phi_ND)
 
     def familiarity(self, x: Tensor) -> Tensor:
         """Familiarity of inputs, (N,) in [0, 1), from their leverage: near 0 for what is unlike all
@@ -275,11 +373,12 @@ class RidgeMemory:
         return self.solution.residual_variance.clone()
 
     def tune(self) -> None:
-        """Choose the strength now and hold it until the next call; no-op for a fixed `ridge`.
+        """Choose the strength now and hold it until the next call; no-op for a fixed `ridge`,
+        and for classes on codes, whose strength costs nothing.
 
         Opt-in: solving then costs a tenth, but the answer depends on when this was called.
         """
-        if self.ridge is None:
+        if self.ridge is None and not self.follows_codes:
             self._held = None
             self._forget_solution()
             self._held = (self.solution.strength, self.solution.freedom)
@@ -287,17 +386,19 @@ class RidgeMemory:
     @in_own_modes
     def grow(self, num_outputs: int) -> None:
         """Make room for so many classes or outputs."""
-        if num_outputs > self.statistics.num_outputs:
-            grow_outputs(self.statistics, num_outputs)
+        if num_outputs > self._sums.num_outputs:
+            self._sums.grow(num_outputs)
             self._forget_solution()
 
     def compute_features(self, x: Tensor) -> Tensor:
-        """phi(x), (N, D) float64, for inputs that were checked."""
-        return self.features(x) if self.features is not None else x.to(torch.float64)
+        """phi(x), (N, D) in float64 or codes, for inputs that were checked."""
+        if self.features is not None:
+            return self.features(x)
+        return x if self.is_coded else x.to(torch.float64)
 
     def check_rows(self, y: Tensor, num_examples: int) -> Tensor:
         """y as labels (N,) or targets (N, M) that this memory takes; errors as in `add`."""
-        known = self.statistics.num_outputs
+        known = self._sums.num_outputs
         fixed = self.num_outputs or (known if self.task == "regression" else 0)
         return check_rows(y, num_examples, self.task, fixed or None, known)
 
@@ -312,6 +413,7 @@ class RidgeMemory:
         return {
             "config": self._read_config(),
             "held": None if self._held is None else list(self._held),
+            "is_whole": isinstance(self._sums, IntegerSums),
             "statistics": self._sums.state_dict(),
         }
 
@@ -319,7 +421,12 @@ class RidgeMemory:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the memory that was saved; ForeignSnapshot if it was built otherwise."""
         check_saved(state["config"], self._read_config(), "memory")
-        self._sums.load_state_dict(state["statistics"])
+        sums = self._sums
+        if state["is_whole"] != isinstance(sums, IntegerSums):
+            D, M = sums.num_features, sums.num_outputs
+            sums = IntegerSums(D, M) if state["is_whole"] else ClockedStatistics(D, M)
+        sums.load_state_dict(state["statistics"])
+        self._sums = sums
         held = state["held"]
         self._held = None if held is None else (held[0], held[1])
         self._forget_solution()
@@ -338,10 +445,17 @@ class RidgeMemory:
         x = check_inputs(x, self.num_inputs)
         y = self.check_rows(y, x.shape[0])
         if self.task == "classification":
-            y = encode_one_hot(y, max(self.statistics.num_outputs, count_classes(y)))
+            y = encode_one_hot(y, max(self._sums.num_outputs, count_classes(y)))
         return x, y, check_weights(weight, x.shape[0])
 
     def _forget_solution(self) -> None:
+        self._statistics = None
         self._solution = None
         self._calibration = None
         self._reach = None
+
+
+def _in_floats(sums: ClockedStatistics | IntegerSums) -> ClockedStatistics:
+    if isinstance(sums, ClockedStatistics):
+        return sums
+    return ClockedStatistics.of(sums.values, sums.clock)

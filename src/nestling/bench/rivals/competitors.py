@@ -122,16 +122,11 @@ class DefaultLearner:
     """`nl.Learner(model)` as it comes; it is told no boundary.
 
     Args:
-        model: learns in place.
-        pretrained: whether the model's features are worth keeping.
-        replay: examples that it may store; 0 for none.
-        seed: of the learner.
+        learner: has learned nothing yet.
     """
 
-    def __init__(
-        self, model: nn.Module, *, pretrained: bool = False, replay: int = 0, seed: int = 0
-    ) -> None:
-        self.learner = Learner(model, pretrained=pretrained, replay=replay, seed=seed)
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         """`learner.learn`."""

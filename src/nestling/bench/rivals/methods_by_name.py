@@ -16,6 +16,7 @@ from nestling.bench.rivals.tunable import CAPACITY, Kind, Method, Range, Setting
 from nestling.core.errors import SettingError, suggest
 from nestling.core.imports import import_function
 from nestling.core.seeds import make_generator
+from nestling.learn import Learner
 
 _LR = Range(0.003, 0.3, 0.03)
 _EWC = Range(1.0, 1e3, 20.0)
@@ -118,7 +119,9 @@ def _build_default_replay(setup: Setup, _: Settings) -> Competitor:
 
 def _make_default(setup: Setup, *, replay: int) -> Competitor:
     model = setup.make_pretrained() if setup.is_encoded else setup.make_model()
-    return DefaultLearner(model, pretrained=setup.is_encoded, replay=replay, seed=setup.seed)
+    return DefaultLearner(
+        Learner(model, pretrained=setup.is_encoded, replay=replay, seed=setup.seed)
+    )
 
 
 _NO_REPLAY = (

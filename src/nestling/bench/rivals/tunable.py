@@ -13,13 +13,13 @@ from torch import nn
 from nestling.bench.rivals.competitors import Competitor
 from nestling.core.seeds import make_generator
 from nestling.data.suites import Suite
+from nestling.data.suites.suite import USUAL_WIDTHS
 from nestling.models import build_model
 
 Kind = Literal["no_replay", "replay200", "closed_form", "reference"]
 Settings = Mapping[str, float]
 
 CAPACITY = 200  # examples that a method with replay may store
-WIDTHS = (128, 128)  # hidden units, for every method and suite
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Setup:
         knows_task: whether the task label may be used to learn.
         is_encoded: whether inputs are features of a pre-trained network.
         seed: of weights and of what is random in the method.
+        widths: hidden units of the network, layer by layer.
     """
 
     num_inputs: int
@@ -60,10 +61,11 @@ class Setup:
     knows_task: bool
     is_encoded: bool
     seed: int
+    widths: tuple[int, ...] = USUAL_WIDTHS
 
     def make_model(self) -> nn.Module:
         """The network with its first weights, which depend on the seed alone."""
-        sizes = (self.num_inputs, *WIDTHS, self.num_classes)
+        sizes = (self.num_inputs, *self.widths, self.num_classes)
         return build_model("mlp", {"sizes": sizes}, seed=self.seed)
 
     def make_pretrained(self) -> nn.Module:
@@ -107,6 +109,7 @@ def make_setup(suite: Suite, seed: int) -> Setup:
         knows_task=suite.known_task_at_training,
         is_encoded=suite.features == "encoded",
         seed=seed,
+        widths=suite.widths,
     )
 
 

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nestling.core.errors import SettingError, suggest
+from nestling.data.suites import full_images, people, pictures, places, words
 from nestling.data.suites import grey_images as digits
-from nestling.data.suites import people, pictures, places, words
 from nestling.data.suites.suite import Part, Request, Suite
 
 __all__ = ["Suite", "list_suite_sources", "list_suites", "make_suite"]
 
 _BUILDERS: dict[str, Callable[[Request], Suite]] = {
     **digits.BUILDERS,
+    **full_images.BUILDERS,
     **places.BUILDERS,
     **people.BUILDERS,
     **pictures.BUILDERS,
@@ -19,6 +20,7 @@ _BUILDERS: dict[str, Callable[[Request], Suite]] = {
 }
 _SOURCES = {
     **digits.SOURCES,
+    **full_images.SOURCES,
     **places.SOURCES,
     **people.SOURCES,
     **pictures.SOURCES,

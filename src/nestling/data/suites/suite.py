@@ -18,6 +18,8 @@ Texts = list[tuple[list[str], list[str]]]
 
 # Streams for tuning take the seeds from here on, so that none of them is a test stream.
 VALIDATION_SEEDS_FROM = 1_000_000
+# Hidden units of the network that every method of the benchmark gets, where a suite names none.
+USUAL_WIDTHS = (128, 128)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ class Suite:
         is_ordered: training rows stand in the order of a stream; read them with
             `iterate_stream`, never shuffled.
         texts: for "text", (training, test) strings of each experience, row by row.
+        widths: hidden units of the network that every method gets, layer by layer.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Suite:
     is_ordered: bool = False
     texts: Texts = field(default_factory=list)
     about_features: str = ""
+    widths: tuple[int, ...] = USUAL_WIDTHS
 
 
 @dataclass(frozen=True)

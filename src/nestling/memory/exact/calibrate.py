@@ -32,13 +32,17 @@ MIN_SHARPNESS, MAX_SHARPNESS = 1e-3, 1e3
 
 @dataclass(frozen=True)
 class Calibration:
-    """probabilities = softmax(scores @ matrix + offset); offset is -inf for unseen classes."""
+    """probabilities = softmax(scores @ matrix + offset); offset is -inf for unseen classes.
+
+    `sharpness` is the t that both were multiplied by.
+    """
 
     matrix: Tensor
     offset: Tensor
+    sharpness: float = 1.0
 
 
-def calibrate(stats: Statistics, solution: Solution) -> Calibration:
+def calibrate(stats: Statistics, solution: Solution, sharpness: float | None = None) -> Calibration:
     """How to turn the scores of a solved classification memory into probabilities.
 
     The scores of a new example of class c are modelled as m'_c + e with
@@ -67,6 +71,7 @@ def calibrate(stats: Statistics, solution: Solution) -> Calibration:
     Args:
         stats: of one-hot targets.
         solution: of these statistics.
+        sharpness: where the search for t begins: near its end it is short.
 
     Returns: the map from scores to logits.
     """
@@ -84,13 +89,15 @@ def calibrate(stats: Statistics, solution: Solution) -> Calibration:
     variance = float(covariance_KK.diagonal().mean()) or 1.0
     map_KK = pull_KK.T / variance
     centred_K = prior_K.log() - 0.5 * pull_KK.square().sum(1) / variance
-    sharpness = _find_sharpness(new_pull_KK @ map_KK + centred_K, map_KK, covariance_KK, prior_K)
+    start = 0.5 if sharpness is None else sharpness
+    logits_KK = new_pull_KK @ map_KK + centred_K
+    sharpness = _find_sharpness(logits_KK, map_KK, covariance_KK, prior_K, start)
     # The mean score of all is the mean target: the intercept sees to that.
     bias_K = centred_K - share_K @ map_KK
     # Scores of classes never seen are zero, so their rows of the matrix do not matter.
     matrix[seen.nonzero(), seen.nonzero()[:, 0]] = sharpness * map_KK
     offset[seen] = sharpness * bias_K
-    return Calibration(matrix, offset)
+    return Calibration(matrix, offset, sharpness)
 
 
 def _model_scores(
@@ -118,7 +125,7 @@ def _model_scores(
 
 
 def _find_sharpness(
-    centre_KK: Tensor, map_KK: Tensor, covariance_KK: Tensor, prior_K: Tensor
+    centre_KK: Tensor, map_KK: Tensor, covariance_KK: Tensor, prior_K: Tensor, start: float
 ) -> float:
     """The t that minimises E[-log softmax_c(t u)], u the logits of modelled examples."""
     K = centre_KK.shape[0]
@@ -136,7 +143,7 @@ def _find_sharpness(
     logits_KSK = logits_KSK - own_KS[:, :, None]
     weight_KS1 = (prior_K / num_draws)[:, None, None]
     low, high = math.log(MIN_SHARPNESS), math.log(MAX_SHARPNESS)
-    log_t = math.log(0.5)
+    log_t = math.log(start)
     for _ in range(60):
         p_KSK = torch.softmax(math.exp(log_t) * logits_KSK, dim=2)
         mean_KS1 = (p_KSK * logits_KSK).sum(2, keepdim=True)

@@ -14,11 +14,13 @@ from nestling.memory.checks import check_clock, check_half_life
 from nestling.memory.exact.combine import align_statistics, merge_statistics, remove_block
 from nestling.memory.exact.statistics import (
     SWEEP_HALF_LIVES,
+    Statistics,
     add_block,
     add_life,
     decay_factor,
     decay_weights,
     export_statistics,
+    grow_outputs,
     import_statistics,
     make_statistics,
     sweep,
@@ -42,6 +44,47 @@ class ClockedStatistics:
         self.values = make_statistics(num_features, num_outputs)
         self.clock = 0
         self._last_sweep = 0
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.values.num_features
+
+    @property
+    def num_outputs(self) -> int:
+        """M."""
+        return self.values.num_outputs
+
+    @property
+    def weight(self) -> float:
+        """Total weight, faded."""
+        return self.values.weight
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all sums."""
+        return self.values.num_bytes
+
+    @property
+    def life_targets(self) -> Tensor:
+        """(M,) sum of targets, never faded."""
+        return self.values.life_targets
+
+    @property
+    def num_effective(self) -> float:
+        """The number of equally weighted examples that know as much."""
+        return self.values.num_effective
+
+    def grow(self, num_outputs: int) -> None:
+        """Append outputs that were zero for every example so far; in place, exact."""
+        grow_outputs(self.values, num_outputs)
+
+    @classmethod
+    def of(cls, values: Statistics, clock: int) -> "ClockedStatistics":
+        """Statistics that go on from given ones, with an infinite half-life."""
+        clocked = cls(0, 0)
+        clocked.values, clocked.clock = values, clock
+        return clocked
 
     def add(self, phi_ND: Tensor, y_NM: Tensor, weight_N: Tensor) -> None:
         """Let a block of one example or more arrive; M as in the statistics."""

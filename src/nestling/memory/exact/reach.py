@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestling.memory.exact.added_rows import AddedRows
 from nestling.memory.exact.solve import MAX_DECOMPOSED, RELATIVE_ROUNDING
 from nestling.memory.exact.statistics import Statistics, select_features, space_evenly
 
@@ -41,6 +42,8 @@ class Reach:
         whitening: (d, d) T with T T^t = (n R + lambda I)^-1.
         usual: ln(h / (1 - h)) of the mean leverage of what was learned.
         num_effective: n.
+        strength: lambda.
+        freedom: degrees of freedom, tr R (R + lambda/n I)^-1 + 1.
     """
 
     mean: Tensor
@@ -48,6 +51,8 @@ class Reach:
     whitening: Tensor
     usual: float
     num_effective: float
+    strength: float = 0.0
+    freedom: float = 0.0
 
     def state_dict(self) -> dict[str, object]:
         """Field -> value; nothing is shared."""
@@ -57,6 +62,8 @@ class Reach:
             "whitening": self.whitening.clone(),
             "usual": self.usual,
             "num_effective": self.num_effective,
+            "strength": self.strength,
+            "freedom": self.freedom,
         }
 
     @classmethod
@@ -67,6 +74,50 @@ class Reach:
             for name, value in state.items()
         }
         return cls(**own)
+
+
+class FreshReach:
+    """What a memory had seen as of its last example: a reach and the rows that came since.
+
+    Args:
+        reach: of the examples before.
+    """
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        d, n = len(reach.mean), max(reach.num_effective, 1.0)
+        self._edge = 1.0 / math.sqrt(n)
+        self._rows = AddedRows(d + 1)
+
+    def add(self, phi_ND: Tensor, weight_N: Tensor) -> None:
+        """Take in examples: (N, D), with weights (N,) in units of effective ones."""
+        reach, root_N1 = self._reach, weight_N.sqrt()[:, None]
+        half_Nd = self._scale(phi_ND) @ reach.whitening
+        self._rows.add(
+            torch.cat((half_Nd, torch.full_like(root_N1, self._edge)), dim=1) * root_N1,
+            torch.cat((half_Nd @ reach.whitening.T, torch.full_like(root_N1, self._edge**2)), dim=1)
+            * root_N1,
+        )
+
+    def novelty(self, phi_ND: Tensor, num_effective: float) -> Tensor:
+        """As `compute_novelty`, (N,), when the memory knows so many examples."""
+        reach, rows = self._reach, self._rows
+        if not rows.num:
+            return compute_novelty(reach, phi_ND)
+        half_Nd = self._scale(phi_ND) @ reach.whitening
+        edge_N1 = half_Nd.new_full((len(half_Nd), 1), self._edge)
+        half_NW = torch.cat((half_Nd, edge_N1), dim=1)
+        seen_PN = rows.whiten(rows.half @ half_NW.T)
+        leverage_N = half_NW.square().sum(dim=1) - seen_PN.square().sum(dim=0)
+        lost = float(rows.whiten(rows.whole[:, :-1]).square().sum())
+        n = max(num_effective, 1.0)
+        usual = _find_usual(reach.freedom + reach.strength * lost, n)
+        return (leverage_N.clamp_min(1e-300).log() - usual) / SPREAD
+
+    def _scale(self, phi_ND: Tensor) -> Tensor:
+        reach = self._reach
+        chosen = space_evenly(phi_ND.shape[1], len(reach.mean))
+        return (phi_ND[:, chosen] - reach.mean) * reach.inverse_scale
 
 
 def measure_reach(stats: Statistics) -> Reach:
@@ -110,10 +161,15 @@ def measure_reach(stats: Statistics) -> Reach:
     unit_dd = torch.eye(d, dtype=torch.float64, device="cpu")
     whitening_dd = torch.linalg.solve_triangular(U_dd, unit_dd, upper=True)
     freedom = 1.0 + d - strength * float(whitening_dd.square().sum())
-    mean_leverage = min(max(freedom / n, 1e-12), MAX_LEVERAGE)
-    usual = math.log(mean_leverage / (1.0 - mean_leverage))
+    usual = _find_usual(freedom, n)
     # Statistics change in place.
-    return Reach(stats.mean.clone(), inverse_d, whitening_dd, usual, n)
+    return Reach(stats.mean.clone(), inverse_d, whitening_dd, usual, n, strength, freedom)
+
+
+def _find_usual(freedom: float, num_effective: float) -> float:
+    """ln(h / (1 - h)) of the mean leverage of what was learned."""
+    mean_leverage = min(max(freedom / num_effective, 1e-12), MAX_LEVERAGE)
+    return math.log(mean_leverage / (1.0 - mean_leverage))
 
 
 def _factorise(A_dd: Tensor, strength: float) -> tuple[Tensor, float]:

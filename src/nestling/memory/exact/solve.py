@@ -4,7 +4,8 @@ Letters: D features, M outputs, G strengths tried.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ STRENGTHS_PER_DECADE = 4
 # merely stay low, and those ask for shrinking. Both picked by recipes/measure_strength.py.
 CLASS_SHARE = 0.25
 FEW_CLASSES = 10
+# Of features in codes, which share a scale; see `choose_code_strength`.
+CODE_STRENGTH = 0.25
 # Eigenvalues of so many features choose the strength for all: the time of the decomposition is that
 # of 14 solutions, and on digits, Fashion-MNIST and MNIST (1,600 random features; 100 to 8,000
 # examples) the strength from a quarter of the features cost 0.4 and 0.7 points in two cases of 9.
@@ -48,6 +51,10 @@ class Solution:
         leverage: mean leverage h = freedom / effective examples, at most MAX_LEVERAGE.
         residual_variance: of a new example, (RSS / weight) / (1 - h)^2.
         covariance: of the scores of the examples it was fitted to.
+        inverse_scale: what features were multiplied by.
+        upper: U of U^T U = R + (lambda + shift) I, R the covariance of scaled features; None where
+            eigenvalues were taken instead.
+        shift: what was added to lambda where rounding asked for it.
     """
 
     weights: Tensor
@@ -57,6 +64,9 @@ class Solution:
     leverage: float
     residual_variance: Tensor
     covariance: Tensor
+    inverse_scale: Tensor
+    upper: Tensor | None
+    shift: float
 
 
 def measure_inverse_scale(stats: Statistics) -> Tensor:
@@ -77,11 +87,59 @@ def measure_inverse_scale(stats: Statistics) -> Tensor:
     return inverse_D.where(varies_D, torch.zeros_like(inverse_D))
 
 
+def measure_common_scale(stats: Statistics) -> Tensor:
+    """1 / the root of the features' mean variance for all of them, or 0 if none ever varied.
+
+    For codes: they share a scale that was fixed beforehand, and a common factor does not move when
+    one feature's variance does.
+
+    Returns: (D,) float64.
+    """
+    variance = float(stats.life_scatter.mean()) / max(stats.life_weight, 1e-300)
+    return torch.full_like(stats.mean, variance**-0.5 if variance > 0.0 else 0.0)
+
+
+def choose_code_strength(
+    num_features: int, num_effective: float, weight: float, variance: float
+) -> float:
+    """The ridge strength for classes on codes, without looking at targets.
+
+    lambda = 1/4 min(1, (D / n)^2),   rounded so that lambda n v is a power of the root of 2
+
+    Cross-validation needs an eigendecomposition, is misled while examples are few, and moves with
+    every example. Of six sets of random features this rule was as good with many examples and 2 to
+    24 points better with fewer than 1,000, but for noisy ones (recipes/measure_strength.py). What
+    is added to the Gram matrix, lambda n v, keeps its value while n grows by four tenths.
+
+    Args:
+        num_features: D.
+        num_effective: n, effective examples.
+        weight: total weight.
+        variance: v, mean variance of the features, > 0.
+
+    >>> choose_code_strength(100, 50.0, 50.0, 1.0) * 50.0  # of 12.5
+    11.313708498984761
+    """
+    ratio = num_features / max(num_effective, 1.0)
+    ridge = CODE_STRENGTH * min(1.0, ratio * ratio) * weight * variance
+    rounded = 2.0 ** (round(2.0 * math.log2(ridge)) / 2.0)
+    return float(rounded / (weight * variance))
+
+
+def find_code_strength(stats: Statistics) -> float:
+    """As `choose_code_strength`, from statistics; CODE_STRENGTH where nothing ever varied."""
+    variance = float(stats.life_scatter.mean()) / max(stats.life_weight, 1e-300)
+    if variance <= 0.0:
+        return CODE_STRENGTH
+    return choose_code_strength(stats.num_features, stats.num_effective, stats.weight, variance)
+
+
 def solve_ridge(
     stats: Statistics,
     strength: float | None = None,
     freedom: float | None = None,
     regression: bool = False,
+    coded: bool = False,
 ) -> Solution:
     """Ridge regression on centred features scaled to unit variance.
 
@@ -98,11 +156,15 @@ def solve_ridge(
             inverse that counts them.
         regression: choose the strength for outputs scaled to unit variance, and take all of it;
             of classes only a share, see `share_strength`.
+        coded: features are codes of one scale; see `measure_common_scale` and, for classes,
+            `choose_code_strength`.
 
     Returns: the solution; zero weights if nothing can be learned yet.
     """
-    inverse_D = measure_inverse_scale(stats)
+    inverse_D = measure_common_scale(stats) if coded else measure_inverse_scale(stats)
     n = stats.weight
+    if coded and strength is None and not regression:
+        strength = find_code_strength(stats)
     # As the scatter: only the upper triangle holds. At 4,000 features copies are what costs.
     R_DD = (stats.scatter * (inverse_D[:, None] / n)).mul_(inverse_D)
     r_DM = stats.cross * (inverse_D[:, None] / n)
@@ -115,6 +177,7 @@ def solve_ridge(
         )
         freedom = None
     shift = 0.0
+    U_DD: Tensor | None = None
     if strength is None:
         eigen_D, basis_DD = torch.linalg.eigh(R_DD, UPLO="U")
         eigen_D = eigen_D.clamp_min(0.0)
@@ -130,6 +193,45 @@ def solve_ridge(
         scaled_DM = torch.cholesky_solve(r_DM, U_DD, upper=True)
         if freedom is None:
             freedom = 1.0 + stats.num_features - strength * _trace_inverse(U_DD)
+    found = Scaled(scaled_DM, r_DM, total_M, inverse_D)
+    return describe_solution(stats, found, strength, freedom, shift, U_DD)
+
+
+class Scaled(NamedTuple):
+    """Ridge regression on centred and scaled features.
+
+    Args:
+        weights: (D, M) W.
+        cross: (D, M) r = Z^T Y / n.
+        total: (M,) variance of the targets.
+        inverse_scale: (D,) what features were multiplied by.
+    """
+
+    weights: Tensor
+    cross: Tensor
+    total: Tensor
+    inverse_scale: Tensor
+
+
+def describe_solution(
+    stats: Statistics,
+    scaled: Scaled,
+    strength: float,
+    freedom: float,
+    shift: float,
+    upper: Tensor | None,
+) -> Solution:
+    """What scaled weights say of features in their own units and of new examples.
+
+    Args:
+        stats: with weight, means and sums of targets; the scatter is not looked at.
+        scaled: solved.
+        strength: lambda.
+        freedom: effective degrees of freedom.
+        shift: what was added to lambda where rounding asked for it.
+        upper: the factor, if there is one.
+    """
+    scaled_DM, r_DM, total_M, inverse_D = scaled
     # R w = r - lambda w, which saves a product with R.
     covariance_MM = scaled_DM.T @ (r_DM - (strength + shift) * scaled_DM)
     covariance_MM = 0.5 * (covariance_MM + covariance_MM.T)
@@ -137,8 +239,19 @@ def solve_ridge(
     leverage = min(max(freedom / max(stats.num_effective, 1.0), 0.0), MAX_LEVERAGE)
     residual_M = (total_M - explained_M).clamp_min(0.0) / (1.0 - leverage) ** 2
     weights_DM = scaled_DM * inverse_D[:, None]
-    intercept_M = stats.target_sum / n - stats.mean @ weights_DM
-    return Solution(weights_DM, intercept_M, strength, freedom, leverage, residual_M, covariance_MM)
+    intercept_M = stats.target_sum / stats.weight - stats.mean @ weights_DM
+    return Solution(
+        weights_DM,
+        intercept_M,
+        strength,
+        freedom,
+        leverage,
+        residual_M,
+        covariance_MM,
+        inverse_D,
+        upper,
+        shift,
+    )
 
 
 def share_strength(num_classes: int) -> float:
@@ -167,19 +280,25 @@ def _extrapolate_strength(R_DD: Tensor, r_DM: Tensor, total_M: Tensor, stats: St
     return found * D / MAX_DECOMPOSED
 
 
+def draw_probes(num_features: int) -> tuple[Tensor, float]:
+    """Vectors v (D, V) and a share s with tr A = s sum v^T A v: all unit vectors, which is exact,
+    or where D is large fixed signs [Hutchinson 1989]."""
+    D = num_features
+    if D <= MAX_DECOMPOSED:
+        return torch.eye(D, dtype=torch.float64, device="cpu"), 1.0
+    generator = make_generator(0, "trace", D)
+    signs_DV = torch.randint(0, 2, (D, NUM_PROBES), generator=generator, device="cpu").double()
+    return signs_DV * 2 - 1, 1.0 / NUM_PROBES
+
+
 def _trace_inverse(U_DD: Tensor) -> float:
-    """tr (U^T U)^-1; where D is large by v^T (U^T U)^-1 v with fixed signs v [Hutchinson 1989]."""
+    """tr (U^T U)^-1, see `draw_probes`."""
     D = U_DD.shape[0]
     if D <= MAX_DECOMPOSED:
         return float(torch.cholesky_inverse(U_DD, upper=True).diagonal().sum())
-    generator = make_generator(0, "trace", D)
-    signs_DP = (
-        torch.randint(0, 2, (D, NUM_PROBES), generator=generator, device="cpu").to(torch.float64)
-        * 2
-        - 1
-    )
-    half_DP = torch.linalg.solve_triangular(U_DD.T, signs_DP, upper=False)
-    return float(half_DP.square().sum()) / NUM_PROBES
+    probes_DV, share = draw_probes(D)
+    half_DV = torch.linalg.solve_triangular(U_DD.T, probes_DV, upper=False)
+    return float(half_DV.square().sum()) * share
 
 
 def choose_strength(
@@ -245,3 +364,13 @@ def _factorise(R_DD: Tensor, strength: float) -> tuple[Tensor, float]:
         R_DD.diagonal().add_(more - extra)
         extra = more
     raise AssertionError("statistics are not finite")  # inputs are checked before they are added
+
+
+def factorise_solved(stats: Statistics, solution: Solution) -> Solution:
+    """The solution with its factor, which is made if there is none."""
+    if solution.upper is not None:
+        return solution
+    inverse_D = solution.inverse_scale
+    R_DD = (stats.scatter * (inverse_D[:, None] / stats.weight)).mul_(inverse_D)
+    upper_DD, shift = _factorise(R_DD, solution.strength)
+    return replace(solution, upper=upper_DD, shift=shift)

@@ -1,0 +1,55 @@
+"""Random ReLU of integer codes, as integer codes again.
+
+Letters: N examples, I codes of an input, F features.
+"""
+
+import torch
+from torch import Tensor
+
+from nestling.core.seeds import make_generator
+from nestling.memory.coded.integer_products import multiply_codes
+
+# Standard deviation of the integer weights, and how many of them beside |z| become 127.
+WEIGHT_SCALE = 30.0
+TOP_DEVIATIONS = 4.5
+DRAWN_ROWS = 1024
+
+
+def draw_weights(num_inputs: int, num_features: int, seed: int, part: str) -> Tensor:
+    """Random weights in 8 bits, w = round(30 N(0, 1)) within -127 to 127: (I, F) int8.
+
+    Args:
+        num_inputs: I >= 1.
+        num_features: F >= 0.
+        seed: equal seeds give equal weights.
+        part: what the weights are for; other parts are drawn independently.
+    """
+    generator = make_generator(seed, "coded features", part, num_inputs, num_features)
+    weights_IF = torch.empty(num_inputs, num_features, dtype=torch.int8, device="cpu")
+    # By blocks, or a wide input needs eight bytes per weight for a moment. In float64, where no
+    # processor takes a short cut: rounded, its weights are then the same everywhere.
+    for into in weights_IF.split(DRAWN_ROWS):
+        drawn = torch.randn(into.shape, generator=generator, dtype=torch.float64, device="cpu")
+        into.copy_(drawn.mul_(WEIGHT_SCALE).round_().clamp_(-127, 127))
+    return weights_IF
+
+
+def map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:
+    """Random ReLU features in 7 bits, whatever the length of the input.
+
+    phi_j = clamp(round(127 / (4.5 * 30) (w_j . z) / |z|), 0, 127); all 0 where z is 0.
+
+    The products and |z|^2 are sums of integers; the rest is done to each number alone, so no
+    batch size, thread or processor changes a bit.
+
+    Args:
+        z_NI: (N, I) int8, -127 to 127.
+        weights_IF: (I, F) int8, from `draw_weights`.
+
+    Returns: (N, F) int8, 0 to 127.
+    """
+    squares_NI = z_NI.float().square_()
+    length = squares_NI.sum(1, keepdim=True, dtype=torch.float64).clamp_(min=1.0).sqrt_()
+    factor = (127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE) / length).float()
+    products_NF = multiply_codes(z_NI, weights_IF).float()
+    return products_NF.mul_(factor).round_().clamp_(0.0, 127.0).to(torch.int8)

@@ -1,10 +1,12 @@
 """The figures of sleep, on small data: a network far above fine-tuning, and below its memory."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+import nestling as nl
 from nestling.bench.promises import sleep_accuracy
 from nestling.bench.promises.sleep_accuracy import FRESH, measure_parts, measure_sleep
 from nestling.data import load
@@ -28,7 +30,8 @@ def test_figures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sleep_accuracy, "load", lambda *_, **__: few)
     monkeypatch.setattr(sleep_accuracy, "measure_parts", _measure_briefly)
     before = torch.get_num_threads()
-    found = measure_sleep(None, True, num_features=50)
+    small = nl.Memory("small", on="input", half_lives=(math.inf,), num_features=50)
+    found = measure_sleep(None, True, memory=small)
     assert torch.get_num_threads() == before
     assert sorted(found["figures"]) == ["sleep_fashion", "sleep_mnist"]
     assert [row["data"] for row in found["rows"]] == ["mnist", "fashion-mnist"]

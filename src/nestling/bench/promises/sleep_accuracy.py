@@ -1,6 +1,6 @@
 """Accuracy of a plain network that was taught asleep, beside the memory that taught it.
 
-`python -m nestling.bench.promises.sleep_accuracy` prints it; about four minutes on one core.
+`python -m nestling.bench.promises.sleep_accuracy` prints it; about three minutes on one core.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from nestling.data.archives import Split, load
 from nestling.judge.scores import measure_accuracy
 from nestling.learn import Learner
 from nestling.learn.default import make_default_plan
-from nestling.levels import Level, Plan, Sleep
+from nestling.levels import Level, Memory, Plan, Sleep
 from nestling.models import mlp
 
 # Data set -> the name of its figure.
@@ -35,7 +35,7 @@ def measure_sleep(
     data_folder: Path | None = None,
     offline: bool = False,
     *,
-    num_features: int | None = None,
+    memory: Memory | None = None,
     seeds: Sequence[int] = (0,),
 ) -> dict[str, Any]:
     """Accuracy in per cent of a network taught asleep, on all of Split-MNIST and Split-Fashion.
@@ -48,7 +48,7 @@ def measure_sleep(
     Args:
         data_folder: where the archives lie or go; None for the usual folder.
         offline: do not fetch.
-        num_features: random features of the memory; None for the default's.
+        memory: that teaches; None for the default's.
         seeds: of class orders, weights and dreams.
 
     Returns: {"figures": {"sleep_mnist": ..., "sleep_fashion": ...}, "rows": one for each data set
@@ -62,7 +62,7 @@ def measure_sleep(
     with use_threads(1):
         for name, figure in FIGURES.items():
             parts = load(name, data_folder, offline=offline)
-            found = [measure_parts(name, parts, seed, num_features=num_features) for seed in seeds]
+            found = [measure_parts(name, parts, seed, memory=memory) for seed in seeds]
             figures[figure] = statistics.mean(float(str(row["asleep"])) for row in found)
             rows += found
     return {"figures": figures, "rows": rows}
@@ -73,7 +73,7 @@ def measure_parts(
     parts: Split,
     seed: int,
     *,
-    num_features: int | None = None,
+    memory: Memory | None = None,
     sleep: Sleep = FRESH,
 ) -> dict[str, object]:
     """One row: what memory, fine-tuning and sleep reach on images in [0, 1] with ten classes.
@@ -82,16 +82,17 @@ def measure_parts(
         name: of the data, for the row.
         parts: training images (N, D) and labels (N,), test images and labels.
         seed: of the class order, weights and dreams.
-        num_features: random features of the memory; None for the default's.
+        memory: that teaches; None for the default's.
         sleep: what the plan says of it; the seed is its seed, too.
     """
-    learner = make_sleeper(parts[0].shape[1], seed, num_features, sleep)
+    learner = make_sleeper(parts[0].shape[1], seed, memory, sleep)
     started = time.perf_counter()
     for experience in split_classes(parts, seed):
         for x, y in zip(*(part.split(BATCH_SIZE) for part in experience.train), strict=True):
             learner.learn(x, y)
     learned = time.perf_counter()
     x_test, y_test = parts[2], parts[3]
+    taught_by = learner.plan.memories[0].name
     row: dict[str, object] = {
         "data": name,
         "seed": seed,
@@ -102,7 +103,7 @@ def measure_parts(
     proposal = learner.consolidate(change="sleep")
     slept = time.perf_counter()
     level = learner.levels.sleeps["sleep"]
-    dreams = dream(level, learner.levels.memories["memory"], num_inputs=1_000, salt="look")
+    dreams = dream(level, learner.levels.memories[taught_by], num_inputs=1_000, salt="look")
     agreed = measure_accuracy(dreams.answers, dreams.classes)
     return row | {
         "asleep": 100.0 * score(learner.model, x_test, y_test),
@@ -115,14 +116,13 @@ def measure_parts(
     }
 
 
-def make_sleeper(num_inputs: int, seed: int, num_features: int | None, sleep: Sleep) -> Learner:
+def make_sleeper(num_inputs: int, seed: int, memory: Memory | None, sleep: Sleep) -> Learner:
     """The default's memory, a fine-tuned network beside it, and sleep."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = mlp([num_inputs, *SIZES[1:]])
-    (memory,) = make_default_plan(model, pretrained=False, replay=0).memories
-    if num_features is not None:
-        memory = replace(memory, num_features=num_features)
+    if memory is None:
+        (memory,) = make_default_plan(model, pretrained=False, replay=0).memories
     asleep = replace(sleep, of=memory.name, seed=seed)
     plan = Plan(memory, Level("network", match=["*"]), asleep, readout=memory.name)
     return Learner(model, plan, num_classes=SIZES[-1], seed=seed)
@@ -144,5 +144,4 @@ if __name__ == "__main__":
     import json
     import sys
 
-    chosen = int(sys.argv[1]) if len(sys.argv) > 1 else None
-    sys.stdout.write(json.dumps(measure_sleep(num_features=chosen), indent=1) + "\n")
+    sys.stdout.write(json.dumps(measure_sleep(), indent=1) + "\n")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 import nestling as nl
 from learners import differences, read_state
-from nestling.consolidate import Dreams, draw_weights, dream, teach_asleep
+from nestling.consolidate import draw_weights, dream, mix_targets, teach_asleep
 from nestling.core.errors import DataError, NotFitted, SettingError, ShapeMismatch, UnknownLevel
 from nestling.data import load
 
@@ -154,8 +155,16 @@ def test_any_network_that_takes_such_inputs_can_be_taught() -> None:
     assert differences(before, dict(student.state_dict())) == []
     student.load_state_dict(weights)
     assert score(student) > 0.8
-    softer = teach_asleep(student, dreams, epochs=1, temperature=4.0)
-    assert not torch.equal(softer["0.weight"], weights["0.weight"])
+
+
+def test_what_is_taught_is_the_word_of_the_memory_and_the_class() -> None:
+    answers, classes = torch.tensor([[0.64, 0.36, 0.0], [0.0, 0.5, 0.5]]), torch.tensor([0, 0])
+    assert torch.equal(mix_targets(answers, classes, 1.0, 0.0), answers)
+    assert torch.equal(mix_targets(answers, classes, 3.0, 1.0), torch.eye(3)[[0, 0]])
+    softened = torch.tensor([[0.8 / 1.4, 0.6 / 1.4, 0.0], [0.0, 0.5, 0.5]])
+    assert torch.allclose(mix_targets(answers, classes, 2.0, 0.0), softened)
+    mixed = torch.tensor([[0.64 * 0.75 + 0.25, 0.27, 0.0], [0.25, 0.375, 0.375]])
+    assert torch.allclose(mix_targets(answers, classes, 1.0, 0.25), mixed)
 
 
 def test_new_weights_are_drawn_for_whole_modules_only() -> None:
@@ -181,7 +190,7 @@ def test_what_cannot_sleep_is_one_line() -> None:
     dreams = dream(levels.sleeps["sleep"], levels.memories["memory"], num_inputs=20)
     with pytest.raises(DataError, match=r"the model cannot take input 0 \(2, 64\)"):
         teach_asleep(nn.Linear(63, 10), dreams)
-    wide = Dreams(dreams.x, torch.rand(20, 10), dreams.classes)
+    wide = replace(dreams, targets=torch.rand(20, 10))
     with pytest.raises(ShapeMismatch, match=r"gives \(2, 3\) for 2 dreams .* knows 10 classes"):
         teach_asleep(nn.Linear(64, 3), wide)
     with pytest.raises(SettingError, match="0 epochs, batch size 64"):

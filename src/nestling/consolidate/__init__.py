@@ -54,6 +54,7 @@ __all__ = [
     "make_chain",
     "measure_charge",
     "merge_overlay",
+    "mix_targets",
     "outer_step",
     "promise",
     "propose",

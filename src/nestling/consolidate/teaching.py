@@ -29,13 +29,15 @@ class Dreams:
 
     Args:
         x: (N, ...), as the model takes them.
-        answers: (N, K) probabilities, float32.
+        answers: (N, K) probabilities of the memory, float32.
         classes: (N,) int64, the classes that they were drawn from.
+        targets: (N, K) what is taught, see `mix_targets`.
     """
 
     x: Tensor
     answers: Tensor
     classes: Tensor
+    targets: Tensor
 
 
 def dream(
@@ -73,7 +75,38 @@ def dream(
         memory.answer(memory.read_rows(Batch((part.to(device),)), None).features)
         for part in x.split(_BLOCK)
     ]
-    return Dreams(x, torch.cat(answers).float(), classes_N)
+    answers_NK = torch.cat(answers).float()
+    # A memory that was filled otherwise may not know the last classes.
+    missing = int(classes_N.max()) + 1 - answers_NK.shape[1]
+    answers_NK = functional.pad(answers_NK, (0, max(missing, 0)))
+    spec = sleep.spec
+    targets_NK = mix_targets(answers_NK, classes_N, spec.temperature, spec.class_share)
+    return Dreams(x, answers_NK, classes_N, targets_NK)
+
+
+def mix_targets(
+    answers_NK: Tensor, classes_N: Tensor, temperature: float, class_share: float
+) -> Tensor:
+    """What a dream teaches: the memory's softened word, and the class that it was drawn from.
+
+    q = (1 - c) p^(1/T) / sum p^(1/T) + c onehot(k)     [Hinton 2015, sections 2 and 2.1]
+
+    Both err, and not alike: the memory knows what separates classes but has never seen a dream,
+    and the class is certain only where no other class has dreams.
+
+    Args:
+        answers_NK: (N, K) probabilities p.
+        classes_N: (N,) k, int64 below K.
+        temperature: T > 0.
+        class_share: c in [0, 1].
+
+    >>> mix_targets(torch.tensor([[0.8, 0.2]]), torch.tensor([1]), 1.0, 0.5)
+    tensor([[0.4000, 0.6000]])
+    """
+    powers_NK = answers_NK.pow(1.0 / temperature)
+    soft_NK = powers_NK / powers_NK.sum(dim=1, keepdim=True)
+    classes_NK = functional.one_hot(classes_N, answers_NK.shape[1]).to(answers_NK.dtype)
+    return torch.lerp(soft_NK, classes_NK, class_share)
 
 
 def teach_asleep(
@@ -83,15 +116,14 @@ def teach_asleep(
     epochs: int = 3,
     batch_size: int = 64,
     make_optimizer: OptimizerFactory | None = None,
-    temperature: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Teach a network asleep: train a copy of it on dreams and the memory's soft answers.
+    """Teach a network asleep: train a copy of it on dreams and what the memory says of them.
 
-    L = - sum_k q_k log softmax(f(x))_k,  q = p^(1/T) / sum p^(1/T)     [Hinton 2015, section 2]
+    L = - sum_k q_k log softmax(f(x))_k     [q as in `mix_targets`]
 
-    The network can know no more than the memory, and will know somewhat less. It may be any that
-    takes such inputs; it is not changed: commit the answer by `network.load_state_dict`.
+    The network may be any that takes such inputs, and will know somewhat less than a good memory.
+    It is not changed: commit the answer by `network.load_state_dict`.
 
     Args:
         network: parameters that need no gradient stay as they are.
@@ -100,7 +132,6 @@ def teach_asleep(
         batch_size: dreams per step; what is left over of a pass is left out.
         make_optimizer: of the copy's parameters; None for AdamW at 1e-3. Its rate falls to zero
             along half a cosine.
-        temperature: T > 0 of the answers.
         seed: of the order, and of dropout.
 
     Returns: the copy's `state_dict`.
@@ -110,14 +141,11 @@ def teach_asleep(
         ShapeMismatch: it does not give a logit for each class that the memory knows.
         SettingError: as `consolidate_offline`; or no pass, no dream per step.
     """
-    if epochs < 1 or batch_size < 1 or not 0.0 < temperature < float("inf"):
-        raise SettingError(
-            f"{epochs} epochs, batch size {batch_size}, temperature {temperature}; 1 or more, 1 "
-            "or more, and a temperature above 0 work"
-        )
+    if epochs < 1 or batch_size < 1:
+        raise SettingError(f"{epochs} epochs, batch size {batch_size}; 1 or more of both work")
     device = _find_device(network)
-    soft_NK = _soften(_fit_outputs(network, dreams, device), temperature)
-    num, size = len(soft_NK), min(batch_size, len(soft_NK))
+    targets_NK = _fit_outputs(network, dreams, device)
+    num, size = len(targets_NK), min(batch_size, len(targets_NK))
     num_steps = epochs * (num // size)
     generator = make_generator(seed, "sleep", "order")
     order: list[Tensor] = []
@@ -127,7 +155,7 @@ def teach_asleep(
             shuffled_N = torch.randperm(num, generator=generator, device="cpu")
             order.extend(shuffled_N[: num // size * size].split(size))
         rows_B = order.pop(0)
-        return dreams.x[rows_B].to(device), soft_NK[rows_B].to(device)
+        return dreams.x[rows_B].to(device), targets_NK[rows_B].to(device)
 
     # Dropout draws from torch's own generators.
     with torch.random.fork_rng(devices=[]):
@@ -166,38 +194,31 @@ def draw_weights(model: nn.Module, names: Collection[str], *, seed: int) -> None
 
 
 def score_agreement(model: nn.Module, dreams: Dreams) -> float:
-    """How well a model agrees with a memory on dreams: mean log likelihood, nats; 0 is best."""
+    """How well a model knows what dreams teach: mean log likelihood of the targets, in nats."""
     device = _find_device(model)
-    answers_NK = _fit_outputs(model, dreams, device)
+    targets_NK = _fit_outputs(model, dreams, device)
     total = 0.0
     with torch.no_grad(), eval_mode(model):
-        for x, soft_NK in zip(dreams.x.split(_BLOCK), answers_NK.split(_BLOCK), strict=True):
+        for x, part_NK in zip(dreams.x.split(_BLOCK), targets_NK.split(_BLOCK), strict=True):
             output_NK = read_output(Batch((x.to(device),)).call(model))
-            loss = functional.cross_entropy(output_NK, soft_NK.to(device), reduction="sum")
+            loss = functional.cross_entropy(output_NK, part_NK.to(device), reduction="sum")
             total -= float(loss)
-    return total / len(answers_NK)
+    return total / len(targets_NK)
 
 
 def _fit_outputs(network: nn.Module, dreams: Dreams, device: torch.device) -> Tensor:
-    """The answers with a column for each output of the network."""
+    """What is taught, with a column for each output of the network."""
     with torch.no_grad(), eval_mode(network):
         output = read_output(Batch((dreams.x[:2].to(device),)).call(network))
-    num_known = dreams.answers.shape[1]
+    num_known = dreams.targets.shape[1]
     if output.ndim != 2 or output.shape[1] < num_known:
         raise ShapeMismatch(
             f"the network gives {tuple(output.shape)} for 2 dreams and the memory knows "
             f"{num_known} classes; one logit for each class works"
         )
-    return functional.pad(dreams.answers, (0, output.shape[1] - num_known))
+    return functional.pad(dreams.targets, (0, output.shape[1] - num_known))
 
 
 def _find_device(module: nn.Module | None) -> torch.device:
     param = None if module is None else next(module.parameters(), None)
     return torch.device("cpu") if param is None else param.device
-
-
-def _soften(answers_NK: Tensor, temperature: float) -> Tensor:
-    if temperature == 1.0:
-        return answers_NK
-    powers_NK = answers_NK.pow(1.0 / temperature)
-    return powers_NK / powers_NK.sum(dim=1, keepdim=True)

@@ -160,7 +160,6 @@ def _choose_sleep(levels: Levels, name: str) -> Callable[[nn.Module], object]:
             epochs=spec.epochs,
             batch_size=spec.batch_size,
             make_optimizer=spec.optimizer.build,
-            temperature=spec.temperature,
             seed=spec.seed,
         )
         for param, value in params.items():

@@ -35,7 +35,7 @@ _LEVEL_KNOBS = (
 )
 _COPY_KNOBS = ("period", "decay", "probability")
 _MEMORY_KNOBS = ("switch_rate",)
-_SLEEP_KNOBS = ("num_inputs", "epochs", "batch_size", "temperature")
+_SLEEP_KNOBS = ("num_inputs", "epochs", "batch_size", "temperature", "class_share")
 
 Spec = TypeVar("Spec", bound=AnySpec)
 
@@ -134,6 +134,7 @@ class Knobs(TypedDict, total=False):
     epochs: int
     batch_size: int
     temperature: float
+    class_share: float
 
 
 @dataclass

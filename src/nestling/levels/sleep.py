@@ -176,7 +176,7 @@ class SleepLevel:
         )
 
     def control(self, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
-        """Turn knobs (`num_inputs`, `epochs`, `batch_size`, `temperature`) of the next sleep."""
+        """Turn knobs of the next sleep: its dreams, steps and what is taught."""
         tick = self.clock.num_ticks
         change = self.changes.ask(self.spec, dict(knobs), reason, tick)
         self.spec = self.changes.take(tick)[-1].spec  # between two examples lies a boundary
@@ -230,6 +230,7 @@ class SleepLevel:
             epochs=live.epochs,
             batch_size=live.batch_size,
             temperature=live.temperature,
+            class_share=live.class_share,
         )
         if turned != live:
             raise MismatchedParameters(

@@ -275,6 +275,8 @@ class Sleep:
         batch_size: dreams per step.
         optimizer: of the copy; its rate falls to zero along half a cosine.
         temperature: T of the memory's answers p^(1/T); above 1 for softer ones.
+        class_share: how much of what is taught is the class that a dream was drawn from, in
+            [0, 1]; the rest is what the memory says of it.
         bounds: (least, greatest) value of an input; what lies beyond counts as the bound.
         seed: of dreams, their order and new weights.
     """
@@ -287,7 +289,8 @@ class Sleep:
     epochs: Count = 3
     batch_size: Count = 64
     optimizer: _OptimizerField = AdamW()  # type: ignore[assignment]  # what goes in
-    temperature: Positive = 1.0
+    temperature: Positive = 2.0
+    class_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     bounds: tuple[Finite, Finite] = (0.0, 1.0)
     seed: int = 0
     kind: Literal["sleep"] = "sleep"

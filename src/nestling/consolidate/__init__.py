@@ -19,6 +19,7 @@ from nestling.consolidate.teaching import (
     Dreams,
     draw_weights,
     dream,
+    mix_targets,
     score_agreement,
     teach_asleep,
 )

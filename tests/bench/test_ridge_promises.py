@@ -11,13 +11,15 @@ from torch import Tensor
 from nestling.bench.promises import ridge_promises
 from nestling.bench.promises.ridge_promises import Pairs, compare_sums
 from nestling.memory import RandomFeatures, RidgeMemory
+from nestling.memory.coded.coded_features import CodedFeatures
+from nestling.memory.coded.input_codes import InputScale
 from nestling.memory.features import Features
 
 SUMS = ("order_max_diff", "remove_max_diff", "merge_max_diff")
 
 
 def make_few() -> Features:
-    return RandomFeatures(784, 100, seed=0)
+    return CodedFeatures(784, InputScale("unit", factor=255.0), num_raw_features=96)
 
 
 @pytest.fixture

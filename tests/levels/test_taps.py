@@ -48,7 +48,7 @@ def test_which_layer_is_early(model: nn.Module, found: str | None) -> None:
 
 def test_maps_are_read_on_a_grid() -> None:
     x = torch.randn(5, 1, 9, 9, generator=torch.Generator().manual_seed(0))
-    rows, output = FeatureReader(CONV, ["input of 2", None], frozen=True).read_rows(
+    rows, output, _ = FeatureReader(CONV, ["input of 2", None], frozen=True).read_rows(
         Batch((x,)), torch.zeros(5, dtype=torch.long)
     )
     assert [row.shape for row in rows] == [(5, 64), (5, 8)]
@@ -72,9 +72,9 @@ def test_positions_of_inputs() -> None:
     x = torch.randn(4, 5, 3)
     per_position = torch.zeros(4, 5, dtype=torch.long)
     per_position[0, 0] = -100
-    rows, _ = reader.read_rows(Batch((x,)), per_position)
+    rows, _, _ = reader.read_rows(Batch((x,)), per_position)
     assert [row.shape for row in rows] == [(19, 3), (19, 6)]
-    single, _ = FeatureReader(model, ["input of 0"], frozen=False).read_rows(Batch((x,)), None)
+    single, _, _ = FeatureReader(model, ["input of 0"], frozen=False).read_rows(Batch((x,)), None)
     torch.testing.assert_close(single[0], x.mean(dim=1))
 
 

@@ -101,7 +101,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "import_over_torch": Limit(high=1.10),
     },
     "ridge": {
-        "mnist_accuracy": Limit(low=95.0),
+        "mnist_accuracy": Limit(low=98.0),
         "order_max_diff": Limit(high=0.0),
         "remove_max_diff": Limit(high=0.0),
         "merge_max_diff": Limit(high=0.0),

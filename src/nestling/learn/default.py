@@ -109,7 +109,16 @@ def _remember_inputs(model: nn.Module) -> Memory:
             include_read=True,
             block=256,
         )
-    return Memory("memory", on="input", half_lives=HALF_LIVES, features="auto", block=256)
+    return Memory(
+        "memory",
+        on="input",
+        half_lives=HALF_LIVES,
+        num_features=NUM_FEATURES,
+        features="auto",
+        # Raw inputs cost as much as features of them and tell less.
+        include_read=False,
+        block=256,
+    )
 
 
 def _remember_features(model: nn.Module) -> Memory:

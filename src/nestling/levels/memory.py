@@ -30,6 +30,8 @@ from nestling.memory.features import Features
 from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
 
+# Fewer numbers of an input are told apart too coarsely by seven bits of each feature of them.
+LEAST_CODED = 16
 _LOGGER = logging.getLogger("nestling")
 # Of the numbers that codes were made of so many may lie beyond their scale before it is said.
 MOST_CLIPPED = 0.01
@@ -285,8 +287,9 @@ class MemoryLevel:
         check_same_names(state["reader"], self.reader.state_dict())
         if state["bank"] is None:
             return spec, None
-        if spec.is_coded:
-            maps: Features = read_coded_features(state["bank"]["config"]["features"])
+        config = state["bank"]["config"]["features"]
+        if config.get("kind") == "coded":
+            maps: Features = read_coded_features(config)
         else:
             maps = _make_random_features(spec, state["widths"])
         bank = _make_bank(spec, maps, state["task"], foresees=self.foresees)
@@ -308,19 +311,18 @@ def make_features(
     Raises:
         SettingError: they must be of images, and no shape of an image can be guessed.
     """
-    if spec.features in ("auto", "image", "coded"):
-        return choose_coded_features(rows, spec.features, spec.size, image_size, spec.seed)
-    return _make_random_features(spec, widths)
+    kind, is_few = spec.coded_kind, rows.shape[1] < LEAST_CODED
+    if kind is None or (kind == "auto" and is_few):
+        return _make_random_features(spec, widths)
+    return choose_coded_features(rows, kind, spec.size, image_size, spec.seed)
 
 
 def _make_random_features(spec: Memory, widths: Sequence[int]) -> Features:
-    kind = spec.features
-    assert kind in ("relu", "fourier", "product")
     parts = [
         RandomFeatures(
             width,
             num_features,
-            kind=kind,
+            kind=spec.float_kind,
             seed=spec.seed + index,
             passthrough=include_read,
         )

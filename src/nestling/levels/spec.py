@@ -177,7 +177,8 @@ class Memory:
         features: kind of random feature: "relu", "fourier" or "product"; or, in integers, which
             is exact in any order and fast: "image" (oriented gradients and cell means under
             random ReLU, beside random ReLU of the pixels), "coded" (random ReLU of any numbers),
-            or "auto" (images if the shape or the first inputs say so, else numbers).
+            or "auto" ("image" if the shape or the first inputs say so, else "coded", or "relu" of
+            fewer than 16 numbers, which seven bits would blur).
         size: how many features in integers: "default" (1,504), "large" (4,000) or "huge" (8,000);
             `num_features` and `include_read` are for the others.
         include_read: also use what is read itself, beside its random features. A sequence: of
@@ -220,7 +221,7 @@ class Memory:
                     f"memory {self.name!r} has {len(value)} {name} for {num_read} that it reads; "
                     "give one for all, or one each"
                 )
-        if self.is_coded and num_read > 1:
+        if self.coded_kind is not None and num_read > 1:
             raise ValueError(
                 f"memory {self.name!r} makes {self.features!r} features of {num_read} that it "
                 "reads; let it read one, or take features='relu'"
@@ -232,9 +233,16 @@ class Memory:
         return self
 
     @property
-    def is_coded(self) -> bool:
-        """Whether its features are integers; see `features`."""
-        return self.features in ("auto", "image", "coded")
+    def coded_kind(self) -> Literal["auto", "image", "coded"] | None:
+        """The kind of its features if they are integers; None if they are not."""
+        kind = self.features
+        return kind if kind == "auto" or kind == "image" or kind == "coded" else None
+
+    @property
+    def float_kind(self) -> Literal["relu", "fourier", "product"]:
+        """The kind of its features where they are no integers."""
+        kind = self.features
+        return kind if kind == "fourier" or kind == "product" else "relu"
 
     @property
     def reads(self) -> tuple[str | None, ...]:

@@ -15,6 +15,7 @@ from nestling.core.errors import NotFitted
 from nestling.core.modes import in_own_modes
 from nestling.memory import bank_experts as experts
 from nestling.memory.checks import check_clock, check_inputs, check_saved, check_weights
+from nestling.memory.coded.coded_features import CodedFeatures
 from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.exact.statistics import decay_factor, decay_weights
@@ -169,6 +170,8 @@ class MemoryBank:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Raise what `add` would raise, with nothing changed; else what `add_checked` takes."""
         x = check_inputs(x, self.num_inputs)
+        if isinstance(self.features, CodedFeatures):
+            self.features.check(x)
         target = self._memories[0].check_rows(y, x.shape[0])
         return x, target, check_weights(weight, x.shape[0])
 

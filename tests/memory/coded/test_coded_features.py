@@ -1,5 +1,10 @@
+import contextlib
+import io
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +19,7 @@ from nestling.memory.coded import (
     ImageShape,
     InputScale,
     choose_coded_features,
+    integer_products,
 )
 from nestling.memory.coded.coded_features import read_coded_features
 
@@ -35,7 +41,57 @@ def test_the_batch_and_the_threads_change_no_bit(is_image: bool) -> None:
     for num_threads in (1, 2):
         with use_threads(num_threads):
             for batch in (1, 7, 32, 256):
-                assert torch.equal(torch.cat([features(part) for part in x.split(batch)]), whole)
+                few = x[: 40 * batch]
+                codes = torch.cat([features(part) for part in few.split(batch)])
+                assert torch.equal(codes, whole[: len(few)])
+
+
+def test_int8_products_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for x in (DIGITS[:64], draw_rows(64, 1500)):
+        features = choose_coded_features(x)
+        codes = []
+        for has_them in (True, False):
+            monkeypatch.setattr(integer_products, "has_int8_products", lambda has=has_them: has)
+            codes.append(features(x))
+        assert torch.equal(codes[0], codes[1])
+
+
+DIGEST_SCRIPT = """
+import hashlib
+import torch
+from nestling.memory.coded import choose_coded_features
+noise = (torch.arange(300 * 784).view(300, 784) * 7919 % 1009).float() / 1009
+smooth = torch.nn.functional.avg_pool2d(noise.view(300, 1, 28, 28), 5, 1, 2).flatten(1)
+digest = hashlib.sha256()
+for x in ((smooth * 255).round().to(torch.uint8), noise[:, :30] - 0.5):
+    digest.update(choose_coded_features(x)(x).numpy().tobytes())
+print(digest.hexdigest()[:16])
+"""
+
+
+def test_another_processor_changes_no_bit() -> None:
+    """Kernels of MKL, oneDNN and torch for old processors; MKL's square roots would differ.
+
+    The digest is that of the day when memories were first saved with such features: whoever
+    changes it makes them unreadable.
+    """
+    old = {
+        "ATEN_CPU_CAPABILITY": "default",
+        "DNNL_MAX_CPU_ISA": "SSE41",
+        "MKL_CBWR": "COMPATIBLE",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DIGEST_SCRIPT],
+        env={**os.environ, **old},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = io.StringIO()
+    with contextlib.redirect_stdout(here):
+        exec(DIGEST_SCRIPT, {})
+    assert done.stdout == here.getvalue() == "797c6d564eff007f\n"
 
 
 def test_the_kind_of_input_decides() -> None:
@@ -101,6 +157,35 @@ def test_they_come_back_from_their_config() -> None:
         read_coded_features({})
 
 
+def test_no_row_has_no_features() -> None:
+    for x in (DIGITS[:8], draw_rows(8)):
+        assert choose_coded_features(x)(x[:0]).shape == (0, 1504)
+
+
+def test_large_images_have_no_more_weights_than_small_ones() -> None:
+    x = torch.rand(2, 3 * 96 * 80, generator=torch.Generator().manual_seed(0))
+    features = choose_coded_features(x, shape=(3, 96, 80))
+    whole = features(x)
+    assert torch.equal(torch.cat([features(x[:1]), features(x[1:])]), whole)
+    assert int(whole[:, :1000].max()) > 0
+    assert int(whole[:, 1000:].max()) > 0
+    assert len(features._raw_weights) == 3 * 32 * 26
+
+
+def test_images_with_channels_last_have_the_same_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(20, 3, 16, 16, generator=generator)
+    x = (torch.nn.functional.avg_pool2d(noise, 5, 1, 2) * 255).round().to(torch.uint8)
+    first = choose_coded_features(x.flatten(1))
+    last = choose_coded_features(x.permute(0, 2, 3, 1).flatten(1))
+    assert first.image is not None
+    assert last.image is not None
+    assert last.image.channels_last
+    assert torch.equal(
+        first(x.flatten(1))[:, :1000], last(x.permute(0, 2, 3, 1).flatten(1))[:, :1000]
+    )
+
+
 def test_clipped_inputs_are_counted() -> None:
     features = choose_coded_features(DIGITS)
     assert (features.num_clipped, features.num_seen) == (0, 0)
@@ -160,6 +245,8 @@ def test_wrong_use_is_named() -> None:
     scale = InputScale("unit", 0.0, 255.0)
     with pytest.raises(SettingError, match="without an image"):
         CodedFeatures(64, scale, num_image_features=8)
+    with pytest.raises(SettingError, match="scale of pixels"):
+        CodedFeatures(64, InputScale("signed"), image=ImageShape(1, 8, 8), num_raw_features=8)
     with pytest.raises(SettingError, match="65 inputs"):
         CodedFeatures(65, scale, image=ImageShape(1, 8, 8), num_image_features=8)
     with pytest.raises(SettingError, match="1 feature"):

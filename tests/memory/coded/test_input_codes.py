@@ -31,6 +31,14 @@ def test_pixels_in_all_units_become_the_same_bytes() -> None:
     assert torch.equal(encode_inputs((x / 255).double(), UNIT)[0], x.float())
 
 
+@pytest.mark.parametrize(("top", "kind"), [(255, "bytes"), (90, "bytes"), (16, "pixels")])
+def test_whole_numbers_are_bytes_unless_they_are_few(top: int, kind: str) -> None:
+    x = (draw_bytes().long() * top // 255).float()
+    scale = choose_input_scale(x, pixels=True)
+    assert scale.kind == kind
+    assert float(encode_inputs(x, scale)[0].max()) >= 90.0
+
+
 def test_standardised_pixels_keep_their_range() -> None:
     x = (draw_bytes() / 255 - 0.1307) / 0.3081
     scale = choose_input_scale(x, pixels=True)

@@ -11,7 +11,16 @@ from nestling.memory.coded.oriented_gradients import (
     shrink_pixels,
 )
 
-SIZES = [(1, 28, 28), (1, 14, 14), (1, 8, 8), (3, 32, 32), (1, 6, 30), (2, 9, 7), (3, 65, 50)]
+SIZES = [
+    (1, 28, 28),
+    (1, 14, 14),
+    (1, 8, 8),
+    (3, 32, 32),
+    (1, 6, 30),
+    (2, 9, 7),
+    (6, 8, 8),
+    (3, 65, 50),
+]
 
 
 def draw(channels: int, height: int, width: int, num: int = 70) -> Tensor:

@@ -23,7 +23,9 @@ def test_the_batch_and_the_threads_change_no_bit() -> None:
     for num_threads in (1, 2):
         with use_threads(num_threads):
             for batch in (1, 7, 32, 256, 512):
-                assert torch.equal(torch.cat([map_codes(p, w) for p in z.split(batch)]), whole)
+                few = z[: 40 * batch]
+                codes = torch.cat([map_codes(part, w) for part in few.split(batch)])
+                assert torch.equal(codes, whole[: len(few)])
 
 
 def test_nothing_gives_nothing() -> None:

@@ -1,6 +1,6 @@
 """Suite `ridge`: what a ridge memory promises, on all of MNIST.
 
-One pass of 2,000 random features: its accuracy; the same sums, bit for bit, in any order and any
+One pass of the default's features in integers: its accuracy; the same sums, bit for bit, in any order and any
 cutting, after `remove` and after `merge`; the same answers; and its time against a bare loop.
 """
 
@@ -16,11 +16,13 @@ from torch import Tensor
 from nestling.bench.timing import Figures, Rows, median_ratio, time_rounds
 from nestling.core.machine import use_threads
 from nestling.core.seeds import make_generator
-from nestling.memory import RandomFeatures, RidgeMemory
+from nestling.memory import RidgeMemory
+from nestling.memory.coded.coded_features import SIZES, CodedFeatures
+from nestling.memory.coded.image_shape import ImageShape
+from nestling.memory.coded.input_codes import InputScale
 from nestling.memory.features import Features
 
 NUM_PIXELS, NUM_CLASSES = 784, 10
-NUM_FEATURES = 2000
 BLOCK = 1000
 NUM_ORDERS = 10
 # Rows of a batch; orders take them by turns. The small ones would take minutes on all images.
@@ -64,8 +66,15 @@ def run(data_folder: Path | None, offline: bool, num_threads: int = 2) -> dict[s
 
 
 def make_features() -> Features:
-    """ReLU features of the pixels."""
-    return RandomFeatures(NUM_PIXELS, NUM_FEATURES, seed=0)
+    """Oriented gradients of the images under random ReLU, and random ReLU of their pixels."""
+    num_image_features, num_raw_features = SIZES["default"]
+    return CodedFeatures(
+        NUM_PIXELS,
+        InputScale("unit", factor=255.0),
+        image=ImageShape(1, 28, 28),
+        num_image_features=num_image_features,
+        num_raw_features=num_raw_features,
+    )
 
 
 def measure(

@@ -19,6 +19,7 @@ from nestling.memory.coded.image_shape import (
 from nestling.memory.coded.input_codes import (
     InputScale,
     ScaleKind,
+    check_whole,
     choose_input_scale,
     encode_inputs,
 )
@@ -36,6 +37,8 @@ KINDS = ("auto", "image", "coded")
 # Features of gradients beside features of raw pixels; all are multiples of 8, which int8 products
 # are fastest with.
 SIZES = {"default": (1000, 504), "large": (2672, 1328), "huge": (5344, 2656)}
+# Features of a number beside others say the same again beyond so many: of few numbers, fewer.
+MOST_PER_INPUT, LEAST_FEW = 64, 256
 # A code beside inputs that are no images: features forget the length of what they see.
 CONSTANT = 64
 
@@ -91,11 +94,13 @@ class CodedFeatures:
                 f"images of {image.channels} x {image.height} x {image.width} from {num_inputs} "
                 f"inputs; {image.num_inputs} inputs work"
             )
-        if num_image_features > 0 and (image is None or scale.kind == "signed"):
+        if image is None and num_image_features > 0:
             raise SettingError(
-                f"{num_image_features} features of gradients without an image on a scale of "
-                "pixels; give both, or num_image_features=0"
+                f"{num_image_features} features of gradients without an image; "
+                "give image=, or num_image_features=0"
             )
+        if image is not None and scale.kind == "signed":
+            raise SettingError("an image with signed inputs; a scale of pixels works: 'unit'")
         if not 0 <= constant <= 127:
             raise SettingError(f"constant={constant}; 0 to 127 works")
         self.num_inputs = num_inputs
@@ -144,6 +149,11 @@ class CodedFeatures:
         if self.num_raw_features:
             parts.append(map_codes(self._code_raw(codes_NI), self._raw_weights))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def check(self, x_NI: Tensor) -> None:
+        """Raise what a call would raise of finite inputs of the right shape: DataError for
+        fractions where the scale is of whole pixels."""
+        check_whole(x_NI, self.scale)
 
     def describe(self) -> str:
         """What was found of the inputs and what is made of them, in one line."""
@@ -255,7 +265,8 @@ def choose_coded_features(
         x_first: (N, I) or images (N, C, H, W), N >= 1; the first 256 are read.
         kind: "auto": images if the shape says so or neighbours vary together; "image": images
             in any case; "coded": numbers in any case.
-        size: "default": 1,504 features; "large": 4,000; "huge": 8,000.
+        size: "default": 1,504 features; "large": 4,000; "huge": 8,000. Of fewer than 24 numbers
+            that are no image, fewer.
         shape: (C, H, W), channels first, if it is known.
         seed: which random weights.
 
@@ -264,8 +275,8 @@ def choose_coded_features(
         DataError, NonFiniteInput: no row; NaN or infinity.
 
     >>> rows = torch.arange(8.0) * torch.tensor([[1.0], [2.0]])
-    >>> choose_coded_features(rows.repeat(1, 8)).num_outputs
-    1504
+    >>> choose_coded_features(rows).num_outputs, choose_coded_features(rows.repeat(1, 8)).num_outputs
+    (512, 1504)
     """
     if kind not in KINDS:
         raise SettingError(f"coded features of kind {kind!r}; {suggest(kind, KINDS)}")
@@ -279,7 +290,10 @@ def choose_coded_features(
     image = None if kind == "coded" else _decide_shape(x_NI, shape, required=kind == "image")
     num_image_features, num_raw_features = SIZES[size]
     if image is None:
-        num_image_features, num_raw_features = 0, num_image_features + num_raw_features
+        num_all = num_image_features + num_raw_features
+        share = num_all / sum(SIZES["default"])
+        most = int(share * max(LEAST_FEW, MOST_PER_INPUT * x_NI.shape[1])) // 8 * 8
+        num_image_features, num_raw_features = 0, min(num_all, most)
     scale = choose_input_scale(x_NI, pixels=image is not None)
     return CodedFeatures(
         x_NI.shape[1],

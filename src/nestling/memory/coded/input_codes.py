@@ -20,6 +20,7 @@ MOST_FIRST_ROWS = 256
 USUAL_CODE = 32.0
 # Of the numbers in the first rows so many may lie beyond a scale; a heavy tail costs no more.
 MOST_BEYOND = 0.005
+LEAST_TOP_BYTE = 32.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def choose_input_scale(x_NI: Tensor, *, pixels: bool) -> InputScale:
         return InputScale("unit", 0.0, 255.0)
     if high == low:
         return InputScale("pixels", low)
-    if low >= 0.0 and 128.0 <= high <= 255.0 and torch.equal(values, values.round()):
+    # Dark images are bytes too; whole numbers up to a few, as scikit-learn's digits, are not.
+    if low >= 0.0 and LEAST_TOP_BYTE <= high <= 255.0 and torch.equal(values, values.round()):
         return InputScale("bytes")
     # The largest power of two with which the whole range fits: 128 to 255 codes.
     return InputScale("pixels", low, _round_to_power(255.0 / (high - low), math.floor))
@@ -122,7 +124,7 @@ def encode_inputs(x_NI: Tensor, scale: InputScale) -> tuple[Tensor, int]:
         DataError: fractions where bytes are expected.
     """
     if x_NI.dtype == torch.uint8 and scale.kind in ("bytes", "unit"):
-        return x_NI.float(), 0
+        return x_NI.to("cpu", torch.float32), 0
     dtype = torch.float64 if x_NI.dtype == torch.float64 else torch.float32
     exact_NI = x_NI.detach().to("cpu", dtype)
     # Never in place: `exact_NI` may be the caller's.
@@ -136,15 +138,20 @@ def encode_inputs(x_NI: Tensor, scale: InputScale) -> tuple[Tensor, int]:
     low, high = (float(bound) for bound in codes_NI.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise NonFiniteInput("inputs hold NaN or infinity; drop or fill those rows first")
-    if scale.kind == "bytes" and x_NI.is_floating_point() and not torch.equal(codes_NI, exact_NI):
-        raise DataError(
-            "fractions where the first inputs were whole pixels of 0 to 255; "
-            "the same units work: (255 * x).round()"
-        )
+    check_whole(x_NI, scale)
     if low >= scale.low and high <= scale.high:
         return codes_NI.float(), 0
     num_clipped = int(((codes_NI < scale.low) | (codes_NI > scale.high)).sum())
     return codes_NI.clamp_(scale.low, scale.high).float(), num_clipped
+
+
+def check_whole(x_NI: Tensor, scale: InputScale) -> None:
+    """Raise DataError if inputs are fractions where the scale is of whole pixels."""
+    if scale.kind == "bytes" and x_NI.is_floating_point() and bool((x_NI != x_NI.round()).any()):
+        raise DataError(
+            "fractions where the first inputs were whole pixels of 0 to 255; "
+            "the same units work: (255 * x).round()"
+        )
 
 
 def _choose_signed_factor(values: Tensor) -> float:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nestling.memory.coded.exact_root import take_root_
+
 # Larger images are averaged over whole blocks first.
 MOST_SIDE = 32
 CELLS_PER_SIDE = 7
@@ -195,8 +197,9 @@ def _code_directions(flat: Tensor, num: int, grid: GradientGrid) -> Tensor:
     torch.abs(slopes[:2], out=slopes[4:])
     pooled = slopes.view(6 * num, -1) @ grid.pooling
     v = (grid.turns @ pooled.view(6, -1)).view(8, num, -1)
-    norm = v.double().square_().sum((0, 2)).sqrt_().add_(grid.fading).float()
-    return v.div_(norm[:, None]).sqrt_().mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
+    norm = take_root_(v.double().square_().sum((0, 2))).add_(grid.fading).float()
+    v.div_(norm[:, None])
+    return take_root_(v).mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
 
 
 def _choose_cell(side: int) -> int:

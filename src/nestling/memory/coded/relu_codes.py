@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.seeds import make_generator
+from nestling.memory.coded.exact_root import take_root_
 from nestling.memory.coded.integer_products import multiply_codes
 
 # Standard deviation of the integer weights, and how many of them beside |z| become 127.
@@ -39,8 +40,8 @@ def map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:
 
     phi_j = clamp(round(127 / (4.5 * 30) (w_j . z) / |z|), 0, 127); all 0 where z is 0.
 
-    The products and |z|^2 are sums of integers; the rest is done to each number alone, so no
-    batch size, thread or processor changes a bit.
+    The products and |z|^2 are sums of integers; the rest is done to each number alone by
+    operations that IEEE 754 rounds, so no batch size, thread or processor changes a bit.
 
     Args:
         z_NI: (N, I) int8, -127 to 127.
@@ -49,7 +50,8 @@ def map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:
     Returns: (N, F) int8, 0 to 127.
     """
     squares_NI = z_NI.float().square_()
-    length = squares_NI.sum(1, keepdim=True, dtype=torch.float64).clamp_(min=1.0).sqrt_()
+    squared_length = squares_NI.sum(1, keepdim=True, dtype=torch.float64)
+    length = take_root_(squared_length.clamp_(min=1.0))
     factor = (127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE) / length).float()
     products_NF = multiply_codes(z_NI, weights_IF).float()
     return products_NF.mul_(factor).round_().clamp_(0.0, 127.0).to(torch.int8)

@@ -68,7 +68,8 @@ class FreshSolution:
         self._upper_DD = solution.upper
         self._inverse_D = solution.inverse_scale
         self._centre_D = stats.mean.clone()
-        self._base = replace(stats, scatter=stats.scatter.new_zeros(0, 0))
+        # Statistics change in place.
+        self._base = replace(stats, scatter=stats.scatter.new_zeros(0, 0)).copy()
         self._freedom = solution.freedom
         n = stats.weight
         self._num_factored = n

@@ -228,23 +228,24 @@ class IntegerSums:
             self._num_young = 0
 
     def _sum(self, codes_ND: Tensor, labels_N: Tensor, weight_N: Tensor, sign: int) -> None:
-        total = int(weight_N.sum())
         if bool((weight_N == 1).all()):
-            for rows in codes_ND.split(ROWS_AT_ONCE):
-                if self._num_young + len(rows) > MOST_IN_INT32:
+            for rows_ND, labels in zip(
+                codes_ND.split(ROWS_AT_ONCE), labels_N.split(ROWS_AT_ONCE), strict=True
+            ):
+                if self._num_young + len(rows_ND) > MOST_IN_INT32:
                     self._fold()
-                self._young_DD.add_(multiply_codes(rows.T, rows), alpha=sign)
-                self._num_young += len(rows)
-            whole_ND = codes_ND.int()
+                self._young_DD.add_(multiply_codes(rows_ND.T, rows_ND), alpha=sign)
+                self._num_young += len(rows_ND)
+                hot_MN = labels == torch.arange(self.num_outputs, device="cpu")[:, None]
+                self._cross_MD.add_(multiply_codes(hot_MN.char(), rows_ND), alpha=sign)
         else:
             # Whole numbers below 2^53 are exact in float64.
             wide_ND = codes_ND.double()
             self._add_old(((wide_ND * weight_N[:, None]).T @ wide_ND).long(), sign)
-            whole_ND = codes_ND.long() * weight_N[:, None]
-        sums_MD = torch.zeros_like(self._cross_MD, dtype=whole_ND.dtype)
-        self._cross_MD.add_(sums_MD.index_add_(0, labels_N, whole_ND), alpha=sign)
+            weighted_ND = codes_ND.long() * weight_N[:, None]
+            self._cross_MD.index_add_(0, labels_N, weighted_ND, alpha=sign)
         self._counts_M.index_add_(0, labels_N, weight_N, alpha=sign)
-        self.weight += sign * total
+        self.weight += sign * int(weight_N.sum())
         self.squared_weight += sign * int((weight_N * weight_N).sum())
 
     def _fold(self) -> None:

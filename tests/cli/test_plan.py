@@ -29,6 +29,21 @@ def test_show_takes_options_of_the_model(nestling: Run) -> None:
     assert " 15 " in out
 
 
+def test_show_says_what_sleeps(nestling: Run, desk: Path) -> None:
+    text = (desk / "plan.toml").read_text()
+    text += '[[level]]\nkind = "memory"\nname = "m"\non = "input"\n'
+    (desk / "asleep.toml").write_text(text + '[[level]]\nkind = "sleep"\nname = "s"\nof = "m"\n')
+    code, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "asleep.toml", "--toml")
+    assert code == 0
+    assert 'of = "m"' in out
+    code, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "asleep.toml")
+    assert "what m knows" in " ".join(out.replace("│", " ").replace("\n", " ").split())
+    (desk / "wrong.toml").write_text(text + '[[level]]\nkind = "sleep"\nname = "s"\nof = "n"\n')
+    code, _, err = nestling("plan", "check", "wrong.toml", "--model", "desk_net:make_net")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "sleep 's' of 'n'" in err
+
+
 def test_the_toml_that_show_prints_is_a_plan(nestling: Run, desk: Path) -> None:
     _, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "plan.toml", "--toml")
     (desk / "again.toml").write_text(out)

@@ -206,7 +206,7 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
     Raises:
         SettingError: the plan does not fit the model.
     """
-    from nestling.levels import Copy, Level, Memory, assign_levels
+    from nestling.levels import Copy, Level, Memory, Sleep, assign_levels
     from nestling.optim import CustomOptimizer
 
     claims = assign_levels(model, plan)
@@ -235,6 +235,11 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
             read = ", ".join(name or "input of the last linear layer" for name in level.reads)
             how = f"closed form, half-lives {lives}, reads {read}"
             row |= _describe(None, num_all, 1, how, "")
+        elif isinstance(level, Sleep):
+            taught = level.teaches or [one.name for one in plan.gradient_levels]
+            num_taught = sum(owned[name] for name in taught)
+            how = f"teaches {', '.join(taught)} what {level.of} knows, {level.num_inputs:,} dreams"
+            row |= _describe(num_taught, num_all, 1, how, "")
         rows.append(row)
     return rows
 

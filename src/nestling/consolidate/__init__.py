@@ -9,11 +9,20 @@ from nestling.consolidate.anchors import (
     share_confidence,
 )
 from nestling.consolidate.beakers import Beakers, Chain, make_chain, measure_charge, step_beakers
+from nestling.consolidate.dreams import draw_codes
 from nestling.consolidate.gated import AnchorGate
 from nestling.consolidate.offline import consolidate_offline, distil_divergence
 from nestling.consolidate.outer import OuterNesterov, outer_step
 from nestling.consolidate.proposal import Judge, Proposal, Verdict, propose
 from nestling.consolidate.slow_rates import split_rates
+from nestling.consolidate.teaching import (
+    Dreams,
+    draw_weights,
+    dream,
+    mix_targets,
+    score_agreement,
+    teach_asleep,
+)
 from nestling.consolidate.transfers import (
     average,
     ema_update,
@@ -27,6 +36,7 @@ __all__ = [
     "Beakers",
     "Chain",
     "Comparison",
+    "Dreams",
     "Judge",
     "OuterNesterov",
     "Proposal",
@@ -37,16 +47,22 @@ __all__ = [
     "compare_on_anchors",
     "consolidate_offline",
     "distil_divergence",
+    "draw_codes",
+    "draw_weights",
+    "dream",
     "ema_update",
     "lookahead_step",
     "make_chain",
     "measure_charge",
     "merge_overlay",
+    "mix_targets",
     "outer_step",
     "promise",
     "propose",
     "refit",
+    "score_agreement",
     "share_confidence",
     "split_rates",
     "step_beakers",
+    "teach_asleep",
 ]

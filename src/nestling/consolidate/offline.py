@@ -27,6 +27,7 @@ def consolidate_offline(
     distil_share: float = 0.5,
     temperature: float = 2.0,
     loss: Loss | None = None,
+    anneal: bool = False,
 ) -> dict[str, Tensor]:
     """Offline consolidation: train a copy of a slow network on replayed examples alone.
 
@@ -53,6 +54,7 @@ def consolidate_offline(
         temperature: T > 0 of the distillation.
         loss: (output, y) -> scalar (), the price that the examples had when they were new; None:
             cross entropy of labels, squared error of floats.
+        anneal: let the optimizer's rates fall to zero along half a cosine.
 
     Returns: the copy's `state_dict`, tensors in memory of their own.
 
@@ -78,6 +80,7 @@ def consolidate_offline(
     if not params:
         raise SettingError("no parameter of the slow network needs a gradient; thaw some first")
     optimizer = torch.optim.Adam(params) if make_optimizer is None else make_optimizer(params)
+    rates = [group["lr"] for group in optimizer.param_groups]
     share = distil_share if teacher is not None else 0.0
     device = params[0].device
     generators = export_torch_generators(device)
@@ -86,6 +89,9 @@ def consolidate_offline(
             x, y = sampler()
             if not len(x):
                 raise DataError(f"the sampler gave no example at step {step}; fill replay first")
+            if anneal:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
             optimizer.zero_grad()
             output = read_output(trial(x))
             price = output.new_zeros(())

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from nestling.consolidate import Judge, Proposal, propose
+from nestling.consolidate import (
+    Judge,
+    Proposal,
+    draw_weights,
+    dream,
+    propose,
+    score_agreement,
+    teach_asleep,
+)
 from nestling.core.batches import Batch, Loss, read_output
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.learn.guard import flatten_target
@@ -14,6 +22,9 @@ from nestling.levels import Levels
 from nestling.levels.low_rank import merge_low_rank
 from nestling.levels.memory import MemoryLevel, make_features
 from nestling.protect import DERpp, unpack_batch
+
+# Dreams by which a sleep is judged where nobody else judges it.
+NUM_JUDGED = 2_000
 
 
 def consolidate(
@@ -31,7 +42,7 @@ def consolidate(
 
     Args:
         levels: and the model that they are of.
-        change: "merge", the name of a copy level, or a function that alters a model.
+        change: "merge", the name of a copy or sleep level, or a function that alters a model.
         judge: of the changed copy.
         tolerance: how much score may be lost.
         replay: examples for memories of the live model.
@@ -40,7 +51,7 @@ def consolidate(
     Returns: the settled proposal, and the memories that were refitted.
 
     Raises:
-        UnknownLevel: no copy level has that name.
+        UnknownLevel: no copy or sleep level has that name.
         SettingError: a memory reads the live model and there is nothing to refit it from.
     """
     stale = [level for level in levels.memories.values() if _reads_live(level)]
@@ -55,6 +66,8 @@ def consolidate(
         return proposal, []
     for gradient in levels.gradient.values():
         gradient.forget_moments(proposal.values)
+    if isinstance(change, str) and change in levels.sleeps:
+        levels.sleeps[change].num_kept += 1
     for level in stale:
         assert replay is not None
         _refit(level, unpack_batch(replay.store.read_all()).to(device))
@@ -81,6 +94,20 @@ def judge_by_replay(replay: DERpp | None, loss: Loss, device: torch.device) -> J
     return judge
 
 
+def judge_by_dreams(levels: Levels, name: str) -> Judge:
+    """A judge that scores a model by how well it agrees with a memory on dreams of its own.
+
+    Args:
+        levels: of the model.
+        name: of the sleep level; the dreams are others than those that teach.
+    """
+    sleep = levels.sleeps[name]
+    memory = levels.memories[sleep.spec.of]
+    num_inputs = min(NUM_JUDGED, sleep.spec.num_inputs)
+    dreams = dream(sleep, memory, num_inputs=num_inputs, salt="judge")
+    return lambda model: score_agreement(model, dreams)
+
+
 def _reads_live(level: MemoryLevel) -> bool:
     return not level.spec.frozen and level.reader.module is not None and not level.is_empty
 
@@ -92,8 +119,10 @@ def _choose_change(
         return change
     if change == "merge":
         return merge_low_rank
+    if change in levels.sleeps:
+        return _choose_sleep(levels, change)
     if change not in levels.copies:
-        names: Iterable[str] = ["merge", *levels.copies]
+        names: Iterable[str] = ["merge", *levels.copies, *levels.sleeps]
         raise UnknownLevel(f"change {change!r}; {suggest(change, names)}")
     values = levels.copies[change].tensors()
 
@@ -105,6 +134,39 @@ def _choose_change(
                 own[name][: len(value)].copy_(value) if value.ndim else own[name].copy_(value)
 
     return take_average
+
+
+def _choose_sleep(levels: Levels, name: str) -> Callable[[nn.Module], object]:
+    """A change that teaches a model what a memory knows, from the dreams of a sleep level."""
+    sleep = levels.sleeps[name]
+    spec, memory = sleep.spec, levels.memories[sleep.spec.of]
+    taught = {
+        param
+        for level in (spec.teaches or levels.gradient.keys())
+        for param in levels.gradient[level].names
+    }
+    dreams = dream(sleep, memory)
+
+    def sleep_on_it(model: nn.Module) -> None:
+        params = dict(model.named_parameters())
+        if spec.start == "fresh":
+            draw_weights(model, taught, seed=spec.seed)
+        needed = {param: value.requires_grad for param, value in params.items()}
+        for param, value in params.items():
+            value.requires_grad_(param in taught)
+        weights = teach_asleep(
+            model,
+            dreams,
+            epochs=spec.epochs,
+            batch_size=spec.batch_size,
+            make_optimizer=spec.optimizer.build,
+            seed=spec.seed,
+        )
+        for param, value in params.items():
+            value.requires_grad_(needed[param])
+        model.load_state_dict(weights)
+
+    return sleep_on_it
 
 
 def _refit(level: MemoryLevel, batch: Batch) -> None:

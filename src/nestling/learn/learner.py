@@ -218,9 +218,11 @@ class Learner:
         """Consolidate slow weights: a change is tried on a copy, judged, then kept or refused.
 
         Args:
-            judge: model -> `Verdict`, bool or score (higher is better); None for the replay loss.
+            judge: model -> `Verdict`, bool or score (higher is better); None for the replay loss,
+                or, of a sleep, for how well it agrees with the memory on other dreams.
             change: "merge" folds low-rank adapters into the spine; the name of a copy level
-                takes its average as the new weights; or a function that alters the model.
+                takes its average as the new weights; that of a sleep level (`nl.Sleep`) teaches
+                what a memory knows; or a function that alters the model.
             tolerance: how much score may be lost.
 
         Returns: the settled proposal; on refusal nothing has changed.

@@ -15,7 +15,7 @@ from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules, has_modes
 from nestling.judge.scores import measure_accuracy, measure_r_squared
-from nestling.learn.consolidation import consolidate, judge_by_replay
+from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay
 from nestling.learn.default import EarlyView
 from nestling.learn.growth import Head
 from nestling.learn.guard import Admitted, admit, check_batch, check_task, warn_of_classes
@@ -149,7 +149,12 @@ class Training:
         memories = self.levels.memories if is_new else {}
         grow = None if self.step.optimizer is None else self.head.check_growth
         found = admit(batch, weight, panel.targets, memories, panel.experts.inspect, grow)
+        seen = []
         if is_new:
+            seen = [
+                (level, level.check(batch, found.labels, weight))
+                for level in self.levels.sleeps.values()
+            ]
             self.protections.check_batch(batch)
         is_first = panel.targets.task is None
         answers, taken = self._try_step(batch, found, is_new)
@@ -160,6 +165,8 @@ class Training:
         if is_new:
             output = None if taken is None else taken.output
             panel.learn(batch, found.labels, found.read, found.checked, answers, output)
+            for level, rows in seen:
+                level.learn(rows)
         self.counts.num_examples += batch.size
         self.counts.seconds += time.perf_counter() - started
         report = self._report(batch, taken)
@@ -191,6 +198,8 @@ class Training:
         replay, device = self.protections.replay, self.step.device
         # Values have no loss that says how good they are on their own scale.
         stored = replay if self.panel.targets.task == "classification" else None
+        if judge is None and isinstance(change, str) and change in self.levels.sleeps:
+            judge = judge_by_dreams(self.levels, change)
         judge = judge or judge_by_replay(stored, self.step.loss, device)
         made, refitted = consolidate(self.levels, change, judge, tolerance, replay, device)
         for name in refitted:

@@ -15,7 +15,7 @@ from nestling.levels.optimizer import NestedOptimizer
 from nestling.levels.plan import Plan
 from nestling.levels.presets import adapters, by_depth, spine_and_head
 from nestling.levels.readings import LevelReading
-from nestling.levels.spec import Copy, Freeze, Level, Memory, Mix, mix
+from nestling.levels.spec import Copy, Freeze, Level, Memory, Mix, Sleep, mix
 from nestling.levels.stack import Levels
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Plan",
     "Refusal",
     "ScheduleGate",
+    "Sleep",
     "SurpriseGate",
     "adapters",
     "assign_levels",

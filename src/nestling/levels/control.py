@@ -10,7 +10,16 @@ from nestling.core.checked import describe
 from nestling.core.errors import SettingError, suggest
 from nestling.levels.events import Change
 from nestling.levels.gates import Gate
-from nestling.levels.spec import Copy, Freeze, Level, Memory, dump_spec, load_spec
+from nestling.levels.spec import (
+    AnySpec,
+    Copy,
+    Freeze,
+    Level,
+    Memory,
+    Sleep,
+    dump_spec,
+    load_spec,
+)
 from nestling.optim import CustomOptimizer, Rate
 
 _LEVEL_KNOBS = (
@@ -26,8 +35,9 @@ _LEVEL_KNOBS = (
 )
 _COPY_KNOBS = ("period", "decay", "probability")
 _MEMORY_KNOBS = ("switch_rate",)
+_SLEEP_KNOBS = ("num_inputs", "epochs", "batch_size", "temperature", "class_share")
 
-Spec = TypeVar("Spec", bound=Level | Copy | Memory)
+Spec = TypeVar("Spec", bound=AnySpec)
 
 
 def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
@@ -87,6 +97,16 @@ def turn_memory(spec: Memory, knobs: dict[str, object]) -> Memory:
         raise SettingError(f"memory {spec.name!r}: {describe(error)}") from None
 
 
+def turn_sleep(spec: Sleep, knobs: dict[str, object]) -> Sleep:
+    """A checked copy of a sleep level's specification with other values; as `turn_level`."""
+    _check_known("sleep", spec.name, knobs, _SLEEP_KNOBS)
+    values = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    try:
+        return TypeAdapter(Sleep).validate_python(values | knobs)
+    except ValidationError as error:
+        raise SettingError(f"sleep {spec.name!r}: {describe(error)}") from None
+
+
 def _check_known(kind: str, name: str, knobs: dict[str, object], known: tuple[str, ...]) -> None:
     if not knobs:
         raise SettingError(f"nothing to turn on {kind} {name!r}; knobs: {list(known)}")
@@ -110,6 +130,11 @@ class Knobs(TypedDict, total=False):
     decay: float
     probability: float | None
     switch_rate: float
+    num_inputs: int
+    epochs: int
+    batch_size: int
+    temperature: float
+    class_share: float
 
 
 @dataclass

@@ -10,7 +10,7 @@ from nestling.core.errors import MismatchedParameters
 from nestling.levels.control import Knobs
 from nestling.levels.events import Change, Event
 from nestling.levels.readings import LevelReading
-from nestling.levels.spec import Copy, Level, Memory
+from nestling.levels.spec import AnySpec
 
 Unit = Literal["steps", "examples", "tokens"]
 
@@ -45,14 +45,14 @@ class Clock:
 
 
 class LiveLevel(Protocol):
-    """Protocol of a live level (gradient, copy or memory): its tensors, digest, state and knobs.
+    """Protocol of a live level of any kind: its tensors, digest, state and knobs.
 
     Attributes:
         spec: what the plan says of it, knobs that were turned included.
         events: what happened to it since it was last asked.
     """
 
-    spec: Level | Copy | Memory
+    spec: AnySpec
     events: list[Event]
 
     @property
@@ -81,7 +81,7 @@ class LiveLevel(Protocol):
         """Change hyperparameters: checked now, in force at its next boundary; gives the record."""
 
 
-def check_kind(state: Mapping[str, Any], spec: Level | Copy | Memory, keys: set[str]) -> None:
+def check_kind(state: Mapping[str, Any], spec: AnySpec, keys: set[str]) -> None:
     """Raise unless a saved level is of the kind and the layout of a live one.
 
     Args:

@@ -12,10 +12,10 @@ from nestling.core.arguments import name_kind
 from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
-from nestling.levels.spec import AnyLevel, Copy, Level, Memory, Mix
+from nestling.levels.spec import AnyLevel, AnySpec, Copy, Level, Memory, Mix, Sleep
 from nestling.optim import CustomOptimizer
 
-_LEVEL: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
+_LEVEL: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
 )
 _READOUT: TypeAdapter[str | Mix] = TypeAdapter(str | Mix, config={"defer_build": True})
@@ -26,23 +26,23 @@ class Plan:
     """Plan of levels: learning speed per parameter group, copies, memories, and the read-out.
 
     Args:
-        levels: gradient, copy and memory levels; the order is the order in which patterns
+        levels: gradient, copy, memory and sleep levels; the order is the order in which patterns
             claim parameters.
         readout: "live" (the model as it is now), the name of a copy or memory level, or
             `nl.mix(...)`.
 
     Raises:
         SettingError: names occur twice, a pattern stands in two levels, or gates form a circle.
-        UnknownLevel: a copy, gate or read-out names a level that is not there.
+        UnknownLevel: a copy, gate, sleep or read-out names a level that is not there.
 
     >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", match=("*",), period=16))
     >>> Plan.from_toml(plan.to_toml()) == plan
     True
     """
 
-    def __init__(self, *levels: Level | Copy | Memory, readout: str | Mix = "live") -> None:
+    def __init__(self, *levels: AnySpec, readout: str | Mix = "live") -> None:
         for level in levels:
-            if not isinstance(level, Level | Copy | Memory):
+            if not isinstance(level, AnySpec):
                 raise SettingError(
                     f"a plan is made of levels, got {name_kind(level)}; "
                     "nl.Plan(nl.Level(...), nl.Copy(...)) works, nl.Plan(*levels) for a list"
@@ -72,6 +72,16 @@ class Plan:
     def memories(self) -> tuple[Memory, ...]:
         """The memory levels, in the plan's order."""
         return tuple(level for level in self.levels if isinstance(level, Memory))
+
+    @property
+    def sleeps(self) -> tuple[Sleep, ...]:
+        """The sleep levels, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Sleep))
+
+    @property
+    def trained_levels(self) -> tuple[Level | Sleep, ...]:
+        """The levels that have an optimizer, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Level | Sleep))
 
     @property
     def answering(self) -> tuple[str, ...]:
@@ -118,7 +128,7 @@ class Plan:
         Raises:
             SettingError: an optimizer of the user's own that a file cannot name.
         """
-        for level in self.gradient_levels:
+        for level in self.trained_levels:
             rule = level.optimizer
             if isinstance(rule, CustomOptimizer) and not rule.is_importable:
                 raise SettingError(
@@ -196,7 +206,7 @@ class Plan:
             return given
         if isinstance(given, str | Path):
             return cls.load(given)
-        if isinstance(given, Level | Copy | Memory):
+        if isinstance(given, AnySpec):
             remedy = "nl.Plan(level) makes one of it"
         elif isinstance(given, list | tuple):
             remedy = "nl.Plan(*levels) makes one of levels"
@@ -206,7 +216,7 @@ class Plan:
             remedy = "nl.Plan(nl.Level('all', match=['*'])) works, or the path of a TOML file"
         raise SettingError(f"the plan is {name_kind(given)}; {remedy}")
 
-    def find(self, name: str) -> Level | Copy | Memory:
+    def find(self, name: str) -> AnySpec:
         """The level of that name; raises UnknownLevel with the nearest one."""
         for level in self.levels:
             if level.name == name:
@@ -241,6 +251,21 @@ class Plan:
                 if isinstance(gate, ParentGate) and gate.of not in gradient:
                     hint = suggest(gate.of, gradient)
                     raise UnknownLevel(f"gate of {level.name!r} has parent {gate.of!r}; {hint}")
+        memories = [memory.name for memory in self.memories]
+        for sleep in self.sleeps:
+            if sleep.of not in memories:
+                raise UnknownLevel(
+                    f"sleep {sleep.name!r} of {sleep.of!r}; {suggest(sleep.of, memories)}"
+                )
+            for name in sleep.teaches:
+                if name not in gradient:
+                    hint = suggest(name, gradient)
+                    raise UnknownLevel(f"sleep {sleep.name!r} teaches {name!r}; {hint}")
+            if not gradient:
+                raise SettingError(
+                    f"sleep {sleep.name!r} has no gradient level to teach; add "
+                    "nl.Level('net', match=['*'])"
+                )
         for name in self.answering:
             if name not in answers:
                 raise UnknownLevel(f"read-out {name!r} cannot answer; {suggest(name, answers)}")
@@ -291,7 +316,7 @@ def _find_optimizer(name: str, level: object, source: str, like: Plan | None) ->
             return CustomOptimizer.load(name)
         except SettingError as error:
             raise SettingError(f"{source}, level {level!r}: optimizer {error}") from error
-    held = [spec.optimizer for spec in like.gradient_levels if spec.name == level]
+    held = [spec.optimizer for spec in like.trained_levels if spec.name == level]
     if not held or not isinstance(held[0], CustomOptimizer) or held[0].name != name:
         known = [f"{rule.name!r}" for rule in held] or ["none"]
         raise SettingError(
@@ -300,15 +325,15 @@ def _find_optimizer(name: str, level: object, source: str, like: Plan | None) ->
     return held[0]
 
 
-def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:
+def _keep_choice(data: dict[str, object], spec: AnySpec) -> None:
     """Write out what tells alternatives apart, though it is a default of its own class."""
+    if isinstance(spec, Level | Sleep) and "optimizer" in data:
+        data["optimizer"] = (
+            spec.optimizer.name
+            if isinstance(spec.optimizer, CustomOptimizer)
+            else {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
+        )
     if isinstance(spec, Level):
-        if "optimizer" in data:
-            data["optimizer"] = (
-                spec.optimizer.name
-                if isinstance(spec.optimizer, CustomOptimizer)
-                else {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
-            )
         if spec.gate:
             raw = data["gate"] if isinstance(data.get("gate"), list) else []
             data["gate"] = [
@@ -320,7 +345,7 @@ def _keep_choice(data: dict[str, object], spec: Level | Copy | Memory) -> None:
 
 def _list_keys(raw: object) -> list[str]:
     """The keys that a level of a file may have."""
-    kinds = {"gradient": Level, "copy": Copy, "memory": Memory}
+    kinds = {"gradient": Level, "copy": Copy, "memory": Memory, "sleep": Sleep}
     kind = kinds.get(str(raw.get("kind"))) if isinstance(raw, dict) else None
     return [] if kind is None else [field.name for field in fields(kind)]
 

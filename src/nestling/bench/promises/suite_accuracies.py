@@ -20,7 +20,6 @@ from nestling.levels import Plan
 Size = Literal["default", "large"]
 
 SEEDS = (0, 1)
-NUM_LARGE_FEATURES = 4_000
 
 
 def measure_pixels(
@@ -64,10 +63,7 @@ def make_learner(setup: Setup, size: Size) -> Learner:
     if size == "default":
         return Learner(model, seed=setup.seed)
     plan = make_default_plan(model, pretrained=False, replay=0)
-    levels = [
-        replace(one, num_features=NUM_LARGE_FEATURES) if one in plan.memories else one
-        for one in plan.levels
-    ]
+    levels = [replace(one, size=size) if one in plan.memories else one for one in plan.levels]
     return Learner(model, Plan(*levels, readout=plan.readout), seed=setup.seed)
 
 

@@ -94,12 +94,12 @@ class IntegerSums:
         """As `values`, of some of the features: their indices, rising; None for all."""
         young_DD, old_DD, cross_MD = self._young_DD, self._old_DD, self._cross_MD
         if chosen is not None:
-            young_DD = young_DD[chosen[:, None], chosen]
-            old_DD = None if old_DD is None else old_DD[chosen[:, None], chosen]
+            young_DD = _pick(young_DD, chosen)
+            old_DD = None if old_DD is None else _pick(old_DD, chosen)
             cross_MD = cross_MD[:, chosen]
         n = float(self.weight)
         total_D, counts_M = cross_MD.sum(0).double(), self._counts_M.double()
-        gram_DD = young_DD.double()
+        gram_DD = young_DD.double().contiguous()
         if old_DD is not None:
             gram_DD += old_DD
         mean_D = total_D / n if n else total_D
@@ -277,6 +277,15 @@ def is_whole(weight_N: Tensor, held: int) -> bool:
     """
     total = float(weight_N.sum()) + held
     return total < LARGEST_WEIGHT and not bool((weight_N != weight_N.round()).any())
+
+
+def _pick(sums_DD: Tensor, chosen: Tensor) -> Tensor:
+    """Rows and columns of some features; a view of it where they are evenly spaced, and faster."""
+    steps = chosen.diff().unique()
+    if len(steps) == 1:
+        spaced = slice(int(chosen[0]), int(chosen[-1]) + 1, int(steps[0]))
+        return sums_DD[spaced, spaced]
+    return sums_DD[chosen[:, None], chosen]
 
 
 def _index_triangle(num_features: int) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,7 @@ def test_large_images_have_no_more_weights_than_small_ones() -> None:
     assert torch.equal(torch.cat([features(x[:1]), features(x[1:])]), whole)
     assert int(whole[:, :1000].max()) > 0
     assert int(whole[:, 1000:].max()) > 0
-    assert len(features._raw_weights) == 3 * 32 * 26
+    assert len(features.draws.raw_weights) == 3 * 32 * 26
 
 
 def test_images_with_channels_last_have_the_same_features() -> None:

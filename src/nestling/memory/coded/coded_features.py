@@ -84,10 +84,10 @@ def map_whole_numbers(
         if draws.image_weights.shape[1]:
             parts.append(map_into_codes(code_images(pixels_NCHW, draws.grid), draws.image_weights))
     if draws.raw_weights.shape[1]:
-        z_NI = x_NI.mul(0.5).floor_() if draws.in_bytes else x_NI
+        z_NI = (x_NI.mul(0.5).floor_() if draws.in_bytes else x_NI).to(torch.int8)
         if draws.constant:
-            z_NI = torch.nn.functional.pad(z_NI, (0, 1), value=float(draws.constant))
-        parts.append(map_into_codes(z_NI.to(torch.int8), draws.raw_weights))
+            z_NI = torch.nn.functional.pad(z_NI, (0, 1), value=draws.constant)
+        parts.append(map_into_codes(z_NI, draws.raw_weights))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 

@@ -151,7 +151,9 @@ def round_inputs(x_NI: Tensor, scale: InputScale) -> Tensor:
     """
     if scale.kind == "signed":
         return x_NI.mul(scale.factor).round_()
-    return x_NI.sub(scale.offset).mul_(scale.factor).round_()
+    # A tensor: torch's ONNX exporter rounds a plain number beside float64 to float32.
+    offset = torch.tensor(scale.offset, dtype=x_NI.dtype, device=x_NI.device)
+    return x_NI.sub(offset).mul_(scale.factor).round_()
 
 
 def check_whole(x_NI: Tensor, scale: InputScale) -> None:

@@ -67,5 +67,9 @@ def scale_products(
     squares_NI = z_NI.float().square_()
     squared_length = squares_NI.sum(1, keepdim=True, dtype=torch.float64)
     length = take_root(squared_length.clamp_(min=1.0))
-    factor = (127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE) / length).float()
+    # A tensor: torch's ONNX exporter rounds a plain number beside float64 to float32.
+    unit = torch.tensor(
+        127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE), dtype=torch.float64, device=length.device
+    )
+    factor = length.reciprocal_().mul_(unit).float()
     return products_NF.float().mul_(factor).round_().clamp_(0.0, 127.0).to(torch.int8)

@@ -111,9 +111,11 @@ class CodedMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, D) float32, whole numbers 0 to 127."""
         exact = x if x.dtype == torch.float64 else x.float()
+        # Images lie one behind the other where gradients are taken: NaN would reach the next.
+        is_finite = exact.isfinite().all(dim=1, keepdim=True)
+        exact = torch.where(is_finite, exact, 0.0)
         codes = round_inputs(exact, self.scale).clamp(self.scale.low, self.scale.high).float()
         phi = map_whole_numbers(codes, self.read_draws(), _code_images, _map_codes)
-        is_finite = exact.isfinite().all(dim=1, keepdim=True)
         return torch.where(is_finite, phi.float(), math.nan)
 
     def read_draws(self) -> CodedDraws:

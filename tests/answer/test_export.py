@@ -130,7 +130,8 @@ CASES = [
     "several places", "outside of two half-lives", "pretrained with copies",
     "pretrained, other classes", "regression, pretrained",
     "flat images", "images", "images in float64", "colour images", "regression of images",
-    "many numbers", "fixed mix", "an idle memory knows more classes", "regression", "regression, transformed",
+    "many numbers", "fixed mix", "an idle memory knows more classes", "regression",
+    "regression, transformed",
 ]  # fmt: skip
 
 
@@ -138,11 +139,11 @@ def teach(learner: nl.Learner, case: str, num_batches: int = 12) -> None:
     for step in range(num_batches):
         x = draw_inputs(case, 16, step)
         flat = x.flatten(1)
-        middle = 0.5 if "images" in case else 0.0
+        middle, high = (0.5, 0.75) if "images" in case else (0.0, 0.5)
         if "regression" in case:
             learner.learn(x, torch.stack([flat[:, 0].sigmoid(), flat[:, 1].sigmoid()], 1))
         else:  # class 2 is absent towards the end, so that presence matters
-            rare = (flat[:, 1] > middle + 0.25) & (step < 4)
+            rare = (flat[:, 1] > high) & (step < 4)
             learner.learn(x, (flat[:, 0] > middle).long() + rare)
 
 

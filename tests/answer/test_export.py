@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 import nestling as nl
 from learners import read_answer
-from nestling.answer.exported_modules import save_onnx
+from nestling.answer.exported_modules import CodedMap, save_onnx
 from nestling.core.errors import NotFitted, SettingError
+from nestling.data import load_digits
 
 
 def draw(num: int, width: int = 4, seed: int = 0) -> Tensor:
@@ -20,6 +21,27 @@ def draw(num: int, width: int = 4, seed: int = 0) -> Tensor:
 def make_mlp(num_inputs: int = 4, num_outputs: int = 3) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(num_inputs, 16), nn.ReLU(), nn.Linear(16, num_outputs))
+
+
+def make_conv(channels: int, side: int, num_outputs: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    flat = 4 * (side // 2 - 1) ** 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 4, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(flat, num_outputs)
+    )
+
+
+def draw_inputs(case: str, num: int, seed: int) -> Tensor:
+    """Images in [0, 1] where the case is of images."""
+    sides = {"flat images": (1, 8), "colour images": (3, 32)}
+    if "images" in case:
+        channels, side = sides.get(case, (1, 14))
+        noise = draw(num, channels * side * side, seed).view(num, channels, side, side)
+        # The largest is 1 and the least 0, so that any first batch takes them for [0, 1].
+        x = (1 + 2 * nn.functional.avg_pool2d(noise, 5, 1, 2)).clamp(0, 1)
+        x = x.flatten(1) if "flat" in case else x
+        return x.double() if "float64" in case else x
+    return draw(num, 1100 if case == "many numbers" else 4, seed)
 
 
 def make_learner(case: str) -> nl.Learner:
@@ -88,6 +110,12 @@ def make_learner(case: str) -> nl.Learner:
                 memory, live, nl.Copy("slow", of=["net"]), readout=nl.mix("slow", "live")
             ),
         ),
+        "flat images": lambda: nl.Learner(make_mlp(64, 10)),
+        "images": lambda: nl.Learner(make_conv(1, 14)),
+        "images in float64": lambda: nl.Learner(make_conv(1, 14).double()),
+        "colour images": lambda: nl.Learner(make_conv(3, 32)),
+        "regression of images": lambda: nl.Learner(make_conv(1, 14, 2)),
+        "many numbers": lambda: nl.Learner(make_mlp(1100, 3)),
         "regression": lambda: nl.Learner(make_mlp(4, 2)),
         "regression, transformed": lambda: nl.Learner(
             make_mlp(4, 2), output_transform=torch.sigmoid
@@ -101,17 +129,22 @@ CASES = [
     "nothing but what is read", "fourier", "product", "a submodule's output", "class prior",
     "several places", "outside of two half-lives", "pretrained with copies",
     "pretrained, other classes", "regression, pretrained",
-    "fixed mix", "an idle memory knows more classes", "regression", "regression, transformed",
+    "flat images", "images", "images in float64", "colour images", "regression of images",
+    "many numbers", "fixed mix", "an idle memory knows more classes", "regression",
+    "regression, transformed",
 ]  # fmt: skip
 
 
 def teach(learner: nl.Learner, case: str, num_batches: int = 12) -> None:
     for step in range(num_batches):
-        x = draw(16, seed=step)
+        x = draw_inputs(case, 16, step)
+        flat = x.flatten(1)
+        middle, high = (0.5, 0.75) if "images" in case else (0.0, 0.5)
         if "regression" in case:
-            learner.learn(x, torch.stack([x[:, 0].sigmoid(), x[:, 1].sigmoid()], 1))
+            learner.learn(x, torch.stack([flat[:, 0].sigmoid(), flat[:, 1].sigmoid()], 1))
         else:  # class 2 is absent towards the end, so that presence matters
-            learner.learn(x, (x[:, 0] > 0).long() + ((x[:, 1] > 0.5) & (step < 4)))
+            rare = (flat[:, 1] > high) & (step < 4)
+            learner.learn(x, (flat[:, 0] > middle).long() + rare)
 
 
 @pytest.mark.parametrize("num_batches", [1, 12])
@@ -119,7 +152,7 @@ def teach(learner: nl.Learner, case: str, num_batches: int = 12) -> None:
 def test_the_export_answers_as_the_learner(case: str, num_batches: int) -> None:
     learner = make_learner(case)
     teach(learner, case, num_batches)
-    module, x = learner.export(), draw(9, seed=99)
+    module, x = learner.export(), draw_inputs(case, 9, 99)
     # The same functions: all that differs is that a calibration is folded in.
     torch.testing.assert_close(module(x), read_answer(learner, x), atol=1e-7, rtol=1e-6)
     before = module(x)
@@ -128,13 +161,22 @@ def test_the_export_answers_as_the_learner(case: str, num_batches: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["fourier", "class prior", "pretrained", "pretrained, other classes"]
+    "case",
+    [
+        "default",
+        "flat images",
+        "images",
+        "fourier",
+        "class prior",
+        "pretrained",
+        "pretrained, other classes",
+    ],
 )
 def test_other_runtimes_agree(case: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     learner = make_learner(case)
     teach(learner, case)
-    module, x = learner.export(), draw(9, seed=99)
+    module, x = learner.export(), draw_inputs(case, 9, 99)
     expected = read_answer(learner, x)
     program = torch.export.export(module, (x,))
     torch.testing.assert_close(program.module()(x), expected, atol=1e-5, rtol=1e-5)
@@ -142,6 +184,26 @@ def test_other_runtimes_agree(case: str, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     (answer,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(answer), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_images_are_found_and_exported_as_such() -> None:
+    for case, shape in (("flat images", (1, 8, 8)), ("colour images", (3, 32, 32))):
+        learner = make_learner(case)
+        teach(learner, case, 2)
+        (found,) = [one for one in learner.export().modules() if isinstance(one, CodedMap)]
+        image = found.draws.image
+        assert image is not None
+        assert (image.channels, image.height, image.width) == shape
+
+
+def test_real_digits_are_answered_alike() -> None:
+    x, y = load_digits()
+    learner = nl.Learner(make_mlp(64, 10))
+    for rows, labels in zip(x[:640].split(64), y[:640].split(64), strict=True):
+        learner.learn(rows, labels)
+    answer, expected = learner.export()(x[640:]), read_answer(learner, x[640:])
+    torch.testing.assert_close(answer, expected, atol=1e-6, rtol=1e-5)
+    assert float((answer.argmax(1) == y[640:]).double().mean()) > 0.85
 
 
 def test_export_leaves_the_learner_as_it_is() -> None:

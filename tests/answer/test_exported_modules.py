@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nestling.answer.exported_mixture import BankExpert, ExportedReadout, LiveExpert
 from nestling.answer.exported_modules import (
+    CodedMap,
     FeatureTap,
     JoinedMap,
     RandomMap,
@@ -23,9 +24,11 @@ from nestling.answer.exported_modules import (
     save_onnx,
 )
 from nestling.core.errors import DataError, MissingExtra, SettingError, ShapeMismatch
+from nestling.data import load_digits
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.taps import Tap
 from nestling.memory import JoinedFeatures, RandomFeatures, mix_on_present
+from nestling.memory.coded import CodedFeatures, choose_coded_features
 from nestling.memory.features import KINDS, FeatureKind
 from nestling.memory.ridge import Task
 
@@ -175,6 +178,107 @@ def test_maps_are_the_features_bit_for_bit(kind: FeatureKind) -> None:
     joined = JoinedFeatures([features, RandomFeatures(2, 9, kind)])
     wide = torch.cat([X, X[:, :2]], dim=1)
     assert torch.equal(JoinedMap(joined)(wide), joined(wide))
+
+
+def smooth(*shape: int) -> Tensor:
+    """Noise whose neighbours are alike, as in images, within [0, 1]."""
+    return nn.functional.avg_pool2d(seeded(*shape), 5, 1, 2).sigmoid()
+
+
+def make_coded_cases() -> dict[str, tuple[CodedFeatures, Tensor]]:
+    digits = load_digits()[0]
+    wide = digits.double() / 3.0 - 0.1
+    last = smooth(60, 3, 16, 16).permute(0, 2, 3, 1).flatten(1)
+    images = {
+        "digits": digits,
+        "pixels of another range, float64": wide,
+        "bytes": (digits * 255).round(),
+        "colours": smooth(60, 3, 32, 32),
+        "channels last": last,
+        "large images, two channels": smooth(20, 2, 70, 50),
+        "more channels than colours": smooth(20, 6, 9, 7),
+        "a few numbers": seeded(300, 4),
+        "many numbers": seeded(40, 2500),  # three blocks of exact sums
+    }
+    return {name: (choose_coded_features(x), x.flatten(1)) for name, x in images.items()}
+
+
+CODED_CASES = make_coded_cases()
+
+
+@pytest.mark.parametrize("case", CODED_CASES)
+def test_coded_maps_give_the_same_codes(case: str) -> None:
+    features, x = CODED_CASES[case]
+    assert (features.image is None) == ("numbers" in case)
+    module = CodedMap(features).eval()
+    expected = features(x)
+    assert int((expected > 0).sum()) > 0
+    # Equal but where a runtime's root of float64 is off: here NumPy's and torch's.
+    for rows in (x, 3 * x - 1.0):  # beyond the scale, too
+        if features.scale.kind == "bytes":
+            rows = rows.round()
+        phi = module(rows)
+        assert phi.dtype == torch.float32
+        difference = (phi - features(rows).float()).abs()
+        assert int(difference.max()) <= 1
+        assert int((difference > 0).sum()) <= 2
+    assert torch.equal(torch.cat([module(x[:1]), module(x[1:9])]), module(x[:9]))
+    assert module(x[:0]).shape == (0, features.num_outputs)
+
+
+class Rows(nn.Module):
+    """A feature map with the inputs of a read-out."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.features(*inputs)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["pixels of another range, float64", "colours", "large images, two channels", "many numbers"],
+)
+def test_coded_maps_in_other_runtimes(case: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    features, x = CODED_CASES[case]
+    module = Rows(CodedMap(features)).eval()
+    expected = features(x).float()
+    batch = {"inputs": ({0: torch.export.Dim("batch")},)}
+    program = torch.export.export(module, (x[:3],), dynamic_shapes=batch, strict=False)
+    assert int((program.module()(x) != expected).sum()) <= 2
+    save_onnx(module, (x[:3],), tmp_path / "m.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    rows = x.clone()
+    rows[1, 2], rows[2, 0] = math.nan, -math.inf
+    (phi,) = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+    answer = torch.from_numpy(phi)
+    assert answer[1:3].isnan().all()
+    difference = (answer - expected)[[0, *range(3, len(rows))]].abs()
+    assert int(difference.max()) <= 1
+    assert int((difference > 0).sum()) <= 2
+
+
+def test_coded_maps_keep_what_they_draw_as_buffers() -> None:
+    features, x = CODED_CASES["digits"]
+    module = CodedMap(features)
+    names = {name for name, _ in module.named_buffers()}
+    assert names == {"image_weights", "raw_weights", "pooling", "boxes", "turns"}
+    expected = module(x)
+    other = CodedMap(choose_coded_features(x, seed=5))
+    assert not torch.equal(other(x), expected)
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(x), expected)
+    numbers = CodedMap(CODED_CASES["a few numbers"][0])
+    assert {name for name, _ in numbers.named_buffers()} == {"image_weights", "raw_weights"}
+
+
+def test_a_tap_keeps_the_type_of_floats() -> None:
+    for x in (X, X.double(), X.half()):
+        assert FeatureTap(None, [None])(x)[0].dtype == x.dtype
+    assert FeatureTap(None, [None])(X.to(torch.uint8))[0].dtype == torch.float32
 
 
 def test_baking_folds_overlays_in_and_leaves_the_model() -> None:

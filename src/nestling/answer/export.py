@@ -13,13 +13,21 @@ from nestling.answer.exported_mixture import (
     OutsideExpert,
     RecentTrust,
 )
-from nestling.answer.exported_modules import FeatureTap, JoinedMap, RandomMap, RidgeHead, bake_model
+from nestling.answer.exported_modules import (
+    CodedMap,
+    FeatureTap,
+    JoinedMap,
+    RandomMap,
+    RidgeHead,
+    bake_model,
+)
 from nestling.answer.outside import Outside
 from nestling.answer.readout import Readout
 from nestling.core.errors import NotFitted, SettingError
 from nestling.core.modes import copy_module
 from nestling.levels.memory import MemoryLevel
-from nestling.memory import JoinedFeatures, MemoryBank
+from nestling.memory import JoinedFeatures, MemoryBank, RandomFeatures
+from nestling.memory.coded import CodedFeatures
 from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.features import Features
 from nestling.memory.prequential import fold_calibration
@@ -126,10 +134,23 @@ def _export_prior(bank: MemoryBank) -> RidgeHead:
 
 
 def export_features(features: Features | None) -> nn.Module:
-    """The same random map as a module with what it draws as buffers, float64."""
+    """The same random map as a module with what it draws as buffers.
+
+    Raises:
+        SettingError: features of a kind that has no module.
+    """
     if features is None:
         return nn.Identity()
-    return JoinedMap(features) if isinstance(features, JoinedFeatures) else RandomMap(features)
+    if isinstance(features, CodedFeatures):
+        return CodedMap(features)
+    if isinstance(features, JoinedFeatures):
+        return JoinedMap(features)
+    if isinstance(features, RandomFeatures):
+        return RandomMap(features)
+    raise SettingError(
+        f"{type(features).__name__} cannot be exported; RandomFeatures, JoinedFeatures and "
+        "CodedFeatures can"
+    )
 
 
 def export_solution(fresh: FreshSolution) -> RidgeHead:

@@ -106,8 +106,10 @@ class RecentTrust(nn.Module):
         self.recent, self.life = (Density(one) for one in context.densities)
 
     def forward(self, read: Tensor) -> Tensor:
-        """(N, F) float64 -> (N,)."""
-        ratio = compare_densities(read @ self.directions, self.recent.read(), self.life.read())
+        """(N, F) -> (N,)."""
+        ratio = compare_densities(
+            read.double() @ self.directions, self.recent.read(), self.life.read()
+        )
         return trust_recent(ratio, self.level)
 
 
@@ -189,7 +191,7 @@ class BankExpert(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """What `tap` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
         listened to, (N,); None for as far as their weights say."""
-        phi = self.features(read)
+        phi = self.features(read).double()
         answer: Tensor = self.mixture(phi)
         if self.outside is None:
             return answer, None

@@ -1,8 +1,10 @@
 """One plain module that answers as the learner does, for torch.export, ONNX and safetensors.
 
-Axis letters: N examples, I inputs, F features, D random features, K classes or outputs.
+Axis letters: N examples, C channels, H height, W width, I inputs or codes, F features,
+J codes of an image, D random features, K classes or outputs.
 """
 
+import math
 import os
 import tempfile
 import warnings
@@ -19,6 +21,11 @@ from nestling.core.modes import copy_module
 from nestling.levels.low_rank import strip_parametrization
 from nestling.levels.taps import Tap, align_views, find_submodule, read_taps
 from nestling.memory import JoinedFeatures, RandomFeatures
+from nestling.memory.coded.coded_features import CodedDraws, CodedFeatures, map_whole_numbers
+from nestling.memory.coded.input_codes import round_inputs
+from nestling.memory.coded.integer_products import multiply_in_floats
+from nestling.memory.coded.oriented_gradients import GradientGrid, code_gradients
+from nestling.memory.coded.relu_codes import scale_products
 from nestling.memory.features import Draws, join_maps, map_randomly
 from nestling.memory.prequential import answer_linearly
 
@@ -63,6 +70,76 @@ class JoinedMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, sum I_i) -> (N, sum D_i)."""
         return join_maps(x, self.maps, self.widths)
+
+
+class CodedMap(nn.Module):
+    """`nestling.memory.coded.CodedFeatures` as a module: what it draws are buffers.
+
+    The same equations, on all rows at once and without the processor's int8 products. Sums of
+    integers are exact in every runtime. Square roots are taken in float64, and rounded to
+    float32 where a last bit could matter, so a runtime whose roots are a last bit off gives other
+    features in next to no case, and then by a code or two. Of float32 rows the codes are those of
+    float32, of float64 rows those of float64, as in the learner.
+
+    It cannot refuse rows: NaN or infinity makes all features of a row NaN, and fractions among
+    pixels of 0 to 255 are rounded.
+
+    Args:
+        features: left untouched.
+    """
+
+    def __init__(self, features: CodedFeatures) -> None:
+        super().__init__()
+        self.scale = features.scale
+        grid = features.draws.grid
+        nothing = torch.empty(0, dtype=torch.int8, device="cpu")
+        self.draws = features.draws._replace(image_weights=nothing, raw_weights=nothing)
+        if grid is not None:
+            grid = grid._replace(pooling=nothing, boxes=nothing, turns=nothing)
+            self.draws = self.draws._replace(grid=grid)
+        self.image_weights: Tensor
+        self.raw_weights: Tensor
+        self.pooling: Tensor
+        self.boxes: Tensor
+        self.turns: Tensor
+        for name in ("image_weights", "raw_weights"):
+            self.register_buffer(name, getattr(features.draws, name).clone())
+        if features.draws.grid is not None:
+            for name in ("pooling", "boxes", "turns"):
+                self.register_buffer(name, getattr(features.draws.grid, name).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, D) float32, whole numbers 0 to 127."""
+        exact = x if x.dtype == torch.float64 else x.float()
+        # Images lie one behind the other where gradients are taken: NaN would reach the next.
+        is_finite = exact.isfinite().all(dim=1, keepdim=True)
+        exact = torch.where(is_finite, exact, 0.0)
+        codes = round_inputs(exact, self.scale).clamp(self.scale.low, self.scale.high).float()
+        phi = map_whole_numbers(codes, self.read_draws(), _code_images, _map_codes)
+        return torch.where(is_finite, phi.float(), math.nan)
+
+    def read_draws(self) -> CodedDraws:
+        """What makes the features, from the buffers."""
+        draws = self.draws._replace(image_weights=self.image_weights, raw_weights=self.raw_weights)
+        if draws.grid is None:
+            return draws
+        grid = draws.grid._replace(pooling=self.pooling, boxes=self.boxes, turns=self.turns)
+        return draws._replace(grid=grid)
+
+
+def _code_images(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
+    """`compute_gradient_codes` without its loop over the batch: (N, J) int8."""
+    return code_gradients(pixels_NCHW, grid, _take_root)
+
+
+def _map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:
+    """`nestling.memory.coded.relu_codes.map_codes` by products that every runtime has."""
+    return scale_products(multiply_in_floats(z_NI, weights_IF), z_NI, _take_root)
+
+
+def _take_root(x: Tensor) -> Tensor:
+    """The square root; of float32 numbers by float64, which rounds it rightly everywhere."""
+    return x.double().sqrt().to(x.dtype)
 
 
 class RidgeHead(nn.Module):
@@ -119,11 +196,12 @@ class FeatureTap(nn.Module):
         self.model, self.taps = model, tuple(taps)
 
     def forward(self, *inputs: Tensor, **keywords: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The model's inputs -> (what is read of them side by side (N, F), float64, and the
-        model's output; None if it was not run)."""
+        """The model's inputs -> (what is read of them side by side (N, F), and the model's output;
+        None if it was not run). Floats keep their type, which decides how they are rounded."""
         views, output = read_taps(self.model, self.taps, Batch(inputs, keywords))
         rows = align_views(views, self.taps, None)
-        return torch.cat([row.double() for row in rows], dim=1), output
+        wide = [row if row.is_floating_point() else row.float() for row in rows]
+        return wide[0] if len(wide) == 1 else torch.cat(wide, dim=1), output
 
 
 def bake_model(model: nn.Module) -> nn.Module:

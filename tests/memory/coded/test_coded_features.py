@@ -36,7 +36,7 @@ def test_the_batch_and_the_threads_change_no_bit(is_image: bool) -> None:
     features = choose_coded_features(x)
     whole = features(x)
     assert whole.dtype == torch.int8
-    assert whole.shape == (512, 1504)
+    assert whole.shape == (512, 1504 if is_image else 1280)
     assert int(whole.min()) == 0
     for num_threads in (1, 2):
         with use_threads(num_threads):
@@ -103,7 +103,7 @@ def test_the_kind_of_input_decides() -> None:
     assert "found" in digits.describe()
     rows = choose_coded_features(draw_rows())
     assert rows.image is None
-    assert (rows.num_image_features, rows.num_raw_features) == (0, 1504)
+    assert (rows.num_image_features, rows.num_raw_features) == (0, 1280)
     assert "no image" in rows.describe()
     assert choose_coded_features(DIGITS, "coded").image is None
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
@@ -125,9 +125,18 @@ def test_a_given_shape_need_not_be_found() -> None:
 
 @pytest.mark.parametrize(("size", "total"), [("default", 1504), ("large", 4000), ("huge", 8000)])
 def test_sizes(size: str, total: int) -> None:
-    for x in (DIGITS[:8], draw_rows(8)):
+    for x in (DIGITS[:8], draw_rows(8, 24)):
         features = choose_coded_features(x, size=size)  # type: ignore[arg-type]
         assert features.num_outputs == features(x).shape[1] == total
+
+
+@pytest.mark.parametrize(
+    ("num_inputs", "size", "total"),
+    [(1, "default", 256), (4, "default", 256), (20, "default", 1280), (20, "large", 3400)],
+)
+def test_few_numbers_get_fewer_features(num_inputs: int, size: str, total: int) -> None:
+    features = choose_coded_features(draw_rows(8, num_inputs), size=size)  # type: ignore[arg-type]
+    assert features.num_outputs == features(draw_rows(8, num_inputs)).shape[1] == total
 
 
 def test_pixels_of_all_units_have_the_same_features() -> None:
@@ -159,7 +168,8 @@ def test_they_come_back_from_their_config() -> None:
 
 def test_no_row_has_no_features() -> None:
     for x in (DIGITS[:8], draw_rows(8)):
-        assert choose_coded_features(x)(x[:0]).shape == (0, 1504)
+        features = choose_coded_features(x)
+        assert features(x[:0]).shape == (0, features.num_outputs)
 
 
 def test_large_images_have_no_more_weights_than_small_ones() -> None:
@@ -169,7 +179,7 @@ def test_large_images_have_no_more_weights_than_small_ones() -> None:
     assert torch.equal(torch.cat([features(x[:1]), features(x[1:])]), whole)
     assert int(whole[:, :1000].max()) > 0
     assert int(whole[:, 1000:].max()) > 0
-    assert len(features._raw_weights) == 3 * 32 * 26
+    assert len(features.draws.raw_weights) == 3 * 32 * 26
 
 
 def test_images_with_channels_last_have_the_same_features() -> None:

@@ -3,8 +3,8 @@
 Letters: N examples, I inputs, D features.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -41,6 +41,54 @@ SIZES = {"default": (1000, 504), "large": (2672, 1328), "huge": (5344, 2656)}
 MOST_PER_INPUT, LEAST_FEW = 64, 256
 # A code beside inputs that are no images: features forget the length of what they see.
 CONSTANT = 64
+
+
+class CodedDraws(NamedTuple):
+    """What makes coded features of inputs that are whole numbers already.
+
+    Args:
+        image: the shape of the inputs if they are images.
+        grid: where the cells of such an image lie.
+        image_weights: (J, F) int8, of gradients and means; F = 0 for none.
+        raw_weights: (I, F) int8, of the inputs themselves and of the constant; F = 0 for none.
+        constant: 0 to 127, a code beside the inputs; 0 for none.
+        in_bytes: the inputs have 8 bits, which are halved where 7 are wanted.
+    """
+
+    image: ImageShape | None
+    grid: GradientGrid | None
+    image_weights: Tensor
+    raw_weights: Tensor
+    constant: int
+    in_bytes: bool
+
+
+def map_whole_numbers(
+    x_NI: Tensor,
+    draws: CodedDraws,
+    code_images: Callable[[Tensor, GradientGrid], Tensor],
+    map_into_codes: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Coded features of inputs on their scale, (N, D) int8. torch.export traces it.
+
+    Args:
+        x_NI: (N, I) float32, whole numbers from `encode_inputs`.
+        draws: what makes the features.
+        code_images: as `compute_gradient_codes`.
+        map_into_codes: as `map_codes`.
+    """
+    parts = []
+    if draws.image is not None and draws.grid is not None:
+        pixels_NCHW = shrink_pixels(draws.image.unflatten(x_NI), draws.grid)
+        x_NI = pixels_NCHW.flatten(1)
+        if draws.image_weights.shape[1]:
+            parts.append(map_into_codes(code_images(pixels_NCHW, draws.grid), draws.image_weights))
+    if draws.raw_weights.shape[1]:
+        z_NI = (x_NI.mul(0.5).floor_() if draws.in_bytes else x_NI).to(torch.int8)
+        if draws.constant:
+            z_NI = torch.nn.functional.pad(z_NI, (0, 1), value=draws.constant)
+        parts.append(map_into_codes(z_NI, draws.raw_weights))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 class CodedFeatures:
@@ -114,14 +162,20 @@ class CodedFeatures:
         # What the scale could not hold: counted, since clipped inputs cost accuracy unseen.
         self.num_clipped = 0
         self.num_seen = 0
-        self._grid: GradientGrid | None = None
+        grid: GradientGrid | None = None
         num_gradients, num_raw = 1, num_inputs
         if image is not None:
-            self._grid = grid = lay_grid(image.channels, image.height, image.width)
+            grid = lay_grid(image.channels, image.height, image.width)
             # Raw pixels of large images are those of the smaller ones that gradients see.
             num_gradients, num_raw = grid.num_codes, grid.channels * grid.height * grid.width
-        self._image_weights = draw_weights(num_gradients, num_image_features, seed, "gradients")
-        self._raw_weights = draw_weights(num_raw + (constant > 0), num_raw_features, seed, "raw")
+        self.draws = CodedDraws(
+            image,
+            grid,
+            draw_weights(num_gradients, num_image_features, seed, "gradients"),
+            draw_weights(num_raw + (constant > 0), num_raw_features, seed, "raw"),
+            constant,
+            scale.high > 127,
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Features of a batch.
@@ -139,16 +193,7 @@ class CodedFeatures:
         codes_NI, num_clipped = encode_inputs(self._flatten(x), self.scale)
         self.num_clipped += num_clipped
         self.num_seen += codes_NI.numel()
-        parts = []
-        if self.image is not None and self._grid is not None:
-            pixels_NCHW = shrink_pixels(self.image.unflatten(codes_NI), self._grid)
-            codes_NI = pixels_NCHW.flatten(1)
-            if self.num_image_features:
-                z_NJ = compute_gradient_codes(pixels_NCHW, self._grid)
-                parts.append(map_codes(z_NJ, self._image_weights))
-        if self.num_raw_features:
-            parts.append(map_codes(self._code_raw(codes_NI), self._raw_weights))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return map_whole_numbers(codes_NI, self.draws, compute_gradient_codes, map_codes)
 
     def check(self, x_NI: Tensor) -> None:
         """Raise what a call would raise of finite inputs of the right shape: DataError for
@@ -210,17 +255,6 @@ class CodedFeatures:
             raise ShapeMismatch(f"inputs of shape {tuple(x.shape)}; (N, {self.num_inputs}) works")
         return x
 
-    def _code_raw(self, codes_NI: Tensor) -> Tensor:
-        """Codes of the scale in 7 bits, and the constant: (N, I or I + 1) int8."""
-        if self.scale.high > 127:
-            codes_NI = codes_NI.mul(0.5).floor_()
-        if self.constant == 0:
-            return codes_NI.to(torch.int8)
-        z = torch.empty(len(codes_NI), codes_NI.shape[1] + 1, dtype=torch.int8, device="cpu")
-        z[:, :-1] = codes_NI
-        z[:, -1] = self.constant
-        return z
-
 
 _NAMES: dict[ScaleKind, str] = {
     "bytes": "0 to 255",
@@ -275,8 +309,8 @@ def choose_coded_features(
         DataError, NonFiniteInput: no row; NaN or infinity.
 
     >>> rows = torch.arange(8.0) * torch.tensor([[1.0], [2.0]])
-    >>> choose_coded_features(rows).num_outputs, choose_coded_features(rows.repeat(1, 8)).num_outputs
-    (512, 1504)
+    >>> [choose_coded_features(x).num_outputs for x in (rows, rows.repeat(1, 8))]
+    [512, 1504]
     """
     if kind not in KINDS:
         raise SettingError(f"coded features of kind {kind!r}; {suggest(kind, KINDS)}")

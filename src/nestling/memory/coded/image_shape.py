@@ -60,9 +60,9 @@ class ImageShape:
     def unflatten(self, x_NI: Tensor) -> Tensor:
         """(N, I) -> (N, C, H, W), a view where it can be one."""
         if self.channels_last:
-            x_NHWC = x_NI.reshape(len(x_NI), self.height, self.width, self.channels)
+            x_NHWC = x_NI.reshape(x_NI.shape[0], self.height, self.width, self.channels)
             return x_NHWC.permute(0, 3, 1, 2)
-        return x_NI.reshape(len(x_NI), self.channels, self.height, self.width)
+        return x_NI.reshape(x_NI.shape[0], self.channels, self.height, self.width)
 
 
 def list_square_shapes(num_inputs: int) -> list[ImageShape]:

@@ -127,12 +127,7 @@ def encode_inputs(x_NI: Tensor, scale: InputScale) -> tuple[Tensor, int]:
         return x_NI.to("cpu", torch.float32), 0
     dtype = torch.float64 if x_NI.dtype == torch.float64 else torch.float32
     exact_NI = x_NI.detach().to("cpu", dtype)
-    # Never in place: `exact_NI` may be the caller's.
-    if scale.kind == "signed":
-        codes_NI = exact_NI.mul(scale.factor)
-    else:
-        codes_NI = exact_NI.sub(scale.offset).mul_(scale.factor)
-    codes_NI.round_()
+    codes_NI = round_inputs(exact_NI, scale)
     if codes_NI.numel() == 0:
         return codes_NI, 0
     low, high = (float(bound) for bound in codes_NI.aminmax())
@@ -143,6 +138,22 @@ def encode_inputs(x_NI: Tensor, scale: InputScale) -> tuple[Tensor, int]:
         return codes_NI.float(), 0
     num_clipped = int(((codes_NI < scale.low) | (codes_NI > scale.high)).sum())
     return codes_NI.clamp_(scale.low, scale.high).float(), num_clipped
+
+
+def round_inputs(x_NI: Tensor, scale: InputScale) -> Tensor:
+    """Inputs as whole numbers, not yet clipped: round((x - offset) factor), (N, I).
+
+    torch.export traces it.
+
+    Args:
+        x_NI: (N, I) float32 or float64; left untouched.
+        scale: see `choose_input_scale`.
+    """
+    if scale.kind == "signed":
+        return x_NI.mul(scale.factor).round_()
+    # A tensor: torch's ONNX exporter rounds a plain number beside float64 to float32.
+    offset = torch.tensor(scale.offset, dtype=x_NI.dtype, device=x_NI.device)
+    return x_NI.sub(offset).mul_(scale.factor).round_()
 
 
 def check_whole(x_NI: Tensor, scale: InputScale) -> None:

@@ -36,13 +36,15 @@ def multiply_codes(a_NI: Tensor, b_IF: Tensor) -> Tensor:
 def multiply_in_floats(a_NI: Tensor, b_IF: Tensor) -> Tensor:
     """As `multiply_codes`, by float32 products on blocks whose sums stay below 2^24.
 
+    torch.export traces it.
+
     Args:
         a_NI: (N, I) int8, -127 to 127.
         b_IF: (I, F) int8, -127 to 127.
 
     Returns: (N, F) int32.
     """
-    total_NF = torch.zeros(len(a_NI), b_IF.shape[1], dtype=torch.int32, device="cpu")
+    total_NF = torch.zeros(a_NI.shape[0], b_IF.shape[1], dtype=torch.int32, device=a_NI.device)
     for start in range(0, a_NI.shape[1], LONGEST_EXACT_SUM):
         stop = start + LONGEST_EXACT_SUM
         total_NF += (a_NI[:, start:stop].float() @ b_IF[start:stop].float()).int()

@@ -8,6 +8,7 @@ J codes of an image.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,8 @@ def shrink_pixels(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
     left = (pixels_NCHW.shape[3] - columns * grid.width) // 2
     inner = pixels_NCHW[:, :, top : top + rows * grid.height, left : left + columns * grid.width]
     # Sums of at most 255 * rows * columns: exact, and so is the floor of their quotient.
-    sums = torch.zeros(*inner.shape[:2], grid.height, grid.width, dtype=torch.float32, device="cpu")
+    shape = (*inner.shape[:2], grid.height, grid.width)
+    sums = torch.zeros(shape, dtype=torch.float32, device=inner.device)
     for i in range(rows):
         for j in range(columns):
             sums += inner[:, :, i::rows, j::columns]
@@ -140,66 +142,76 @@ def compute_gradient_codes(pixels_NCHW: Tensor, grid: GradientGrid) -> Tensor:
     (torch.Size([2, 441]), 0)
     """
     codes_NJ = torch.empty(len(pixels_NCHW), grid.num_codes, dtype=torch.int8, device="cpu")
-    num_cells = grid.pooling.shape[1]
     for start in range(0, len(pixels_NCHW), BLOCK):
         block_NCHW = pixels_NCHW[start : start + BLOCK]
-        into_NJK = codes_NJ[start : start + BLOCK].view(len(block_NCHW), -1, num_cells)
-        _fill_codes(into_NJK, block_NCHW, grid)
+        codes_NJ[start : start + BLOCK] = code_gradients(block_NCHW, grid, take_root_)
     return codes_NJ
 
 
-def _fill_codes(into_NJK: Tensor, pixels_NCHW: Tensor, grid: GradientGrid) -> None:
-    """`compute_gradient_codes` of a few images, one plane of cells after the other."""
-    num = len(pixels_NCHW)
+def code_gradients(
+    pixels_NCHW: Tensor, grid: GradientGrid, take_root: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`compute_gradient_codes` of all images at once: (N, J) int8. torch.export traces it.
+
+    Args:
+        pixels_NCHW: (N, C, H, W) from `shrink_pixels`.
+        grid: from `lay_grid`.
+        take_root: the square root of each number of a float32 or float64 tensor that it may
+            change.
+    """
+    num = pixels_NCHW.shape[0]
     if grid.channels == 1:
-        flat, planes_NP = _pad(pixels_NCHW[:, 0])
+        planes_NP = _pad(pixels_NCHW[:, 0].float())
     else:
         grey_NHW = pixels_NCHW[:, 0].float()
         for channel in range(1, grid.channels):
             grey_NHW = grey_NHW + pixels_NCHW[:, channel]
-        flat, planes_NP = _pad(grey_NHW.div_(grid.channels).floor_())
-    directions_8NK = _code_directions(flat, num, grid)
-    into_NJK[:, :8] = directions_8NK.transpose(0, 1)
+        planes_NP = _pad(grey_NHW.div_(grid.channels).floor_())
+    directions_8NK = _code_directions(planes_NP, grid, take_root)
     weight = GREY_WEIGHT
     if grid.num_means > 1:
         weight = COLOUR_WEIGHT
-        _, planes_NP = _pad(pixels_NCHW.flatten(0, 1))
+        planes_NP = _pad(pixels_NCHW.flatten(0, 1).float())
     factor = 127.0 * weight / TOP_HEIGHT / (255.0 * grid.pixels_per_cell)
     means_NK = (planes_NP @ grid.boxes).mul_(factor).round_()
-    into_NJK[:, 8:] = means_NK.view(num, grid.num_means, -1)
+    means_NJK = means_NK.view(num, grid.num_means, grid.boxes.shape[1])
+    return torch.cat([directions_8NK.transpose(0, 1), means_NJK], dim=1).flatten(1).to(torch.int8)
 
 
-def _pad(planes_MHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Planes one after the other with a column and a row of zeros behind each.
+def _pad(planes_MHW: Tensor) -> Tensor:
+    """Planes with a column and a row of zeros behind each, flat: (M, P).
 
     So a neighbour beyond a border is a zero, and all neighbours are one shift of one flat row.
-
-    Returns: the flat row with a row of zeros at either end, and the planes within it, (M, P).
     """
-    num, height, width = planes_MHW.shape
-    stride, size = width + 1, (height + 1) * (width + 1)
-    flat = torch.zeros(num * size + 2 * stride, dtype=torch.float32, device="cpu")
-    inner_MP = flat[stride:-stride].view(num, size)
-    inner_MP.view(num, height + 1, stride)[:, :height, :width] = planes_MHW
-    return flat, inner_MP
+    return torch.nn.functional.pad(planes_MHW, (0, 1, 0, 1)).flatten(1)
 
 
-def _code_directions(flat: Tensor, num: int, grid: GradientGrid) -> Tensor:
+def _code_directions(
+    planes_NP: Tensor, grid: GradientGrid, take_root: Callable[[Tensor], Tensor]
+) -> Tensor:
     """Codes of the 8 directions, (8, N, K) float32, from grey pixels that `_pad` laid out."""
+    num, size = planes_NP.shape
     stride = grid.width + 1
-    slopes = torch.empty(6, len(flat) - 2 * stride, dtype=torch.float32, device="cpu")
-    gx, gy, both, apart = slopes[:4]
-    torch.sub(flat[stride + 1 : 1 - stride], flat[stride - 1 : -1 - stride], out=gx)
-    torch.sub(flat[2 * stride :], flat[: -2 * stride], out=gy)
-    torch.add(gx, gy, out=both)
-    torch.sub(gy, gx, out=apart)
-    slopes[2:4].abs_()
-    torch.abs(slopes[:2], out=slopes[4:])
-    pooled = slopes.view(6 * num, -1) @ grid.pooling
-    v = (grid.turns @ pooled.view(6, -1)).view(8, num, -1)
-    norm = take_root_(v.double().square_().sum((0, 2))).add_(grid.fading).float()
-    v.div_(norm[:, None])
-    return take_root_(v).mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
+    flat = torch.nn.functional.pad(planes_NP.flatten(), (stride, stride))
+    gx = (flat[stride + 1 : 1 - stride] - flat[stride - 1 : -1 - stride]).view(num, size)
+    gy = (flat[2 * stride :] - flat[: -2 * stride]).view(num, size)
+    # Each is pooled as soon as it is there, and turned into its size in place: one after the
+    # other they stay in the cache.
+    pooled_6NK = torch.stack(
+        [
+            gx @ grid.pooling,
+            gy @ grid.pooling,
+            (gx + gy).abs_() @ grid.pooling,
+            (gy - gx).abs_() @ grid.pooling,
+            gx.abs_() @ grid.pooling,
+            gy.abs_() @ grid.pooling,
+        ]
+    )
+    num_cells = grid.pooling.shape[1]
+    v = (grid.turns @ pooled_6NK.view(6, num * num_cells)).view(8, num, num_cells)
+    norm = take_root(v.double().square_().sum((0, 2))).add_(grid.fading).float()
+    v = v.div_(norm[:, None])
+    return take_root(v).mul_(127.0 / TOP_HEIGHT).round_().clamp_(max=127.0)
 
 
 def _choose_cell(side: int) -> int:

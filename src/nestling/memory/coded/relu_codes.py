@@ -3,6 +3,8 @@
 Letters: N examples, I codes of an input, F features.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -49,9 +51,25 @@ def map_codes(z_NI: Tensor, weights_IF: Tensor) -> Tensor:
 
     Returns: (N, F) int8, 0 to 127.
     """
+    return scale_products(multiply_codes(z_NI, weights_IF), z_NI, take_root_)
+
+
+def scale_products(
+    products_NF: Tensor, z_NI: Tensor, take_root: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`map_codes` behind its products: (N, F) int8, 0 to 127. torch.export traces it.
+
+    Args:
+        products_NF: (N, F) int32, z w.
+        z_NI: (N, I) int8, -127 to 127.
+        take_root: the square root of each number of a float64 tensor that it may change.
+    """
     squares_NI = z_NI.float().square_()
     squared_length = squares_NI.sum(1, keepdim=True, dtype=torch.float64)
-    length = take_root_(squared_length.clamp_(min=1.0))
-    factor = (127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE) / length).float()
-    products_NF = multiply_codes(z_NI, weights_IF).float()
-    return products_NF.mul_(factor).round_().clamp_(0.0, 127.0).to(torch.int8)
+    length = take_root(squared_length.clamp_(min=1.0))
+    # A tensor: torch's ONNX exporter rounds a plain number beside float64 to float32.
+    unit = torch.tensor(
+        127.0 / (TOP_DEVIATIONS * WEIGHT_SCALE), dtype=torch.float64, device=length.device
+    )
+    factor = length.reciprocal_().mul_(unit).float()
+    return products_NF.float().mul_(factor).round_().clamp_(0.0, 127.0).to(torch.int8)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestling.bench.promises import ridge_promises
 from nestling.bench.promises.ridge_promises import Pairs, compare_sums
-from nestling.memory import RandomFeatures, RidgeMemory
+from nestling.memory import RidgeMemory
 from nestling.memory.coded.coded_features import CodedFeatures
 from nestling.memory.coded.input_codes import InputScale
 from nestling.memory.features import Features

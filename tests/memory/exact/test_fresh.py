@@ -35,7 +35,7 @@ def solve_by_rows(memory: RidgeMemory, fresh: FreshSolution) -> Tensor:
 def test_rows_beside_a_factor_equal_all_rows(
     digits: Digits, task: Task, half_life: float, num_features: int
 ) -> None:
-    x, labels, x_test, _ = digits
+    x, labels, _, _ = digits
     y = labels if task == "classification" else x[:, 20:22].double()
     features = RandomFeatures(64, num_features)
     memory = RidgeMemory(64, task=task, features=features, half_life=half_life)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nestling.bench.promises.default_costs import measure_answering, measure_learning
-from nestling.bench.promises.sleep_accuracy import measure_sleep
+from nestling.bench.promises.sleep_accuracy import measure_sleeping
 from nestling.bench.promises.suite_accuracies import measure_encoded, measure_pixels
 from nestling.bench.result import SuiteResult
 from nestling.bench.suites.cell_files import identify_code
@@ -22,11 +22,6 @@ from nestling.core.machine import fingerprint, use_threads
 from nestling.store import write_whole
 
 Measure = Callable[[CellFolders], tuple[Figures, Rows]]
-
-
-def _sleep(place: CellFolders) -> tuple[Figures, Rows]:
-    found = measure_sleep(place.data, place.offline)
-    return found["figures"], found["rows"]
 
 
 # Name -> what measures it; a further figure is a further line. The shortest come first.
@@ -52,7 +47,7 @@ PARTS: dict[str, Measure] = {
     "large-split-fashion-full": functools.partial(
         measure_pixels, "split-fashion-full", size="large"
     ),
-    "sleep": _sleep,
+    "sleep": functools.partial(measure_sleeping),
 }
 
 

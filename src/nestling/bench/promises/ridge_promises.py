@@ -1,7 +1,8 @@
 """Suite `ridge`: what a ridge memory promises, on all of MNIST.
 
-One pass of the default's features in integers: its accuracy; the same sums, bit for bit, in any order and any
-cutting, after `remove` and after `merge`; the same answers; and its time against a bare loop.
+One pass of the default's features in integers: its accuracy; the same sums, bit for bit, in any
+order and any cutting, after `remove` and after `merge`; the same answers; and its time against a
+bare loop.
 """
 
 import math

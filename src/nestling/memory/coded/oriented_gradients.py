@@ -161,40 +161,41 @@ def code_gradients(
     """
     num = pixels_NCHW.shape[0]
     if grid.channels == 1:
-        planes_NP = _pad(pixels_NCHW[:, 0].float())
+        padded = _pad(pixels_NCHW[:, 0].float())
     else:
         grey_NHW = pixels_NCHW[:, 0].float()
         for channel in range(1, grid.channels):
             grey_NHW = grey_NHW + pixels_NCHW[:, channel]
-        planes_NP = _pad(grey_NHW.div_(grid.channels).floor_())
-    directions_8NK = _code_directions(planes_NP, grid, take_root)
+        padded = _pad(grey_NHW.div_(grid.channels).floor_())
+    codes_8NK = _code_directions(padded, grid, take_root).to(torch.int8)
     weight = GREY_WEIGHT
     if grid.num_means > 1:
         weight = COLOUR_WEIGHT
-        planes_NP = _pad(pixels_NCHW.flatten(0, 1).float())
+        padded = _pad(pixels_NCHW.flatten(0, 1).float())
     factor = 127.0 * weight / TOP_HEIGHT / (255.0 * grid.pixels_per_cell)
-    means_NK = (planes_NP @ grid.boxes).mul_(factor).round_()
+    means_NK = (padded[1:-1] @ grid.boxes).mul_(factor).round_().to(torch.int8)
     means_NJK = means_NK.view(num, grid.num_means, grid.boxes.shape[1])
-    return torch.cat([directions_8NK.transpose(0, 1), means_NJK], dim=1).flatten(1).to(torch.int8)
+    return torch.cat([codes_8NK.transpose(0, 1), means_NJK], dim=1).flatten(1)
 
 
 def _pad(planes_MHW: Tensor) -> Tensor:
-    """Planes with a column and a row of zeros behind each, flat: (M, P).
+    """Planes with a column and a row of zeros behind each, between planes of zeros: (M + 2, P).
 
     So a neighbour beyond a border is a zero, and all neighbours are one shift of one flat row.
     """
-    return torch.nn.functional.pad(planes_MHW, (0, 1, 0, 1)).flatten(1)
+    return torch.nn.functional.pad(planes_MHW, (0, 1, 0, 1, 1, 1)).flatten(1)
 
 
 def _code_directions(
-    planes_NP: Tensor, grid: GradientGrid, take_root: Callable[[Tensor], Tensor]
+    padded: Tensor, grid: GradientGrid, take_root: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Codes of the 8 directions, (8, N, K) float32, from grey pixels that `_pad` laid out."""
-    num, size = planes_NP.shape
-    stride = grid.width + 1
-    flat = torch.nn.functional.pad(planes_NP.flatten(), (stride, stride))
-    gx = (flat[stride + 1 : 1 - stride] - flat[stride - 1 : -1 - stride]).view(num, size)
-    gy = (flat[2 * stride :] - flat[: -2 * stride]).view(num, size)
+    num, size, stride = padded.shape[0] - 2, padded.shape[1], grid.width + 1
+    flat = padded.view(-1)
+    gx = (flat[size + 1 : 1 - size] - flat[size - 1 : -1 - size]).view(num, size)
+    gy = (flat[size + stride : stride - size] - flat[size - stride : -stride - size]).view(
+        num, size
+    )
     # Each is pooled as soon as it is there, and turned into its size in place: one after the
     # other they stay in the cache.
     pooled_6NK = torch.stack(

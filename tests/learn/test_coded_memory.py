@@ -18,9 +18,7 @@ Pair = tuple[Tensor, Tensor]
 
 def make_net(num_inputs: int = 64) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(num_inputs, 16), nn.ReLU(), nn.Linear(16, 10)
-    )
+    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, 16), nn.ReLU(), nn.Linear(16, 10))
 
 
 class TakeFirst(nn.Module):

@@ -173,6 +173,11 @@ class Panel:
                 for foresight in foreseen:
                     readout.hear(foresight)
 
+    def prepare(self) -> None:
+        """Solve now what the next answer needs, where learning has left it behind."""
+        for level in self.levels.memories.values():
+            level.prepare()
+
     def forget_held(self, name: str) -> None:
         """Drop what was held for a memory whose clock has begun anew."""
         if name == self.experts.slow and self.readout is not None:

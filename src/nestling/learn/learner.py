@@ -96,7 +96,7 @@ class Learner:
 
     @in_own_modes
     def fit(self, loader: Iterable[Any], *, epochs: int = 1, task: int | None = None) -> FitReport:
-        """Learn one experience: every batch of a loader, `epochs` times.
+        """Learn one experience: every batch of a loader, `epochs` times; then answers are ready.
 
         Memories and the read-out's gate see each example once, in the first epoch.
 
@@ -112,10 +112,11 @@ class Learner:
         self.protections.check_loader(loader)
         started, reports = time.perf_counter(), list[list[StepReport]]()
         for epoch in range(epochs):
-            again = epoch > 0
-            reports.append([self.learn(raw, task=task, again=again) for raw in loader])
+            reports.append([self.learn(raw, task=task, again=epoch > 0) for raw in loader])
             check_pass(sum(report.num_examples for report in reports[-1]), epoch, epochs)
         self.end_experience(loader)
+        with self._lock:
+            self.panel.prepare()
         return FitReport.sum_up(reports, time.perf_counter() - started)
 
     @in_own_modes
@@ -286,9 +287,8 @@ class Learner:
     def copy(self) -> "Learner":
         """Copy the learner, as by `copy.deepcopy`: both go on independently. Pickle works as well.
 
-        >>> twin = Learner(nn.Sequential(nn.Linear(2, 2))).copy()
-        >>> twin.learn(torch.ones(4, 2), torch.tensor([0, 1, 0, 1])).num_examples
-        4
+        >>> Learner(nn.Linear(2, 2)).copy().learn(torch.ones(2, 2), torch.arange(2)).num_examples
+        2
         """
         return copy.deepcopy(self)
 

@@ -221,6 +221,13 @@ class MemoryLevel:
         with self._timing():
             return self.bank.predict(rows)
 
+    def prepare(self) -> None:
+        """Solve now what the next answer needs; nothing if it is empty."""
+        if not self.is_empty:
+            assert self.bank is not None
+            with self._timing():
+                self.bank.prepare()
+
     def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Foresight]:
         """As `answer`; with it what is known of each row."""
         if self.bank is None or self.bank.is_empty:
@@ -250,8 +257,14 @@ class MemoryLevel:
             self.seconds += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:
-        """The bank, and the frozen copy that it reads; tensors are copies."""
+        """The bank, and the frozen copy that it reads; tensors are copies.
+
+        Its next answer is solved from scratch, so that whoever is restored from it gives the same
+        bits.
+        """
         bank = self.bank
+        if bank is not None:
+            bank.settle()
         return {
             "spec": dump_spec(self.spec),
             "reader": self.reader.state_dict(),

@@ -203,10 +203,8 @@ class MemoryBank:
             phi = None if phi_ND is None else phi_ND[rows]
             found += self._add_rows(x[rows], target[rows], weight_N[rows], phi)
             start = rows.stop
-        if self._is_asked and not self.is_empty:
-            self._renew_fresh()
-            for fresh in self._fresh:
-                fresh.solve()
+        if self._is_asked:
+            self.prepare()
         self._is_asked = False
         return found
 
@@ -288,6 +286,14 @@ class MemoryBank:
         self._is_asked = True
         self._renew_fresh()
         return self._fresh
+
+    @in_own_modes
+    def prepare(self) -> None:
+        """Solve now what the next answer needs, if learning has left it behind."""
+        if not self.is_empty:
+            self._renew_fresh()
+            for fresh in self._fresh:
+                fresh.solve()
 
     def settle(self) -> None:
         """Solve from scratch at the next answer, so that nothing is held from before."""

@@ -3,7 +3,6 @@
 Axis letters: E experts, N answers (rows), K classes, M outputs.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -65,6 +64,8 @@ class Readout:
         self.prior = ClassPrior(half_life=_PRESENT_HALF_LIFE)
         # Labels that the prior has not counted yet: counting many at once is cheaper.
         self._uncounted: list[Tensor] = []
+        # The prior as if it had; None until somebody asks.
+        self._counted: ClassPrior | None = None
         self.context: RecentContext | None = None
         self.squares = torch.full((len(self.names),), math.nan, dtype=torch.float64, device="cpu")
         memories = {memory.name for memory in plan.memories}
@@ -216,6 +217,7 @@ class Readout:
 
     def count(self, target: Tensor, features: Tensor | None) -> None:
         """Take in what is present now: (N,) classes or (N, M) values, and features (N, D)."""
+        self._counted = None
         if self.task == "classification":
             self._uncounted.append(target.clone())
             if sum(map(len, self._uncounted)) >= _COUNTED_AT_ONCE:
@@ -228,10 +230,11 @@ class Readout:
 
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""
-        prior = self.prior
-        if self._uncounted:  # on a copy: asking must not change how labels are put together
-            prior = copy.deepcopy(prior)
-            prior.add_checked(torch.cat(self._uncounted))
+        if self._uncounted and self._counted is None:
+            # On a copy: asking must not change how labels are put together.
+            self._counted = self.prior.copy()
+            self._counted.add_checked(torch.cat(self._uncounted))
+        prior = self.prior if self._counted is None else self._counted
         return prior.present(_PRESENT_COUNT, num_classes)
 
     def state_dict(self) -> dict[str, object]:
@@ -252,6 +255,7 @@ class Readout:
             self.gate.load_state_dict(state["gate"])
         self.prior.load_state_dict(state["prior"])
         self._uncounted = [labels.clone() for labels in state["uncounted"]]
+        self._counted = None
         self.squares = state["squares"].clone()
         if self.outside is not None:
             self.outside.load_state_dict(state["outside"])

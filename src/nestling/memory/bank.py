@@ -128,7 +128,7 @@ class MemoryBank:
         # Kept from answer to answer, never saved: what `_memories` and the block give.
         self._fresh: list[FreshSolution] = []
         self._fresh_clock = 0
-        self._is_asked = False
+        self._is_asked, self._is_current = False, False
         self._start_block()
 
     @property
@@ -301,6 +301,8 @@ class MemoryBank:
 
     def _renew_fresh(self) -> None:
         """Bring what is held up to the last example: rows beside its factors, or new factors."""
+        if self._is_current and self._fresh:
+            return
         self._add_fresh_rows()
         is_behind = self._fresh_clock < self.clock
         if is_behind or not self._fresh or any(fresh.is_due for fresh in self._fresh):
@@ -315,6 +317,7 @@ class MemoryBank:
             self._fresh_clock = self.clock
         for fresh in self._fresh:
             fresh.grow(self.num_classes)
+        self._is_current = True
 
     def _add_fresh_rows(self) -> None:
         """Take rows of the unfinished block in that are not in what is held, which knows all that
@@ -407,6 +410,8 @@ class MemoryBank:
         return self.present() if self.mix == "present" and self._counts_classes else None
 
     def _mix(self, answers: Tensor) -> Tensor:
+        if len(answers) == 1:
+            return answers[0]
         return mix_experts(answers, self.gate.weights, self.slow, self.find_mixed())
 
     def _read_block(self) -> experts.Block:
@@ -447,7 +452,7 @@ class MemoryBank:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
         self._pending.add(x_NI, target, weight_N, phi_ND)
-        self._current = None
+        self._current, self._is_current = None, False
         if len(self._pending) < self._find_block_size():
             return []
         if self._is_asked:
@@ -505,4 +510,4 @@ class MemoryBank:
     def _start_block(self) -> None:
         self._pending = PendingBlock(one_hot=self.task == "classification")
         self._current = None
-        self._block_prior = copy.deepcopy(self.prior)
+        self._block_prior = self.prior.copy()

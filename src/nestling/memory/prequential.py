@@ -29,8 +29,9 @@ RETUNING = 2
 # A rough solution of n examples looks at no more than so many features while n is less than this
 # share of all: thousands of them cost a second each time, many times in the first 100 examples.
 FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
-# Of more features in codes, every second one is looked at for a rough solution.
-MOST_WHOLE_CODES = 512
+# Of features in codes so many are looked at for a rough solution, evenly spaced; and the sharpness
+# of its calibration is found to this relative error.
+MOST_CODES, ROUGH_SHARPNESS = 512, 1e-3
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
-    Of codes half of the features are looked at, each time that a twentieth is new: a solution that
+    Of codes some 500 features are looked at, each time that a twentieth is new: a solution that
     lags behind makes a memory look worse than it is wherever inputs change. Of others all of them,
     at half the number of examples more; with strength (D / n)^2, near what cross-validation picks
     on the real sets that it was tried on (benchmarks/LOG.md). While examples are far fewer than
@@ -219,7 +220,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     if held is not None and clock - held.solved_at < renewal * memory.weight:
         return held
     if memory.follows_codes:
-        chosen = torch.arange(0, D, 2 if D > MOST_WHOLE_CODES else 1, device="cpu")
+        chosen = torch.arange(0, D, math.ceil(D / MOST_CODES), device="cpu")
     else:
         is_few = memory.num_effective * FEW_SHARE < D
         chosen = space_evenly(D, MAX_FEATURES_OF_FEW if is_few else D)
@@ -234,8 +235,11 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     solution = solve_ridge(stats, strength, freedom, coded=memory.is_coded)
     calibration = None
     if memory.task == "classification":
-        begin = None if held is None or not memory.follows_codes else held.sharpness
-        calibration = calibrate(stats, solution, begin)
+        if memory.follows_codes:
+            begin = None if held is None else held.sharpness
+            calibration = calibrate(stats, solution, begin, ROUGH_SHARPNESS)
+        else:
+            calibration = calibrate(stats, solution)
     if len(chosen) < D:
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")
         weights_DM[chosen] = solution.weights

@@ -3,6 +3,7 @@
 Letters: N examples, K classes.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -112,6 +113,12 @@ class ClassPrior:
             raise DataError(f"remove of labels at clock {clock} that were never added there")
         self.counts.index_add_(0, labels_N, -decay_weights(weight_N, age, self.half_life))
         self.counts.clamp_min_(0.0)
+
+    def copy(self) -> "ClassPrior":
+        """An independent memory with the same content."""
+        twin = copy.copy(self)
+        twin.counts = self.counts.clone()
+        return twin
 
     def predict(self, num_examples: int) -> Tensor:
         """The same probabilities for every example: (N, K) float64; NotFitted while empty."""

@@ -42,7 +42,12 @@ class Calibration:
     sharpness: float = 1.0
 
 
-def calibrate(stats: Statistics, solution: Solution, sharpness: float | None = None) -> Calibration:
+def calibrate(
+    stats: Statistics,
+    solution: Solution,
+    sharpness: float | None = None,
+    tolerance: float = 1e-13,
+) -> Calibration:
     """How to turn the scores of a solved classification memory into probabilities.
 
     The scores of a new example of class c are modelled as m'_c + e with
@@ -72,6 +77,7 @@ def calibrate(stats: Statistics, solution: Solution, sharpness: float | None = N
         stats: of one-hot targets.
         solution: of these statistics.
         sharpness: where the search for t begins: near its end it is short.
+        tolerance: of ln t, where the search ends.
 
     Returns: the map from scores to logits.
     """
@@ -91,7 +97,7 @@ def calibrate(stats: Statistics, solution: Solution, sharpness: float | None = N
     centred_K = prior_K.log() - 0.5 * pull_KK.square().sum(1) / variance
     start = 0.5 if sharpness is None else sharpness
     logits_KK = new_pull_KK @ map_KK + centred_K
-    sharpness = _find_sharpness(logits_KK, map_KK, covariance_KK, prior_K, start)
+    sharpness = _find_sharpness(logits_KK, map_KK, covariance_KK, prior_K, start, tolerance)
     # The mean score of all is the mean target: the intercept sees to that.
     bias_K = centred_K - share_K @ map_KK
     # Scores of classes never seen are zero, so their rows of the matrix do not matter.
@@ -125,7 +131,12 @@ def _model_scores(
 
 
 def _find_sharpness(
-    centre_KK: Tensor, map_KK: Tensor, covariance_KK: Tensor, prior_K: Tensor, start: float
+    centre_KK: Tensor,
+    map_KK: Tensor,
+    covariance_KK: Tensor,
+    prior_K: Tensor,
+    start: float,
+    tolerance: float,
 ) -> float:
     """The t that minimises E[-log softmax_c(t u)], u the logits of modelled examples."""
     K = centre_KK.shape[0]
@@ -156,7 +167,7 @@ def _find_sharpness(
         proposal = log_t + step
         if not low <= proposal <= high:
             proposal = 0.5 * (low + high)
-        if abs(proposal - log_t) < 1e-13:
+        if abs(proposal - log_t) < tolerance:
             break
         log_t = proposal
     return math.exp(log_t)

@@ -107,11 +107,13 @@ class FreshSolution:
         return not math.isclose(self._find_ridge(), self._ridge, rel_tol=SAME_RIDGE)
 
     def _find_ridge(self) -> float:
+        """The ridge that `choose_code_strength` wants now, in units of the scaled features."""
         n, D = self._weight, len(self._sum_D)
         variance = (self._squares - float(self._sum_D.square().sum()) / n) / (D * n)
         if variance <= 0.0:
             return self._ridge
-        return choose_code_strength(D, self.num_effective, n, variance) * n * variance
+        ridge = choose_code_strength(D, self.num_effective, n, variance) * n * variance
+        return ridge * float(self._inverse_D[0]) ** 2
 
     def grow(self, num_outputs: int) -> None:
         """Make room for outputs that were zero so far."""

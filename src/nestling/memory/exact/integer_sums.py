@@ -17,8 +17,9 @@ from nestling.memory.exact.statistics import Statistics
 LARGEST_CODE = 127
 # Examples whose products fit into int32: 127^2 * 133,000 < 2^31. Then they are folded into int64.
 MOST_IN_INT32 = 133_000
-# Rows whose product is made at once; more would need more room and save nothing.
-ROWS_AT_ONCE = 4_096
+# Rows that are gathered before their products are summed: writing D^2 sums costs as much as the
+# products of some hundred rows.
+GATHERED_ROWS = 1_024
 # Weight whose products are whole numbers in float64, too: 127^2 * 2^38 < 2^53. A memory that holds
 # more goes on in float64.
 LARGEST_WEIGHT = 2**38
@@ -32,7 +33,8 @@ class IntegerSums:
     with phi_i in {0..127}^D (`nestling.memory.coded`), y_i one-hot and w_i whole numbers. Integers
     are added without rounding: any order, any cutting into blocks or shards, `merge` and `remove`
     give the same bits. Products are made in int8 or float32, whichever the processor does well,
-    gathered in int32, and folded into int64 before that could overflow.
+    gathered in int32, and folded into int64 before that could overflow. Up to 1,024 rows of codes
+    wait to be summed, until sums are read, saved, merged or taken away from.
 
     Args:
         num_features: D.
@@ -53,6 +55,8 @@ class IntegerSums:
         self._young_DD = torch.zeros(D, D, dtype=torch.int32, device="cpu")
         self._num_young = 0
         self._old_DD: Tensor | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._num_waiting = 0
         self._cross_MD = torch.zeros(M, D, dtype=torch.int64, device="cpu")
         self._counts_M = torch.zeros(M, dtype=torch.int64, device="cpu")
 
@@ -70,7 +74,8 @@ class IntegerSums:
     def num_bytes(self) -> int:
         """Size of all sums."""
         parts = (self._young_DD, self._old_DD, self._cross_MD, self._counts_M)
-        return sum(p.numel() * p.element_size() for p in parts if p is not None)
+        waiting = (part for pair in self._waiting for part in pair)
+        return sum(p.numel() * p.element_size() for p in (*parts, *waiting) if p is not None)
 
     @property
     def life_targets(self) -> Tensor:
@@ -92,6 +97,7 @@ class IntegerSums:
 
     def select(self, chosen: Tensor | None) -> Statistics:
         """As `values`, of some of the features: their indices, rising; None for all."""
+        self._sum_up()
         young_DD, old_DD, cross_MD = self._young_DD, self._old_DD, self._cross_MD
         if chosen is not None:
             young_DD = _pick(young_DD, chosen)
@@ -123,6 +129,7 @@ class IntegerSums:
 
     def read(self) -> dict[str, Tensor]:
         """Copies of all sums: "gram" (D, D), "cross" (M, D) and "counts" (M,), int64."""
+        self._sum_up()
         gram_DD = self._young_DD.long()
         if self._old_DD is not None:
             gram_DD += self._old_DD
@@ -162,6 +169,7 @@ class IntegerSums:
                 f"remove of weight {int(taken_M[label])} of class {label}, of which the memory "
                 f"holds {int(self._counts_M[label])}; remove only what was added"
             )
+        self._sum_up()
         rest = self.copy()
         rest._sum(codes_ND, labels_N, weight_N, -1)
         diagonal_D = rest._young_DD.diagonal().long()
@@ -182,6 +190,8 @@ class IntegerSums:
                 f"cannot merge memories of {self.num_outputs} and {other.num_outputs} outputs"
             )
         most = max(self.num_outputs, other.num_outputs)
+        self._sum_up()
+        other._sum_up()
         self.grow(most)
         added = other.copy()
         added.grow(most)
@@ -202,6 +212,7 @@ class IntegerSums:
         twin = IntegerSums(0, 0)
         for name, value in vars(self).items():
             setattr(twin, name, value.clone() if isinstance(value, Tensor) else value)
+        twin._waiting = list(self._waiting)
         return twin
 
     def state_dict(self) -> dict[str, object]:
@@ -222,6 +233,7 @@ class IntegerSums:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+        self._waiting, self._num_waiting = [], 0
         rows, columns = _index_triangle(self.num_features)
         gram_DD = torch.zeros_like(self._young_DD, dtype=torch.int64)
         gram_DD[rows, columns] = state["gram_triangle"].long()
@@ -238,15 +250,12 @@ class IntegerSums:
 
     def _sum(self, codes_ND: Tensor, labels_N: Tensor, weight_N: Tensor, sign: int) -> None:
         if bool((weight_N == 1).all()):
-            for rows_ND, labels in zip(
-                codes_ND.split(ROWS_AT_ONCE), labels_N.split(ROWS_AT_ONCE), strict=True
-            ):
-                if self._num_young + len(rows_ND) > MOST_IN_INT32:
-                    self._fold()
-                self._young_DD.add_(multiply_codes(rows_ND.T, rows_ND), alpha=sign)
-                self._num_young += len(rows_ND)
-                hot_MN = labels == torch.arange(self.num_outputs, device="cpu")[:, None]
-                self._cross_MD.add_(multiply_codes(hot_MN.char(), rows_ND), alpha=sign)
+            for start in range(0, len(codes_ND), GATHERED_ROWS):
+                chosen = slice(start, start + GATHERED_ROWS)
+                if sign > 0:
+                    self._gather(codes_ND[chosen], labels_N[chosen])
+                else:
+                    self._add_products(codes_ND[chosen], labels_N[chosen], sign)
         else:
             # Whole numbers below 2^53 are exact in float64.
             wide_ND = codes_ND.double()
@@ -256,6 +265,27 @@ class IntegerSums:
         self._counts_M.index_add_(0, labels_N, weight_N, alpha=sign)
         self.weight += sign * int(weight_N.sum())
         self.squared_weight += sign * int((weight_N * weight_N).sum())
+
+    def _gather(self, codes_ND: Tensor, labels_N: Tensor) -> None:
+        self._waiting.append((codes_ND.clone(), labels_N.clone()))
+        self._num_waiting += len(codes_ND)
+        if self._num_waiting >= GATHERED_ROWS:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Add what waits; no bit depends on when."""
+        if self._waiting:
+            codes, labels = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self._waiting, self._num_waiting = [], 0
+            self._add_products(codes, labels, 1)
+
+    def _add_products(self, codes_ND: Tensor, labels_N: Tensor, sign: int) -> None:
+        if self._num_young + len(codes_ND) > MOST_IN_INT32:
+            self._fold()
+        self._young_DD.add_(multiply_codes(codes_ND.T, codes_ND), alpha=sign)
+        self._num_young += len(codes_ND)
+        hot_MN = labels_N == torch.arange(self.num_outputs, device="cpu")[:, None]
+        self._cross_MD.add_(multiply_codes(hot_MN.char(), codes_ND), alpha=sign)
 
     def _fold(self) -> None:
         """Move what int32 holds into int64."""

@@ -180,6 +180,7 @@ def test_a_restored_learner_gives_the_same_bits(case: str, tmp_path: Path) -> No
     again.restore(tmp_path / "now")
     assert torch.equal(read_answer(learner, x), read_answer(again, x))
     for one in (learner, again):
+        torch.manual_seed(14)  # both draw dropout from the same
         give(one, 14)
     assert torch.equal(read_answer(learner, x), read_answer(again, x))
 

@@ -173,10 +173,11 @@ class Panel:
                 for foresight in foreseen:
                     readout.hear(foresight)
 
-    def prepare(self) -> None:
-        """Solve now what the next answer needs, where learning has left it behind."""
+    def finish(self) -> None:
+        """After many examples: solve now what the next answer needs, where it has been left
+        behind."""
         for level in self.levels.memories.values():
-            level.prepare()
+            level.finish()
 
     def forget_held(self, name: str) -> None:
         """Drop what was held for a memory whose clock has begun anew."""

@@ -116,7 +116,7 @@ class Learner:
             check_pass(sum(report.num_examples for report in reports[-1]), epoch, epochs)
         self.end_experience(loader)
         with self._lock:
-            self.panel.prepare()
+            self.panel.finish()
         return FitReport.sum_up(reports, time.perf_counter() - started)
 
     @in_own_modes

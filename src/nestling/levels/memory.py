@@ -221,12 +221,11 @@ class MemoryLevel:
         with self._timing():
             return self.bank.predict(rows)
 
-    def prepare(self) -> None:
-        """Solve now what the next answer needs; nothing if it is empty."""
-        if not self.is_empty:
-            assert self.bank is not None
+    def finish(self) -> None:
+        """After many examples: see `MemoryBank.finish`."""
+        if self.bank is not None:
             with self._timing():
-                self.bank.prepare()
+                self.bank.finish()
 
     def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Foresight]:
         """As `answer`; with it what is known of each row."""

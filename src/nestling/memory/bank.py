@@ -295,6 +295,14 @@ class MemoryBank:
             for fresh in self._fresh:
                 fresh.solve()
 
+    def finish(self) -> None:
+        """After many examples: solve now, where that depends on no question before; else at the
+        next answer, from scratch, so that it does not depend on how they were given."""
+        if self._memories[self.slow].follows_codes:
+            self.prepare()
+        else:
+            self.settle()
+
     def settle(self) -> None:
         """Solve from scratch at the next answer, so that nothing is held from before."""
         self._fresh = []

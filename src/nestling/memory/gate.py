@@ -65,28 +65,9 @@ def follow_losses(
     >>> follow_losses([math.log(0.5)] * 2, [[0.0, math.inf]], 0.0, [0.5, 0.5])
     [0.0, -inf]
     """
-    if switch_rate == 0.0:
-        return _follow_in_logs(log_weights_E, losses_NE)
-    # No weight falls below what is shared, so that none underflows.
-    weights_E = [math.exp(log_weight) for log_weight in log_weights_E]
-    stays, returns_E = 1.0 - switch_rate, [switch_rate * p for p in prior_E]
-    for losses_E in losses_NE:
-        known = [loss for loss in losses_E if loss == loss]
-        best = min(known) if known else math.inf
-        if math.isfinite(best):
-            joint_E = [
-                w * math.exp(best - loss) if loss == loss else 0.0
-                for w, loss in zip(weights_E, losses_E, strict=True)
-            ]
-            total = sum(joint_E)
-            if total > 0.0:
-                weights_E = [joint / total for joint in joint_E]
-        weights_E = [w * stays + back for w, back in zip(weights_E, returns_E, strict=True)]
-    return [math.log(max(w, _LEAST)) for w in weights_E]
-
-
-def _follow_in_logs(log_weights_E: list[float], losses_NE: list[list[float]]) -> list[float]:
-    """As `follow_losses` where nothing is shared: weights may become as small as they like."""
+    stays = math.log1p(-switch_rate)
+    # The product may underflow where neither factor is 0.
+    returns_E = [math.log(max(switch_rate * p, _LEAST)) for p in prior_E] if switch_rate else []
     for losses_E in losses_NE:
         joint_E = [
             -math.inf if math.isnan(loss) else log_weight - loss
@@ -96,7 +77,18 @@ def _follow_in_logs(log_weights_E: list[float], losses_NE: list[list[float]]) ->
         if math.isfinite(top):
             total = top + math.log(sum(math.exp(joint - top) for joint in joint_E))
             log_weights_E = [joint - total for joint in joint_E]
+        if switch_rate:
+            log_weights_E = [
+                _add_logs(log_weight + stays, returned)
+                for log_weight, returned in zip(log_weights_E, returns_E, strict=True)
+            ]
     return log_weights_E
+
+
+def _add_logs(left: float, right: float) -> float:
+    """log(exp(left) + exp(right))."""
+    top = max(left, right)
+    return top + math.log1p(math.exp(min(left, right) - top))
 
 
 class FixedShare:

@@ -29,9 +29,9 @@ RETUNING = 2
 # A rough solution of n examples looks at no more than so many features while n is less than this
 # share of all: thousands of them cost a second each time, many times in the first 100 examples.
 FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
-# Of features in codes so many are looked at for a rough solution, evenly spaced; and the sharpness
-# of its calibration is found to this relative error.
-MOST_CODES, ROUGH_SHARPNESS = 512, 1e-3
+# Of features in codes so many are looked at for a rough solution, evenly spaced; and its
+# calibration is made no better where that gains less than this, in nats.
+MOST_CODES, ROUGH_GAIN = 752, 1e-3
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
 def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
     """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
 
-    Of codes some 500 features are looked at, each time that a twentieth is new: a solution that
+    Of codes half of the features are looked at, each time that a twentieth is new: a solution that
     lags behind makes a memory look worse than it is wherever inputs change. Of others all of them,
     at half the number of examples more; with strength (D / n)^2, near what cross-validation picks
     on the real sets that it was tried on (benchmarks/LOG.md). While examples are far fewer than
@@ -220,7 +220,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     if held is not None and clock - held.solved_at < renewal * memory.weight:
         return held
     if memory.follows_codes:
-        chosen = torch.arange(0, D, math.ceil(D / MOST_CODES), device="cpu")
+        chosen = space_evenly(D, MOST_CODES)
     else:
         is_few = memory.num_effective * FEW_SHARE < D
         chosen = space_evenly(D, MAX_FEATURES_OF_FEW if is_few else D)
@@ -237,7 +237,7 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
     if memory.task == "classification":
         if memory.follows_codes:
             begin = None if held is None else held.sharpness
-            calibration = calibrate(stats, solution, begin, ROUGH_SHARPNESS)
+            calibration = calibrate(stats, solution, begin, ROUGH_GAIN)
         else:
             calibration = calibrate(stats, solution)
     if len(chosen) < D:

@@ -46,7 +46,7 @@ def calibrate(
     stats: Statistics,
     solution: Solution,
     sharpness: float | None = None,
-    tolerance: float = 1e-13,
+    least_gain: float = 0.0,
 ) -> Calibration:
     """How to turn the scores of a solved classification memory into probabilities.
 
@@ -77,7 +77,7 @@ def calibrate(
         stats: of one-hot targets.
         solution: of these statistics.
         sharpness: where the search for t begins: near its end it is short.
-        tolerance: of ln t, where the search ends.
+        least_gain: the search ends where the loss falls by no more per unit of ln t, in nats.
 
     Returns: the map from scores to logits.
     """
@@ -97,7 +97,7 @@ def calibrate(
     centred_K = prior_K.log() - 0.5 * pull_KK.square().sum(1) / variance
     start = 0.5 if sharpness is None else sharpness
     logits_KK = new_pull_KK @ map_KK + centred_K
-    sharpness = _find_sharpness(logits_KK, map_KK, covariance_KK, prior_K, start, tolerance)
+    sharpness = _find_sharpness(logits_KK, map_KK, covariance_KK, prior_K, start, least_gain)
     # The mean score of all is the mean target: the intercept sees to that.
     bias_K = centred_K - share_K @ map_KK
     # Scores of classes never seen are zero, so their rows of the matrix do not matter.
@@ -136,7 +136,7 @@ def _find_sharpness(
     covariance_KK: Tensor,
     prior_K: Tensor,
     start: float,
-    tolerance: float,
+    least_gain: float,
 ) -> float:
     """The t that minimises E[-log softmax_c(t u)], u the logits of modelled examples."""
     K = centre_KK.shape[0]
@@ -161,13 +161,15 @@ def _find_sharpness(
         slope = float((weight_KS1 * mean_KS1).sum())
         spread = (p_KSK * (logits_KSK - mean_KS1).square()).sum(2, keepdim=True)
         curvature = float((weight_KS1 * spread).sum())
+        if abs(slope) * math.exp(log_t) < least_gain:
+            break
         low, high = (log_t, high) if slope < 0.0 else (low, log_t)
         # Newton's step in t, taken in log t; halving where it leaves the bracket.
         step = -slope / (math.exp(log_t) * curvature) if curvature > 0.0 else math.inf
         proposal = log_t + step
         if not low <= proposal <= high:
             proposal = 0.5 * (low + high)
-        if abs(proposal - log_t) < tolerance:
+        if abs(proposal - log_t) < 1e-13:
             break
         log_t = proposal
     return math.exp(log_t)

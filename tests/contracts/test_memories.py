@@ -21,6 +21,8 @@ from nestling.memory import (
     ReservoirReplay,
     RidgeMemory,
 )
+from nestling.memory.coded.coded_features import CodedFeatures
+from nestling.memory.coded.input_codes import InputScale
 from nestling.store.state_trees import decode_tree, encode_tree
 
 Memory = Any
@@ -144,18 +146,22 @@ def prior_row() -> Row:
 RELU = RandomFeatures(64, 60, seed=3, passthrough=True)
 PRODUCT = RandomFeatures(64, 60, kind="product", seed=3, passthrough=True)
 FOURIER = RandomFeatures(10, 40, kind="fourier", seed=3, scale=20.0)
+CODES = CodedFeatures(64, InputScale("signed", factor=8.0), num_raw_features=96, constant=64)
 MEMORIES = {
     "ridge": ridge_row(),
     "ridge fixed strength": ridge_row(ridge=0.1),
     "ridge features": ridge_row(features=RELU),
     "ridge products": ridge_row(features=PRODUCT),
     "ridge decayed": ridge_row(features=RELU, half_life=50.0),
+    "ridge codes": ridge_row(features=CODES),
+    "ridge codes decayed": ridge_row(features=CODES, half_life=50.0),
     "ridge values": ridge_row(task="regression"),
     "ridge values decayed": ridge_row(task="regression", features=FOURIER, half_life=80.0),
     "familiarity": replace(ridge_row(features=PRODUCT), ask=ask_novelty),
     "familiarity decayed": replace(ridge_row(features=RELU, half_life=50.0), ask=ask_novelty),
     "bank": bank_row(features=RELU, block=16),
     "bank that foresees": bank_row(features=RELU, block=32, foresees=True),
+    "bank codes": bank_row(features=CODES, block=32),
     "bank prior": bank_row(block=7, prior_half_life=20.0, mix="all"),
     "bank events": replace(bank_row(block=1, ridge=0.1), read=read_few_digits),
     "bank values": bank_row(task="regression", block=32),

@@ -126,7 +126,7 @@ class MemoryBank:
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         # Kept from answer to answer, never saved: what `_memories` and the block give.
-        self._fresh: list[FreshSolution] = []
+        self._fresh: list[FreshSolution | None] = []
         self._fresh_clock = 0
         self._is_asked, self._is_current = False, False
         self._start_block()
@@ -285,7 +285,9 @@ class MemoryBank:
             raise NotFitted("the memory bank is empty; add(x, y) first")
         self._is_asked = True
         self._renew_fresh()
-        return self._fresh
+        slow = self._fresh[self.slow]
+        assert slow is not None
+        return [slow if one is None else one for one in self._fresh]
 
     @in_own_modes
     def prepare(self) -> None:
@@ -293,7 +295,8 @@ class MemoryBank:
         if not self.is_empty:
             self._renew_fresh()
             for fresh in self._fresh:
-                fresh.solve()
+                if fresh is not None:
+                    fresh.solve()
 
     def finish(self) -> None:
         """After many examples: solve now, where that depends on no question before; else at the
@@ -312,30 +315,29 @@ class MemoryBank:
         if self._is_current and self._fresh:
             return
         self._add_fresh_rows()
-        is_behind = self._fresh_clock < self.clock
-        if is_behind or not self._fresh or any(fresh.is_due for fresh in self._fresh):
+        is_due = any(fresh is None or fresh.is_due for fresh in self._fresh)
+        if is_due or not self._fresh or self._fresh_clock < self.clock:
             memories, asks = self.memories, self.foresees
-            own = [
+            self._fresh = [
                 None if one.is_empty else one.make_fresh(with_reach=asks and index == self.slow)
                 for index, one in enumerate(memories)
             ]
-            slow = own[self.slow]
-            assert slow is not None
-            self._fresh = [slow if one is None else one for one in own]
             self._fresh_clock = self.clock
         for fresh in self._fresh:
-            fresh.grow(self.num_classes)
+            if fresh is not None:
+                fresh.grow(self.num_classes)
         self._is_current = True
 
     def _add_fresh_rows(self) -> None:
         """Take rows of the unfinished block in that are not in what is held, which knows all that
         came before the block, or is left behind."""
         missed = self._fresh_clock - self._memories[0].clock
-        if not self._fresh or missed < 0 or self._fresh_clock == self.clock:
+        if not self._fresh or None in self._fresh or missed < 0 or self._fresh_clock == self.clock:
             return
         y_NM, weight_N = self._pending.read(self.num_classes, start=missed)
         phi_ND = self._map_pending(missed).double()
         for fresh, memory in zip(self._fresh, self._memories, strict=True):
+            assert fresh is not None
             h = memory.half_life
             aged_N = decay_weights(weight_N, 0, h)
             fresh.add(phi_ND, y_NM, weight_N, aged_N, decay_factor(len(weight_N), h))
@@ -351,7 +353,7 @@ class MemoryBank:
     def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
         """As `predict`; with it what the slow memory knows of the inputs, as it stands now."""
         phi_ND = self._check_features(x)
-        answers, slow = self._mix(self._answer_all(phi_ND)), self._fresh[self.slow]
+        answers, slow = self._mix(self._answer_all(phi_ND)), self.find_fresh()[self.slow]
         known_K = slow.life_targets > 0.0 if self.task == "classification" else None
         novelty_N = slow.novelty(phi_ND)
         return answers, Foresight(

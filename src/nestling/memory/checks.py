@@ -68,6 +68,23 @@ def check_inputs(x: Tensor, num_inputs: int) -> Tensor:
     return x
 
 
+def check_codes(x: Tensor, num_inputs: int) -> Tensor:
+    """x as (N, num_inputs) codes on the CPU.
+
+    Raises:
+        ShapeMismatch: another shape, or not int8.
+        DataError: a code below 0.
+    """
+    if x.shape[1:] != (num_inputs,) or x.dtype != torch.int8:
+        raise ShapeMismatch(
+            f"codes of shape {tuple(x.shape)} and dtype {x.dtype}; (N, {num_inputs}) int8 works"
+        )
+    x = x.to("cpu")
+    if x.numel() and int(x.min()) < 0:
+        raise DataError(f"a code of {int(x.min())}; 0 to 127 works")
+    return x
+
+
 def check_rows(
     y: Tensor, num_examples: int, task: str, num_outputs: int | None, num_known: int = 0
 ) -> Tensor:

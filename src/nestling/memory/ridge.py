@@ -14,6 +14,7 @@ from torch import Tensor
 from nestling.core.errors import MergeError, NotFitted, SettingError
 from nestling.core.modes import in_own_modes
 from nestling.memory.checks import (
+    check_codes,
     check_inputs,
     check_ridge,
     check_rows,
@@ -342,7 +343,7 @@ class RidgeMemory:
     def scores(self, x: Tensor) -> Tensor:
         """Raw linear outputs (N, M), float64; NotFitted while empty."""
         solution = self.solution
-        phi_ND = self.compute_features(check_inputs(x, self.num_inputs)).double()
+        phi_ND = self.compute_features(self._check_inputs(x)).double()
         return torch.addmm(solution.intercept, phi_ND, solution.weights)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -360,7 +361,7 @@ class RidgeMemory:
     def novelty(self, x: Tensor) -> Tensor:
         """Novelty of inputs, (N,), from their leverage: about 0 +- 1 for the like, above 2 for
         what is new; see `compute_novelty`. Errors as in `predict`."""
-        phi_ND = self.compute_features(check_inputs(x, self.num_inputs)).double()
+        phi_ND = self.compute_features(self._check_inputs(x)).double()
         return compute_novelty(self.reach, phi_ND)
 
     def familiarity(self, x: Tensor) -> Tensor:
@@ -451,11 +452,16 @@ class RidgeMemory:
         }
 
     def _check(self, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        x = check_inputs(x, self.num_inputs)
+        x = self._check_inputs(x)
         y = self.check_rows(y, x.shape[0])
         if self.task == "classification":
             y = encode_one_hot(y, max(self._sums.num_outputs, count_classes(y)))
         return x, y, check_weights(weight, x.shape[0])
+
+    def _check_inputs(self, x: Tensor) -> Tensor:
+        if self.is_coded and self.features is None:
+            return check_codes(x, self.num_inputs)
+        return check_inputs(x, self.num_inputs)
 
     def _forget_solution(self) -> None:
         self._statistics = None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nestling.core.errors import DataError, ShapeMismatch
 from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
 from nestling.memory.checks import encode_one_hot
 from nestling.memory.coded.coded_features import CodedFeatures, choose_coded_features
@@ -175,3 +176,40 @@ def test_novelty_is_fresh_too(digits: Digits) -> None:
     alone.add(torch.cat((x[old][:400], strange)), torch.cat((y[old][:400], y[~old][:1])))
     assert after < before
     assert after == pytest.approx(float(alone.novelty(strange)), abs=0.05)
+
+
+def test_a_memory_that_has_faded_away_does_not_learn_twice(digits: Digits) -> None:
+    """While a fast memory is empty the slow one stands in for it, and is no other object."""
+    x, y, x_test, _ = digits
+    bank = MemoryBank(64, half_lives=(0.01, math.inf), features=RandomFeatures(64, 50), ridge=0.1)
+    alone = RidgeMemory(64, features=RandomFeatures(64, 50), ridge=0.1)
+    nothing = torch.zeros(40)
+    for rows in torch.arange(200).split(20):
+        for memory in (bank, alone):
+            memory.add(x[rows], y[rows])
+        bank.add(x[:40], y[:40], nothing)  # all of the fast one's fades away
+        answer = bank.predict_experts(x_test[:5])[1]
+        torch.testing.assert_close(answer, alone.predict(x_test[:5]), rtol=0.0, atol=1e-4)
+
+
+def test_codes_are_taken_away_again_from_a_bank(digits: Digits) -> None:
+    x, y, x_test, _ = digits
+    features = choose_coded_features(x[:256])
+    bank, other = (MemoryBank(64, half_lives=(math.inf,), features=features) for _ in range(2))
+    bank.add(x[:300], y[:300])
+    bank.predict(x_test[:1])
+    bank.remove(x[100:150], y[100:150], clock=100)
+    other.add(x[:100], y[:100])
+    other.add(x[150:300], y[150:300])
+    torch.testing.assert_close(bank.predict(x_test), other.predict(x_test), rtol=0.0, atol=1e-9)
+    found, wanted = (one.memories[0].read_sums() for one in (bank, other))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_what_are_no_codes_is_refused() -> None:
+    memory = RidgeMemory(4, takes_codes=True)
+    with pytest.raises(ShapeMismatch, match="int8"):
+        memory.add(torch.rand(3, 4), torch.tensor([0, 1, 0]))
+    with pytest.raises(DataError, match="a code of -1"):
+        memory.add(torch.full((3, 4), -1, dtype=torch.int8), torch.tensor([0, 1, 0]))
+    assert memory.is_empty

@@ -362,6 +362,6 @@ def _decide_shape(
     if not possible:
         raise SettingError(
             f"{num_inputs} inputs are no square image of 1 or 3 channels and at least "
-            f"{LEAST_SIDE} x {LEAST_SIDE}; give shape=(C, H, W)"
+            f"{LEAST_SIDE} x {LEAST_SIDE}; give images as (N, C, H, W)"
         )
     return possible[0]

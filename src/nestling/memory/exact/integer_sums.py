@@ -93,7 +93,8 @@ class IntegerSums:
     def values(self) -> Statistics:
         """The same about the mean and in float64, for whoever solves; made anew at each call.
 
-        Of the scatter matrix the upper triangle holds, as in `Statistics`. Rounded once, from exact integers: the same bits for every order, too.
+        Of the scatter matrix the upper triangle holds, as in `Statistics`. Rounded once, from exact
+        integers: the same bits for every order, too.
         """
         return self.select(None)
 

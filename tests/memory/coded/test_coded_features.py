@@ -230,7 +230,7 @@ def test_a_ridge_memory_learns_digits_better_than_on_raw_features() -> None:
 
 
 def test_wrong_use_is_named() -> None:
-    with pytest.raises(SettingError, match=r"shape=\(C, H, W\)"):
+    with pytest.raises(SettingError, match=r"images as \(N, C, H, W\)"):
         choose_coded_features(draw_rows(4, 20), "image")
     with pytest.raises(SettingError, match="C \\* H \\* W = 64"):
         choose_coded_features(DIGITS, shape=(1, 28, 28))

@@ -234,7 +234,8 @@ class MemoryBank:
     @in_own_modes
     def predict_held(self, x: Tensor, phi_ND: Tensor | None = None) -> Tensor | None:
         """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
-        of one memory, made of two thirds of what it knows or more.
+        of one memory, made of two thirds of what it knows or more; of nearly all of it, and half of
+        its features, if these are codes.
 
         Seldom is anything solved, so this is cheap enough for every batch; None before the first
         block.

@@ -65,3 +65,9 @@ def test_parts_of_the_memory_suite(
     code, _, err = nestling("bench", "memory", "--parts", "split-mnits")
     assert code == 2
     assert "did you mean 'split-mnist'" in err
+
+
+def test_parts_are_of_the_memory_suite_alone(nestling: Run) -> None:
+    code, out, err = nestling("bench", "ridge", "--parts", "predict")
+    assert (code, out) == (2, "")
+    assert "--parts for suite 'ridge'" in err

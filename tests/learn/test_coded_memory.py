@@ -197,8 +197,10 @@ def test_half_lives_and_weights_beside_whole_numbers(digits: Pair) -> None:
         fading.read_sums()
     assert int(endless.read_sums()["counts"].sum()) == 400
     learner.learn(x[400:420], y[400:420], weight=torch.full((20,), 0.5))
-    endless = read_memory(learner)
-    assert float(learner.levels["memory"].bank.memories[1].weight) == 410.0  # type: ignore[attr-defined]
+    endless = learner.levels["memory"].bank.memories[1]  # type: ignore[attr-defined]
+    assert endless.weight == 410.0
+    with pytest.raises(SettingError, match="float64"):
+        endless.read_sums()  # from the first weight on that is no whole number
 
 
 def test_the_size_of_a_memory(digits: Pair) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nestling.cli.output import Advance, json_option, show_progress, show_table
-from nestling.core.errors import JobError, suggest
+from nestling.core.errors import JobError, SettingError, suggest
 
 if TYPE_CHECKING:
     from nestling.bench.result import SuiteResult
@@ -88,6 +88,9 @@ def bench(
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
+
+    if parts is not None and suite != "memory":
+        raise SettingError(f"--parts for suite {suite!r}; of 'memory' only parts can be measured")
 
     if suite == "reproduce":
         result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)

@@ -15,6 +15,7 @@ from nestling.core.modes import eval_mode
 from nestling.levels import Levels
 from nestling.levels.memory import Checked, Rows, widen
 from nestling.levels.taps import align_features
+from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
 
 
@@ -156,13 +157,13 @@ class Experts:
         for name in self.names:
             if name == self.slow:
                 assert given is not None
-                answer, found = self.memories[name].answer_and_compare(rows[name].features)
-                knowers = Knowers(answer, found.known, given, found.novelty, found.num_effective)
-                answers.append(answer)
+                found = self.memories[name].answer_and_compare(rows[name].features)
+                knowers = _pair(found, given)
+                answers.append(found.answers)
             elif name in self.memories:
                 answers.append(self.memories[name].answer(rows[name].features))
             else:
-                answers.append(self._activate(align_features(outputs[name], target)[0]))
+                answers.append(self._read(outputs[name], target))
         return Answers(answers, shape, read_rows, knowers)
 
     def _find_positions(self, output: Tensor, layout: Layout) -> tuple[tuple[int, ...], Tensor]:
@@ -176,7 +177,7 @@ class Experts:
         assert self.outside is not None
         output = rows[self.slow].output if self.is_lent and rows else None
         output = self._run(batch, self.outside) if output is None else output
-        return self._activate(align_features(output, target)[0])
+        return self._read(output, target)
 
     @torch.no_grad()
     def answer_as_given(
@@ -215,43 +216,53 @@ class Experts:
         return answer, shape, "classification"
 
     @torch.no_grad()
-    def ask_given(self, batch: Batch, rows: Mapping[str, Rows]) -> Tensor:
-        """What who knows outside answers to N examples with their target, a row per label."""
-        return self._align_given(batch, rows, batch.target)
+    def answer_moving(self, batch: Batch) -> dict[str, Tensor]:
+        """What the live model and the copies that move answer to N examples with their target, a
+        row per label."""
+        moving = [name for name in self.names if name not in self.memories]
+        return {name: self._read(self._run(batch, name), batch.target) for name in moving}
+
+    def read_step(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
+        """The same from the output of the training step, where nobody moves but the live model."""
+        return {"live": self._read(output, batch.target)}
 
     @torch.no_grad()
-    def answer_cheaply(
+    def foresee(
         self,
         batch: Batch,
         read: Mapping[str, Rows],
-        live: Tensor | None = None,
-        mapped: Mapping[str, Checked] | None = None,
-    ) -> list[Tensor] | None:
-        """Ask every expert without solving a memory anew; None if one has no answer yet.
-
-        The memory beside which someone knows outside is left out: it says what it foresees when it
-        learns.
+        checked: Mapping[str, Checked],
+        moving: Mapping[str, Tensor],
+    ) -> tuple[list[Tensor] | None, Knowers | None]:
+        """What every expert answers to examples before they are learned, without solving a memory
+        anew.
 
         Args:
             batch: N examples with their target; positions with label -100 are left out.
-            read: what the memories have read of it already.
-            live: output of the live model if it is known already.
-            mapped: what the memories read with its features, where they are known already.
+            read: what the memories read of it.
+            checked: the same as they take it in, with features where these are known already.
+            moving: what the live model and the copies answered.
+
+        Returns: per expert (R, K) or (R, M), None if one has no answer yet; and what the slow
+            memory and who knows outside it say.
         """
-        answers = []
+        answers, knowers = [], None
         for name in self.names:
+            if name not in self.memories:
+                if name not in moving:
+                    return None, None  # a refused step gave no output
+                answers.append(moving[name])
+                continue
+            found = self.memories[name].foresee(checked[name])
+            if found is None:
+                return None, None
             if name == self.slow:
-                continue
-            if name in self.memories:
-                phi = None if mapped is None else mapped[name].phi
-                found = self.memories[name].answer_cheaply(read[name].features, phi)
-                if found is None:
-                    return None
-                answers.append(found)
-                continue
-            output = live if name == "live" and live is not None else self._run(batch, name)
-            answers.append(self._activate(align_features(output, batch.target)[0]))
-        return answers
+                knowers = _pair(found, self._align_given(batch, read, batch.target))
+            answers.append(found.answers)
+        return answers, knowers
+
+    def _read(self, output: Tensor, target: Tensor | None) -> Tensor:
+        return self._activate(align_features(output, target)[0])
 
     def _run(self, batch: Batch, name: str) -> Tensor:
         if name == "live":
@@ -264,6 +275,12 @@ class Experts:
 
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
         return activate(output, task or self.targets.task, self.output_transform, widen)
+
+
+def _pair(found: Foresight, given: Tensor) -> Knowers:
+    """What a memory found and what the given model answers to the same rows."""
+    assert found.novelty is not None
+    return Knowers(found.answers, found.known, given, found.novelty, found.num_effective)
 
 
 def activate(

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
 from nestling.answer.exported_mixture import (
     BankExpert,
+    ExportedBank,
     ExportedReadout,
+    FixedMixture,
+    FrozenMixture,
     LiveExpert,
     OutsideExpert,
     RecentTrust,
@@ -52,15 +54,19 @@ def export_readout(readout: Readout | None, experts: Experts) -> nn.Module:
     if experts.targets.layout != "row":
         raise SettingError("export needs one target per example; export learner.model instead")
     exported = [_export_expert(readout, experts, name) for name in readout.names]
-    weights = torch.tensor(list(readout.weights.values()), dtype=torch.float64, device="cpu")
     present, known, context = None, None, None
     if readout.task == "classification":
         num_classes = _count_classes(experts, readout.names)
         known = experts.find_known(num_classes)
         present = None if readout.gate is None else readout.find_present(num_classes)
+    mixture: FrozenMixture | FixedMixture | None = None
+    if readout.gate is not None:
+        mixture = FrozenMixture(readout.gate, present)
+    elif readout.fixed is not None:
+        mixture = FixedMixture(readout.fixed, readout.slow)
     if readout.gate is not None and readout.context is not None and readout.context.densities:
         context = RecentTrust(readout.context)
-    return ExportedReadout(exported, weights, present, readout.slow, context, known).eval()
+    return ExportedReadout(exported, mixture, readout.slow, context, known).eval()
 
 
 def _count_classes(experts: Experts, names: tuple[str, ...]) -> int:
@@ -104,7 +110,7 @@ def _export_outside(outside: Outside, bank: MemoryBank, experts: Experts) -> Out
     known = slow.life_targets > 0.0 if bank.task == "classification" else None
     given = None if experts.is_lent else _export_copy(experts, experts.outside, bank.task)
     activate = LiveExpert(nn.Identity(), bank.task, experts.output_transform)
-    return OutsideExpert(given, activate, slow.reach, outside.weights, known, outside.skill)
+    return OutsideExpert(given, activate, slow.reach, outside, known)
 
 
 def _export_memory(level: MemoryLevel, experts: Experts, outside: Outside | None) -> nn.Module:
@@ -116,9 +122,7 @@ def _export_memory(level: MemoryLevel, experts: Experts, outside: Outside | None
     heads: list[nn.Module] = [export_solution(one) for one in bank.find_fresh()]
     if bank.has_prior:
         heads.append(heads[bank.slow] if bank.prior.is_empty else _export_prior(bank))
-    mixture = ExportedReadout(
-        heads, bank.gate.weights, bank.find_mixed(), bank.slow, dtype=torch.float64
-    )
+    mixture = ExportedBank(heads, FrozenMixture(bank.gate, bank.find_mixed()))
     reader = level.reader
     module = None if reader.module is None else bake_model(reader.module)
     given = None if outside is None else _export_outside(outside, bank, experts)

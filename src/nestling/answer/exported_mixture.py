@@ -9,16 +9,93 @@ from torch import Tensor, nn
 
 from nestling.answer.experts import activate
 from nestling.answer.exported_modules import FeatureTap
-from nestling.answer.outside import Knowers, mix_knowers
+from nestling.answer.outside import Knowers, Outside, mix_knowers
+from nestling.answer.readout import make_zones
 from nestling.answer.targets import keep_known
 from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
 from nestling.levels.taps import align_features
-from nestling.memory import RecentContext
+from nestling.memory import Mixture, MixtureWeights, RecentContext
 from nestling.memory.context import Gaussian, compare_densities, trust_recent
 from nestling.memory.exact.reach import Reach, compute_novelty
-from nestling.memory.mixture import heed, mix_experts, pad_classes
+from nestling.memory.mixture import mix_experts, mix_rows, pad_classes, stand_in
 from nestling.memory.ridge import Task
+
+
+class FrozenMixture(nn.Module):
+    """`nestling.memory.Mixture` as it stood: answers (E, N, K) and zones (N, Z) -> (N, K).
+
+    Args:
+        gate: left untouched.
+        present_K: (K,) bool, classes on which the experts are mixed; None mixes all of them.
+    """
+
+    def __init__(self, gate: Mixture, present_K: Tensor | None = None) -> None:
+        super().__init__()
+        self.slow, self.classifies = gate.slow, gate.classifies
+        self.mixers: Tensor
+        self.share: Tensor
+        self.top: Tensor
+        self.precisions: Tensor
+        self.present: Tensor | None
+        for name, value in zip(("mixers", "share", "top", "precisions"), gate.weights, strict=True):
+            self.register_buffer(name, value.clone())
+        self.register_buffer("present", None if gate.is_plain else present_K)
+
+    def read_weights(self) -> MixtureWeights:
+        """The weights of the buffers."""
+        return MixtureWeights(self.mixers, self.share, self.top, self.precisions)
+
+    def forward(self, answers: Tensor, zones: Tensor) -> Tensor:
+        """(E, N, K) and (N, Z) -> (N, K)."""
+        return mix_experts(
+            answers,
+            zones,
+            self.read_weights(),
+            self.slow,
+            classifies=self.classifies,
+            present_K=self.present,
+        )
+
+
+class FixedMixture(nn.Module):
+    """Weights that never change: answers (E, N, K) -> sum_e w_e a_e, (N, K).
+
+    Args:
+        weights_E: of the experts.
+        slow: stands in for who has no finite answer.
+    """
+
+    def __init__(self, weights_E: Tensor, slow: int) -> None:
+        super().__init__()
+        self.slow = slow
+        self.weights: Tensor
+        self.register_buffer("weights", weights_E.double())
+
+    def forward(self, answers: Tensor, _: Tensor) -> Tensor:
+        """(E, N, K), and zones that do not count -> (N, K)."""
+        return mix_rows(stand_in(answers, self.slow), self.weights)
+
+
+class ExportedBank(nn.Module):
+    """A bank of solved memories on the same features: (N, D) -> (N, K) or (N, M), float64.
+
+    Args:
+        heads: each (N, D) -> (N, K_e) or (N, M).
+        mixture: of them; not asked for one alone.
+    """
+
+    def __init__(self, heads: Sequence[nn.Module], mixture: FrozenMixture) -> None:
+        super().__init__()
+        self.heads, self.mixture = nn.ModuleList(heads), mixture
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """(N, D) -> (N, K) or (N, M)."""
+        stacked = pad_classes([head(phi).double() for head in self.heads])
+        if len(self.heads) == 1:
+            return stacked[0]
+        mixed: Tensor = self.mixture(stacked, torch.ones_like(stacked[0, :, :1]))
+        return mixed
 
 
 class ExportedReadout(nn.Module):
@@ -28,42 +105,34 @@ class ExportedReadout(nn.Module):
 
     Args:
         experts: each (inputs) -> (N, K_e) probabilities or (N, M) values, float64.
-        weights_E: how much each counts.
-        present_K: (K,) bool, classes on which the experts are mixed; None mixes all of them.
-        slow: expert that answers for the other classes.
+        mixture: of them, (E, N, K) and (N, 2) -> (N, K); not asked for one alone.
+        slow: expert that answers where the others are not listened to.
         context: how far the other experts are trusted for what the slow one reads, (N, D) -> (N,)
             in [0, 1]; None: for every input alike.
         known_K: (K,) bool, classes that may be answered; None: all of them.
         dtype: of the answer.
 
     Raises:
-        ShapeMismatch: not one weight per expert, or no expert.
+        ShapeMismatch: no expert.
     """
 
     def __init__(
         self,
         experts: Sequence[nn.Module],
-        weights_E: Tensor,
-        present_K: Tensor | None = None,
+        mixture: FrozenMixture | FixedMixture | None = None,
         slow: int = 0,
         context: RecentTrust | None = None,
         known_K: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if not experts or weights_E.shape != (len(experts),):
-            raise ShapeMismatch(
-                f"{len(experts)} experts need as many weights (1 or more), not a tensor of shape "
-                f"{tuple(weights_E.shape)}"
-            )
+        if not experts or (len(experts) > 1 and mixture is None):
+            raise ShapeMismatch(f"{len(experts)} experts; give one, or more and how to mix them")
         self.dtype = dtype
         self.experts = nn.ModuleList(experts)
+        self.mixture = mixture
         self.slow = slow
         self.context = context
-        self.weights: Tensor
-        self.present: Tensor | None
-        self.register_buffer("weights", weights_E.double())
-        self.register_buffer("present", present_K)
         self.known: Tensor | None
         self.register_buffer("known", known_K)
 
@@ -85,8 +154,11 @@ class ExportedReadout(nn.Module):
         else:
             answers[self.slow] = reader(*inputs, **keywords)
         stacked = pad_classes([answers[i].double() for i in range(len(self.experts))])
-        weights = self.weights if heeded is None else heed(self.weights, heeded, self.slow)
-        mixed = mix_experts(stacked, weights, self.slow, self.present)
+        mixed = (
+            stacked[0]
+            if self.mixture is None
+            else self.mixture(stacked, make_zones(stacked, heeded))
+        )
         return keep_known(mixed, self.known).to(self.dtype)
 
 
@@ -207,9 +279,8 @@ class OutsideExpert(nn.Module):
             the memory reads, whose output is then used.
         activate: that output -> (N, K) or (N, M).
         reach: what the memory had seen.
-        weights_ZE: of the gates.
+        outside: the gate; left untouched.
         known_K: (K,) bool, classes that the memory has seen; None for values.
-        skill: of the given model.
     """
 
     def __init__(
@@ -217,22 +288,21 @@ class OutsideExpert(nn.Module):
         given: nn.Module | None,
         activate: LiveExpert,
         reach: Reach,
-        weights_ZE: Tensor,
+        outside: Outside,
         known_K: Tensor | None,
-        skill: float,
     ) -> None:
         super().__init__()
         self.given, self.activate = given, activate
-        self.num_effective, self.usual, self.skill = reach.num_effective, reach.usual, skill
+        self.num_effective, self.usual = reach.num_effective, reach.usual
+        self.is_foreign = outside.is_foreign
+        self.gate = FrozenMixture(outside.gate)
         self.mean: Tensor
         self.inverse_scale: Tensor
         self.whitening: Tensor
-        self.weights: Tensor
-        self.known: Tensor | None
         self.register_buffer("mean", reach.mean.clone())
         self.register_buffer("inverse_scale", reach.inverse_scale.clone())
         self.register_buffer("whitening", reach.whitening.clone())
-        self.register_buffer("weights", weights_ZE.double())
+        self.known: Tensor | None
         self.register_buffer("known", known_K)
 
     def forward(
@@ -253,4 +323,4 @@ class OutsideExpert(nn.Module):
         reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
         novelty = compute_novelty(reach, phi)
         knowers = Knowers(memory, self.known, given, novelty, self.num_effective)
-        return mix_knowers(knowers, self.weights, self.skill)
+        return mix_knowers(knowers, self.gate.read_weights(), is_foreign=self.is_foreign)

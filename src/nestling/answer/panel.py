@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
 from nestling.answer.export import export_readout
-from nestling.answer.held_answers import HeldAnswers
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
 from nestling.core.batches import Batch
@@ -15,9 +14,6 @@ from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
 from nestling.levels.memory import Checked, Rows
 from nestling.memory.ridge import Task
-
-# Examples between two looks of the read-out's gate: asking the experts costs a forward pass each.
-_SCORED_EVERY = 128
 
 
 class Panel:
@@ -28,7 +24,7 @@ class Panel:
         find_live: the module that answers as "live".
         targets: what is declared of the targets.
         output_transform: maps outputs to the scale of floating targets; None for the identity.
-        is_plain: the forward pass of training gives what the live model would answer.
+        is_plain: the forward pass of training is the live model's own, be it in training mode.
     """
 
     def __init__(
@@ -45,8 +41,7 @@ class Panel:
         self.readout: Readout | None = None
         moving = [name for name in self.experts.names if name not in levels.memories]
         # Whether the forward pass of training says what the one moving expert would answer.
-        self.is_heard_in_training = is_plain and moving == ["live"]
-        self._num_unscored = 0
+        self.is_heard_in_training = is_plain and moving == ["live"] and bool(levels.gradient)
 
     @property
     def targets(self) -> TargetSpace:
@@ -101,27 +96,17 @@ class Panel:
 
     # --- learning whom to believe
 
-    def ask(self, batch: Batch, read: Mapping[str, Rows]) -> list[Tensor] | None:
-        """Every block of examples, what each expert answers before it learns them.
-
-        Where someone knows outside a memory, that is asked of every batch: of all but the memory,
-        which will say what it foresaw, or, if the others cost a forward pass, of the given model.
-        Where the step tells what the live model answers, nobody is asked before it.
+    def ask(self, batch: Batch) -> dict[str, Tensor] | None:
+        """What experts that are moved by the step answer before it, a row per label; None where
+        the step tells, or nobody compares.
 
         Args:
             batch: N examples with their target.
-            read: what each memory level reads of it.
         """
         assert self.readout is not None
-        is_due = self._num_unscored + batch.size >= _SCORED_EVERY
-        if self.readout.outside is not None:
-            given = self.experts.ask_given(batch, read)
-            is_asked = is_due and not self.is_heard_in_training
-            others = self.experts.answer_cheaply(batch, read) if is_asked else None
-            return [given, *(others or [])]
-        if self.readout.gate is None or not is_due or self.is_heard_in_training:
+        if self.readout.gate is None or self.is_heard_in_training:
             return None
-        return self.experts.answer_cheaply(batch, read)
+        return self.experts.answer_moving(batch)
 
     def learn(
         self,
@@ -129,10 +114,12 @@ class Panel:
         labels: Tensor,
         read: Mapping[str, Rows],
         checked: Mapping[str, Checked],
-        answers: list[Tensor] | None,
+        answers: Mapping[str, Tensor] | None,
         output: Tensor | None,
     ) -> None:
         """Let the gate and the memories learn a batch that they have not seen.
+
+        The gate hears of every example, by the answers that stood before.
 
         Args:
             batch: that was learned by the gradient levels.
@@ -142,36 +129,19 @@ class Panel:
             answers: what `ask` gave before the step.
             output: of the model in the step, before its update; None if there was no step.
         """
-        readout, experts = self.readout, self.experts
+        readout, memories = self.readout, self.levels.memories
         assert readout is not None
-        target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
         if readout.gate is not None:
-            self._num_unscored += len(labels)
+            checked = {name: memories[name].map(one) for name, one in checked.items()}
+            if answers is None and output is not None:
+                answers = self.experts.read_step(batch, output)
+            target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
+            found, knowers = self.experts.foresee(batch, read, checked, answers or {})
+            readout.observe(found, target, knowers)
             compared = read.get(readout.compares or "")
             readout.count(labels, None if compared is None else compared.features)
-        if readout.outside is not None:
-            assert answers is not None
-            others = answers[1:]
-            if output is not None and self.is_heard_in_training:
-                others = experts.answer_cheaply(batch, read, output) or []
-            clock = self.levels.memories[experts.slow].clock.num_ticks
-            readout.hold(clock, target, answers[0], others)
-            self._num_unscored = 0 if others else self._num_unscored
-        elif readout.gate is not None:
-            is_due = self._num_unscored >= _SCORED_EVERY
-            if output is not None and self.is_heard_in_training and is_due:
-                checked = {
-                    name: self.levels.memories[name].map(one) for name, one in checked.items()
-                }
-                answers = experts.answer_cheaply(batch, read, output, checked)
-            if answers is not None:
-                self._num_unscored = 0
-                readout.observe(answers, target)
-        for name, level in self.levels.memories.items():
-            foreseen = level.learn(checked[name], readout.task)
-            if name == experts.slow:
-                for foresight in foreseen:
-                    readout.hear(foresight)
+        for name, level in memories.items():
+            level.learn(checked[name], readout.task)
 
     def finish(self) -> None:
         """After many examples: solve now what the next answer needs, where it has been left
@@ -179,19 +149,13 @@ class Panel:
         for level in self.levels.memories.values():
             level.finish()
 
-    def forget_held(self, name: str) -> None:
-        """Drop what was held for a memory whose clock has begun anew."""
-        if name == self.experts.slow and self.readout is not None:
-            self.readout.held = HeldAnswers()
-
     # --- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Targets, read-out, and how many examples it has not heard of; tensors are copies."""
+        """Targets and read-out; tensors are copies."""
         return {
             "targets": self.targets.state_dict(),
             "readout": None if self.readout is None else self.readout.state_dict(),
-            "num_unscored": self._num_unscored,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,4 +164,3 @@ class Panel:
         self.targets = TargetSpace.from_state(state["targets"])
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
-        self._num_unscored = state["num_unscored"]

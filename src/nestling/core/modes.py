@@ -47,33 +47,6 @@ def eval_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
             module.training = True
 
 
-_MODAL = (
-    nn.modules.batchnorm._NormBase,
-    nn.modules.dropout._DropoutNd,
-    nn.MultiheadAttention,
-    nn.RNNBase,
-    nn.RReLU,
-)
-
-
-def has_modes(module: nn.Module) -> bool:
-    """Whether a module, its children left aside, computes otherwise in training.
-
-    Of modules that are not torch's own it is seen by their code: whether `forward` reads
-    `training`.
-
-    >>> has_modes(nn.Dropout()), has_modes(nn.Linear(1, 1))
-    (True, False)
-    """
-    if isinstance(module, _MODAL):
-        return True
-    kind = type(module)
-    if kind.__module__.startswith("torch.nn"):
-        return False
-    code = getattr(kind.forward, "__code__", None)
-    return code is None or "training" in code.co_names
-
-
 def in_own_modes(function: Callable[P, R]) -> Callable[P, R]:
     """Keep a caller's `torch.no_grad()` and `torch.inference_mode()` out of a function.
 

@@ -78,7 +78,7 @@ def assemble(
         protections.find_reader,
         TargetSpace(num_classes),
         output_transform,
-        is_plain=protections.is_plain and not step.has_modes,
+        is_plain=protections.is_plain,
     )
     random = RandomState(seed, where)
     for line in describe_choice(levels, is_default=plan is None):

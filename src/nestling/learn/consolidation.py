@@ -34,7 +34,7 @@ def consolidate(
     tolerance: float,
     replay: DERpp | None,
     device: torch.device,
-) -> tuple[Proposal, list[str]]:
+) -> Proposal:
     """Try a change on a copy of the model, judge it, and keep or refuse it.
 
     Memories on a frozen copy keep their features. Those on the live model are refitted from
@@ -48,7 +48,7 @@ def consolidate(
         replay: examples for memories of the live model.
         device: where examples go.
 
-    Returns: the settled proposal, and the memories that were refitted.
+    Returns: the settled proposal.
 
     Raises:
         UnknownLevel: no copy or sleep level has that name.
@@ -63,7 +63,7 @@ def consolidate(
     proposal = propose(levels.model, _choose_change(levels, change), judge, tolerance=tolerance)
     proposal.settle()
     if proposal.status != "committed":
-        return proposal, []
+        return proposal
     for gradient in levels.gradient.values():
         gradient.forget_moments(proposal.values)
     if isinstance(change, str) and change in levels.sleeps:
@@ -71,7 +71,7 @@ def consolidate(
     for level in stale:
         assert replay is not None
         _refit(level, unpack_batch(replay.store.read_all()).to(device))
-    return proposal, [level.spec.name for level in stale]
+    return proposal
 
 
 def judge_by_replay(replay: DERpp | None, loss: Loss, device: torch.device) -> Judge:

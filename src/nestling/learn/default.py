@@ -260,4 +260,9 @@ class EarlyView:
         assert level.reader.module is not None
         plan = drop_early(self.levels.plan)
         # Of the model as it was given, not as it is now.
-        return plan, MemoryLevel(plan.memories[0], level.reader.module, foresees=level.foresees)
+        return plan, MemoryLevel(
+            plan.memories[0],
+            level.reader.module,
+            foresees=level.foresees,
+            compares=level.compares,
+        )

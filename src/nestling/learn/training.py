@@ -13,7 +13,7 @@ from nestling.answer.panel import Panel
 from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Batch, Loss, default_loss
 from nestling.core.errors import DataError
-from nestling.core.modes import eval_modules, has_modes
+from nestling.core.modes import eval_modules
 from nestling.judge.scores import measure_accuracy, measure_r_squared
 from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay
 from nestling.learn.default import EarlyView
@@ -58,8 +58,6 @@ class GradientStep:
         self.device = device
         self._inner = unwrap(model)
         modules = list(self._inner.modules())
-        # Whether a forward pass of training gives something else than one of evaluation.
-        self.has_modes = precision is not None or any(map(has_modes, modules))
         self._norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._buffers = list_places(self._inner)
 
@@ -201,10 +199,7 @@ class Training:
         if judge is None and isinstance(change, str) and change in self.levels.sleeps:
             judge = judge_by_dreams(self.levels, change)
         judge = judge or judge_by_replay(stored, self.step.loss, device)
-        made, refitted = consolidate(self.levels, change, judge, tolerance, replay, device)
-        for name in refitted:
-            self.panel.forget_held(name)
-        return made
+        return consolidate(self.levels, change, judge, tolerance, replay, device)
 
     # --- state
 
@@ -231,7 +226,7 @@ class Training:
 
     def _try_step(
         self, batch: Batch, found: Admitted, is_new: bool
-    ) -> tuple[list[Tensor] | None, TakenStep | None]:
+    ) -> tuple[dict[str, Tensor] | None, TakenStep | None]:
         """What the experts answer before the step, and the step; undone if one raises."""
         panel, before, num_outputs = self.panel, self.panel.targets, found.targets.num_outputs
         grows = found.num_outputs > num_outputs
@@ -239,7 +234,7 @@ class Training:
         put_back = self.random.mark([self.random.own] if grows else [])
         panel.targets = found.targets
         try:
-            answers = panel.ask(batch, found.read) if is_new else None
+            answers = panel.ask(batch) if is_new else None
             if grows:
                 self.protections.check_growth()
                 _LOGGER.info("head grown from %d to %d classes", num_outputs, found.num_outputs)

@@ -81,12 +81,16 @@ class MemoryLevel:
     Args:
         spec: what the plan says.
         model: the live model, of which a frozen copy may be taken.
-        foresees: `learn` says how examples would have been answered before they were learned.
+        foresees: a gate asks it about every example before that is learned.
+        compares: and how familiar it is.
     """
 
-    def __init__(self, spec: Memory, model: nn.Module, *, foresees: bool = False) -> None:
+    def __init__(
+        self, spec: Memory, model: nn.Module, *, foresees: bool = False, compares: bool = False
+    ) -> None:
         self.spec = spec
         self.foresees = foresees
+        self.compares = compares
         self.reader = FeatureReader(model, spec.reads, spec.frozen)
         self.bank: MemoryBank | None = None
         self.widths: tuple[int, ...] = ()
@@ -110,7 +114,21 @@ class MemoryLevel:
     def make_bank(self, widths: Sequence[int], task: Task, maps: Features) -> None:
         """An empty bank for features of these widths, one of each thing that is read."""
         self.widths = tuple(widths)
-        self.bank = _make_bank(self.spec, maps, task, foresees=self.foresees)
+        self.bank = self._build_bank(self.spec, maps, task)
+
+    def _build_bank(self, spec: Memory, maps: Features, task: Task) -> MemoryBank:
+        return MemoryBank(
+            maps.num_inputs,
+            half_lives=tuple(spec.half_lives),
+            task=task,
+            features=maps,
+            ridge=spec.ridge,
+            switch_rate=spec.switch_rate,
+            prior_half_life=spec.prior_half_life,
+            block=spec.block,
+            foresees=self.foresees,
+            compares=self.compares,
+        )
 
     def check(self, rows: Rows, target: Tensor, weight: Tensor | None) -> Checked:
         """Raise what `learn` would raise, with nothing changed; else what `learn` takes.
@@ -140,8 +158,8 @@ class MemoryLevel:
         with self._timing():
             return replace(checked, phi=self.bank.map_early(checked.features))
 
-    def learn(self, checked: Checked, task: Task) -> list[Foresight]:
-        """Take in rows with their targets; what was foreseen of blocks that are full now."""
+    def learn(self, checked: Checked, task: Task) -> None:
+        """Take in rows with their targets."""
         if self.bank is None:
             assert checked.maps is not None
             self.make_bank(checked.widths, task, checked.maps)
@@ -149,11 +167,8 @@ class MemoryLevel:
                 _LOGGER.info("memory %r sees %s", self.spec.name, checked.maps.describe())
         assert self.bank is not None
         with self._timing():
-            foreseen = self.bank.learn_checked(
-                checked.features, checked.target, checked.weight, checked.phi
-            )
+            self.bank.learn_checked(checked.features, checked.target, checked.weight, checked.phi)
         self._say_what_is_clipped()
-        return foreseen
 
     def _say_what_is_clipped(self) -> None:
         maps = None if self.bank is None else self.bank.features
@@ -227,24 +242,20 @@ class MemoryLevel:
             with self._timing():
                 self.bank.finish()
 
-    def answer_and_compare(self, rows: Tensor) -> tuple[Tensor, Foresight]:
+    def answer_and_compare(self, rows: Tensor) -> Foresight:
         """As `answer`; with it what is known of each row."""
         if self.bank is None or self.bank.is_empty:
             raise NotFitted(f"memory {self.spec.name!r} is empty; learn something first")
         with self._timing():
             return self.bank.predict_and_compare(rows)
 
-    def answer_cheaply(self, rows: Tensor, phi: Tensor | None = None) -> Tensor | None:
-        """As `answer`, without solving, so up to a block behind; None before there is one.
-
-        Args:
-            rows: (R, D).
-            phi: their features if they are known already.
-        """
+    def foresee(self, checked: Checked) -> Foresight | None:
+        """What it would answer to rows before it learns them, by solutions that are held, so up to
+        a block behind; None before there is one."""
         if self.bank is None:
             return None
         with self._timing():
-            return self.bank.predict_held(rows, phi)
+            return self.bank.foresee(checked.features, checked.phi)
 
     @contextmanager
     def _timing(self) -> Iterator[None]:
@@ -304,7 +315,7 @@ class MemoryLevel:
             maps: Features = read_coded_features(config)
         else:
             maps = _make_random_features(spec, state["widths"])
-        bank = _make_bank(spec, maps, state["task"], foresees=self.foresees)
+        bank = self._build_bank(spec, maps, state["task"])
         bank.load_state_dict(state["bank"])
         return spec, bank
 
@@ -343,20 +354,6 @@ def _make_random_features(spec: Memory, widths: Sequence[int]) -> Features:
         )
     ]
     return parts[0] if len(parts) == 1 else JoinedFeatures(parts)
-
-
-def _make_bank(spec: Memory, maps: Features, task: Task, *, foresees: bool) -> MemoryBank:
-    return MemoryBank(
-        maps.num_inputs,
-        half_lives=tuple(spec.half_lives),
-        task=task,
-        features=maps,
-        ridge=spec.ridge,
-        switch_rate=spec.switch_rate,
-        prior_half_life=spec.prior_half_life,
-        block=spec.block,
-        foresees=foresees,
-    )
 
 
 def widen(values: Tensor) -> Tensor:

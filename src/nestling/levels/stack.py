@@ -29,7 +29,7 @@ from nestling.levels.memory import MemoryLevel
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import LevelReading
 from nestling.levels.sleep import SleepLevel
-from nestling.levels.spec import AnySpec, Copy, Level
+from nestling.levels.spec import AnySpec, Copy, Level, Mix
 
 AnyLive = GradientLevel | CopyLevel | MemoryLevel | SleepLevel
 
@@ -96,8 +96,14 @@ class Levels(Mapping[str, AnyLive]):
         if has_memories:
             self.sleeps = {spec.name: SleepLevel(spec) for spec in plan.sleeps}
             slow = plan.find_slow_memory()
+            asked = plan.answering if isinstance(plan.readout, Mix) else ()
             self.memories = {
-                one.name: MemoryLevel(one, self.model, foresees=one.name == slow)
+                one.name: MemoryLevel(
+                    one,
+                    self.model,
+                    foresees=one.name in asked,
+                    compares=one.name == slow,
+                )
                 for one in plan.memories
             }
         for level in self.gradient.values():

@@ -3,8 +3,8 @@
 from nestling.memory.bank import MemoryBank
 from nestling.memory.context import RecentContext
 from nestling.memory.features import JoinedFeatures, RandomFeatures
-from nestling.memory.gate import FixedShare, fixed_share_update
-from nestling.memory.mixture import mix_experts, mix_on_present, restrict_to_present
+from nestling.memory.gate import Mixture
+from nestling.memory.mixture import MixtureWeights, keep_absent, mix_experts, restrict_to_present
 from nestling.memory.prior import ClassPrior
 from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
 from nestling.memory.ridge import RidgeMemory
@@ -12,15 +12,15 @@ from nestling.memory.ridge import RidgeMemory
 __all__ = [
     "BalancedReplay",
     "ClassPrior",
-    "FixedShare",
     "JoinedFeatures",
     "MemoryBank",
+    "Mixture",
+    "MixtureWeights",
     "RandomFeatures",
     "RecentContext",
     "ReservoirReplay",
     "RidgeMemory",
-    "fixed_share_update",
+    "keep_absent",
     "mix_experts",
-    "mix_on_present",
     "restrict_to_present",
 ]

@@ -4,12 +4,11 @@ Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nestling.core.errors import NotFitted
 from nestling.core.modes import in_own_modes
@@ -20,8 +19,7 @@ from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.exact.statistics import decay_factor, decay_weights
 from nestling.memory.features import Features
-from nestling.memory.gate import FixedShare
-from nestling.memory.mixture import mix_experts
+from nestling.memory.gate import Mixture
 from nestling.memory.prequential import (
     Foresight,
     HeldSolution,
@@ -37,12 +35,12 @@ FIRST_BLOCK, BLOCKS_PER_PAST = 8, 4
 
 
 class MemoryBank:
-    """Ridge regressions with several half-lives on the same features, mixed by a fixed-share gate.
+    """Ridge regressions with several half-lives on the same features, mixed by a gate.
 
     Every memory knows every example at once. The gate compares them on examples that they have
     not learned yet: the log-losses of a block of `block` examples under the solutions from before
     that block, taken example by example when the block is full; so the gate lags by up to one
-    block. `block=1` is exact prequential scoring. See `FixedShare` for what the gate guarantees.
+    block. `block=1` is exact prequential scoring. See `Mixture` for what the gate guarantees.
     Inputs and targets of the unfinished block are kept until then (they are in `state_dict`),
     and are added to the statistics as one block: that is faster, and reading in between does not
     change a bit of what follows.
@@ -53,7 +51,7 @@ class MemoryBank:
     learning does not pay for it.
 
     With `mix="present"` experts are compared and mixed only on how they divide probability among
-    the classes seen recently, see `mix_on_present`; `mix="all"` is the plain linear mixture.
+    the classes seen recently, see `keep_absent`; `mix="all"` mixes on all of them.
 
     What depends on order: the gate, and with two memories or more their ridge strengths, which
     are chosen anew when the clock has doubled and held in between (`RidgeMemory.tune`). A bank of
@@ -66,13 +64,14 @@ class MemoryBank:
         num_outputs: as in `RidgeMemory`.
         features: made of x once, for all memories; None for x itself.
         ridge: strength for all; None for cross-validation.
-        switch_rate: of the gate, see `FixedShare`.
+        switch_rate: of the gate, see `Mixture`.
         prior_half_life: of a class-prior memory as one more expert, about 20 where labels come in
             runs and the next event is what matters; None for none (docs/memories.md says why).
         block: examples between two updates of the gate.
         mix: "present" or "all", for classification.
-        foresees: `learn_checked` says how examples would have been answered before they were
-            learned. Blocks are short at first then, so that the first ones are soon heard of.
+        foresees: `foresee` is asked before each batch. Blocks are short at first then, so that it
+            soon has something to say.
+        compares: it is asked how familiar inputs are, too.
 
     Raises:
         SettingError: no half-life, or an argument outside its range.
@@ -99,6 +98,7 @@ class MemoryBank:
         block: int = 64,
         mix: experts.MixKind = "present",
         foresees: bool = False,
+        compares: bool = False,
     ) -> None:
         experts.check_settings(num_inputs, half_lives, features, block, mix)
         self.num_inputs = num_inputs
@@ -107,6 +107,7 @@ class MemoryBank:
         self.block = block
         self.mix: experts.MixKind = mix
         self.foresees = foresees
+        self.compares = compares
         width = features.num_outputs if features is not None else num_inputs
         self._memories = [
             RidgeMemory(
@@ -122,7 +123,13 @@ class MemoryBank:
         self.slow = max(range(len(half_lives)), key=lambda i: half_lives[i])
         self.has_prior = prior_half_life is not None and task == "classification"
         self.prior = experts.make_prior(task, prior_half_life, num_outputs)
-        self.gate = FixedShare(len(half_lives) + self.has_prior, switch_rate=switch_rate)
+        num_experts = len(half_lives) + self.has_prior
+        self.gate = Mixture(
+            torch.full((1, num_experts), 1.0 / num_experts, dtype=torch.float64, device="cpu"),
+            slow=self.slow,
+            switch_rate=switch_rate,
+            classifies=task == "classification",
+        )
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         # Kept from answer to answer, never saved: what `_memories` and the block give.
@@ -188,25 +195,23 @@ class MemoryBank:
     @in_own_modes
     def learn_checked(
         self, x: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None = None
-    ) -> list[Foresight]:
-        """As `add_checked`; returns what was predicted of each full block before it was learned.
+    ) -> None:
+        """As `add_checked`.
 
         Args:
             x, target, weight_N: what `check` gave.
             phi_ND: what `map_early` gave.
         """
-        found: list[Foresight] = []
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:
             space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
             rows = slice(start, min(N, start + space))
             phi = None if phi_ND is None else phi_ND[rows]
-            found += self._add_rows(x[rows], target[rows], weight_N[rows], phi)
+            self._add_rows(x[rows], target[rows], weight_N[rows], phi)
             start = rows.stop
         if self._is_asked:
             self.prepare()
         self._is_asked = False
-        return found
 
     @in_own_modes
     def remove(self, x: Tensor, y: Tensor, weight: Tensor | None = None, *, clock: int) -> None:
@@ -232,25 +237,36 @@ class MemoryBank:
         return self._mix(self.predict_experts(x))
 
     @in_own_modes
-    def predict_held(self, x: Tensor, phi_ND: Tensor | None = None) -> Tensor | None:
-        """As `predict`, but by solutions that are held, which are up to a block old or, in a bank
-        of one memory, made of two thirds of what it knows or more; of nearly all of it, and half of
-        its features, if these are codes.
+    def foresee(self, x: Tensor, phi_ND: Tensor | None = None) -> Foresight | None:
+        """What would be answered to examples that are to be learned next; None at the beginning.
 
-        Seldom is anything solved, so this is cheap enough for every batch; None before the first
-        block.
+        By solutions that are held, which are up to a block old or, in a bank of one memory, made
+        of two thirds of what it knows or more; of nearly all of it, and half of its features, if
+        these are codes. Seldom is anything solved, so this is cheap enough for every batch.
 
         Args:
             x: (N, I).
             phi_ND: what `map_early` gave of it.
         """
+        memory = self._memories[self.slow]
         if len(self._memories) == 1:
-            self._held[0] = renew_roughly(self._memories[0], self._held[0])
+            self._held[0] = renew_roughly(memory, self._held[0])
         slow = self._held[self.slow]
         if slow is None:
             return None
         phi_ND = self._check_features(x) if phi_ND is None else phi_ND.double()
-        return self._answer_held(slow, phi_ND)
+        known_K, novelty_N, num_effective = None, None, memory.num_effective
+        if self.compares:
+            slow = self._held[self.slow] = add_reach(memory, slow)
+            assert slow is not None
+            assert slow.reach is not None
+            novelty_N = compute_novelty(slow.reach, phi_ND)
+            num_effective = slow.reach.num_effective
+        if self.task == "classification":
+            known_K = nn.functional.pad(
+                slow.offset.isfinite(), (0, self.num_classes - len(slow.offset))
+            )
+        return Foresight(self._answer_held(slow, phi_ND), known_K, novelty_N, num_effective)
 
     def map_early(self, x_NI: Tensor) -> Tensor | None:
         """Features of inputs that will be learned, (N, D), if they are the same in any block.
@@ -318,7 +334,7 @@ class MemoryBank:
         self._add_fresh_rows()
         is_due = any(fresh is None or fresh.is_due for fresh in self._fresh)
         if is_due or not self._fresh or self._fresh_clock < self.clock:
-            memories, asks = self.memories, self.foresees
+            memories, asks = self.memories, self.compares
             self._fresh = [
                 None if one.is_empty else one.make_fresh(with_reach=asks and index == self.slow)
                 for index, one in enumerate(memories)
@@ -347,19 +363,16 @@ class MemoryBank:
     def novelty(self, x: Tensor) -> Tensor:
         """Novelty of inputs for the slow memory, (N,), from their leverage; see `RidgeMemory`."""
         phi_ND = self._check_features(x)
-        if not self.foresees:
+        if not self.compares:
             return compute_novelty(self.memories[self.slow].reach, phi_ND)
         return self.find_fresh()[self.slow].novelty(phi_ND)
 
-    def predict_and_compare(self, x: Tensor) -> tuple[Tensor, Foresight]:
+    def predict_and_compare(self, x: Tensor) -> Foresight:
         """As `predict`; with it what the slow memory knows of the inputs, as it stands now."""
         phi_ND = self._check_features(x)
         answers, slow = self._mix(self._answer_all(phi_ND)), self.find_fresh()[self.slow]
         known_K = slow.life_targets > 0.0 if self.task == "classification" else None
-        novelty_N = slow.novelty(phi_ND)
-        return answers, Foresight(
-            self.clock, len(x), answers, known_K, novelty_N, slow.num_effective
-        )
+        return Foresight(answers, known_K, slow.novelty(phi_ND), slow.num_effective)
 
     def present(self) -> Tensor:
         """Classes that were seen recently: (K,) bool."""
@@ -410,6 +423,7 @@ class MemoryBank:
             "block": self.block,
             "mix": self.mix,
             "foresees": self.foresees,
+            "compares": self.compares,
         }
 
     def _compute_features(self, x: Tensor) -> Tensor:
@@ -423,7 +437,7 @@ class MemoryBank:
     def _mix(self, answers: Tensor) -> Tensor:
         if len(answers) == 1:
             return answers[0]
-        return mix_experts(answers, self.gate.weights, self.slow, self.find_mixed())
+        return self.gate.mix(answers, present_K=self.find_mixed())
 
     def _read_block(self) -> experts.Block:
         """The unfinished block; its features are computed at once, which is faster."""
@@ -454,7 +468,7 @@ class MemoryBank:
 
     def _add_rows(
         self, x_NI: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None
-    ) -> list[Foresight]:
+    ) -> None:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         num_outputs = experts.count_outputs(target)
         for memory in self._memories:
@@ -465,11 +479,10 @@ class MemoryBank:
         self._pending.add(x_NI, target, weight_N, phi_ND)
         self._current, self._is_current = None, False
         if len(self._pending) < self._find_block_size():
-            return []
+            return
         if self._is_asked:
             self._add_fresh_rows()
         has_gate, block = self.gate.num_experts > 1, self._read_block()
-        found = [self._foresee(block[0])] if self.foresees else []
         if has_gate:
             self._score_block(block)
         for memory in self._memories:
@@ -477,30 +490,6 @@ class MemoryBank:
         if has_gate:
             self._held = experts.renew_held(self._memories, self._held)
         self._start_block()
-        return found
-
-    def _foresee(self, phi_ND: Tensor) -> Foresight:
-        """What would be answered to examples that are to be learned next."""
-        phi_ND = phi_ND.double()
-        memory, N = self._memories[self.slow], phi_ND.shape[0]
-        if len(self._memories) == 1:
-            self._held[0] = renew_roughly(memory, self._held[0])
-        slow = self._held[self.slow] = add_reach(memory, self._held[self.slow])
-        if slow is None or slow.reach is None:
-            nothing_N = torch.full((N,), math.inf, dtype=torch.float64, device="cpu")
-            return Foresight(memory.clock, N, None, None, nothing_N, 0.0)
-        known_K = None
-        if self.task == "classification":
-            known_K = torch.zeros(self.num_classes, dtype=torch.bool, device="cpu")
-            known_K[: len(slow.offset)] = slow.offset.isfinite()
-        return Foresight(
-            memory.clock,
-            N,
-            self._answer_held(slow, phi_ND),
-            known_K,
-            compute_novelty(slow.reach, phi_ND),
-            slow.reach.num_effective,
-        )
 
     def _answer_held(self, slow: HeldSolution, phi_ND: Tensor) -> Tensor:
         prior = self.prior if self.has_prior else None
@@ -516,7 +505,7 @@ class MemoryBank:
         if prior is not None:
             prior.grow(self.num_classes)
         solutions = [held or slow for held in self._held]
-        self.gate.update(experts.score_held(solutions, block, prior, self.has_prior, self.mix))
+        experts.hear_block(self.gate, solutions, block, prior, self.has_prior, self.mix)
 
     def _start_block(self) -> None:
         self._pending = PendingBlock(one_hot=self.task == "classification")

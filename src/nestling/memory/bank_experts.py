@@ -14,7 +14,8 @@ from nestling.core.errors import SettingError
 from nestling.memory.checks import count_classes
 from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.features import Features
-from nestling.memory.prequential import HeldSolution, answer, renew_solution, score_block
+from nestling.memory.gate import Mixture
+from nestling.memory.prequential import HeldSolution, answer, renew_solution
 from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task
 
@@ -126,16 +127,18 @@ def renew_held(
     ]
 
 
-def score_held(
+def hear_block(
+    gate: Mixture,
     solutions: Sequence[HeldSolution],
     block: Block,
     prior: ClassPrior | None,
     has_prior: bool,
     mix: MixKind,
-) -> Tensor:
-    """Weighted log-losses of experts on a block that they have not learned: (N, E) nats.
+) -> None:
+    """Tell a gate how experts would have answered a block that they have not learned.
 
     Args:
+        gate: over the memories, and the class prior if it is an expert.
         solutions: one per memory.
         block: see `Block`; one-hot targets for classes.
         prior: the class prior as it stood before the block, grown to K; None: values.
@@ -143,8 +146,15 @@ def score_held(
         mix: "present" compares on the classes that are present.
     """
     phi_ND, y_NM, weight_N = block[0].double(), *block[1:]
-    counts_NK = None if prior is None else prior.trace(y_NM.argmax(dim=1), weight_N)
-    only_present = PRESENCE_THRESHOLD if mix == "present" else None
-    losses_NE = score_block(solutions, phi_ND, y_NM, counts_NK, has_prior, only_present)
-    heard_N1 = (weight_N > 0.0)[:, None]  # an infinite loss times 0 would be NaN
-    return torch.where(heard_N1, losses_NE * weight_N[:, None], 0.0)
+    answers = [answer(held, phi_ND, y_NM.shape[1]) for held in solutions]
+    if prior is None:
+        gate.observe(torch.stack(answers), y_NM, heard_N=weight_N)
+        return
+    labels_N = y_NM.argmax(dim=1)
+    if has_prior:
+        counts_NK = prior.trace(labels_N, weight_N)
+        answers.append(counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1e-300))
+    present_K = None
+    if mix == "present":
+        present_K = prior.present(PRESENCE_THRESHOLD, y_NM.shape[1])
+    gate.observe(torch.stack(answers), labels_N, present_K=present_K, heard_N=weight_N)

@@ -1,70 +1,132 @@
-"""Mixtures of experts' answers, as the bank, the read-out and its export use them.
+"""Log-linear and fixed-share mixing of experts' answers, as bank, read-out and export use it.
 
 Nothing branches on a value, so torch.export traces the very functions that answer live.
 
-Letters: E experts, N examples (rows), K classes or outputs.
+Letters: E experts, N examples (rows), K classes or outputs, Z zones of inputs, R rates of mixers,
+M = R + 1 ways to mix.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _SMALLEST = 1e-12
+# Below e^-7 an expert's probability is taken for that: one mistake must not cost without bound.
+LEAST_LOG = -7.0
+
+
+class MixtureWeights(NamedTuple):
+    """How experts are mixed at present; see `mix_experts`.
+
+    Args:
+        mixers: (R, Z, E) weights >= 0 of log-linear mixers, per rate and zone.
+        share: (Z, E) weights of the linear mixture, per zone; rows sum to 1.
+        top: (M,) how far each of these is believed: the mixers, then the linear mixture; sums to 1.
+        precisions: (E,) of values, one over each expert's mean squared error; of classes not used.
+    """
+
+    mixers: Tensor
+    share: Tensor
+    top: Tensor
+    precisions: Tensor
+
+
+def pool_classes(answers_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights) -> Tensor:
+    """Every way to mix experts' probabilities: (M, N, K).
+
+    p_r(k) ~ prod_e p_e(k)^w_re   of R mixers   [logarithmic pool, Genest & Zidek 1986, Eq. 3.3],
+    p_M(k) = sum_e v_e p_e(k)     of the linear mixture,   w_e = sum_z zone_z w_ze, v_e likewise.
+
+    Args:
+        answers_ENK: probabilities; a class to which all give 0 gets 0.
+        zones_NZ: how far each input lies in each zone; rows sum to 1.
+        weights: of the experts.
+    """
+    logs_ENK = answers_ENK.clamp_min(_SMALLEST).log().clamp_min(LEAST_LOG)
+    weights_RNE = torch.einsum("nz,rze->rne", zones_NZ, weights.mixers)
+    scores_RNK = torch.einsum("rne,enk->rnk", weights_RNE, logs_ENK)
+    is_possible_NK = (answers_ENK > 0.0).any(dim=0)
+    pooled_RNK = torch.softmax(scores_RNK, dim=-1) * is_possible_NK
+    pooled_RNK = pooled_RNK / pooled_RNK.sum(dim=-1, keepdim=True).clamp_min(_SMALLEST)
+    shared_NK = torch.einsum("ne,enk->nk", zones_NZ @ weights.share, answers_ENK)
+    return torch.cat((pooled_RNK, shared_NK[None]))
+
+
+def pool_values(values_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights) -> Tensor:
+    """Every way to mix experts' values: (M, N, K).
+
+    The logarithmic pool of Gaussians: mu_r = sum_e w_re tau_e mu_e / sum_e w_re tau_e, tau_e one
+    over the expert's mean squared error; last the linear mixture. See `pool_classes`.
+    """
+    trusted_RZE = weights.mixers * weights.precisions + _SMALLEST
+    weights_RNE = torch.einsum("nz,rze->rne", zones_NZ, trusted_RZE)
+    weights_RNE = weights_RNE / weights_RNE.sum(dim=-1, keepdim=True)
+    pooled_RNK = torch.einsum("rne,enk->rnk", weights_RNE, values_ENK)
+    shared_NK = torch.einsum("ne,enk->nk", zones_NZ @ weights.share, values_ENK)
+    return torch.cat((pooled_RNK, shared_NK[None]))
 
 
 def mix_experts(
-    answers_ENK: Tensor, weights: Tensor, slow: int, present_K: Tensor | None = None
+    answers_ENK: Tensor,
+    zones_NZ: Tensor,
+    weights: MixtureWeights,
+    slow: int,
+    *,
+    classifies: bool,
+    present_K: Tensor | None = None,
 ) -> Tensor:
-    """Weighted mixture of experts' probabilities or values, leaving out NaN: (N, K).
+    """One answer of several experts, by the weights of their mixture: (N, K).
+
+    sum_m t_m p_m, see `pool_classes`, `pool_values` and, for `present_K`, `keep_absent`.
 
     Args:
         answers_ENK: (E, N, K) probabilities or values; who has no finite answer to a row is not
             asked about it, see `stand_in`.
-        weights: (E,), sums to 1; or (N, E), for each row its own, see `heed`.
+        zones_NZ: how far each input lies in each zone; rows sum to 1.
+        weights: of the experts.
         slow: the expert that stands in for others and answers for absent classes.
-        present_K: (K,) bool, classes on which experts are mixed, see `mix_on_present`; None: all
-            of them alike, sum_e w_e a_e.
+        classifies: whether these are probabilities.
+        present_K: (K,) bool, classes that experts may divide among themselves; None: all.
 
-    >>> answers = torch.tensor([[[0.25, 0.75]], [[torch.nan, 1.0]], [[0.75, 0.25]]])
-    >>> mix_experts(answers, torch.tensor([0.25, 0.25, 0.5]), 0)
+    >>> one = torch.ones(1, 1)
+    >>> weights = MixtureWeights(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.5, 0.5]]),
+    ...     torch.tensor([1.0, 0.0]), torch.ones(2))
+    >>> answers = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]])
+    >>> mix_experts(answers, one, weights, 0, classifies=True)
     tensor([[0.5000, 0.5000]])
     """
-    if answers_ENK.shape[0] == 1:
-        return answers_ENK[0]
     answers_ENK = stand_in(answers_ENK, slow)
-    if present_K is None:
-        return mix_rows(answers_ENK, weights)
-    return mix_on_present(answers_ENK, weights, slow, present_K)
+    pool = pool_classes if classifies else pool_values
+    pooled_MNK = pool(answers_ENK, zones_NZ, weights)
+    mixed_NK = torch.einsum("m,mnk->nk", weights.top, pooled_MNK)
+    return mixed_NK if present_K is None else keep_absent(mixed_NK, answers_ENK[slow], present_K)
 
 
-def mix_on_present(probabilities: Tensor, weights: Tensor, slow: int, present: Tensor) -> Tensor:
-    """Mix experts on recently seen classes; all others keep the slow expert's probability.
+def keep_absent(mixed_NK: Tensor, slow_NK: Tensor, present_K: Tensor) -> Tensor:
+    """A mixture on recently seen classes; all others keep the slow expert's probability.
 
-    p(c) = p_slow(c)                                            for c absent,
-    p(c) = p_slow(present) sum_i w_i p_i(c | present)           for c present.
+    p(c) = p_slow(c)                          for c absent,
+    p(c) = p_slow(present) p(c | present)     for c present.
 
     When classes come one after the other, a fast expert seems good because it has forgotten all
     but the newest; mixed plainly it would take their probability away. Here it may only say how
     the present classes share what the slow expert gives to all of them.
 
     Args:
-        probabilities: (E, N, K).
-        weights: (E,), sums to 1; or (N, E), for each example its own.
-        slow: which expert remembers longest.
-        present: (K,) bool, classes seen recently; none: the slow expert answers alone.
+        mixed_NK: (N, K) probabilities.
+        slow_NK: (N, K) of the expert that remembers longest.
+        present_K: (K,) bool, classes seen recently; none: the slow expert answers alone.
 
     Returns: (N, K); rows sum to 1 if the slow expert's do.
 
-    >>> slow, fast = [[0.4, 0.4, 0.2]], [[0.0, 0.1, 0.9]]
-    >>> p = torch.tensor([slow, fast])
-    >>> mix_on_present(p, torch.tensor([0.0, 1.0]), 0, torch.tensor([False, True, True]))
+    >>> slow, mixed = torch.tensor([[0.4, 0.4, 0.2]]), torch.tensor([[0.0, 0.1, 0.9]])
+    >>> keep_absent(mixed, slow, torch.tensor([False, True, True]))
     tensor([[0.4000, 0.0600, 0.5400]])
     """
-    slow_NK = probabilities[slow]
-    mixed_NK = mix_rows(restrict_to_present(probabilities, present), weights)
-    given_N1 = (slow_NK * present).sum(dim=-1, keepdim=True)
-    return torch.where(present, given_N1 * mixed_NK, slow_NK)
+    given_N1 = (slow_NK * present_K).sum(dim=-1, keepdim=True)
+    return torch.where(present_K, given_N1 * restrict_to_present(mixed_NK, present_K), slow_NK)
 
 
 def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
@@ -83,33 +145,13 @@ def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
     return torch.where(total > _SMALLEST, kept / total.clamp_min(_SMALLEST), even)
 
 
-def mix_rows(answers: Tensor, weights: Tensor) -> Tensor:
-    """sum_e w_e a_e: (E, N, K) and weights (E,), or (N, E) for each row its own -> (N, K).
+def mix_rows(answers_ENK: Tensor, weights_E: Tensor) -> Tensor:
+    """sum_e w_e a_e: (E, N, K) and weights (E,) that never change -> (N, K).
 
-    >>> mix_rows(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([[0.25, 0.75]]))
+    >>> mix_rows(torch.tensor([[[0.0]], [[1.0]]]), torch.tensor([0.25, 0.75]))
     tensor([[0.7500]])
     """
-    letters = "e" if weights.ndim == 1 else "ne"
-    return torch.einsum(f"{letters},enk->nk", weights.to(answers.dtype), answers)
-
-
-def heed(weights_E: Tensor, heeded_N: Tensor, slow: int) -> Tensor:
-    """Weights of each row, where fast experts are heeded more or less: (N, E), rows sum to 1.
-
-    w_ne = r_n w_e, and what is missing of 1 goes to the slow expert.
-
-    Args:
-        weights_E: (E,), sums to 1.
-        heeded_N: r, (N,) in [0, 1].
-        slow: its index.
-
-    >>> heed(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.5]), 0)
-    tensor([[0.5000, 0.5000],
-            [0.7500, 0.2500]])
-    """
-    weights_NE = weights_E * heeded_N[:, None]
-    is_slow_E = torch.arange(weights_E.shape[0], device=weights_E.device) == slow
-    return weights_NE + is_slow_E * (1.0 - weights_NE.sum(dim=1, keepdim=True))
+    return torch.einsum("e,enk->nk", weights_E.to(answers_ENK.dtype), answers_ENK)
 
 
 def stand_in(answers_ENK: Tensor, slow: int) -> Tensor:

@@ -3,8 +3,7 @@
 Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,10 +15,8 @@ from nestling.memory.exact.calibrate import Calibration, calibrate
 from nestling.memory.exact.reach import Reach
 from nestling.memory.exact.solve import Solution, find_code_strength, solve_ridge
 from nestling.memory.exact.statistics import space_evenly
-from nestling.memory.mixture import restrict_to_present
 from nestling.memory.ridge import RidgeMemory
 
-_SMALLEST_VARIANCE = 1e-12
 # A solution is renewed when this share of what the memory holds is new since it was made ...
 RENEWAL = 0.05
 # (or this one, where a rough answer will do) ...
@@ -81,22 +78,19 @@ class HeldSolution:
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a bank would have answered to examples before it learned them.
+    """What a bank answers to examples, and what it knows of them.
 
     Args:
-        clock: of the first of them.
-        num_examples: N.
-        answers: (N, K) probabilities or (N, M) means; None if it knew nothing yet.
+        answers: (N, K) probabilities or (N, M) means.
         known: (K,) bool: classes that it gives an answer for; None for values.
-        novelty: (N,) how unlike all that it had learned they were; see `compute_novelty`.
-        num_effective: examples that it knew.
+        novelty: (N,) how unlike all that it has learned they are, see `compute_novelty`; None
+            where nobody asks.
+        num_effective: examples that it knows.
     """
 
-    clock: int
-    num_examples: int
-    answers: Tensor | None
+    answers: Tensor
     known: Tensor | None
-    novelty: Tensor
+    novelty: Tensor | None
     num_effective: float
 
 
@@ -294,74 +288,3 @@ def fold_calibration(solution: Solution, calibration: Calibration | None) -> tup
         solution.weights @ calibration.matrix,
         solution.intercept @ calibration.matrix + calibration.offset,
     )
-
-
-def score_classes(probabilities_ENK: Tensor, labels_N: Tensor, present_NK: Tensor | None) -> Tensor:
-    """Log-losses of experts on labels.
-
-    Args:
-        probabilities_ENK: (E, N, K).
-        labels_N: (N,) int64.
-        present_NK: (N, K) bool, the classes among which the experts are compared; an example
-            whose class is not present says nothing about them: 0 for all. None: all classes.
-
-    Returns: (N, E) nats, infinite where an expert thought it impossible.
-    """
-    if present_NK is not None:
-        probabilities_ENK = restrict_to_present(probabilities_ENK, present_NK)
-    own_EN = probabilities_ENK[:, torch.arange(labels_N.shape[0], device="cpu"), labels_N]
-    losses_NE = -own_EN.log().T
-    if present_NK is not None:
-        counts_N = present_NK.gather(1, labels_N[:, None])[:, 0]
-        losses_NE = torch.where(counts_N[:, None], losses_NE, torch.zeros_like(losses_NE))
-    return losses_NE
-
-
-def score_values(means_ENM: Tensor, variances: Sequence[Tensor], y_NM: Tensor) -> Tensor:
-    """Gaussian log-losses of experts, summed over outputs.
-
-    -log N(y; mean, v) = 1/2 sum_m (log 2 pi v_m + (y_m - mean_m)^2 / v_m)
-
-    Args:
-        means_ENM: (E, N, M).
-        variances: per expert (M,).
-        y_NM: (N, M).
-
-    Returns: (N, E) nats.
-    """
-    # No expert may be surer than a thousandth of the least sure: a perfect fit of few examples
-    # has no variance at all.
-    variance_EM = torch.stack(list(variances))
-    floor_M = 1e-6 * variance_EM.amax(dim=0) + _SMALLEST_VARIANCE
-    variance_E1M = torch.maximum(variance_EM, floor_M)[:, None, :]
-    squared_ENM = (y_NM - means_ENM).square() / variance_E1M
-    return 0.5 * (torch.log(2.0 * math.pi * variance_E1M) + squared_ENM).sum(dim=2).T
-
-
-def score_block(
-    solutions: Sequence[HeldSolution],
-    phi_ND: Tensor,
-    y_NM: Tensor,
-    counts_NK: Tensor | None,
-    has_prior: bool,
-    only_present: float | None,
-) -> Tensor:
-    """Log-losses of memories, and of the class prior, on a block that they have not learned.
-
-    Args:
-        solutions: one per memory.
-        phi_ND: (N, D).
-        y_NM: (N, M), one-hot for classes.
-        counts_NK: (N, K) decayed counts of classes before each example; None: values.
-        has_prior: the class prior is the last expert.
-        only_present: least count of a present class; None: compare on all classes.
-
-    Returns: (N, E) nats.
-    """
-    answers = [answer(held, phi_ND, y_NM.shape[1]) for held in solutions]
-    if counts_NK is None:
-        return score_values(torch.stack(answers), [held.variance for held in solutions], y_NM)
-    if has_prior:
-        answers.append(counts_NK / counts_NK.sum(dim=1, keepdim=True).clamp_min(1e-300))
-    present_NK = None if only_present is None else counts_NK >= only_present
-    return score_classes(torch.stack(answers), y_NM.argmax(dim=1), present_NK)

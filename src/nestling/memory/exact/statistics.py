@@ -162,7 +162,7 @@ def select_features(stats: Statistics, chosen: Tensor) -> Statistics:
     )
 
 
-def decay_factor(num_examples: int, half_life: float) -> float:
+def decay_factor(num_examples: float, half_life: float) -> float:
     """2^(-num_examples / half_life); 1 for an infinite half-life, 0 after a very long time.
 
     >>> decay_factor(30, 30.0), decay_factor(10**9, 30.0), decay_factor(5, math.inf)

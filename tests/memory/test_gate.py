@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.memory import FixedShare, fixed_share_update
-from nestling.memory.gate import follow_losses
+from nestling.memory.mixing.gate import follow_losses
 
 losses_of_three = st.lists(
     st.tuples(*[st.floats(0.0, 30.0) | st.just(math.inf)] * 3), min_size=1, max_size=40

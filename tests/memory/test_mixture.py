@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.memory import ClassPrior, mix_experts, mix_on_present, restrict_to_present
-from nestling.memory.mixture import heed, mix_rows, pad_classes, stand_in
+from nestling.memory.mixing.mixture import heed, mix_rows, pad_classes, stand_in
 
 
 def draw_answers(num_experts: int = 3, num_classes: int = 4, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from nestling.levels.taps import align_features
 from nestling.memory import Mixture, MixtureWeights, RecentContext
 from nestling.memory.context import Gaussian, compare_densities, trust_recent
 from nestling.memory.exact.reach import Reach, compute_novelty
-from nestling.memory.mixture import mix_experts, mix_rows, pad_classes, stand_in
+from nestling.memory.mixing.mixture import mix_experts, mix_rows, pad_classes, stand_in
 from nestling.memory.ridge import Task
 
 

@@ -29,10 +29,10 @@ FAR = 4.0
 # far from it, and anywhere while the memory has hardly any. Before anything is heard the given
 # model is presumed to know. Where it has no opinion (its head is fresh), a little of the memory is
 # enough.
-STARTS = ((0.1, 0.9), (0.05, 0.95), (0.02, 1.0), (0.02, 1.0))
+STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
-TEMPERS = (1.0, 0.3, 0.03, 0.0)
+TEMPERS = (0.5, 0.1, 0.03, 0.0)
 # Examples by which it is found out whether the given model's outputs are other classes than the
 # labels; how many of them its answers must tell the label of, and how many they may at most name.
 NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2

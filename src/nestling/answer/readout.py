@@ -12,7 +12,7 @@ from torch import Tensor
 from nestling.answer.outside import Knowers, Outside, find_heard
 from nestling.levels import Mix, Plan
 from nestling.memory import ClassPrior, Mixture, RecentContext
-from nestling.memory.mixture import mix_rows, pad_classes, stand_in
+from nestling.memory.mixing.mixture import mix_rows, pad_classes, stand_in
 from nestling.memory.ridge import Task
 
 # Short on purpose: a class that is wrongly held to be absent is merely left to the slow expert.

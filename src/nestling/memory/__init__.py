@@ -3,8 +3,13 @@
 from nestling.memory.bank import MemoryBank
 from nestling.memory.context import RecentContext
 from nestling.memory.features import JoinedFeatures, RandomFeatures
-from nestling.memory.gate import Mixture
-from nestling.memory.mixture import MixtureWeights, keep_absent, mix_experts, restrict_to_present
+from nestling.memory.mixing.gate import Mixture
+from nestling.memory.mixing.mixture import (
+    MixtureWeights,
+    keep_absent,
+    mix_experts,
+    restrict_to_present,
+)
 from nestling.memory.prior import ClassPrior
 from nestling.memory.replay_store import BalancedReplay, ReservoirReplay
 from nestling.memory.ridge import RidgeMemory

@@ -19,7 +19,7 @@ from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
 from nestling.memory.exact.statistics import decay_factor, decay_weights
 from nestling.memory.features import Features
-from nestling.memory.gate import Mixture
+from nestling.memory.mixing.gate import Mixture
 from nestling.memory.prequential import (
     Foresight,
     HeldSolution,
@@ -28,6 +28,7 @@ from nestling.memory.prequential import (
     renew_roughly,
 )
 from nestling.memory.ridge import RidgeMemory, Task
+from nestling.memory.scout import Scout
 
 # Examples in the first block of a bank that foresees; a later one has as many as a quarter of all
 # that came before it.
@@ -130,6 +131,9 @@ class MemoryBank:
             switch_rate=switch_rate,
             classifies=task == "classification",
         )
+        self._scout: Scout | None = None
+        if foresees and len(half_lives) == 1 and not self._memories[0].follows_codes:
+            self._scout = Scout(features, width, task, num_outputs, half_lives[0])
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
         self._current: list[RidgeMemory] | None = None
         # Kept from answer to answer, never saved: what `_memories` and the block give.
@@ -202,6 +206,8 @@ class MemoryBank:
             x, target, weight_N: what `check` gave.
             phi_ND: what `map_early` gave.
         """
+        if self._scout is not None:
+            self._scout.learn(x, target, weight_N)
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:
             space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
@@ -248,6 +254,8 @@ class MemoryBank:
             x: (N, I).
             phi_ND: what `map_early` gave of it.
         """
+        if self._scout is not None:
+            return self._scout.foresee(x)
         memory = self._memories[self.slow]
         if len(self._memories) == 1:
             self._held[0] = renew_roughly(memory, self._held[0])
@@ -392,6 +400,7 @@ class MemoryBank:
             "block_prior": self._block_prior.state_dict(),
             "pending": self._pending.state_dict(),
             "held": [None if held is None else held.state_dict() for held in self._held],
+            "scout": None if self._scout is None else self._scout.state_dict(),
         }
 
     @in_own_modes
@@ -404,6 +413,8 @@ class MemoryBank:
         self.prior.load_state_dict(state["prior"])
         self._block_prior.load_state_dict(state["block_prior"])
         self._pending.load_state_dict(state["pending"])
+        if self._scout is not None:
+            self._scout.load_state_dict(state["scout"])
         self._current, self._fresh = None, []
         self._held = [
             None if held is None else HeldSolution.from_state(held) for held in state["held"]

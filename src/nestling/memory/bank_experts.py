@@ -14,7 +14,7 @@ from nestling.core.errors import SettingError
 from nestling.memory.checks import count_classes
 from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.features import Features
-from nestling.memory.gate import Mixture
+from nestling.memory.mixing.gate import Mixture
 from nestling.memory.prequential import HeldSolution, answer, renew_solution
 from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task

@@ -32,8 +32,20 @@ class Draws(NamedTuple):
     partners: Tensor | None
     phases: Tensor
 
+    def select(self, chosen: Tensor) -> "Draws":
+        """Those of some of the features, by their indices."""
+        partners = None if self.partners is None else self.partners[:, chosen].contiguous()
+        return Draws(self.weights[:, chosen].contiguous(), partners, self.phases[chosen])
 
-def map_randomly(x_NI: Tensor, draws: Draws, kind: FeatureKind, *, passthrough: bool) -> Tensor:
+
+def map_randomly(
+    x_NI: Tensor,
+    draws: Draws,
+    kind: FeatureKind,
+    *,
+    passthrough: bool,
+    num_drawn: int | None = None,
+) -> Tensor:
     """Random features of inputs, see `RandomFeatures`: (N, F), or (N, I + F) with `passthrough`.
 
     Args:
@@ -41,6 +53,7 @@ def map_randomly(x_NI: Tensor, draws: Draws, kind: FeatureKind, *, passthrough: 
         draws: weights, partners and phases.
         kind: "relu", "fourier" or "product".
         passthrough: the inputs come first.
+        num_drawn: features that these are a part of; None: they are all.
     """
     if draws.partners is not None:
         phi = (x_NI @ draws.weights).mul_(x_NI @ draws.partners)
@@ -48,7 +61,7 @@ def map_randomly(x_NI: Tensor, draws: Draws, kind: FeatureKind, *, passthrough: 
         phi = (x_NI @ draws.weights).relu_()
     else:
         phi = torch.addmm(draws.phases, x_NI, draws.weights).cos_()
-        phi.mul_(math.sqrt(2.0 / max(1, draws.weights.shape[1])))
+        phi.mul_(math.sqrt(2.0 / max(1, num_drawn or draws.weights.shape[1])))
     return torch.cat((x_NI, phi), dim=1) if passthrough else phi
 
 

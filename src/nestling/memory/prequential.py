@@ -188,7 +188,7 @@ def renew_solution(
         memory.tune()
         tuned_at = clock
     calibration = memory.calibration if memory.task == "classification" else None
-    return _hold(memory.solution, calibration, clock, tuned_at)
+    return hold_solution(memory.solution, calibration, clock, tuned_at)
 
 
 def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
@@ -238,12 +238,20 @@ def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolutio
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")
         weights_DM[chosen] = solution.weights
         solution = replace(solution, weights=weights_DM)
-    return _hold(solution, calibration, clock, clock)
+    return hold_solution(solution, calibration, clock, clock)
 
 
-def _hold(
+def hold_solution(
     solution: Solution, calibration: Calibration | None, clock: int, tuned_at: int
 ) -> HeldSolution:
+    """A solution and its calibration as one linear map, to be held.
+
+    Args:
+        solution: of some clock.
+        calibration: of it; None for values.
+        clock: of the solution.
+        tuned_at: the clock at which its strength was chosen.
+    """
     none = torch.zeros(0, dtype=torch.float64, device="cpu")
     variance = solution.residual_variance if calibration is None else none
     return HeldSolution(

@@ -16,7 +16,7 @@ from torch import Tensor
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 from nestling.memory.exact.statistics import decay_factor
-from nestling.memory.mixture import (
+from nestling.memory.mixing.mixture import (
     LEAST_LOG,
     MixtureWeights,
     keep_absent,

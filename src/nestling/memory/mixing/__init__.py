@@ -1,0 +1,1 @@
+"""Mixing what experts answer: by weights per zone, learned from every example."""

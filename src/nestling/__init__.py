@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nestling.learn.adapters.estimators import NestedClassifier, NestedRegressor
     from nestling.levels import (
         AgreementGate,
+        Concepts,
         Copy,
         Freeze,
         ImportanceGate,
@@ -69,6 +70,8 @@ _HOMES = {
     ),
     "nestling.levels": (
         "AgreementGate",
+        "Concepts",
+        "Concepts",
         "Copy",
         "Freeze",
         "ImportanceGate",
@@ -120,6 +123,7 @@ _ROOMS = (
 
 __all__ = [
     "AgreementGate",
+    "Concepts",
     "Copy",
     "Freeze",
     "ImportanceGate",

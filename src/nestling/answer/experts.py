@@ -13,6 +13,7 @@ from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.heads import find_head
 from nestling.core.modes import eval_mode
 from nestling.levels import Levels
+from nestling.levels.concepts import ForeseenConcepts
 from nestling.levels.memory import Checked, Rows, widen
 from nestling.levels.taps import align_features
 from nestling.memory.prequential import Foresight
@@ -36,6 +37,21 @@ class Answers:
     knowers: Knowers | None
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """What is known of examples before they are learned.
+
+    Args:
+        by_expert: per expert (R, K) or (R, M); None if one has no answer yet.
+        knowers: what the slow memory and who knows outside it say; None if nobody does.
+        concepts: per level of concepts what that foresaw.
+    """
+
+    by_expert: list[Tensor] | None
+    knowers: Knowers | None
+    concepts: dict[str, ForeseenConcepts | None]
+
+
 class Experts:
     """Asks the experts of a read-out, and brings their answers into one form: rows.
 
@@ -57,6 +73,7 @@ class Experts:
         self.model = levels.model
         self.copies = levels.copies
         self.memories = levels.memories
+        self.concepts = levels.concepts
         self.find_live = find_live
         self.targets = targets
         self.output_transform = output_transform
@@ -65,6 +82,16 @@ class Experts:
         self.names = tuple(name for name in plan.answering if name != plan.outside)
         self.slow = plan.find_slow_memory() or ""
         self.is_lent = self.outside is not None and self._can_lend(self.outside)
+
+    def list_moving(self) -> list[str]:
+        """The experts that are modules: the live model and the copies that move."""
+        return [n for n in self.names if n not in self.memories and n not in self.concepts]
+
+    def _find_memory(self, name: str) -> str:
+        """The memory level whose rows an expert looks at; empty for a module."""
+        if name in self.concepts:
+            return self.concepts[name].spec.of
+        return name if name in self.memories else ""
 
     def _can_lend(self, outside: str) -> bool:
         """Whether the frozen copy that the slow memory reads is the same model as a copy level."""
@@ -134,18 +161,15 @@ class Experts:
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answers:
         """Ask every expert about a batch of N examples."""
-        outputs = {name: self._run(batch, name) for name in self.names if name not in self.memories}
+        outputs = {name: self._run(batch, name) for name in self.list_moving()}
         shape: tuple[int, ...] = (batch.size,)
         target = None
         if self.targets.layout != "row":
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
             shape, target = self._find_positions(output, self.targets.layout)
-        rows = {
-            name: self.memories[name].read_rows(batch, target)
-            for name in self.names
-            if name in self.memories
-        }
+        read = {self._find_memory(name): None for name in self.names}
+        rows = {name: self.memories[name].read_rows(batch, target) for name in read if name}
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
@@ -162,6 +186,12 @@ class Experts:
                 answers.append(found.answers)
             elif name in self.memories:
                 answers.append(self.memories[name].answer(rows[name].features))
+            elif name in self.concepts:
+                memory = self._find_memory(name)
+                found_concept = self.concepts[name].answer(
+                    self.memories[memory], rows[memory].features
+                )
+                answers.append(_silence(answers[0]) if found_concept is None else found_concept)
             else:
                 answers.append(self._read(outputs[name], target))
         return Answers(answers, shape, read_rows, knowers)
@@ -219,8 +249,9 @@ class Experts:
     def answer_moving(self, batch: Batch) -> dict[str, Tensor]:
         """What the live model and the copies that move answer to N examples with their target, a
         row per label."""
-        moving = [name for name in self.names if name not in self.memories]
-        return {name: self._read(self._run(batch, name), batch.target) for name in moving}
+        return {
+            name: self._read(self._run(batch, name), batch.target) for name in self.list_moving()
+        }
 
     def read_step(self, batch: Batch, output: Tensor) -> dict[str, Tensor]:
         """The same from the output of the training step, where nobody moves but the live model."""
@@ -233,7 +264,7 @@ class Experts:
         read: Mapping[str, Rows],
         checked: Mapping[str, Checked],
         moving: Mapping[str, Tensor],
-    ) -> tuple[list[Tensor] | None, Knowers | None]:
+    ) -> Foreseen:
         """What every expert answers to examples before they are learned, without solving a memory
         anew.
 
@@ -242,24 +273,34 @@ class Experts:
             read: what the memories read of it.
             checked: the same as they take it in, with features where these are known already.
             moving: what the live model and the copies answered.
-
-        Returns: per expert (R, K) or (R, M), None if one has no answer yet; and what the slow
-            memory and who knows outside it say.
         """
-        answers, knowers = [], None
+        asked = {self._find_memory(name): None for name in (*self.names, *self.concepts)}
+        found = {name: self.memories[name].foresee(checked[name]) for name in asked if name}
+        concepts = {
+            name: level.foresee(
+                self.memories[level.spec.of], checked[level.spec.of], found[level.spec.of]
+            )
+            for name, level in self.concepts.items()
+        }
+        slow = found.get(self.slow)
+        knowers = None
+        if slow is not None:
+            knowers = _pair(slow, self._align_given(batch, read, batch.target))
+        first = next((one.answers for one in found.values() if one is not None), None)
+        answers: list[Tensor] = []
         for name in self.names:
-            if name not in self.memories:
-                if name not in moving:
-                    return None, None  # a refused step gave no output
-                answers.append(moving[name])
-                continue
-            found = self.memories[name].foresee(checked[name])
-            if found is None:
-                return None, None
-            if name == self.slow:
-                knowers = _pair(found, self._align_given(batch, read, batch.target))
-            answers.append(found.answers)
-        return answers, knowers
+            answer = moving.get(name)
+            if name in self.memories:
+                memory = found[name]
+                answer = None if memory is None else memory.answers
+            elif name in self.concepts and first is not None:
+                concept = concepts[name]
+                answer = concept.mixed if concept is not None else None
+                answer = _silence(first) if answer is None else answer
+            if answer is None:  # it knows nothing yet, or the step was refused
+                return Foreseen(None, None, concepts)
+            answers.append(answer)
+        return Foreseen(answers, knowers, concepts)
 
     def _read(self, output: Tensor, target: Tensor | None) -> Tensor:
         return self._activate(align_features(output, target)[0])
@@ -275,6 +316,11 @@ class Experts:
 
     def _activate(self, output: Tensor, task: Task | None = None) -> Tensor:
         return activate(output, task or self.targets.task, self.output_transform, widen)
+
+
+def _silence(like: Tensor) -> Tensor:
+    """The answer of who has nothing to say: another stands in."""
+    return torch.full_like(like, torch.nan)
 
 
 def _pair(found: Foresight, given: Tensor) -> Knowers:

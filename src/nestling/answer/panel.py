@@ -12,6 +12,7 @@ from nestling.answer.targets import TargetSpace, keep_known
 from nestling.core.batches import Batch
 from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
+from nestling.levels.concepts import ForeseenConcepts
 from nestling.levels.memory import Checked, Rows
 from nestling.memory.ridge import Task
 
@@ -39,7 +40,7 @@ class Panel:
         self.levels = levels
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
-        moving = [name for name in self.experts.names if name not in levels.memories]
+        moving = self.experts.list_moving()
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"] and bool(levels.gradient)
 
@@ -131,15 +132,21 @@ class Panel:
         """
         readout, memories = self.readout, self.levels.memories
         assert readout is not None
-        if readout.gate is not None:
+        foreseen: dict[str, ForeseenConcepts | None] = {}
+        if readout.gate is not None or self.levels.concepts:
             checked = {name: memories[name].map(one) for name, one in checked.items()}
             if answers is None and output is not None:
                 answers = self.experts.read_step(batch, output)
             target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
-            found, knowers = self.experts.foresee(batch, read, checked, answers or {})
-            readout.observe(found, target, knowers)
+            found = self.experts.foresee(batch, read, checked, answers or {})
+            foreseen = found.concepts
+            readout.observe(found.by_expert, target, found.knowers)
+        if readout.gate is not None:
             compared = read.get(readout.compares or "")
             readout.count(labels, None if compared is None else compared.features)
+        for name, concepts in self.levels.concepts.items():
+            of = concepts.spec.of
+            concepts.learn(memories[of], checked[of], foreseen[name])
         for name, level in memories.items():
             level.learn(checked[name], readout.task)
 

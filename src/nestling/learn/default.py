@@ -11,7 +11,7 @@ from torch import nn
 from nestling.core.batches import Batch
 from nestling.core.errors import DataError, ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.heads import find_head, find_head_layer
-from nestling.levels import Copy, Level, Levels, Memory, Plan, mix
+from nestling.levels import Concepts, Copy, Level, Levels, Memory, Plan, mix
 from nestling.levels.memory import MemoryLevel
 from nestling.levels.spec import INPUT_OF
 from nestling.levels.taps import MAX_POOLED, find_early_layer
@@ -52,12 +52,13 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
         replay: examples that replay may store; 0 for none.
 
     >>> make_default_plan(nn.Sequential(nn.Linear(4, 2)), pretrained=False, replay=0)
-    Plan(memory 'memory', gradient 'network'; read-out memory + live)
+    Plan(memory 'memory', gradient 'network', concepts 'concepts';
+    read-out memory + live + concepts)
     >>> mlp = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> plan = make_default_plan(mlp, pretrained=True, replay=0)
     >>> plan
-    Plan(memory 'memory', gradient 'head', gradient 'spine', copy 'origin';
-    read-out memory + live + origin)
+    Plan(memory 'memory', gradient 'head', gradient 'spine', concepts 'concepts', copy 'origin';
+    read-out memory + live + concepts + origin)
     >>> plan.memories[0].on
     ('input of 0', 'input of 2')
     """
@@ -77,12 +78,13 @@ def make_default_plan(model: nn.Module, *, pretrained: bool, replay: int) -> Pla
             Copy("plastic", of=names, decay=0.95, probability=0.9),
             Copy("stable", of=names, decay=0.99, probability=0.7),
         )
-    experts = ("memory", "live", *(copy.name for copy in copies))
+    concepts = Concepts("concepts", of="memory")
+    experts = ("memory", "live", *(copy.name for copy in copies), "concepts")
     if not pretrained:
-        return Plan(memory, *levels, *copies, readout=mix(*experts))
+        return Plan(memory, *levels, *copies, concepts, readout=mix(*experts))
     origin = Copy("origin", of=names, decay=1.0)
     readout = mix(*experts, "origin", outside="origin")
-    return Plan(memory, *levels, *copies, origin, readout=readout)
+    return Plan(memory, *levels, *copies, concepts, origin, readout=readout)
 
 
 def drop_early(plan: Plan) -> Plan:

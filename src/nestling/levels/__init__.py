@@ -15,7 +15,7 @@ from nestling.levels.optimizer import NestedOptimizer
 from nestling.levels.plan import Plan
 from nestling.levels.presets import adapters, by_depth, spine_and_head
 from nestling.levels.readings import LevelReading
-from nestling.levels.spec import Copy, Freeze, Level, Memory, Mix, Sleep, mix
+from nestling.levels.spec import Concepts, Copy, Freeze, Level, Memory, Mix, Sleep, mix
 from nestling.levels.stack import Levels
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Alarm",
     "Change",
     "Clock",
+    "Concepts",
     "Copy",
     "Event",
     "Freeze",

@@ -12,7 +12,7 @@ from nestling.core.arguments import name_kind
 from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.levels.gates import ParentGate
-from nestling.levels.spec import AnyLevel, AnySpec, Copy, Level, Memory, Mix, Sleep
+from nestling.levels.spec import AnyLevel, AnySpec, Concepts, Copy, Level, Memory, Mix, Sleep
 from nestling.optim import CustomOptimizer
 
 _LEVEL: TypeAdapter[AnySpec] = TypeAdapter(
@@ -26,14 +26,13 @@ class Plan:
     """Plan of levels: learning speed per parameter group, copies, memories, and the read-out.
 
     Args:
-        levels: gradient, copy, memory and sleep levels; the order is the order in which patterns
-            claim parameters.
+        levels: of any kind; the order is the order in which patterns claim parameters.
         readout: "live" (the model as it is now), the name of a copy or memory level, or
             `nl.mix(...)`.
 
     Raises:
         SettingError: names occur twice, a pattern stands in two levels, or gates form a circle.
-        UnknownLevel: a copy, gate, sleep or read-out names a level that is not there.
+        UnknownLevel: a level, gate or read-out names a level that is not there.
 
     >>> plan = Plan(Level("head", match=("head.*",)), Level("spine", match=("*",), period=16))
     >>> Plan.from_toml(plan.to_toml()) == plan
@@ -77,6 +76,11 @@ class Plan:
     def sleeps(self) -> tuple[Sleep, ...]:
         """The sleep levels, in the plan's order."""
         return tuple(level for level in self.levels if isinstance(level, Sleep))
+
+    @property
+    def concepts(self) -> tuple[Concepts, ...]:
+        """The levels of concepts, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, Concepts))
 
     @property
     def trained_levels(self) -> tuple[Level | Sleep, ...]:
@@ -242,6 +246,7 @@ class Plan:
         gradient = [level.name for level in self.gradient_levels]
         answers = [copy.name for copy in self.copies]
         answers += [memory.name for memory in self.memories] + ["live"]
+        answers += [one.name for one in self.concepts]
         for copy in self.copies:
             for name in copy.of:
                 if name not in gradient:
@@ -252,6 +257,16 @@ class Plan:
                     hint = suggest(gate.of, gradient)
                     raise UnknownLevel(f"gate of {level.name!r} has parent {gate.of!r}; {hint}")
         memories = [memory.name for memory in self.memories]
+        for one in self.concepts:
+            if one.of not in memories:
+                raise UnknownLevel(
+                    f"concepts {one.name!r} of {one.of!r}; {suggest(one.of, memories)}"
+                )
+            if self.readout == one.name:
+                raise SettingError(
+                    f"read-out {one.name!r} has nothing to say until labels change their meaning; "
+                    f"nl.mix({one.of!r}, {one.name!r}) works"
+                )
         for sleep in self.sleeps:
             if sleep.of not in memories:
                 raise UnknownLevel(
@@ -345,7 +360,13 @@ def _keep_choice(data: dict[str, object], spec: AnySpec) -> None:
 
 def _list_keys(raw: object) -> list[str]:
     """The keys that a level of a file may have."""
-    kinds = {"gradient": Level, "copy": Copy, "memory": Memory, "sleep": Sleep}
+    kinds: dict[str, type[AnySpec]] = {
+        "gradient": Level,
+        "copy": Copy,
+        "memory": Memory,
+        "concepts": Concepts,
+        "sleep": Sleep,
+    }
     kind = kinds.get(str(raw.get("kind"))) if isinstance(raw, dict) else None
     return [] if kind is None else [field.name for field in fields(kind)]
 

@@ -310,7 +310,30 @@ class Sleep:
         return self
 
 
-AnySpec = Level | Copy | Memory | Sleep
+@checked
+@dataclass(frozen=True, config=_CONFIG)
+class Concepts:
+    """Level of concepts: remembers several meanings of the labels, and which of them is in force.
+
+    Where a memory that never forgets mixes what the same inputs meant at different times, this
+    tells the meanings apart, and recalls one that comes back. See
+    `nestling.memory.concept_slots.ConceptSlots`. It costs next to nothing until a meaning changes.
+
+    Args:
+        name: the level's name; a read-out that mixes may name it.
+        of: the memory level beside which it stands, and whose features it looks at.
+        num_slots: meanings that are kept.
+        num_features: of the memory's features, evenly spaced, that each looks at.
+    """
+
+    name: Name
+    of: Name
+    num_slots: Annotated[int, Field(ge=2)] = 6
+    num_features: Count = 300
+    kind: Literal["concepts"] = "concepts"
+
+
+AnySpec = Level | Copy | Memory | Sleep | Concepts
 AnyLevel = Annotated[AnySpec, Field(discriminator="kind")]
 _SPECS: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}

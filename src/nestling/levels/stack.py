@@ -19,6 +19,7 @@ from nestling.levels.assign import (
     find_frozen_modules,
     unwrap,
 )
+from nestling.levels.concepts import ConceptsLevel
 from nestling.levels.control import Knobs
 from nestling.levels.copies import CopyLevel, make_copies
 from nestling.levels.events import Change, Event
@@ -31,7 +32,7 @@ from nestling.levels.readings import LevelReading
 from nestling.levels.sleep import SleepLevel
 from nestling.levels.spec import AnySpec, Copy, Level, Mix
 
-AnyLive = GradientLevel | CopyLevel | MemoryLevel | SleepLevel
+AnyLive = GradientLevel | CopyLevel | MemoryLevel | ConceptsLevel | SleepLevel
 
 
 class Levels(Mapping[str, AnyLive]):
@@ -43,7 +44,7 @@ class Levels(Mapping[str, AnyLive]):
         accumulate: where gradients gather, see `NestedOptimizer`.
         judge: asked with a level's name about updates of levels with `protect`.
         seed: of the copies that update by chance.
-        has_memories: also the memory and sleep levels, which a learner feeds.
+        has_memories: also the memory, concepts and sleep levels, which a learner feeds.
 
     Raises:
         SettingError: the plan does not fit the model; see `assign_levels`.
@@ -93,7 +94,9 @@ class Levels(Mapping[str, AnyLive]):
         self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
         self.memories: dict[str, MemoryLevel] = {}
         self.sleeps: dict[str, SleepLevel] = {}
+        self.concepts: dict[str, ConceptsLevel] = {}
         if has_memories:
+            self.concepts = {spec.name: ConceptsLevel(spec) for spec in plan.concepts}
             self.sleeps = {spec.name: SleepLevel(spec) for spec in plan.sleeps}
             slow = plan.find_slow_memory()
             asked = plan.answering if isinstance(plan.readout, Mix) else ()
@@ -130,7 +133,7 @@ class Levels(Mapping[str, AnyLive]):
         return len(self._join())
 
     def _join(self) -> dict[str, AnyLive]:
-        return {**self.gradient, **self.copies, **self.memories, **self.sleeps}
+        return {**self.gradient, **self.copies, **self.memories, **self.concepts, **self.sleeps}
 
     def prepare_step(self) -> None:
         """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.

@@ -17,7 +17,12 @@ from nestling.memory.checks import check_clock, check_inputs, check_saved, check
 from nestling.memory.coded.coded_features import CodedFeatures
 from nestling.memory.exact.fresh import FreshSolution
 from nestling.memory.exact.reach import compute_novelty
-from nestling.memory.exact.statistics import decay_factor, decay_weights
+from nestling.memory.exact.statistics import (
+    Statistics,
+    decay_factor,
+    decay_weights,
+    space_evenly,
+)
 from nestling.memory.features import Features
 from nestling.memory.mixing.gate import Mixture
 from nestling.memory.prequential import (
@@ -160,6 +165,22 @@ class MemoryBank:
     def num_classes(self) -> int:
         """K or M: columns of `predict`."""
         return self._memories[0].num_classes
+
+    @property
+    def num_features(self) -> int:
+        """D, features of an input."""
+        return self._memories[0].num_features
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether its features are whole numbers."""
+        return self._memories[0].is_coded
+
+    def select_statistics(self, num_features: int) -> Statistics:
+        """Statistics of the slow memory of so many of its features, evenly spaced; those of the
+        unfinished block are left out."""
+        memory = self._memories[self.slow]
+        return memory.select_statistics(space_evenly(memory.num_features, num_features))
 
     @property
     def is_empty(self) -> bool:

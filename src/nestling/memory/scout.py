@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from nestling.memory.exact.calibrate import calibrate
 from nestling.memory.exact.reach import compute_novelty, measure_reach
-from nestling.memory.exact.solve import solve_ridge
-from nestling.memory.exact.statistics import space_evenly
+from nestling.memory.exact.solve import find_code_strength, solve_ridge
+from nestling.memory.exact.statistics import Statistics, space_evenly
 from nestling.memory.features import Features, JoinedFeatures, RandomFeatures, map_randomly
 from nestling.memory.prequential import (
     RENEWAL,
+    ROUGH_GAIN,
     Foresight,
     HeldSolution,
     answer,
@@ -98,14 +99,8 @@ class Scout:
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
                 return held
         most = max(1, int(FEATURES_PER_EXAMPLE * memory.num_effective))
-        chosen = space_evenly(memory.num_features, most)
-        stats = memory.select_statistics(chosen)
-        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
-        # What the strength leaves free, if the spectrum fell off evenly.
-        freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-        solution = solve_ridge(stats, strength, freedom)
-        calibration = calibrate(stats, solution) if memory.task == "classification" else None
-        made = hold_solution(solution, calibration, memory.clock, memory.clock)
+        stats = memory.select_statistics(space_evenly(memory.num_features, most))
+        made = solve_quickly(stats, memory.clock, held, classifies=memory.task == "classification")
         self._held = replace(made, reach=measure_reach(stats))
         return self._held
 
@@ -121,6 +116,38 @@ class Scout:
         self.memory.load_state_dict(state["memory"])
         held = state["held"]
         self._held = None if held is None else HeldSolution.from_state(held)
+
+
+def solve_quickly(
+    stats: Statistics,
+    clock: int,
+    before: HeldSolution | None = None,
+    *,
+    classifies: bool,
+    coded: bool = False,
+) -> HeldSolution:
+    """A ridge regression whose strength follows from the number of examples, solved and calibrated.
+
+    Args:
+        stats: of a few hundred features.
+        clock: of the statistics.
+        before: an earlier one, from whose calibration the search begins.
+        classifies: targets are one-hot.
+        coded: features are whole numbers, see `find_code_strength`; else the strength is (d/n)^2,
+            near what cross-validation picks on the sets that it was tried on (benchmarks/LOG.md).
+    """
+    if coded:
+        strength = find_code_strength(stats)
+    else:
+        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
+    freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
+    solution = solve_ridge(stats, strength, freedom, coded=coded)
+    calibration = None
+    if classifies:
+        begin = None if before is None else before.sharpness
+        calibration = calibrate(stats, solution, begin, ROUGH_GAIN)
+    return hold_solution(solution, calibration, clock, clock)
 
 
 def select_outputs(features: Features | None, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
 from nestling.levels.taps import align_features
 from nestling.memory import Mixture, MixtureWeights, RecentContext
-from nestling.memory.context import Gaussian, compare_densities, trust_recent
+from nestling.memory.context import Gaussian, compare_densities, correct_ratio
 from nestling.memory.exact.reach import Reach, compute_novelty
 from nestling.memory.mixing.mixture import mix_experts, mix_rows, pad_classes, stand_in
 from nestling.memory.ridge import Task
@@ -107,8 +107,8 @@ class ExportedReadout(nn.Module):
         experts: each (inputs) -> (N, K_e) probabilities or (N, M) values, float64.
         mixture: of them, (E, N, K) and (N, 2) -> (N, K); not asked for one alone.
         slow: expert that answers where the others are not listened to.
-        context: how far the other experts are trusted for what the slow one reads, (N, D) -> (N,)
-            in [0, 1]; None: for every input alike.
+        context: how far what the slow one reads is like recent inputs, (N, D) -> (N,) <= 0; None:
+            all are.
         known_K: (K,) bool, classes that may be answered; None: all of them.
         dtype: of the answer.
 
@@ -139,6 +139,7 @@ class ExportedReadout(nn.Module):
     def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
         """The model's inputs, as it takes them -> probabilities (N, K) or values (N, M)."""
         heeded: Tensor | None = None
+        ratio: Tensor | None = None
         reader = self.experts[self.slow]
         answers = {
             i: one(*inputs, **keywords) for i, one in enumerate(self.experts) if one is not reader
@@ -149,21 +150,20 @@ class ExportedReadout(nn.Module):
             )  # once, for its answer and for the context
             answers[self.slow], heeded = reader.answer(read, output, *inputs, **keywords)
             if self.context is not None:
-                recent = self.context(read)
-                heeded = recent if heeded is None else recent * heeded
+                ratio = self.context(read)
         else:
             answers[self.slow] = reader(*inputs, **keywords)
         stacked = pad_classes([answers[i].double() for i in range(len(self.experts))])
         mixed = (
             stacked[0]
             if self.mixture is None
-            else self.mixture(stacked, make_zones(stacked, heeded))
+            else self.mixture(stacked, make_zones(stacked, heeded, ratio))
         )
         return keep_known(mixed, self.known).to(self.dtype)
 
 
 class RecentTrust(nn.Module):
-    """`nestling.memory.RecentContext` as it stood: what is read (N, F) -> r in [0, 1], (N,).
+    """`nestling.memory.RecentContext` as it stood: what is read (N, F) -> ln r, (N,).
 
     Args:
         context: that has taken in a block of examples already.
@@ -182,7 +182,7 @@ class RecentTrust(nn.Module):
         ratio = compare_densities(
             read.double() @ self.directions, self.recent.read(), self.life.read()
         )
-        return trust_recent(ratio, self.level)
+        return correct_ratio(ratio, self.level)
 
 
 class Density(nn.Module):

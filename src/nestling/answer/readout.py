@@ -21,6 +21,8 @@ _PRESENT_COUNT = 0.1
 _COUNTED_AT_ONCE = 64
 # First weight of every other expert, against 1 of the slow one: what is fast must prove itself.
 _OTHERS_START = 0.05
+# By so many nats an input may be unlike recent ones and yet tell of no other context.
+HARDLY = 4.0
 
 
 class Readout:
@@ -63,6 +65,9 @@ class Readout:
             ),
             0,
         )
+        self._concepts = [
+            i for i, name in enumerate(self.names) if name in {one.name for one in plan.concepts}
+        ]
         slow = self.names[self.slow]
         self.compares = slow if slow in memories else None
         self.outside: Outside | None = None
@@ -76,14 +81,16 @@ class Readout:
                 self.outside = Outside(plan.readout.switch_rate, task)
 
     def _make_gate(self, switch_rate: float) -> Mixture:
-        """Over all experts: for inputs like recent ones, and for others, which the slow one
-        answers alone."""
-        starts_ZE = torch.zeros(2, len(self.names), dtype=torch.float64, device="cpu")
+        """Over all experts, for inputs like recent ones; for those that hardly are without who
+        moves, but with meanings of the labels, which recent inputs tell of all; and for others,
+        which the slow one answers alone."""
+        starts_ZE = torch.zeros(3, len(self.names), dtype=torch.float64, device="cpu")
         starts_ZE[0] = _OTHERS_START
+        starts_ZE[1, self._concepts] = _OTHERS_START
         starts_ZE[:, self.slow] = 1.0
         return Mixture(
             starts_ZE,
-            tempers=(1.0, 0.0),
+            tempers=(1.0, 1.0, 0.0),
             slow=self.slow,
             switch_rate=switch_rate,
             classifies=self.task == "classification",
@@ -119,12 +126,11 @@ class Readout:
         if self.gate is None:
             assert self.fixed is not None
             return mix_rows(stand_in(stacked_ENK, self.slow), self.fixed)
+        ratio_N = None
         if self.context is not None and features is not None:
-            recent_N = self.context.compare(features)
-            listened_N = recent_N if listened_N is None else recent_N * listened_N
-        return self.gate.mix(
-            stacked_ENK, make_zones(stacked_ENK, listened_N), self._find_mixed(stacked_ENK)
-        )
+            ratio_N = self.context.compare(features)
+        zones_NZ = make_zones(stacked_ENK, listened_N, ratio_N)
+        return self.gate.mix(stacked_ENK, zones_NZ, self._find_mixed(stacked_ENK))
 
     def _stack(
         self, answers: Sequence[Tensor], knowers: Knowers | None
@@ -170,13 +176,15 @@ class Readout:
             heard_N = find_heard(known_K, target)
             target = torch.where(heard_N, target, known_K.double().argmax())
             heard_N = heard_N.double()
-        self.gate.observe(
-            stacked_ENK,
-            target,
-            make_zones(stacked_ENK, listened_N),
-            present_K=self._find_mixed(stacked_ENK),
-            heard_N=heard_N,
-        )
+        present_K = self._find_mixed(stacked_ENK)
+        # What comes now is like recent inputs, by what these are.
+        zones_NZ = make_zones(stacked_ENK, listened_N)
+        self.gate.observe(stacked_ENK, target, zones_NZ, present_K=present_K, heard_N=heard_N)
+        if any(bool(stacked_ENK[i].isfinite().all()) for i in self._concepts):
+            zones_NZ = zones_NZ.roll(1, 1)
+            self.gate.observe(
+                stacked_ENK, target, zones_NZ, present_K=present_K, heard_N=heard_N, again=True
+            )
         if self.outside is not None and knowers is not None:
             self.outside.observe(knowers, target)
 
@@ -227,8 +235,21 @@ class Readout:
             self.context.load_state_dict(state["context"])
 
 
-def make_zones(stacked_ENK: Tensor, listened_N: Tensor | None) -> Tensor:
-    """How far each row is one for which all are listened to, or the slow expert alone: (N, 2)."""
+def make_zones(
+    stacked_ENK: Tensor, listened_N: Tensor | None, ratio_N: Tensor | None = None
+) -> Tensor:
+    """How far each row is like recent ones, hardly like them, and unlike them: (N, 3).
+
+    Args:
+        stacked_ENK: answers, of which the rows are counted.
+        listened_N: (N,) how far others than the slow expert are listened to; None for wholly.
+        ratio_N: (N,) logarithm of how much likelier inputs are among recent ones than among all,
+            at most 0; None: they are.
+    """
     if listened_N is None:
         listened_N = torch.ones(stacked_ENK.shape[1], dtype=torch.float64, device="cpu")
-    return torch.stack((listened_N, 1.0 - listened_N), dim=1)
+    if ratio_N is None:
+        ratio_N = torch.zeros_like(listened_N)
+    like_N = listened_N * ratio_N.exp()
+    hardly_N = listened_N * (ratio_N + HARDLY).clamp_max(0.0).exp()
+    return torch.stack((like_N, hardly_N - like_N, 1.0 - hardly_N), dim=1)

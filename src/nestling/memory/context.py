@@ -47,8 +47,8 @@ class RecentContext:
     >>> context = RecentContext(1, half_life=10.0, block=20)
     >>> context.add(torch.cat([torch.zeros(40, 1), torch.ones(40, 1)]))
     >>> old, new = context.compare(torch.tensor([[0.0], [1.0]])).tolist()
-    >>> old < 0.1, new
-    (True, 1.0)
+    >>> old < -2.0, new
+    (True, 0.0)
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class RecentContext:
             self._densities = None
 
     def compare(self, x: Tensor) -> Tensor:
-        """Density ratio r(x) of inputs (N, I): (N,) float64 in [0, 1]; 1 before the first block."""
+        """ln r(x) of inputs (N, I): (N,) float64 <= 0; 0 before the first block."""
         if self._life.clock == 0:
-            return torch.ones(len(x), dtype=torch.float64, device="cpu")
+            return torch.zeros(len(x), dtype=torch.float64, device="cpu")
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
-        return trust_recent(ratio_N, self.level)
+        return correct_ratio(ratio_N, self.level)
 
     @property
     def level(self) -> float:
@@ -209,13 +209,13 @@ def compare_densities(z_ND: Tensor, recent: Gaussian, life: Gaussian) -> Tensor:
     return torch.where(ratio_N.isnan(), -math.inf, ratio_N)
 
 
-def trust_recent(ratio_N: Tensor, level: float) -> Tensor:
-    """r(x) = min(1, exp(l(x) - level)): (N,) in [0, 1].
+def correct_ratio(ratio_N: Tensor, level: float) -> Tensor:
+    """ln r(x) = min(0, l(x) - level): (N,).
 
-    >>> trust_recent(torch.tensor([2.0, 0.5]), 0.5)
-    tensor([1., 1.])
+    >>> correct_ratio(torch.tensor([2.0, 0.25]), 0.5)
+    tensor([ 0.0000, -0.2500])
     """
-    return (ratio_N - level).clamp_max(0.0).exp()
+    return (ratio_N - level).clamp_max(0.0)
 
 
 def _measure_covariance(statistics: Statistics, prior_DD: Tensor | None) -> Tensor:

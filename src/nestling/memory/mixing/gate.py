@@ -110,7 +110,7 @@ class Mixture:
 
     Args:
         start_ZE: the mixers' first weights >= 0, per zone; normalised, and with a floor, they are
-            the prior of the fixed share.
+            the prior of the fixed share. A weight of 0 stays 0: who has it never speaks there.
         tempers: per zone how much an example counts; None for 1. 0: weights never move.
         slow: the expert that stands in for others, and answers for absent classes.
         switch_rate: of the fixed share over experts, in [0, 1).
@@ -138,8 +138,8 @@ class Mixture:
     ) -> None:
         if not 0.0 <= switch_rate < 1.0:
             raise SettingError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
-        if start_ZE.ndim != 2 or not start_ZE.numel() or bool((start_ZE < 0.0).any()):
-            raise SettingError(f"weights {start_ZE.tolist()}; rows of one or more >= 0 work")
+        if start_ZE.ndim != 2 or bool((start_ZE < 0.0).any() | (start_ZE.sum(1) <= 0.0).any()):
+            raise SettingError(f"weights {start_ZE.tolist()}; rows >= 0 with one above 0 work")
         start: Floats = start_ZE.detach().to("cpu", torch.float64).numpy().copy()
         num_zones, self.num_experts = start.shape
         self.tempers = (1.0,) * num_zones if tempers is None else tempers
@@ -149,8 +149,10 @@ class Mixture:
         self.switch_rate = switch_rate
         self.classifies = classifies
         self.num_heard = 0
-        prior = np.maximum(start, _LEAST_PRIOR)
-        self._log_prior: Floats = np.log(prior / prior.sum(axis=1, keepdims=True))
+        self._speaks: Floats = (start > 0.0).astype(np.float64)
+        prior = np.maximum(start, _LEAST_PRIOR * self._speaks)
+        with np.errstate(divide="ignore"):  # who never speaks has the logarithm of 0
+            self._log_prior: Floats = np.log(prior / prior.sum(axis=1, keepdims=True))
         self._mixers: Floats = np.repeat(start[None], len(RATES), axis=0)
         self._log_share = self._log_prior.copy()
         self._log_top: Floats = np.full((1, len(RATES) + 1), -math.log(len(RATES) + 1))
@@ -222,6 +224,7 @@ class Mixture:
         *,
         present_K: Tensor | None = None,
         heard_N: Tensor | None = None,
+        again: bool = False,
     ) -> None:
         """Hear of examples, in order, by the answers that stood before they were learned.
 
@@ -233,6 +236,7 @@ class Mixture:
                 them, and on the examples' own. None: on all.
             heard_N: how much each counts; 0 for one that says nothing, as of a class that the
                 slow expert could not know. None: 1.
+            again: these examples were heard in other zones; they are not counted twice.
 
         Raises:
             ShapeMismatch: not as many answers as experts, or not one per target.
@@ -245,7 +249,7 @@ class Mixture:
         answers_ENK = stand_in(answers_ENK, self.slow)
         zones_NZ = self._fill_zones(answers_ENK, zones_NZ)
         heard: Floats = np.ones(len(target)) if heard_N is None else heard_N.double().numpy()
-        if present_K is not None and not self.is_plain:
+        if present_K is not None and not again and not self.is_plain:
             self._guard(answers_ENK, target, zones_NZ, present_K, heard)
         if present_K is not None:
             present_K = present_K.clone()
@@ -260,7 +264,7 @@ class Mixture:
             else:
                 self._observe_values(*block)
             self._read = None
-        self.num_heard += len(target)
+        self.num_heard += 0 if again else len(target)
 
     def _guard(
         self,
@@ -340,7 +344,7 @@ class Mixture:
         scales_NZ = zones_NZ * (heard_N[:, None] * np.array(self.tempers))
         steps_RZE = np.einsum("nz,ren->rze", scales_NZ, gained_REN)
         self._mixers += np.array(RATES)[:, None, None] * steps_RZE
-        np.maximum(self._mixers, 0.0, out=self._mixers)
+        np.maximum(self._mixers * self._speaks, 0.0, out=self._mixers)
         self._log_share = share_weights(
             self._log_share, losses_NE, scales_NZ, self.switch_rate, self._log_prior
         )

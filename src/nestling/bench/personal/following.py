@@ -61,18 +61,14 @@ class Tuned:
     rate: str
 
 
-def follow_learner(
-    person: Person, learner: Learner, stream: Stream, seed: int
-) -> PersonAccuracies:
+def follow_learner(person: Person, learner: Learner, stream: Stream, seed: int) -> PersonAccuracies:
     """A learner, which goes on learning, on the person's stream."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # of dropout
         return follow(person, learner.learn, learner.predict_proba, stream)
 
 
-def tune_in_hindsight(
-    person: Person, model: nn.Module, stream: Stream, seed: int
-) -> list[Tuned]:
+def tune_in_hindsight(person: Person, model: nn.Module, stream: Stream, seed: int) -> list[Tuned]:
     """For each look the fine-tuning that turns out best on the person there, of all RATES.
 
     Args:
@@ -88,7 +84,7 @@ def tune_in_hindsight(
     }
     best = []
     for place in range(len(stream.looks)):
-        name = max(tried, key=lambda one: tried[one].own[place])  # noqa: B023
+        name = max(tried, key=lambda one: tried[one].own[place])
         best.append(Tuned(tried[name].own[place], tried[name].others[place], name))
     return best
 

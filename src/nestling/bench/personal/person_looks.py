@@ -30,7 +30,6 @@ SHIFT_SIZES, SHIFT_EPOCHS = (196, 128, 128, 10), 8
 SHIFT_BATCH = 10
 
 
-
 def measure_writers(seeds: Sequence[int], _: CellFolders) -> tuple[Figures, Rows]:
     """Six writers who come to a conv net of digits, each with old data learned before and not.
 

@@ -82,11 +82,13 @@ def measure_gate(
 def fix_weights(plan: Plan) -> Plan:
     """The same plan whose read-out mixes the same experts by equal weights, without a gate.
 
+    Who is asked outside a memory's experience is an expert like the others then.
+
     Args:
         plan: whose read-out is a mixture.
     """
     assert isinstance(plan.readout, Mix)
-    fixed = replace(plan.readout, weights=(1.0,) * len(plan.readout.mix))
+    fixed = replace(plan.readout, weights=(1.0,) * len(plan.readout.mix), outside=None)
     return Plan(*plan.levels, readout=fixed)
 
 
@@ -97,12 +99,12 @@ def time_in_turns(sides: Mapping[str, Step], turns: Sequence[Sequence[Pair]]) ->
         sides: name -> what learns a batch.
         turns: batches of each turn; the order of the sides is turned round with every turn.
     """
-    seconds = dict.fromkeys(sides, 0.0)
+    names, seconds = list(sides), dict.fromkeys(sides, 0.0)
     gc.collect()
     gc.disable()
     try:
         for number, batches in enumerate(turns):
-            for name in sides if number % 2 else reversed(sides):
+            for name in names if number % 2 else reversed(names):
                 step, started = sides[name], time.process_time()
                 for x, y in batches:
                     step(x, y)

@@ -71,8 +71,8 @@ def measure_many(seed: int, *, crowd: Crowd | None = None) -> tuple[Figures, Row
     old = next(make_kinds(seed, KINDS)).trained
     model = train(make_plain(MLP_SIZES, seed), old, seed, MLP_EPOCHS)
     # Learners as those see them who serve many persons.
-    both = [cast(Shared, give(model, seed, old=old)) for _ in range(2)]
-    return compare_crowds(*both, crowd or Crowd(), seed)
+    shared, alone = (cast(Shared, give(model, seed, old=old)) for _ in range(2))
+    return compare_crowds(shared, alone, crowd or Crowd(), seed)
 
 
 def compare_crowds(shared: Shared, alone: Shared, crowd: Crowd, seed: int) -> tuple[Figures, Rows]:

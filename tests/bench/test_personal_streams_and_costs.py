@@ -64,7 +64,7 @@ def test_a_stream_that_changes(
         "make_suite",
         lambda _, seed, **__: tiny_suites.make_conflict(seed, "test"),
     )
-    monkeypatch.setattr(changing_streams, "RATES", (1e-6, 0.1))
+    monkeypatch.setattr(changing_streams, "RATES", {0.0: (1e-6, 0.1), 0.9: (1e-6, 0.1)})
     figures, rows = changing_streams.measure_changing(name, (0, 1), place)
     assert set(figures) == {f"{name}_prequential", f"{name}_over_sgd"} | (
         {"drift_final"} if name == "drift" else set()

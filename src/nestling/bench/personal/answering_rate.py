@@ -17,20 +17,20 @@ from nestling.bench.timing import Figures, Rows
 from nestling.learn import Learner
 
 
-class Answers(Protocol):
+class GivesAnswers(Protocol):
     """What `learner.answerer()` gives."""
 
     def predict_proba(self, x: Tensor) -> Tensor:
         """(N, D) -> (N, K)."""
 
 
-class Answerable(Protocol):
+class GivesView(Protocol):
     """A learner that answers for other threads."""
 
     def learn(self, x: Tensor, y: Tensor) -> object:
         """Learn one batch."""
 
-    def answerer(self) -> Answers:
+    def answerer(self) -> GivesAnswers:
         """A view that answers without the learner's lock."""
 
 
@@ -73,14 +73,14 @@ def measure_answers(
     pair = read_shuffled(place)
     batches = iterate_batches(pair, chosen.learn_batch)
     # The learner as those see it who answer for others.
-    learner = cast(Answerable, Learner(make_network()))
+    learner = cast(GivesView, Learner(make_network()))
     for _ in range(-(-chosen.warm // chosen.learn_batch)):
         learner.learn(*next(batches))
     return compare_rates(learner, batches, pair[0], chosen)
 
 
 def compare_rates(
-    learner: Answerable, batches: Iterator[Pair], x: Tensor, amounts: AnswerAmounts
+    learner: GivesView, batches: Iterator[Pair], x: Tensor, amounts: AnswerAmounts
 ) -> tuple[Figures, Rows]:
     """The figures of `measure_answers`, of any learner that has learned something.
 
@@ -122,7 +122,7 @@ def compare_rates(
     return figures, rows
 
 
-def count_answers(view: Answers, x: Tensor, seconds: float) -> float:
+def count_answers(view: GivesAnswers, x: Tensor, seconds: float) -> float:
     """Answers per second of wall clock, all for the same rows."""
     gc.collect()
     count, started = 0, time.perf_counter()

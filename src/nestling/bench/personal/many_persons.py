@@ -19,7 +19,7 @@ from nestling.data.persons import KINDS, Pair, make_kinds
 STEEPEST = 0.9  # slant of any person
 
 
-class PersonalLearner(Protocol):
+class LearnsPerson(Protocol):
     """What `learner.personal(name)` gives."""
 
     def learn(self, x: Tensor, y: Tensor) -> object:
@@ -29,10 +29,10 @@ class PersonalLearner(Protocol):
         """Its own levels only."""
 
 
-class Shared(Protocol):
+class ServesPersons(Protocol):
     """A learner with a learner per person on it."""
 
-    def personal(self, name: str) -> PersonalLearner:
+    def personal(self, name: str) -> LearnsPerson:
         """The learner of one person."""
 
 
@@ -71,11 +71,13 @@ def measure_many(seed: int, *, crowd: Crowd | None = None) -> tuple[Figures, Row
     old = next(make_kinds(seed, KINDS)).trained
     model = train(make_plain(MLP_SIZES, seed), old, seed, MLP_EPOCHS)
     # Learners as those see them who serve many persons.
-    shared, alone = (cast(Shared, give(model, seed, old=old)) for _ in range(2))
+    shared, alone = (cast(ServesPersons, give(model, seed, old=old)) for _ in range(2))
     return compare_crowds(shared, alone, crowd or Crowd(), seed)
 
 
-def compare_crowds(shared: Shared, alone: Shared, crowd: Crowd, seed: int) -> tuple[Figures, Rows]:
+def compare_crowds(
+    shared: ServesPersons, alone: ServesPersons, crowd: Crowd, seed: int
+) -> tuple[Figures, Rows]:
     """The figures of `measure_many`, of any two learners that are alike.
 
     Args:
@@ -86,7 +88,7 @@ def compare_crowds(shared: Shared, alone: Shared, crowd: Crowd, seed: int) -> tu
     """
     persons = draw_persons(crowd, seed)
     one = alone.personal("one")
-    present: list[PersonalLearner] = []
+    present: list[LearnsPerson] = []
     turns = [iter(range(crowd.rounds + 1)) for _ in range(2)]
 
     def come(round_number: int) -> list[list[Pair]]:
@@ -169,9 +171,7 @@ def count_state_bytes(state: object) -> int:
     return 0
 
 
-def _learn_round_robin(
-    learners: Sequence[PersonalLearner], given: Sequence[Sequence[Pair]]
-) -> None:
+def _learn_round_robin(learners: Sequence[LearnsPerson], given: Sequence[Sequence[Pair]]) -> None:
     """The first batch of each, then the second of each, and so on."""
     for batches in zip(*given, strict=True):
         for learner, (x, y) in zip(learners, batches, strict=True):

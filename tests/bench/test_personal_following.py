@@ -1,5 +1,8 @@
 """A person's stream followed, and what is made of it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +17,7 @@ from nestling.bench.personal.following import (
 )
 from nestling.bench.personal.given_models import give, make_convnet, make_plain, train
 from nestling.bench.personal.person_looks import build_person_figures, compare_all
+from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.data.persons import KINDS, Person, make_kinds
 
 SHORT = Stream(5, (5, 20))
@@ -170,3 +174,62 @@ def test_a_convnet_by_its_seed() -> None:
     assert first.shape == (3, 10)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_census_groups_each_come_to_a_model_of_their_own(
+    person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_events, "TABLE_EPOCHS", 1)
+    rich = replace(person, trained=(person.trained[0], person.trained[1] % 2))
+    cases = list(first_events.list_census(iter([rich, rich]), 0))
+    assert [name for name, *_ in cases] == ["census, MLP"] * 2
+    assert len({id(model) for *_, model in cases}) == 2
+    assert [model(person.own[0]).shape[1] for *_, model in cases] == [2, 2]
+
+
+def test_first_events_of_every_seed_and_case(
+    person: Person, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = ("digits, MLP", person, model)
+    monkeypatch.setattr(first_events.sources, "obtain", lambda *_, **__: ["adult.whl"])
+    monkeypatch.setattr(first_events, "read_adult", str)
+    monkeypatch.setattr(first_events, "make_groups", lambda table, seed: iter([(table, seed)]))
+    monkeypatch.setattr(first_events, "list_digits", lambda _: [case])
+    monkeypatch.setattr(first_events, "list_census", lambda groups, _: [("census", *next(groups))])
+    monkeypatch.setattr(
+        first_events,
+        "measure_case",
+        lambda case, seed: {"case": case[0], "person": str(case[1]), "worst": float(seed)},
+    )
+    figures, rows = first_events.measure_first_events((1, 2), CellFolders(Path("nowhere")))
+    assert [row["case"] for row in rows] == ["digits, MLP", "census"] * 2
+    assert rows[1]["person"] == "adult.whl"
+    assert figures["first_events_worst"] == 2.0
+
+
+def test_who_comes_to_which_model(
+    person: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], Stream, int]] = []
+    models: list[torch.nn.Module] = []
+
+    def compare(persons, make, stream, seed):  # type: ignore[no-untyped-def]
+        asked.append(([one.name for one in persons], stream, seed))
+        models.append(make)
+        return [{"seed": seed}]
+
+    place = CellFolders(tmp_path, offline=True)
+    monkeypatch.setattr(person_looks, "compare_all", compare)
+    monkeypatch.setattr(person_looks, "read_mnist", lambda _: "split")
+    monkeypatch.setattr(person_looks, "make_shifts", lambda *_: iter([person] * 2))
+    assert person_looks.measure_writers((0,), place) == ({}, [{"seed": 0}])
+    assert person_looks.measure_kinds(KINDS, (0, 1), place) == ({}, [{"seed": 0}, {"seed": 1}])
+    assert person_looks.measure_shifts((3,), place) == ({}, [{"seed": 3}])
+    assert asked[0] == ([f"writer {i}" for i in range(1, 7)], person_looks.PERSON, 0)
+    assert asked[2] == (list(KINDS), person_looks.PERSON, 1)
+    assert asked[3] == (["inverted"] * 2, person_looks.SHIFT, 3)
+    for name in ("CONV_EPOCHS", "MLP_EPOCHS", "SHIFT_EPOCHS"):
+        monkeypatch.setattr(person_looks, name, 0)
+    images = torch.zeros(2, 64), torch.zeros(2, 64), torch.zeros(2, 64), torch.zeros(2, 196)
+    for make, x in zip(models, images, strict=True):
+        assert make(person, 0)(x).shape == (2, 10)

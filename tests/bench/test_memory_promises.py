@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nestling.bench.promises import default_costs, memory_promises, sleep_accuracy, suite_accuracies
+from nestling.bench.promises import (
+    default_costs,
+    kept_parts,
+    memory_promises,
+    sleep_accuracy,
+    suite_accuracies,
+)
 from nestling.bench.promises.default_costs import (
     Amounts,
     count_features,
@@ -42,7 +48,7 @@ def place(tmp_path: Path) -> CellFolders:
 def digits_for_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = load_digits()
     wide = torch.nn.functional.interpolate(images.reshape(-1, 1, 8, 8), size=28).flatten(1)
-    monkeypatch.setattr(default_costs, "_read_shuffled", lambda _: (wide, labels))
+    monkeypatch.setattr(default_costs, "read_shuffled", lambda _: (wide, labels))
 
 
 # --- parts
@@ -51,7 +57,7 @@ def digits_for_mnist(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_parts_are_kept_and_go_on(place: CellFolders, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[str] = []
 
-    def make(name: str) -> memory_promises.Measure:
+    def make(name: str) -> kept_parts.Measure:
         def measure(_: CellFolders) -> tuple[dict[str, float], list[dict[str, object]]]:
             measured.append(name)
             if name == "b" and measured.count("b") == 1:
@@ -76,7 +82,7 @@ def test_parts_are_kept_and_go_on(place: CellFolders, monkeypatch: pytest.Monkey
     # Some only, in the order of the list, and none of them again.
     assert list(memory_promises.run(place, ["c", "a"]).figures) == ["figure_a", "figure_c"]
     # Another code measures again.
-    monkeypatch.setattr(memory_promises, "identify_code", lambda: "other")
+    monkeypatch.setattr(kept_parts, "identify_code", lambda: "other")
     assert memory_promises.run(place, ["a"]).rows == [{"part": "a", "value": "a", "code": "other"}]
     assert measured == ["a", "b", "b", "c", "a"]
 

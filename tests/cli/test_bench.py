@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nestling.bench.personal import personal_promises
 from nestling.bench.promises import memory_promises
 from nestling.bench.result import LIMITS, SuiteResult
 from nestling.bench.suites.parallel_cells import CellFolders
@@ -67,7 +68,32 @@ def test_parts_of_the_memory_suite(
     assert "did you mean 'split-mnist'" in err
 
 
-def test_parts_are_of_the_memory_suite_alone(nestling: Run) -> None:
+def test_parts_of_the_personal_suite(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def measure(
+        seeds: tuple[int, ...], _: CellFolders
+    ) -> tuple[dict[str, float], list[dict[str, object]]]:
+        asked.append(seeds)
+        return {"first_events_worst": 2.5}, [{"seed": seed} for seed in seeds]
+
+    monkeypatch.setattr(personal_promises, "SEEDED_PARTS", {"first-events": measure})
+    words = ("bench", "personal", "--parts", "first-events")
+    code, out, err = nestling(*words, "--json", "p.json", "--check")
+    assert code == 1
+    assert "first_events_worst" in out
+    assert "first_events_worst = 2.5, must be <= 1" in err
+    assert (desk / "runs" / "bench" / "personal" / "parts" / "first-events.json").exists()
+    data = json.loads((desk / "p.json").read_text())
+    assert [row["seed"] for row in data["rows"]] == [0, 1, 2, 3, 4]
+    assert data["machine"]["num_threads"] == 1
+    assert nestling(*words, "--seeds", "2")[0] == 0
+    assert asked == [(0, 1, 2, 3, 4), (0, 1)]
+
+
+def test_other_suites_have_no_parts(nestling: Run) -> None:
     code, out, err = nestling("bench", "ridge", "--parts", "predict")
     assert (code, out) == (2, "")
-    assert "--parts for suite 'ridge'" in err
+    assert "--parts for suite 'ridge'; parts can be measured of memory and personal" in err

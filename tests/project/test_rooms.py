@@ -20,7 +20,7 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
+    *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
     *("data/sources", "data/suites"),
     *("jobs/suggest", "jobs/tune", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact"),

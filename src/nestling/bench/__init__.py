@@ -1,7 +1,7 @@
 """Benchmarks: suites that measure, and tables of results.
 
-Suites are modules, imported when they run: `overhead`, `spine_cost`, `demo`, `personal`, and
-in `promises` those of memories.
+Suites are modules, imported when they run: `overhead`, `spine_cost`, `demo`, in `promises` those
+of memories, and in `personal` that of persons.
 """
 
 from nestling.bench.result import SuiteResult, read_figures, write_result

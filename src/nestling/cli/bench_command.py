@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # Of nestling itself, or of papers; all others are suites of learning.
 OWN = ("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "reproduce")
-NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
+IN_PARTS = ("memory", "personal")  # kept part by part, with one thread
+NUM_SEEDS = 10
 
 
 @click.command()
@@ -22,7 +23,7 @@ NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
 @json_option
 @click.option("--methods", help="Names with commas between; without it, what --budget holds.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), help="Test streams; by default 10, of personal 3."
+    "--seeds", type=click.IntRange(min=1), help="Test streams; by default 10, of personal 5."
 )
 @click.option(
     "--budget",
@@ -35,7 +36,7 @@ NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
     type=click.Path(file_okay=False, path_type=Path),
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
-@click.option("--parts", help="Of memory: names with commas between; without it, all.")
+@click.option("--parts", help="Of memory or personal: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
 @click.option(
     "--looks",
@@ -48,7 +49,7 @@ NUM_SEEDS, NUM_SEEDS_PERSONAL = 10, 3
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory always has 1.",
+    help="Of torch; memory and personal always have 1.",
 )
 @click.option(
     "--data",
@@ -85,20 +86,23 @@ def bench(
       nestling bench split-mnist --methods default,er,derpp --seeds 5
       nestling bench reproduce --methods smnist,hsu_class
       nestling bench memory --parts split-mnist-full,learn-b10
+      nestling bench personal --parts first-events,writers --json personal.json
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
 
-    if parts is not None and suite != "memory":
-        raise SettingError(f"--parts for suite {suite!r}; of 'memory' only parts can be measured")
+    if parts is not None and suite not in IN_PARTS:
+        raise SettingError(
+            f"--parts for suite {suite!r}; parts can be measured of {' and '.join(IN_PARTS)}"
+        )
 
     if suite == "reproduce":
         result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
-    elif suite == "memory":
-        result = _measure_memory(parts, out, data_folder, offline)
+    elif suite in IN_PARTS:
+        result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
     elif suite in OWN:
         with show_progress(suite) as advance:
-            result = _run(suite, offline, threads, data_folder, seeds, advance)
+            result = _run(suite, offline, threads, data_folder, advance)
         show_table(build_table(result.rows, title=suite))
     else:
         request = _make_wish(
@@ -174,16 +178,25 @@ def _reproduce(
     return result
 
 
-def _measure_memory(
-    names: str | None, out: Path | None, data_folder: Path | None, offline: bool
+def _measure_parts(
+    suite: str,
+    names: str | None,
+    num_seeds: int | None,
+    out: Path | None,
+    data_folder: Path | None,
+    offline: bool,
 ) -> "SuiteResult":
+    from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
     from nestling.bench.suites.parallel_cells import CellFolders
 
-    place = CellFolders(out or Path("runs") / "bench" / "memory", data_folder, offline)
+    place = CellFolders(out or Path("runs") / "bench" / suite, data_folder, offline)
     parts = [] if names is None else [one.strip() for one in names.split(",")]
-    with show_progress("memory") as advance:
-        return memory_promises.run(place, parts, progress=advance)
+    with show_progress(suite) as advance:
+        if suite == "memory":
+            return memory_promises.run(place, parts, progress=advance)
+        count = num_seeds or personal_promises.NUM_SEEDS
+        return personal_promises.run(place, parts, num_seeds=count, progress=advance)
 
 
 def _run_suite(request: "SuiteRequest", num_workers: int | None) -> "SuiteResult":
@@ -203,7 +216,6 @@ def _run(
     offline: bool,
     num_threads: int,
     data_folder: Path | None,
-    num_seeds: int | None,
     advance: Advance,
 ) -> "SuiteResult":
     from nestling.bench.result import SuiteResult
@@ -216,11 +228,6 @@ def _run(
         from nestling.bench import demo
 
         return demo.run(num_threads=num_threads, progress=advance)
-    if suite == "personal":
-        from nestling.bench import personal
-
-        count = num_seeds or NUM_SEEDS_PERSONAL
-        return personal.run(num_seeds=count, num_threads=num_threads, progress=advance)
     if suite == "spine-cost":
         from nestling.bench import spine_cost
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.core.seeds import make_generator
 from nestling.data.digits import SIDE, load_digits, restyle_digits
 
-Pair = tuple[Tensor, Tensor]  # (N, 64) images in [0, 1], (N,) labels
+Pair = tuple[Tensor, Tensor]  # (N, D) inputs, here (N, 64) images in [0, 1], and (N,) labels
 Style = Callable[[Tensor], Tensor]  # (N, 64) -> (N, 64)
 
 NUM_TRAIN, NUM_OTHERS, NUM_STREAM = 1000, 300, 300

@@ -68,7 +68,7 @@ def measure_learning(
         amounts: of examples and rounds.
     """
     with flush_denormals():
-        rows = _time_rounds(_iterate_batches(_read_shuffled(place), batch_size), amounts)
+        rows = _time_rounds(iterate_batches(read_shuffled(place), batch_size), amounts)
     ratio = statistics.median(float(str(row["ratio"])) for row in rows)
     return {f"learn_over_finetune_b{batch_size}": ratio}, rows
 
@@ -84,7 +84,7 @@ def flush_denormals() -> Iterator[None]:
 
 
 def _time_rounds(batches: Iterator[Pair], amounts: Amounts) -> Rows:
-    learner, bare = Learner(_make_model()), _make_bare_loop(_make_model())
+    learner, bare = Learner(make_network()), make_bare_loop(make_network())
 
     def learn(x: Tensor, y: Tensor) -> None:
         learner.learn(x, y)
@@ -160,8 +160,8 @@ def measure_answering(
         pretrained: which default.
         amounts: of examples and answers.
     """
-    batches = _iterate_batches(_read_shuffled(place), 10)
-    learner = Learner(_make_model(), pretrained=pretrained)
+    batches = iterate_batches(read_shuffled(place), 10)
+    learner = Learner(make_network(), pretrained=pretrained)
     for _ in range(-(-amounts.warm // 10)):
         learner.learn(*next(batches))
     taken = []
@@ -189,11 +189,13 @@ def count_features(learner: Learner) -> int:
     return bank.num_inputs if bank.features is None else bank.features.num_outputs
 
 
-def _make_model() -> nn.Module:
+def make_network() -> nn.Module:
+    """784-400-400-10, always with the same weights."""
     return build_model("mlp", {"sizes": SIZES}, seed=0)
 
 
-def _make_bare_loop(model: nn.Module) -> Step:
+def make_bare_loop(model: nn.Module) -> Step:
+    """Plain fine-tuning: zero_grad, cross entropy, backward and step of fused AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
 
     def step(x: Tensor, y: Tensor) -> None:
@@ -204,7 +206,8 @@ def _make_bare_loop(model: nn.Module) -> Step:
     return step
 
 
-def _read_shuffled(place: CellFolders) -> Pair:
+def read_shuffled(place: CellFolders) -> Pair:
+    """All of MNIST to learn from, (60000, 784) and (60000,), shuffled once."""
     from nestling.data import load
 
     x, y, _, _ = load("mnist", place.data, offline=place.offline)
@@ -212,7 +215,7 @@ def _read_shuffled(place: CellFolders) -> Pair:
     return x[order], y[order]
 
 
-def _iterate_batches(pair: Pair, batch_size: int) -> Iterator[Pair]:
+def iterate_batches(pair: Pair, batch_size: int) -> Iterator[Pair]:
     """Whole batches, again and again."""
     while True:
         for x, y in zip(*(part.split(batch_size) for part in pair), strict=True):

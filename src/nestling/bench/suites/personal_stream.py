@@ -122,11 +122,15 @@ def measure_people(
 
 def run_trial(trial: PersonTrial, place: CellFolders) -> None:
     """Measure all people of one trial and write the counts."""
+    counts = count_people(trial, place)
+    write_whole(trial.find_path(place.folder), json.dumps(asdict(counts)) + "\n")
+
+
+def count_people(trial: PersonTrial, place: CellFolders) -> PersonCounts:
+    """Measure all people of one trial and add up the counts; nothing is written."""
     request = Request(trial.seed, "test", place.data, place.offline)
     streams = make_person_streams(request, split=trial.split, num_seconds=NUM_SECONDS)
-    counts = sum((measure_person(trial, one) for one in streams), PersonCounts())
-    path = trial.find_path(place.folder)
-    write_whole(path, json.dumps(asdict(counts)) + "\n")
+    return sum((measure_person(trial, one) for one in streams), PersonCounts())
 
 
 def measure_person(trial: PersonTrial, person: PersonStream) -> PersonCounts:

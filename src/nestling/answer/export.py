@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
 from nestling.answer.exported_mixture import (
     BankExpert,
     ExportedBank,
+    ExportedConcepts,
     ExportedReadout,
     FixedMixture,
     FrozenMixture,
@@ -31,6 +33,7 @@ from nestling.levels.memory import MemoryLevel
 from nestling.memory import JoinedFeatures, MemoryBank, RandomFeatures
 from nestling.memory.coded import CodedFeatures
 from nestling.memory.exact.fresh import FreshSolution
+from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.features import Features
 from nestling.memory.prequential import fold_calibration
 from nestling.memory.ridge import Task
@@ -81,10 +84,28 @@ def _export_expert(readout: Readout, experts: Experts, name: str) -> nn.Module:
     if name in experts.memories:
         outside = readout.outside if name == experts.slow else None
         return _export_memory(experts.memories[name], experts, outside)
+    if name in experts.concepts:
+        return _export_concepts(experts, name, readout.names[readout.slow])
     if name == "live":
         model = bake_model(experts.find_live())
         return LiveExpert(model, readout.task, experts.output_transform)
     return _export_copy(experts, name, readout.task)
+
+
+def _export_concepts(experts: Experts, name: str, slow: str) -> ExportedConcepts:
+    level = experts.concepts[name]
+    memory = experts.memories[level.spec.of]
+    if level.spec.of != slow or memory.bank is None:
+        raise SettingError(
+            f"concepts {name!r} stand beside {level.spec.of!r}, but {slow!r} is the memory that is "
+            "exported; name that memory first in the read-out"
+        )
+    chosen_d = space_evenly(memory.bank.num_features, level.spec.num_features)
+    slots = None if level.is_silent else level.slots
+    if slots is None:
+        return ExportedConcepts(chosen_d, [], torch.zeros(0, dtype=torch.float64, device="cpu"))
+    heads = [RidgeHead(*slot.fold(memory.bank.num_classes)) for slot in slots.slots]
+    return ExportedConcepts(chosen_d, heads, slots.shares)
 
 
 def _export_copy(experts: Experts, name: str, task: Task) -> LiveExpert:

@@ -98,6 +98,34 @@ class ExportedBank(nn.Module):
         return mixed
 
 
+class ExportedConcepts(nn.Module):
+    """Meanings of the labels as they stood: features of the memory (N, D) -> (N, K), float64; NaN
+    where no meaning has changed, so that another stands in.
+
+    Args:
+        chosen_d: which features are looked at.
+        heads: of the slots, each (N, d) -> (N, K_s).
+        shares_S: how probable each is.
+    """
+
+    def __init__(self, chosen_d: Tensor, heads: Sequence[nn.Module], shares_S: Tensor) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+        self.chosen: Tensor
+        self.shares: Tensor
+        self.register_buffer("chosen", chosen_d)
+        self.register_buffer("shares", shares_S.double())
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """(N, D) -> (N, K)."""
+        if not len(self.heads):
+            return torch.full_like(phi[:, :1], torch.nan, dtype=torch.float64)
+        chosen = phi[:, self.chosen].double()
+        return torch.einsum(
+            "s,snk->nk", self.shares, pad_classes([head(chosen) for head in self.heads])
+        )
+
+
 class ExportedReadout(nn.Module):
     """What a learner answers, as it stood when it was exported.
 
@@ -142,13 +170,18 @@ class ExportedReadout(nn.Module):
         ratio: Tensor | None = None
         reader = self.experts[self.slow]
         answers = {
-            i: one(*inputs, **keywords) for i, one in enumerate(self.experts) if one is not reader
+            i: one(*inputs, **keywords)
+            for i, one in enumerate(self.experts)
+            if one is not reader and not isinstance(one, ExportedConcepts)
         }
         if isinstance(reader, BankExpert):
-            read, output = reader.tap(
-                *inputs, **keywords
-            )  # once, for its answer and for the context
-            answers[self.slow], heeded = reader.answer(read, output, *inputs, **keywords)
+            # Once, for its answer, for meanings of the labels and for the context.
+            read, output = reader.tap(*inputs, **keywords)
+            phi = reader.features(read)
+            answers[self.slow], heeded = reader.answer(phi, output, *inputs, **keywords)
+            for i, one in enumerate(self.experts):
+                if isinstance(one, ExportedConcepts):
+                    answers[i] = one(phi)
             if self.context is not None:
                 ratio = self.context(read)
         else:
@@ -256,14 +289,15 @@ class BankExpert(nn.Module):
 
     def forward(self, *inputs: Tensor, **keywords: Tensor) -> Tensor:
         """The model's inputs -> (N, K) or (N, M)."""
-        return self.answer(*self.tap(*inputs, **keywords), *inputs, **keywords)[0]
+        read, output = self.tap(*inputs, **keywords)
+        return self.answer(self.features(read), output, *inputs, **keywords)[0]
 
     def answer(
-        self, read: Tensor, output: Tensor | None, *inputs: Tensor, **keywords: Tensor
+        self, phi: Tensor, output: Tensor | None, *inputs: Tensor, **keywords: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """What `tap` gave, and the model's inputs -> (N, K) or (N, M), and how far others are
-        listened to, (N,); None for as far as their weights say."""
-        phi = self.features(read).double()
+        """Features of what `tap` gave, its output, and the model's inputs -> (N, K) or (N, M), and
+        how far others are listened to, (N,); None for as far as their weights say."""
+        phi = phi.double()
         answer: Tensor = self.mixture(phi)
         if self.outside is None:
             return answer, None

@@ -67,9 +67,23 @@ class Slot:
 
     def answer(self, phi_Nd: Tensor, num_classes: int) -> Tensor:
         """(N, K) as of the last example."""
+        return self._answer(self._find_fresh(), phi_Nd, num_classes)
+
+    def _find_fresh(self) -> HeldSolution | None:
         if self._fresh is None and self.sums.weight > 0.0:
             self._fresh = self._solve(self._held)
-        return self._answer(self._fresh, phi_Nd, num_classes)
+        return self._fresh
+
+    def fold(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Weights (d, K) and offset (K,) of logits, as of the last example."""
+        fresh = self._find_fresh()
+        if fresh is None:
+            width = self.sums.values.num_features
+            zeros = torch.zeros(width, num_classes, dtype=torch.float64, device="cpu")
+            return zeros, zeros[0]
+        extra = num_classes - len(fresh.offset)
+        offset_K = nn.functional.pad(fresh.offset, (0, extra), value=-math.inf)
+        return nn.functional.pad(fresh.weights, (0, extra)), offset_K
 
     def _solve(self, before: HeldSolution | None) -> HeldSolution:
         stats, clock = self.sums.values, self.sums.clock
@@ -165,8 +179,13 @@ class ConceptSlots:
 
     def mix(self, answers: Sequence[Tensor]) -> Tensor:
         """Answers (N, K) of all slots by how probable they are in force; the blank is left out."""
+        return torch.einsum("s,snk->nk", self.shares, torch.stack(list(answers)))
+
+    @property
+    def shares(self) -> Tensor:
+        """How probable each slot is, if it is one of them: (S,), sums to 1."""
         shares_S = torch.tensor(self.probabilities[:-1], dtype=torch.float64, device="cpu")
-        return torch.einsum("s,snk->nk", shares_S / shares_S.sum(), torch.stack(list(answers)))
+        return shares_S / shares_S.sum()
 
     @in_own_modes
     def foresee(self, phi_Nd: Tensor, num_classes: int) -> list[Tensor]:

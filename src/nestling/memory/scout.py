@@ -66,13 +66,25 @@ class Scout:
         )
         self._held: HeldSolution | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all statistics."""
+        return self.memory.num_bytes
+
     def learn(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Take in inputs (N, I) with labels (N,) or values (N, M), which were checked."""
+        if not len(target):
+            return
         self.memory.grow(int(target.max()) + 1 if target.ndim == 1 else target.shape[1])
         y_NM = target
         if target.ndim == 1:
             y_NM = nn.functional.one_hot(target, self.memory.num_classes).double()
         self.memory.add_features(self._map(x_NI), y_NM, weight_N)
+
+    def remove(self, x_NI: Tensor, target: Tensor, weight_N: Tensor, clock: int) -> None:
+        """Take examples away again; arguments and errors of `RidgeMemory.remove`."""
+        self.memory.remove(self._map(x_NI), target, weight_N, clock=clock)
+        self._held = None
 
     def foresee(self, x_NI: Tensor) -> Foresight | None:
         """What would be answered to inputs (N, I), and how novel they are; None at first."""

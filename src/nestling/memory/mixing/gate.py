@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 from nestling.memory.exact.statistics import decay_factor
+from nestling.memory.mixing.fixed_share import Floats, share_weights
 from nestling.memory.mixing.mixture import (
     LEAST_LOG,
     MixtureWeights,
@@ -26,8 +26,6 @@ from nestling.memory.mixing.mixture import (
     restrict_to_present,
     stand_in,
 )
-
-Floats = npt.NDArray[np.float64]
 
 # Of the mixers: slow ones are right where nothing changes, the fast one follows what does.
 RATES = (0.002, 0.008, 0.03)
@@ -45,46 +43,6 @@ ERROR_HALF_LIFE = 50.0
 GUARD_HALF_LIFE, GUARD_SPREADS = 2000.0, 3.0
 SMALLEST_VARIANCE = 1e-12
 _LEAST_PRIOR = 1e-3
-
-
-def share_weights(
-    log_weights_ZE: Floats,
-    losses_NE: Floats,
-    scales_NZ: Floats,
-    switch_rate: float,
-    log_prior_ZE: Floats,
-) -> Floats:
-    """One fixed-share update of the weights of each zone, for examples that came together.
-
-    v_i = w_i exp(-sum_n s_n l_ni) / sum_j ...,   w_i' = (1 - a)^S v_i + (1 - (1 - a)^S) prior_i,
-    S = sum_n s_n   [Herbster & Warmuth 1998, Fig. 1, eta = 1]
-
-    Differs: from the paper in that what is shared returns to the prior, itself included; and in
-    that N examples are one trial, of the sum of their losses, after which N trials' worth is
-    shared. With N = 1 and s = 1 it is the paper's.
-
-    Args:
-        log_weights_ZE: (Z, E) logarithms of weights, each row of which sums to 1.
-        losses_NE: (N, E) finite nats.
-        scales_NZ: (N, Z) s >= 0, how much an example counts in a zone.
-        switch_rate: a, probability per example that the best expert changes, in [0, 1).
-        log_prior_ZE: (Z, E).
-
-    Returns: (Z, E).
-
-    >>> even = np.log(np.full((1, 2), 0.5))
-    >>> losses, one = np.array([[0.0, 50.0]]), np.ones((1, 1))
-    >>> np.exp(share_weights(even, losses, one, 0.1, even)).round(2).tolist()
-    [[0.95, 0.05]]
-    """
-    joint_ZE = log_weights_ZE - scales_NZ.T @ losses_NE
-    joint_ZE = joint_ZE - np.logaddexp.reduce(joint_ZE, axis=1, keepdims=True)
-    if switch_rate == 0.0:
-        return joint_ZE
-    stays_Z1 = scales_NZ.sum(axis=0)[:, None] * math.log1p(-switch_rate)
-    returned_Z1 = np.log(np.maximum(-np.expm1(stays_Z1), 1e-300))
-    shared_ZE: Floats = np.logaddexp(joint_ZE + stays_Z1, log_prior_ZE + returned_Z1)
-    return shared_ZE
 
 
 class Mixture:
@@ -138,7 +96,7 @@ class Mixture:
     ) -> None:
         if not 0.0 <= switch_rate < 1.0:
             raise SettingError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
-        if start_ZE.ndim != 2 or not start_ZE.numel() or bool((start_ZE < 0.0).any()):
+        if start_ZE.ndim != 2 or not start_ZE.numel() or not bool((start_ZE >= 0.0).all()):
             raise SettingError(f"weights {start_ZE.tolist()}; rows of one or more >= 0 work")
         start: Floats = start_ZE.detach().to("cpu", torch.float64).numpy().copy()
         num_zones, self.num_experts = start.shape
@@ -166,11 +124,12 @@ class Mixture:
         """The weights by which it mixes at present; tensors of their own."""
         if self._read is None:
             errors = np.where(np.isnan(self._errors), 1.0, self._errors)
+            errors = np.maximum(errors, SMALLEST_VARIANCE)
             self._read = MixtureWeights(
                 torch.from_numpy(self._mixers.copy()),
                 torch.from_numpy(np.exp(self._log_share)),
                 torch.from_numpy(np.exp(self._log_top[0])),
-                torch.from_numpy(1.0 / np.maximum(errors, SMALLEST_VARIANCE)),
+                torch.from_numpy(errors.min() / errors),
             )
         return self._read
 
@@ -232,7 +191,7 @@ class Mixture:
             present_K: (K,) bool, classes seen before these examples; experts are compared on
                 them, and on the examples' own. None: on all.
             heard_N: how much each counts; 0 for one that says nothing, as of a class that the
-                slow expert could not know. None: 1.
+                slow expert could not know. None: 1. Where nobody has a finite answer it is 0.
 
         Raises:
             ShapeMismatch: not as many answers as experts, or not one per target.
@@ -242,14 +201,20 @@ class Mixture:
                 f"answers of shape {tuple(answers_ENK.shape)} to {len(target)} targets; "
                 f"({self.num_experts}, {len(target)}, K) works"
             )
+        self.num_heard += len(target)
+        if self.num_experts == 1:
+            return  # it answers as it does, whatever its weight
         answers_ENK = stand_in(answers_ENK, self.slow)
         zones_NZ = self._fill_zones(answers_ENK, zones_NZ)
         heard: Floats = np.ones(len(target)) if heard_N is None else heard_N.double().numpy()
+        is_finite_N = answers_ENK.isfinite().all(dim=2).all(dim=0)
+        heard = np.where(is_finite_N.numpy(), heard, 0.0)
+        answers_ENK = torch.where(is_finite_N[:, None], answers_ENK, 0.0)
         if present_K is not None and not self.is_plain:
             self._guard(answers_ENK, target, zones_NZ, present_K, heard)
         if present_K is not None:
             present_K = present_K.clone()
-            present_K[target] = True
+            present_K[target[torch.from_numpy(heard > 0.0)]] = True
         for start in range(0, len(target), MOST_AT_ONCE):
             rows = slice(start, start + MOST_AT_ONCE)
             if not heard[rows].any():
@@ -260,7 +225,6 @@ class Mixture:
             else:
                 self._observe_values(*block)
             self._read = None
-        self.num_heard += len(target)
 
     def _guard(
         self,
@@ -321,7 +285,8 @@ class Mixture:
         self._top_errors, _, top_losses_NM = found
         # l_e(y) - E l_e of a Gaussian l_e = -tau_e (y - mu_e)^2 / 2, under the mixer's Gaussian.
         tau_E1 = 1.0 / np.maximum(self._errors, SMALLEST_VARIANCE)[:, None]
-        variance_RZ = 1.0 / np.maximum(self._mixers @ tau_E1[:, 0], SMALLEST_VARIANCE)
+        least = SMALLEST_VARIANCE * tau_E1.max()
+        variance_RZ = 1.0 / np.maximum(self._mixers @ tau_E1[:, 0], least)
         variance_RN = variance_RZ @ zones_NZ.numpy().T
         apart_REN = np.square(pooled[:-1, None] - values[None]).mean(axis=-1)
         gained_REN = 0.5 * tau_E1 * (variance_RN[:, None] + apart_REN - squares_EN)

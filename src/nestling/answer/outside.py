@@ -72,13 +72,15 @@ def fill_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor
 
 
 def add_classes(given_NJ: Tensor, memory_NK: Tensor) -> Tensor:
-    """The given model's answer, with classes that it has no output for as a memory has them: (N, K).
+    """The given model's answer; classes that it has no output for are as a memory has them.
 
     p(c) = memory(c) for c new, (1 - memory(new)) given(c) for its own.
 
     Args:
         given_NJ: (N, J) probabilities, J <= K.
         memory_NK: (N, K) probabilities; 0 for classes that the memory has not seen.
+
+    Returns: (N, K); rows sum to 1 if those of the given model do.
 
     >>> add_classes(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.1, 0.1, 0.8]]))
     tensor([[0.1000, 0.1000, 0.8000]])

@@ -112,9 +112,9 @@ class Mixture:
         self._mixers: Floats = np.repeat(start[None], len(RATES), axis=0)
         self._log_share = self._log_prior.copy()
         self._log_top: Floats = np.full((1, len(RATES) + 1), -math.log(len(RATES) + 1))
-        # Mean squared errors of values; NaN before the first.
-        self._errors: Floats = np.full(self.num_experts, math.nan)
-        self._top_errors: Floats = np.full(len(RATES) + 1, math.nan)
+        # Mean squared errors of values, of experts and of ways to mix; None before the first.
+        self._errors: Floats | None = None
+        self._top_errors: Floats | None = None
         # Of absent classes: by how much plain mixing was right more often, and its square.
         self._gain, self._spread = 0.0, 0.0
         self._read: MixtureWeights | None = None
@@ -123,7 +123,7 @@ class Mixture:
     def weights(self) -> MixtureWeights:
         """The weights by which it mixes at present; tensors of their own."""
         if self._read is None:
-            errors = np.where(np.isnan(self._errors), 1.0, self._errors)
+            errors = np.ones(self.num_experts) if self._errors is None else self._errors
             errors = np.maximum(errors, SMALLEST_VARIANCE)
             self._read = MixtureWeights(
                 torch.from_numpy(self._mixers.copy()),
@@ -322,8 +322,8 @@ class Mixture:
             "mixers": torch.from_numpy(self._mixers.copy()),
             "log_share": torch.from_numpy(self._log_share.copy()),
             "log_top": torch.from_numpy(self._log_top.copy()),
-            "errors": torch.from_numpy(self._errors.copy()),
-            "top_errors": torch.from_numpy(self._top_errors.copy()),
+            "errors": _save(self._errors),
+            "top_errors": _save(self._top_errors),
             "gain": self._gain,
             "spread": self._spread,
             "num_heard": self.num_heard,
@@ -342,15 +342,20 @@ class Mixture:
         self._mixers = state["mixers"].numpy().copy()
         self._log_share = state["log_share"].numpy().copy()
         self._log_top = state["log_top"].numpy().copy()
-        self._errors = state["errors"].numpy().copy()
-        self._top_errors = state["top_errors"].numpy().copy()
+        errors, top_errors = state["errors"], state["top_errors"]
+        self._errors = None if errors is None else errors.numpy().copy()
+        self._top_errors = None if top_errors is None else top_errors.numpy().copy()
         self._gain, self._spread = state["gain"], state["spread"]
         self.num_heard = state["num_heard"]
         self._read = None
 
 
+def _save(errors_E: Floats | None) -> Tensor | None:
+    return None if errors_E is None else torch.from_numpy(errors_E.copy())
+
+
 def _score(
-    values: Floats, target: Floats, heard_N: Floats, errors_E: Floats
+    values: Floats, target: Floats, heard_N: Floats, errors_E: Floats | None
 ) -> tuple[Floats, Floats, Floats]:
     """Gaussian log-losses with each expert's running squared error as variance.
 
@@ -358,7 +363,7 @@ def _score(
         values: (E, N, K).
         target: (N, K).
         heard_N: (N,) how much each counts.
-        errors_E: (E,) running squared errors; NaN before the first.
+        errors_E: (E,) running squared errors; None before the first.
 
     Returns: the new running errors (E,), squared errors (E, N), and nats (N, E).
     """
@@ -366,7 +371,7 @@ def _score(
     weight = float(heard_N.sum())
     now_E = squares_EN @ heard_N / weight
     stays = decay_factor(weight, ERROR_HALF_LIFE)
-    errors_E = np.where(np.isnan(errors_E), now_E, stays * errors_E + (1.0 - stays) * now_E)
+    errors_E = now_E if errors_E is None else stays * errors_E + (1.0 - stays) * now_E
     variance_E1 = np.maximum(errors_E, SMALLEST_VARIANCE)[:, None]
     losses_EN = 0.5 * (np.log(2 * math.pi * variance_E1) + squares_EN / variance_E1)
     best_N = losses_EN.min(axis=0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import SlowMixture
 from torch import Tensor
 
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
@@ -22,7 +23,6 @@ from nestling.memory.mixing.gate import (
     TOP_SWITCH_RATE,
 )
 from nestling.memory.mixing.mixture import LEAST_LOG, pool_classes
-from reference import SlowMixture
 
 seeds = st.integers(0, 10_000)
 

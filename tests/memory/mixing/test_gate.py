@@ -327,8 +327,8 @@ def test_values_are_weighed_by_their_errors() -> None:
     gate.observe(answers, target)
     error = (gate.mix(answers) - target).square().mean()
     assert float(error) < 0.011
-    assert float(gate.weights.precisions[0]) == 1.0
-    assert float(gate.weights.precisions[1]) == pytest.approx(0.01, rel=0.3)
+    assert float(gate.weights.precisions[0, 0]) == 1.0
+    assert float(gate.weights.precisions[0, 1]) == pytest.approx(0.01, rel=0.3)
     gate.observe(answers.flip(0)[:, :150], target[:150])
     assert float((gate.mix(answers.flip(0)) - target).square().mean()) < 0.05
 
@@ -351,6 +351,18 @@ def test_values_that_are_exactly_right_are_believed() -> None:
     gate.observe(answers, target)
     assert all(bool(value.isfinite().all()) for value in gate.weights)
     assert float((gate.mix(answers) - target).abs().max()) < 0.5
+
+
+def test_errors_in_one_zone_say_nothing_of_another() -> None:
+    """A memory that is exact near by is not believed for that where it knows nothing."""
+    target = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+    gate = Mixture(torch.tensor([[0.1, 0.9], [0.02, 1.0]]), classifies=False)
+    near = torch.tensor([[0.999, 0.001]], dtype=torch.float64).repeat(50, 1)
+    gate.observe(torch.stack((target, target + 10.0)), target, near)
+    asked = torch.tensor([[[5.0]], [[0.0]]], dtype=torch.float64)
+    far = gate.mix(asked, torch.tensor([[0.001, 0.999]], dtype=torch.float64))
+    assert abs(float(far)) < 0.5
+    assert float(gate.mix(asked, near[:1])) > 4.0
 
 
 def test_a_running_error_fades() -> None:

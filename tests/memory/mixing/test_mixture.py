@@ -39,7 +39,7 @@ def draw_weights(num_experts: int = 3, seed: int = 1) -> MixtureWeights:
         2.0 * draw(NUM_RATES, NUM_ZONES, num_experts, seed=seed + 2),
         share / share.sum(dim=1, keepdim=True),
         top / top.sum(),
-        draw(num_experts, seed=seed + 3) + 0.1,
+        draw(NUM_ZONES, num_experts, seed=seed + 3) + 0.1,
     )
 
 
@@ -75,7 +75,7 @@ def test_values_are_pooled_as_gaussians() -> None:
     pooled = pool_values(values, zones, weights)
     for n in range(NUM_ROWS):
         for r in range(NUM_RATES):
-            own = zones[n] @ weights.mixers[r] * weights.precisions
+            own = zones[n] @ (weights.mixers[r] * weights.precisions)
             wanted = (own[:, None] * values[:, n]).sum(dim=0) / own.sum()
             torch.testing.assert_close(pooled[r, n], wanted)
         shares = zones[n] @ weights.share
@@ -165,7 +165,7 @@ def test_each_zone_has_weights_of_its_own() -> None:
             weights.mixers[:, zone : zone + 1],
             weights.share[zone : zone + 1],
             weights.top,
-            weights.precisions,
+            weights.precisions[zone : zone + 1],
         )
         wanted = mix_experts(answers, wholly[:, zone : zone + 1], alone, 0, classifies=True)
         torch.testing.assert_close(found, wanted)

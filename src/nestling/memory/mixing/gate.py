@@ -115,6 +115,10 @@ class Mixture:
         # Mean squared errors of values, of experts and of ways to mix; None before the first.
         self._errors: Floats | None = None
         self._top_errors: Floats | None = None
+        # Squared errors of experts per zone, summed with a prior of one example that all miss
+        # alike, and of how many examples they are: what comes near says nothing of what is far.
+        self._sums: Floats = np.ones((num_zones, self.num_experts))
+        self._masses: Floats = np.ones((num_zones, 1))
         # Of absent classes: by how much plain mixing was right more often, and its square.
         self._gain, self._spread = 0.0, 0.0
         self._read: MixtureWeights | None = None
@@ -123,13 +127,12 @@ class Mixture:
     def weights(self) -> MixtureWeights:
         """The weights by which it mixes at present; tensors of their own."""
         if self._read is None:
-            errors = np.ones(self.num_experts) if self._errors is None else self._errors
-            errors = np.maximum(errors, SMALLEST_VARIANCE)
+            errors = np.maximum(self._sums / self._masses, SMALLEST_VARIANCE)
             self._read = MixtureWeights(
                 torch.from_numpy(self._mixers.copy()),
                 torch.from_numpy(np.exp(self._log_share)),
                 torch.from_numpy(np.exp(self._log_top[0])),
-                torch.from_numpy(errors.min() / errors),
+                torch.from_numpy(errors.min(axis=1, keepdims=True) / errors),
             )
         return self._read
 
@@ -278,18 +281,26 @@ class Mixture:
         self, values_ENK: Tensor, target_NK: Tensor, zones_NZ: Tensor, heard_N: Floats
     ) -> None:
         values, target = values_ENK.numpy(), target_NK.numpy()
+        is_first, zones = self._errors is None, zones_NZ.numpy()
         self._errors, squares_EN, losses_NE = _score(values, target, heard_N, self._errors)
+        if is_first:
+            self._sums = np.full_like(self._sums, self._errors.mean())
+        scales_NZ = zones * (heard_N[:, None] * np.array(self.tempers))
+        masses_Z1 = scales_NZ.sum(axis=0)[:, None]
+        stays_Z1 = np.exp2(-masses_Z1 / ERROR_HALF_LIFE)
+        self._sums = stays_Z1 * self._sums + (squares_EN @ scales_NZ).T
+        self._masses = stays_Z1 * self._masses + masses_Z1
         self._read = None
         pooled = pool_values(values_ENK, zones_NZ, self.weights).numpy()
         found = _score(pooled, target, heard_N, self._top_errors)
         self._top_errors, _, top_losses_NM = found
         # l_e(y) - E l_e of a Gaussian l_e = -tau_e (y - mu_e)^2 / 2, under the mixer's Gaussian.
-        tau_E1 = 1.0 / np.maximum(self._errors, SMALLEST_VARIANCE)[:, None]
-        least = SMALLEST_VARIANCE * tau_E1.max()
-        variance_RZ = 1.0 / np.maximum(self._mixers @ tau_E1[:, 0], least)
-        variance_RN = variance_RZ @ zones_NZ.numpy().T
+        tau_ZE = 1.0 / np.maximum(self._sums / self._masses, SMALLEST_VARIANCE)
+        tau_EN, least = (zones @ tau_ZE).T, SMALLEST_VARIANCE * tau_ZE.max()
+        precision_RZ = np.maximum((self._mixers * tau_ZE).sum(axis=2), least)
+        variance_RN = 1.0 / (precision_RZ @ zones.T)
         apart_REN = np.square(pooled[:-1, None] - values[None]).mean(axis=-1)
-        gained_REN = 0.5 * tau_E1 * (variance_RN[:, None] + apart_REN - squares_EN)
+        gained_REN = 0.5 * tau_EN * (variance_RN[:, None] + apart_REN - squares_EN)
         gained_REN = np.clip(gained_REN, -MOST_NATS, MOST_NATS)
         self._move(gained_REN, losses_NE, top_losses_NM, zones_NZ.numpy(), heard_N)
 
@@ -324,6 +335,8 @@ class Mixture:
             "log_top": torch.from_numpy(self._log_top.copy()),
             "errors": _save(self._errors),
             "top_errors": _save(self._top_errors),
+            "sums": torch.from_numpy(self._sums.copy()),
+            "masses": torch.from_numpy(self._masses.copy()),
             "gain": self._gain,
             "spread": self._spread,
             "num_heard": self.num_heard,
@@ -342,6 +355,7 @@ class Mixture:
         self._mixers = state["mixers"].numpy().copy()
         self._log_share = state["log_share"].numpy().copy()
         self._log_top = state["log_top"].numpy().copy()
+        self._sums, self._masses = state["sums"].numpy().copy(), state["masses"].numpy().copy()
         errors, top_errors = state["errors"], state["top_errors"]
         self._errors = None if errors is None else errors.numpy().copy()
         self._top_errors = None if top_errors is None else top_errors.numpy().copy()

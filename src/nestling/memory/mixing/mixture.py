@@ -24,8 +24,8 @@ class MixtureWeights(NamedTuple):
         mixers: (R, Z, E) weights >= 0 of log-linear mixers, per rate and zone.
         share: (Z, E) weights of the linear mixture, per zone; rows sum to 1.
         top: (M,) how far each of these is believed: the mixers, then the linear mixture; sums to 1.
-        precisions: (E,) of values, the least mean squared error of all experts over each one's;
-            of classes not used.
+        precisions: (Z, E) of values, the least mean squared error of all experts over each one's,
+            per zone; of classes not used.
     """
 
     mixers: Tensor
@@ -94,7 +94,7 @@ def mix_experts(
 
     >>> one = torch.ones(1, 1)
     >>> weights = MixtureWeights(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.5, 0.5]]),
-    ...     torch.tensor([1.0, 0.0]), torch.ones(2))
+    ...     torch.tensor([1.0, 0.0]), torch.ones(1, 2))
     >>> answers = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]])
     >>> mix_experts(answers, one, weights, 0, classifies=True)
     tensor([[0.5000, 0.5000]])

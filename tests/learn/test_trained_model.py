@@ -329,13 +329,13 @@ def test_an_early_layer_that_tells_nothing_is_left_out(
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(self.idle(x.reshape(-1, 2)).reshape(-1, 4))
 
-    x, y = make_batch(0, 60)
+    x, y = make_batch(0, 240)
     for kind in (Idle, Folded):
         torch.manual_seed(0)
         model = kind()
         learner = nl.Learner(copy.deepcopy(model), pretrained=True)
         learner.predict_proba(x)
-        for rows in torch.arange(60).split(6):
+        for rows in torch.arange(240).split(6):
             learner.learn(x[rows], y[rows])
         assert learner.plan.memories[0].on is None
         assert "reads the input of 'head' of a frozen copy" in caplog.messages[-1]

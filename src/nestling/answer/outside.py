@@ -33,6 +33,10 @@ STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
 TEMPERS = (0.5, 0.1, 0.03, 0.0)
+# Of values: far from all that it has learned a memory's go beyond all bounds, and a fiftieth of
+# them is too much, whatever it said of what came near.
+STARTS_OF_VALUES = ((0.1, 0.9), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+TEMPERS_OF_VALUES = (0.5, 0.1, 0.0, 0.0)
 # Examples by which it is found out whether the given model's outputs are other classes than the
 # labels; how many of them its answers must tell the label of, and how many they may at most name.
 NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2
@@ -173,11 +177,13 @@ class Outside:
     """
 
     def __init__(self, switch_rate: float, task: Task) -> None:
+        classifies = task == "classification"
+        starts = STARTS if classifies else STARTS_OF_VALUES
         self.gate = Mixture(
-            torch.tensor(STARTS, dtype=torch.float64, device="cpu"),
-            tempers=TEMPERS,
+            torch.tensor(starts, dtype=torch.float64, device="cpu"),
+            tempers=TEMPERS if classifies else TEMPERS_OF_VALUES,
             switch_rate=switch_rate,
-            classifies=task == "classification",
+            classifies=classifies,
         )
         # How often the given model's answer (row) came with each label (column).
         self.told = torch.zeros(0, 0, dtype=torch.float64, device="cpu")

@@ -37,8 +37,9 @@ MOST_AT_ONCE = 16
 DOUBT, TOP_DOUBT, TOP_SWITCH_RATE = 0.1, 0.01, 0.002
 # By how many nats one value may be worse than expected: bounds the cost of one mistake.
 MOST_NATS = 3.0
-# Of the running squared error of a value.
-ERROR_HALF_LIFE = 50.0
+# Of the running squared error of a value; and the part of an example that all are said to miss
+# alike before the first, in each zone.
+ERROR_HALF_LIFE, PRIOR_MASS = 50.0, 0.01
 # What an absent class costs: half-life, and how sure one must be of it.
 GUARD_HALF_LIFE, GUARD_SPREADS = 2000.0, 3.0
 SMALLEST_VARIANCE = 1e-12
@@ -115,10 +116,10 @@ class Mixture:
         # Mean squared errors of values, of experts and of ways to mix; None before the first.
         self._errors: Floats | None = None
         self._top_errors: Floats | None = None
-        # Squared errors of experts per zone, summed with a prior of one example that all miss
+        # Squared errors of experts per zone, summed with a part of an example that all miss
         # alike, and of how many examples they are: what comes near says nothing of what is far.
-        self._sums: Floats = np.ones((num_zones, self.num_experts))
-        self._masses: Floats = np.ones((num_zones, 1))
+        self._sums: Floats = np.full((num_zones, self.num_experts), PRIOR_MASS)
+        self._masses: Floats = np.full((num_zones, 1), PRIOR_MASS)
         # Of absent classes: by how much plain mixing was right more often, and its square.
         self._gain, self._spread = 0.0, 0.0
         self._read: MixtureWeights | None = None
@@ -284,7 +285,7 @@ class Mixture:
         is_first, zones = self._errors is None, zones_NZ.numpy()
         self._errors, squares_EN, losses_NE = _score(values, target, heard_N, self._errors)
         if is_first:
-            self._sums = np.full_like(self._sums, self._errors.mean())
+            self._sums = np.full_like(self._sums, PRIOR_MASS * self._errors.mean())
         scales_NZ = zones * (heard_N[:, None] * np.array(self.tempers))
         masses_Z1 = scales_NZ.sum(axis=0)[:, None]
         stays_Z1 = np.exp2(-masses_Z1 / ERROR_HALF_LIFE)

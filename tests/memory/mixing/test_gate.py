@@ -356,9 +356,7 @@ def test_values_that_are_exactly_right_are_believed() -> None:
 def test_errors_in_one_zone_say_nothing_of_another() -> None:
     """A memory that is exact near by is not believed for that where it knows nothing."""
     target = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
-    gate = Mixture(
-        torch.tensor([[0.1, 0.9], [0.02, 1.0]]), tempers=(1.0, 0.03), classifies=False
-    )
+    gate = Mixture(torch.tensor([[0.1, 0.9], [0.02, 1.0]]), tempers=(1.0, 0.03), classifies=False)
     near = torch.tensor([[0.999, 0.001]], dtype=torch.float64).repeat(50, 1)
     gate.observe(torch.stack((target, target + 10.0)), target, near)
     asked = torch.tensor([[[5.0]], [[0.0]]], dtype=torch.float64)

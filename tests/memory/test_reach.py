@@ -197,8 +197,9 @@ def test_a_bank_foresees_examples_before_it_learns_them(
         right: list[Tensor] = []
         for rows in torch.arange(len(x)).split(size):
             found = bank.foresee(x[rows])
-            assert (found is None) == (len(right) == 0 and bank.clock < 64)
-            if found is not None:
+            if found is None:
+                assert bank.clock < 16  # only at the very beginning
+            else:
                 assert found.novelty is not None
                 assert found.novelty.shape == (len(rows),)
                 right.append((found.answers.argmax(dim=1) == y[rows]).double())

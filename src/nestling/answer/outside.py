@@ -52,7 +52,7 @@ def split_zones(novelty_N: Tensor, num_effective: float) -> Tensor:
 
     Returns: (N, Z), rows sum to 1.
 
-    >>> split_zones(torch.tensor([0.0, 3.0, 9.0]), 270.0).round(decimals=1).tolist()
+    >>> split_zones(torch.tensor([0.0, 3.0, 9.0]).double(), 270.0).round(decimals=1).tolist()
     [[0.9, 0.0, 0.0, 0.1], [0.0, 0.9, 0.0, 0.1], [0.0, 0.0, 0.9, 0.1]]
     """
     inside_N = torch.sigmoid((THRESHOLD - novelty_N) / SLOPE)

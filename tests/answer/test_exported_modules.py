@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nestling.answer.exported_mixture import BankExpert, ExportedReadout, LiveExpert
+from nestling.answer.exported_mixture import (
+    BankExpert,
+    ExportedReadout,
+    FixedMixture,
+    FrozenMixture,
+    LiveExpert,
+)
 from nestling.answer.exported_modules import (
     CodedMap,
     FeatureTap,
@@ -27,7 +33,7 @@ from nestling.core.errors import DataError, MissingExtra, SettingError, ShapeMis
 from nestling.data import load_digits
 from nestling.levels.low_rank import attach_low_rank
 from nestling.levels.taps import Tap
-from nestling.memory import JoinedFeatures, RandomFeatures, mix_on_present
+from nestling.memory import JoinedFeatures, Mixture, RandomFeatures
 from nestling.memory.coded import CodedFeatures, choose_coded_features
 from nestling.memory.features import KINDS, FeatureKind
 from nestling.memory.ridge import Task
@@ -52,7 +58,21 @@ def make_live(model: nn.Module | None = None, task: Task = "classification") -> 
     return LiveExpert(bake_model(make_spine() if model is None else model), task)
 
 
-def make_readout(kind: FeatureKind = "fourier", present: Tensor | None = None) -> ExportedReadout:
+def make_gate() -> Mixture:
+    """Of three experts that answered unlike, so that all of its weights have moved."""
+    gate = Mixture(torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]]), tempers=(1.0, 0.0), slow=1)
+    answers = seeded(3, 90, 4, dtype=torch.float64).mul(3.0).softmax(dim=-1)
+    zones = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(90, 1)
+    gate.observe(answers, torch.arange(90) % 4, zones)
+    return gate
+
+
+FIXED = FixedMixture(torch.tensor([0.2, 0.3, 0.5]), 1)
+
+
+def make_readout(
+    kind: FeatureKind = "fourier", mixture: FixedMixture | FrozenMixture = FIXED
+) -> ExportedReadout:
     """A live spine of 3 classes and two memories of 4 classes that share random features."""
     features = RandomMap(RandomFeatures(8, 50, kind))
     wide = torch.float64
@@ -61,8 +81,7 @@ def make_readout(kind: FeatureKind = "fourier", present: Tensor | None = None) -
         BankExpert(FeatureTap(bake_model(make_spine()), [Tap("3", "input")]), features, head)
         for head in heads
     ]
-    weights = torch.tensor([0.2, 0.3, 0.5])
-    return ExportedReadout([make_live(), *memories], weights, present, slow=1).eval()
+    return ExportedReadout([make_live(), *memories], mixture, slow=1).eval()
 
 
 def test_the_mixture_is_the_equation() -> None:
@@ -78,21 +97,39 @@ def test_the_mixture_is_the_equation() -> None:
     torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
 
 
-def test_absent_classes_are_left_to_the_slow_expert() -> None:
-    present = torch.tensor([True, False, True, False])
-    readout = make_readout(present=present)
-    answers = [nn.functional.pad(e(X), (0, 4 - e(X).shape[1])) for e in readout.experts]
-    expected = mix_on_present(torch.stack(answers), torch.tensor([0.2, 0.3, 0.5]), 1, present)
+@pytest.mark.parametrize("is_some", [True, False])
+def test_the_gate_answers_as_it_stood(is_some: bool) -> None:
+    gate, present = make_gate(), torch.tensor([True, False, True, False]) if is_some else None
+    readout = make_readout(mixture=FrozenMixture(gate, present))
+    answers = torch.stack(
+        [nn.functional.pad(e(X), (0, 4 - e(X).shape[1])) for e in readout.experts]
+    )
+    wholly = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(len(X), 1)
+    expected = gate.mix(answers, wholly, present)
     torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
-    assert not torch.allclose(readout(X), make_readout()(X), atol=1e-3)
+    if present is not None:
+        torch.testing.assert_close(readout(X)[:, ~present], answers[1][:, ~present].float())
+    before = readout(X)
+    gate.observe(answers, torch.zeros(len(X), dtype=torch.long), wholly)
+    assert torch.equal(readout(X), before)
+
+
+def test_a_gate_that_mixes_plainly_does_so_exported() -> None:
+    gate, present = make_gate(), torch.tensor([True, False, True, False])
+    state = gate.state_dict()
+    gate.load_state_dict(state | {"gain": 100.0, "spread": 100.0})
+    assert gate.is_plain
+    plain = make_readout(mixture=FrozenMixture(gate, present))
+    assert torch.equal(plain(X), make_readout(mixture=FrozenMixture(gate))(X))
+    gate.load_state_dict(state)
+    assert not torch.equal(plain(X), make_readout(mixture=FrozenMixture(gate, present))(X))
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(1, 5), st.floats(0, 1))
-def test_answers_are_probabilities(num_examples: int, share: float) -> None:
-    readout = make_readout()
-    readout.weights.copy_(torch.tensor([share, 1 - share, 0.0]))
-    p = readout(X[:num_examples])
+@given(st.integers(1, 5), st.booleans(), st.lists(st.booleans(), min_size=4, max_size=4))
+def test_answers_are_probabilities(num_examples: int, has_gate: bool, some: list[bool]) -> None:
+    frozen = FrozenMixture(make_gate(), torch.tensor(some))
+    p = make_readout(mixture=frozen if has_gate else FIXED)(X[:num_examples])
     assert p.shape == (num_examples, 4)
     assert p.dtype == torch.float32
     assert bool((p >= 0).all())
@@ -109,21 +146,22 @@ def make_cases() -> dict[str, tuple[ExportedReadout, Tensor]]:
     frozen = FeatureTap(bake_model(make_spine()), [Tap("1", "output")])
     rows = BankExpert(frozen, nn.Identity(), RidgeHead(seeded(8, 4), seeded(4)))
     values = RidgeHead(seeded(8, 3), seeded(3), classifies=False)
-    one, half = torch.ones(1), torch.tensor([0.5, 0.5])
-    present = torch.tensor([True, False, True, False])
+    half = FixedMixture(torch.tensor([0.5, 0.5]), 0)
+    gated = FrozenMixture(make_gate(), torch.tensor([True, False, True, False]))
+    nothing = FrozenMixture(make_gate(), torch.zeros(4, dtype=torch.bool))
     return {
         "fourier": (make_readout(), X),
         "relu": (make_readout("relu"), X),
-        "nothing present": (make_readout(present=torch.zeros(4, dtype=torch.bool)), X),
+        "nothing present": (make_readout(mixture=nothing), X),
         "several places": (
-            ExportedReadout([BankExpert(places, parts, RidgeHead(seeded(16, 4), seeded(4)))], one),
+            ExportedReadout([BankExpert(places, parts, RidgeHead(seeded(16, 4), seeded(4)))]),
             X,
         ),
-        "only some present": (make_readout(present=present), X),
-        "live only": (ExportedReadout([make_live(conv)], one), image),
+        "only some present": (make_readout(mixture=gated), X),
+        "live only": (ExportedReadout([make_live(conv)]), image),
         "raw images": (ExportedReadout([make_live(conv), raw], half), image),
-        "memory only": (ExportedReadout([raw], one), image),
-        "frozen spine": (ExportedReadout([rows], one), X),
+        "memory only": (ExportedReadout([raw]), image),
+        "frozen spine": (ExportedReadout([rows]), X),
         "regression": (
             ExportedReadout(
                 [make_live(task="regression"), BankExpert(frozen, nn.Identity(), values)], half
@@ -328,10 +366,10 @@ def test_threads_get_their_own_features() -> None:
 def test_wrong_parts_are_named() -> None:
     with pytest.raises(SettingError, match=r"'haed', which the model .*did you mean 'head'"):
         FeatureTap(nn.ModuleDict({"head": nn.Linear(1, 1)}), [Tap("haed", "output")])
-    with pytest.raises(ShapeMismatch, match="1 experts need as many weights"):
-        ExportedReadout([make_spine()], torch.ones(2))
+    with pytest.raises(ShapeMismatch, match="2 experts; give one, or more and how to mix them"):
+        ExportedReadout([make_spine(), make_spine()])
     with pytest.raises(ShapeMismatch, match="0 experts"):
-        ExportedReadout([], torch.ones(0))
+        ExportedReadout([])
     with pytest.raises(ShapeMismatch, match=r"need an offset of shape \(3,\), not \(2,\)"):
         RidgeHead(torch.zeros(5, 3), torch.zeros(2))
 

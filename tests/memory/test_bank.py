@@ -6,7 +6,7 @@ from sklearn.datasets import load_diabetes
 from torch import Tensor
 
 from nestling.core.errors import DataError, NotFitted, SettingError, UnknownLabel
-from nestling.memory import FixedShare, MemoryBank, RandomFeatures, RidgeMemory, mix_on_present
+from nestling.memory import MemoryBank, Mixture, RandomFeatures, RidgeMemory, mix_experts
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
 HALF_LIVES = (20.0, 200.0, math.inf)
@@ -39,7 +39,8 @@ def test_the_gate_equals_a_loop_over_events(digits: Digits) -> None:
     bank = MemoryBank(64, half_lives=HALF_LIVES, ridge=0.3, switch_rate=0.01, block=1, mix="all")
     stream_into(bank, x, y)
     members = [RidgeMemory(64, half_life=h, ridge=0.3) for h in HALF_LIVES]
-    gate, solved_at, answers = FixedShare(3, switch_rate=0.01), [0, 0, 0], [None, None, None]
+    gate = Mixture(torch.full((1, 3), 1 / 3).double(), slow=2, switch_rate=0.01)
+    solved_at, answers = [0, 0, 0], [None, None, None]
     for i in range(len(x)):
         if i:
             for k, member in enumerate(members):
@@ -49,10 +50,12 @@ def test_the_gate_equals_a_loop_over_events(digits: Digits) -> None:
             p = torch.stack(
                 [torch.nn.functional.pad(a.predict(x[i : i + 1]), (0, 10))[:, :10] for a in answers]  # type: ignore[attr-defined]
             )
-            gate.update(-p[:, 0, y[i]].log()[None])
+            # A class that no memory has seen speaks for nobody.
+            gate.observe(p, y[i : i + 1], heard_N=(p[2, :, y[i]] > 0.0).double())
         for member in members:
             member.add(x[i : i + 1], y[i : i + 1])
-    torch.testing.assert_close(bank.gate.weights, gate.weights, rtol=0.0, atol=1e-6)
+    for one, other in zip(bank.gate.weights, gate.weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-6)
 
 
 def test_classes_one_after_the_other_are_not_forgotten(digits: Digits) -> None:
@@ -70,9 +73,9 @@ def test_when_labels_change_meaning_the_fast_memory_takes_over(digits: Digits) -
     x, y, x_test, y_test = digits
     bank = MemoryBank(64, half_lives=HALF_LIVES, block=16)
     stream_into(bank, x[:900], y[:900])
-    assert float(bank.gate.weights[0]) < 0.1
+    assert float(bank.gate.shares[0, 0]) < 0.1
     stream_into(bank, x[900:], 9 - y[900:])
-    assert float(bank.gate.weights[2]) < 0.1
+    assert float(bank.gate.shares[0, 2]) < 0.1
     fixed = accuracy(bank.memories[2].predict(x_test), 9 - y_test)
     assert accuracy(bank.predict(x_test), 9 - y_test) > fixed + 0.2
 
@@ -85,7 +88,7 @@ def test_the_prior_expert_wins_where_only_runs_of_labels_can_be_known() -> None:
         3, half_lives=(100.0, math.inf), prior_half_life=5.0, block=16, mix="all", switch_rate=0.01
     )
     stream_into(bank, x, y)
-    assert float(bank.gate.weights[2]) > 0.5
+    assert float(bank.gate.shares[0, 2]) > 0.5
     assert bank.predict_experts(x[:5]).shape == (3, 5, 3)
 
 
@@ -93,7 +96,7 @@ def test_regression_follows_the_memory_that_fits() -> None:
     x, y = (torch.tensor(part) for part in load_diabetes(return_X_y=True))
     bank = MemoryBank(10, half_lives=(5.0, math.inf), task="regression", block=16)
     stream_into(bank, x[:400], y[:400])
-    assert float(bank.gate.weights[1]) > 0.8
+    assert float(bank.gate.shares[0, 1]) > 0.8
     error = (bank.predict(x[400:])[:, 0] - y[400:]).square().mean()
     assert float(error) < 0.6 * float(y.var())
 
@@ -138,6 +141,53 @@ def test_removed_examples_leave_the_class_prior(digits: Digits) -> None:
     )
 
 
+@pytest.mark.parametrize("half_life", [50.0, math.inf])
+def test_removed_examples_leave_what_foresees(digits: Digits, half_life: float) -> None:
+    x, y, x_test, _ = digits
+    bank, never = (MemoryBank(64, half_lives=(half_life,), foresees=True) for _ in range(2))
+    stream_into(bank, x[:100], y[:100])
+    clock = bank.add(x[100:120], y[100:120])
+    bank.foresee(x_test)
+    bank.remove(x[100:120], y[100:120], clock=clock)
+    never.add(x[:100], y[:100])
+    never.add(x[100:120], y[100:120], torch.zeros(20))
+    found, wanted = bank.foresee(x_test), never.foresee(x_test)
+    assert found is not None
+    assert wanted is not None
+    torch.testing.assert_close(found.answers, wanted.answers, rtol=0.0, atol=1e-8)
+    before = bank.state_dict()["scout"]
+    with pytest.raises(DataError, match="class"):
+        bank.remove(x[:90], torch.full((90,), 3), clock=0)
+    after = bank.state_dict()["scout"]
+    assert repr(before) == repr(after)
+
+
+def test_a_new_class_does_not_move_the_gate(digits: Digits) -> None:
+    x, y, _, _ = digits
+    bank = MemoryBank(64, half_lives=HALF_LIVES, block=16)
+    stream_into(bank, x[y < 5][:160], y[y < 5][:160])
+    before = bank.gate.weights
+    bank.add(x[y == 7][:16], y[y == 7][:16])
+    assert bank.gate.num_heard == 160
+    for one, other in zip(before, bank.gate.weights, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_is_foreseen_is_what_would_be_answered(digits: Digits) -> None:
+    x, y, x_test, y_test = digits
+    for half_lives in ((math.inf,), HALF_LIVES):
+        bank = MemoryBank(64, half_lives=half_lives, foresees=True)
+        assert bank.foresee(x_test) is None
+        stream_into(bank, x[:800], y[:800])
+        foreseen = bank.foresee(x_test)
+        assert foreseen is not None
+        assert foreseen.known is not None
+        assert bool(foreseen.known.all())
+        alike = foreseen.answers.argmax(dim=1) == bank.predict(x_test).argmax(dim=1)
+        assert float(alike.double().mean()) > 0.95
+        assert accuracy(foreseen.answers, y_test) > 0.85
+
+
 def test_a_bank_of_one_endless_memory_knows_no_order(digits: Digits) -> None:
     x, y, x_test, _ = digits
     one, other = (MemoryBank(64, half_lives=(math.inf,)) for _ in range(2))
@@ -152,7 +202,10 @@ def test_the_answer_is_the_mixture_it_says(digits: Digits) -> None:
     bank = MemoryBank(64, half_lives=HALF_LIVES, block=32)
     stream_into(bank, x[:500], y[:500])
     experts = bank.predict_experts(x_test)
-    wanted = mix_on_present(experts, bank.gate.weights, 2, bank.present())
+    one_zone = torch.ones(len(x_test), 1, dtype=torch.float64)
+    wanted = mix_experts(
+        experts, one_zone, bank.gate.weights, 2, classifies=True, present_K=bank.present()
+    )
     assert torch.equal(bank.predict(x_test), wanted)
 
 

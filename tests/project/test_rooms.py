@@ -23,7 +23,7 @@ INNER_ROOMS = {
     *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
     *("data/sources", "data/suites"),
     *("jobs/suggest", "jobs/tune", "models/encoders"),
-    *("memory/closed", "memory/coded", "memory/exact"),
+    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.

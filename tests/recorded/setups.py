@@ -203,8 +203,8 @@ def read_gates(made: nl.Learner) -> dict[str, Tensor]:
     assert readout is not None
     gates = {"readout": torch.tensor(list(readout.weights.values()), dtype=torch.float64)}
     if readout.outside is not None:
-        gates["outside"] = readout.outside.weights
-    return gates | {name: bank.gate.weights for name, bank in banks.items() if bank}
+        gates["outside"] = readout.outside.gate.shares
+    return gates | {name: bank.gate.shares for name, bank in banks.items() if bank}
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

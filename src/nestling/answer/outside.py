@@ -33,6 +33,10 @@ STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
 TEMPERS = (0.5, 0.1, 0.03, 0.0)
+# Of values: far from all that it has learned a memory's go beyond all bounds, and a fiftieth of
+# them is too much, whatever it said of what came near.
+STARTS_OF_VALUES = ((0.1, 0.9), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
+TEMPERS_OF_VALUES = (0.5, 0.1, 0.0, 0.0)
 # Examples by which it is found out whether the given model's outputs are other classes than the
 # labels; how many of them its answers must tell the label of, and how many they may at most name.
 NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2
@@ -48,7 +52,7 @@ def split_zones(novelty_N: Tensor, num_effective: float) -> Tensor:
 
     Returns: (N, Z), rows sum to 1.
 
-    >>> split_zones(torch.tensor([0.0, 3.0, 9.0]), 270.0).round(decimals=1).tolist()
+    >>> split_zones(torch.tensor([0.0, 3.0, 9.0]).double(), 270.0).round(decimals=1).tolist()
     [[0.9, 0.0, 0.0, 0.1], [0.0, 0.9, 0.0, 0.1], [0.0, 0.0, 0.9, 0.1]]
     """
     inside_N = torch.sigmoid((THRESHOLD - novelty_N) / SLOPE)
@@ -69,6 +73,24 @@ def fill_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor
     """
     share_N1 = (given_NK * known_K).sum(dim=1, keepdim=True)
     return share_N1 * memory_NK * known_K + given_NK * (1.0 - known_K)
+
+
+def add_classes(given_NJ: Tensor, memory_NK: Tensor) -> Tensor:
+    """The given model's answer; classes that it has no output for are as a memory has them.
+
+    p(c) = memory(c) for c new, (1 - memory(new)) given(c) for its own.
+
+    Args:
+        given_NJ: (N, J) probabilities, J <= K.
+        memory_NK: (N, K) probabilities; 0 for classes that the memory has not seen.
+
+    Returns: (N, K); rows sum to 1 if those of the given model do.
+
+    >>> add_classes(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.1, 0.1, 0.8]]))
+    tensor([[0.1000, 0.1000, 0.8000]])
+    """
+    new_NL = memory_NK[:, given_NJ.shape[1] :]
+    return torch.cat(((1.0 - new_NL.sum(dim=1, keepdim=True)) * given_NJ, new_NL), dim=1)
 
 
 @dataclass(frozen=True)
@@ -112,10 +134,11 @@ class Knowers:
         if self.known is None:
             return torch.stack((self.memory, torch.where(is_heard_N1, self.given, self.memory)))
         width = max(self.known.shape[0], self.memory.shape[1], self.given.shape[1])
-        memory, given, known_K = (
+        memory, known_K = (
             nn.functional.pad(one, (0, width - one.shape[-1]))
-            for one in (self.memory, self.given, self.known.to(self.memory.dtype))
+            for one in (self.memory, self.known.to(self.memory.dtype))
         )
+        given = add_classes(self.given, memory * known_K)
         given = torch.where(is_heard_N1, given, memory)
         return torch.stack((fill_classes(memory, given, known_K), given))
 
@@ -154,11 +177,13 @@ class Outside:
     """
 
     def __init__(self, switch_rate: float, task: Task) -> None:
+        classifies = task == "classification"
+        starts = STARTS if classifies else STARTS_OF_VALUES
         self.gate = Mixture(
-            torch.tensor(STARTS, dtype=torch.float64, device="cpu"),
-            tempers=TEMPERS,
+            torch.tensor(starts, dtype=torch.float64, device="cpu"),
+            tempers=TEMPERS if classifies else TEMPERS_OF_VALUES,
             switch_rate=switch_rate,
-            classifies=task == "classification",
+            classifies=classifies,
         )
         # How often the given model's answer (row) came with each label (column).
         self.told = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
@@ -183,19 +208,20 @@ class Outside:
             present_K = nn.functional.pad(
                 knowers.known, (0, answers_ENK.shape[2] - len(knowers.known))
             )
-            target = torch.where(heard_N, target, present_K.double().argmax())
             self._compare_names(knowers.given, target, heard_N)
+            target = torch.where(heard_N, target, 0)
         self.gate.observe(
             answers_ENK, target, knowers.zones, present_K=present_K, heard_N=heard_N.double()
         )
 
     def _compare_names(self, given_NK: Tensor, target_N: Tensor, heard_N: Tensor) -> None:
         """Find out whether the given model's answers tell the label, but under other names."""
-        heard_N = heard_N & given_NK.isfinite().all(dim=1)
+        # It cannot name a class that it has no output for.
+        heard_N = heard_N & given_NK.isfinite().all(dim=1) & (target_N < given_NK.shape[1])
         if self.is_foreign or self.told.sum() >= NUM_ENOUGH or not bool(heard_N.any()):
             return
         answered_N, label_N = given_NK[heard_N].argmax(dim=1), target_N[heard_N]
-        size = max(*self.told.shape, given_NK.shape[1], int(label_N.max()) + 1)
+        size = max(len(self.told), given_NK.shape[1])
         missing = size - len(self.told)
         self.told = nn.functional.pad(self.told, (0, missing, 0, missing))
         pairs_NK = torch.zeros(size * size, dtype=torch.float64, device="cpu")

@@ -166,24 +166,24 @@ class Readout:
             self.gate.num_heard += len(target)
             return
         stacked_ENK, listened_N = self._stack(answers, knowers)
-        heard_N = None
+        compared, heard_N = target, None
         if self.task == "classification":
-            slow_NK = stacked_ENK[self.slow]
             # A memory gives unseen classes exactly 0: whoever has an output for them only guesses.
-            known_K = (slow_NK > 0.0).any(dim=0)
+            known_K = (stacked_ENK[self.slow] > 0.0).any(dim=0)
             if knowers is not None and knowers.known is not None:
-                known_K[: len(knowers.known)] &= knowers.known
+                missing = len(known_K) - len(knowers.known)
+                known_K = known_K & torch.nn.functional.pad(knowers.known, (0, missing))
             heard_N = find_heard(known_K, target)
-            target = torch.where(heard_N, target, known_K.double().argmax())
+            compared = torch.where(heard_N, target, 0)
             heard_N = heard_N.double()
         present_K = self._find_mixed(stacked_ENK)
         # What comes now is like recent inputs, by what these are.
         zones_NZ = make_zones(stacked_ENK, listened_N)
-        self.gate.observe(stacked_ENK, target, zones_NZ, present_K=present_K, heard_N=heard_N)
+        self.gate.observe(stacked_ENK, compared, zones_NZ, present_K=present_K, heard_N=heard_N)
         if any(bool(stacked_ENK[i].isfinite().all()) for i in self._concepts):
             zones_NZ = zones_NZ.roll(1, 1)
             self.gate.observe(
-                stacked_ENK, target, zones_NZ, present_K=present_K, heard_N=heard_N, again=True
+                stacked_ENK, compared, zones_NZ, present_K=present_K, heard_N=heard_N, again=True
             )
         if self.outside is not None and knowers is not None:
             self.outside.observe(knowers, target)

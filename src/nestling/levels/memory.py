@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
@@ -354,6 +354,23 @@ def _make_random_features(spec: Memory, widths: Sequence[int]) -> Features:
         )
     ]
     return parts[0] if len(parts) == 1 else JoinedFeatures(parts)
+
+
+def make_memories(
+    specs: Sequence[Memory], model: nn.Module, compared: Collection[str], slow: str | None
+) -> dict[str, MemoryLevel]:
+    """Name -> memory level, empty.
+
+    Args:
+        specs: what the plan says of each.
+        model: the live model.
+        compared: names of levels that a gate compares.
+        slow: name of the memory outside of which somebody else is asked.
+    """
+    return {
+        one.name: MemoryLevel(one, model, foresees=one.name in compared, compares=one.name == slow)
+        for one in specs
+    }
 
 
 def widen(values: Tensor) -> Tensor:

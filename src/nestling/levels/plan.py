@@ -93,6 +93,12 @@ class Plan:
         return tuple(self.readout.mix) if isinstance(self.readout, Mix) else (self.readout,)
 
     @property
+    def compared(self) -> tuple[str, ...]:
+        """Names of the levels whose answers a gate compares; none without a gate."""
+        has_gate = isinstance(self.readout, Mix) and self.readout.weights is None
+        return self.answering if has_gate else ()
+
+    @property
     def outside(self) -> str | None:
         """Name of the copy level that answers for inputs unlike the memory's; None for none."""
         return self.readout.outside if isinstance(self.readout, Mix) else None

@@ -26,11 +26,11 @@ from nestling.levels.events import Change, Event
 from nestling.levels.gates import feed_gates
 from nestling.levels.gradient import GradientLevel
 from nestling.levels.importance import match_importance
-from nestling.levels.memory import MemoryLevel
+from nestling.levels.memory import MemoryLevel, make_memories
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import LevelReading
 from nestling.levels.sleep import SleepLevel
-from nestling.levels.spec import AnySpec, Copy, Level, Mix
+from nestling.levels.spec import AnySpec, Copy, Level
 
 AnyLive = GradientLevel | CopyLevel | MemoryLevel | ConceptsLevel | SleepLevel
 
@@ -98,17 +98,9 @@ class Levels(Mapping[str, AnyLive]):
         if has_memories:
             self.concepts = {spec.name: ConceptsLevel(spec) for spec in plan.concepts}
             self.sleeps = {spec.name: SleepLevel(spec) for spec in plan.sleeps}
-            slow = plan.find_slow_memory()
-            asked = plan.answering if isinstance(plan.readout, Mix) else ()
-            self.memories = {
-                one.name: MemoryLevel(
-                    one,
-                    self.model,
-                    foresees=one.name in asked,
-                    compares=one.name == slow,
-                )
-                for one in plan.memories
-            }
+            self.memories = make_memories(
+                plan.memories, self.model, plan.compared, plan.find_slow_memory()
+            )
         for level in self.gradient.values():
             level.changes.admit = self._admit
         for copy in self.copies.values():

@@ -195,7 +195,10 @@ class MemoryBank:
     @property
     def num_bytes(self) -> int:
         """Size of all statistics and of the unfinished block."""
-        return sum(memory.num_bytes for memory in self._memories) + self._pending.num_bytes
+        scouted = 0 if self._scout is None else self._scout.num_bytes
+        return (
+            sum(memory.num_bytes for memory in self._memories) + scouted + self._pending.num_bytes
+        )
 
     def check(
         self, x: Tensor, y: Tensor, weight: Tensor | None = None
@@ -252,6 +255,8 @@ class MemoryBank:
         check_clock(clock, len(x), self.clock)
         phi_ND = self._compute_features(x)
         memories = experts.remove_in_copies(self.memories, phi_ND, target, weight_N, clock)
+        if self._scout is not None:
+            self._scout.remove(x, target, weight_N, clock)
         if self._counts_classes:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories

@@ -157,4 +157,7 @@ def hear_block(
     present_K = None
     if mix == "present":
         present_K = prior.present(PRESENCE_THRESHOLD, y_NM.shape[1])
-    gate.observe(torch.stack(answers), labels_N, present_K=present_K, heard_N=weight_N)
+    # A memory gives classes that it has not seen exactly 0: they speak for nobody.
+    known_K = (answers[gate.slow] > 0.0).any(dim=0)
+    heard_N = weight_N * known_K[labels_N]
+    gate.observe(torch.stack(answers), labels_N, present_K=present_K, heard_N=heard_N)

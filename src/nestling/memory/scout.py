@@ -3,8 +3,9 @@
 Letters: N examples, I inputs, D features of the large memory, d of the small one, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from nestling.memory.exact.calibrate import calibrate
 from nestling.memory.exact.reach import compute_novelty, measure_reach
 from nestling.memory.exact.solve import find_code_strength, solve_ridge
 from nestling.memory.exact.statistics import Statistics, space_evenly
-from nestling.memory.features import Features, JoinedFeatures, RandomFeatures, map_randomly
+from nestling.memory.features import (
+    Draws,
+    FeatureKind,
+    Features,
+    JoinedFeatures,
+    RandomFeatures,
+    map_randomly,
+)
 from nestling.memory.prequential import (
     RENEWAL,
     ROUGH_GAIN,
@@ -67,13 +75,25 @@ class Scout:
         )
         self._held: HeldSolution | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all statistics."""
+        return self.memory.num_bytes
+
     def learn(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Take in inputs (N, I) with labels (N,) or values (N, M), which were checked."""
+        if not len(target):
+            return
         self.memory.grow(int(target.max()) + 1 if target.ndim == 1 else target.shape[1])
         y_NM = target
         if target.ndim == 1:
             y_NM = nn.functional.one_hot(target, self.memory.num_classes).double()
         self.memory.add_features(self._map(x_NI), y_NM, weight_N)
+
+    def remove(self, x_NI: Tensor, target: Tensor, weight_N: Tensor, clock: int) -> None:
+        """Take examples away again; arguments and errors of `RidgeMemory.remove`."""
+        self.memory.remove(self._map(x_NI), target, weight_N, clock=clock)
+        self._held = None
 
     def foresee(self, x_NI: Tensor) -> Foresight | None:
         """What would be answered to inputs (N, I), and how novel they are; None at first."""
@@ -153,6 +173,8 @@ def solve_quickly(
 def select_outputs(features: Features | None, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:
     """The map from inputs to some of their features, (N, I) -> (N, d) float64, and no others.
 
+    It can be pickled, as what holds it must be.
+
     Args:
         features: None for the inputs themselves.
         chosen_d: rising indices of features.
@@ -161,23 +183,27 @@ def select_outputs(features: Features | None, chosen_d: Tensor) -> Callable[[Ten
         return _select_random(features, chosen_d)
     if isinstance(features, JoinedFeatures):
         return _select_joined(features, chosen_d)
-    if features is None:
-        return lambda x: x[:, chosen_d].double()
-    return lambda x: features(x)[:, chosen_d].double()
+    return partial(_map_and_select, features, chosen_d)
+
+
+def _map_and_select(features: Features | None, chosen_d: Tensor, x_NI: Tensor) -> Tensor:
+    phi_ND = x_NI if features is None else features(x_NI)
+    return phi_ND[:, chosen_d].double()
 
 
 def _select_random(features: RandomFeatures, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:
     num_passed = features.num_inputs if features.passthrough else 0
     passed, made = chosen_d[chosen_d < num_passed], chosen_d[chosen_d >= num_passed] - num_passed
-    draws, kind = features.draws.select(made), features.kind
-    width = features.num_features
+    draws, width = features.draws.select(made), features.num_features
+    return partial(_map_some, passed, draws, features.kind, width)
 
-    def apply(x: Tensor) -> Tensor:
-        wide = x.detach().to("cpu", torch.float64)
-        phi = map_randomly(wide, draws, kind, passthrough=False, num_drawn=width)
-        return torch.cat((wide[:, passed], phi), dim=1)
 
-    return apply
+def _map_some(
+    passed: Tensor, draws: Draws, kind: FeatureKind, num_drawn: int, x_NI: Tensor
+) -> Tensor:
+    wide_NI = x_NI.detach().to("cpu", torch.float64)
+    phi_Nd = map_randomly(wide_NI, draws, kind, passthrough=False, num_drawn=num_drawn)
+    return torch.cat((wide_NI[:, passed], phi_Nd), dim=1)
 
 
 def _select_joined(features: JoinedFeatures, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:
@@ -187,9 +213,11 @@ def _select_joined(features: JoinedFeatures, chosen_d: Tensor) -> Callable[[Tens
         maps.append(_select_random(part, chosen_d[inside] - first))
         widths.append(part.num_inputs)
         first += part.num_outputs
+    return partial(_map_views, maps, widths)
 
-    def apply(x: Tensor) -> Tensor:
-        views = x.split(widths, dim=1)
-        return torch.cat([one(view) for one, view in zip(maps, views, strict=True)], dim=1)
 
-    return apply
+def _map_views(
+    maps: Sequence[Callable[[Tensor], Tensor]], widths: Sequence[int], x_NI: Tensor
+) -> Tensor:
+    views = x_NI.split(list(widths), dim=1)
+    return torch.cat([one(view) for one, view in zip(maps, views, strict=True)], dim=1)

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 from nestling.memory.exact.statistics import decay_factor
+from nestling.memory.mixing.fixed_share import Floats, share_weights
 from nestling.memory.mixing.mixture import (
     LEAST_LOG,
     MixtureWeights,
@@ -27,8 +27,6 @@ from nestling.memory.mixing.mixture import (
     stand_in,
 )
 
-Floats = npt.NDArray[np.float64]
-
 # Of the mixers: slow ones are right where nothing changes, the fast one follows what does.
 RATES = (0.002, 0.008, 0.03)
 # Examples that are weighed by the same weights before these move: on a pass of many a fast mixer
@@ -39,52 +37,13 @@ MOST_AT_ONCE = 16
 DOUBT, TOP_DOUBT, TOP_SWITCH_RATE = 0.1, 0.01, 0.002
 # By how many nats one value may be worse than expected: bounds the cost of one mistake.
 MOST_NATS = 3.0
-# Of the running squared error of a value.
-ERROR_HALF_LIFE = 50.0
+# Of the running squared error of a value; and the part of an example that all are said to miss
+# alike before the first, in each zone.
+ERROR_HALF_LIFE, PRIOR_MASS = 50.0, 0.01
 # What an absent class costs: half-life, and how sure one must be of it.
 GUARD_HALF_LIFE, GUARD_SPREADS = 2000.0, 3.0
 SMALLEST_VARIANCE = 1e-12
 _LEAST_PRIOR = 1e-3
-
-
-def share_weights(
-    log_weights_ZE: Floats,
-    losses_NE: Floats,
-    scales_NZ: Floats,
-    switch_rate: float,
-    log_prior_ZE: Floats,
-) -> Floats:
-    """One fixed-share update of the weights of each zone, for examples that came together.
-
-    v_i = w_i exp(-sum_n s_n l_ni) / sum_j ...,   w_i' = (1 - a)^S v_i + (1 - (1 - a)^S) prior_i,
-    S = sum_n s_n   [Herbster & Warmuth 1998, Fig. 1, eta = 1]
-
-    Differs: from the paper in that what is shared returns to the prior, itself included; and in
-    that N examples are one trial, of the sum of their losses, after which N trials' worth is
-    shared. With N = 1 and s = 1 it is the paper's.
-
-    Args:
-        log_weights_ZE: (Z, E) logarithms of weights, each row of which sums to 1.
-        losses_NE: (N, E) finite nats.
-        scales_NZ: (N, Z) s >= 0, how much an example counts in a zone.
-        switch_rate: a, probability per example that the best expert changes, in [0, 1).
-        log_prior_ZE: (Z, E).
-
-    Returns: (Z, E).
-
-    >>> even = np.log(np.full((1, 2), 0.5))
-    >>> losses, one = np.array([[0.0, 50.0]]), np.ones((1, 1))
-    >>> np.exp(share_weights(even, losses, one, 0.1, even)).round(2).tolist()
-    [[0.95, 0.05]]
-    """
-    joint_ZE = log_weights_ZE - scales_NZ.T @ losses_NE
-    joint_ZE = joint_ZE - np.logaddexp.reduce(joint_ZE, axis=1, keepdims=True)
-    if switch_rate == 0.0:
-        return joint_ZE
-    stays_Z1 = scales_NZ.sum(axis=0)[:, None] * math.log1p(-switch_rate)
-    returned_Z1 = np.log(np.maximum(-np.expm1(stays_Z1), 1e-300))
-    shared_ZE: Floats = np.logaddexp(joint_ZE + stays_Z1, log_prior_ZE + returned_Z1)
-    return shared_ZE
 
 
 class Mixture:
@@ -123,7 +82,7 @@ class Mixture:
     >>> answers = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]]).double()
     >>> for _ in range(50):
     ...     gate.observe(answers, torch.tensor([1]))
-    >>> gate.num_heard, gate.mix(answers)[0, 1] > 0.95
+    >>> gate.num_heard, gate.mix(answers)[0, 1] > 0.8
     (50, tensor(True))
     """
 
@@ -138,7 +97,8 @@ class Mixture:
     ) -> None:
         if not 0.0 <= switch_rate < 1.0:
             raise SettingError(f"switch_rate {switch_rate}; a probability from 0 to below 1 works")
-        if start_ZE.ndim != 2 or bool((start_ZE < 0.0).any() | (start_ZE.sum(1) <= 0.0).any()):
+        is_wrong = start_ZE.ndim != 2 or not start_ZE.numel() or not bool((start_ZE >= 0.0).all())
+        if is_wrong or bool((start_ZE.sum(dim=1) <= 0.0).any()):
             raise SettingError(f"weights {start_ZE.tolist()}; rows >= 0 with one above 0 work")
         start: Floats = start_ZE.detach().to("cpu", torch.float64).numpy().copy()
         num_zones, self.num_experts = start.shape
@@ -156,9 +116,13 @@ class Mixture:
         self._mixers: Floats = np.repeat(start[None], len(RATES), axis=0)
         self._log_share = self._log_prior.copy()
         self._log_top: Floats = np.full((1, len(RATES) + 1), -math.log(len(RATES) + 1))
-        # Mean squared errors of values; NaN before the first.
-        self._errors: Floats = np.full(self.num_experts, math.nan)
-        self._top_errors: Floats = np.full(len(RATES) + 1, math.nan)
+        # Mean squared errors of values, of experts and of ways to mix; None before the first.
+        self._errors: Floats | None = None
+        self._top_errors: Floats | None = None
+        # Squared errors of experts per zone, summed with a part of an example that all miss
+        # alike, and of how many examples they are: what comes near says nothing of what is far.
+        self._sums: Floats = np.full((num_zones, self.num_experts), PRIOR_MASS)
+        self._masses: Floats = np.full((num_zones, 1), PRIOR_MASS)
         # Of absent classes: by how much plain mixing was right more often, and its square.
         self._gain, self._spread = 0.0, 0.0
         self._read: MixtureWeights | None = None
@@ -167,12 +131,12 @@ class Mixture:
     def weights(self) -> MixtureWeights:
         """The weights by which it mixes at present; tensors of their own."""
         if self._read is None:
-            errors = np.where(np.isnan(self._errors), 1.0, self._errors)
+            errors = np.maximum(self._sums / self._masses, SMALLEST_VARIANCE)
             self._read = MixtureWeights(
                 torch.from_numpy(self._mixers.copy()),
                 torch.from_numpy(np.exp(self._log_share)),
                 torch.from_numpy(np.exp(self._log_top[0])),
-                torch.from_numpy(1.0 / np.maximum(errors, SMALLEST_VARIANCE)),
+                torch.from_numpy(errors.min(axis=1, keepdims=True) / errors),
             )
         return self._read
 
@@ -235,7 +199,7 @@ class Mixture:
             present_K: (K,) bool, classes seen before these examples; experts are compared on
                 them, and on the examples' own. None: on all.
             heard_N: how much each counts; 0 for one that says nothing, as of a class that the
-                slow expert could not know. None: 1.
+                slow expert could not know. None: 1. Where nobody has a finite answer it is 0.
             again: these examples were heard in other zones; they are not counted twice.
 
         Raises:
@@ -246,14 +210,20 @@ class Mixture:
                 f"answers of shape {tuple(answers_ENK.shape)} to {len(target)} targets; "
                 f"({self.num_experts}, {len(target)}, K) works"
             )
+        self.num_heard += 0 if again else len(target)
+        if self.num_experts == 1:
+            return  # it answers as it does, whatever its weight
         answers_ENK = stand_in(answers_ENK, self.slow)
         zones_NZ = self._fill_zones(answers_ENK, zones_NZ)
         heard: Floats = np.ones(len(target)) if heard_N is None else heard_N.double().numpy()
+        is_finite_N = answers_ENK.isfinite().all(dim=2).all(dim=0)
+        heard = np.where(is_finite_N.numpy(), heard, 0.0)
+        answers_ENK = torch.where(is_finite_N[:, None], answers_ENK, 0.0)
         if present_K is not None and not again and not self.is_plain:
             self._guard(answers_ENK, target, zones_NZ, present_K, heard)
         if present_K is not None:
             present_K = present_K.clone()
-            present_K[target] = True
+            present_K[target[torch.from_numpy(heard > 0.0)]] = True
         for start in range(0, len(target), MOST_AT_ONCE):
             rows = slice(start, start + MOST_AT_ONCE)
             if not heard[rows].any():
@@ -264,7 +234,6 @@ class Mixture:
             else:
                 self._observe_values(*block)
             self._read = None
-        self.num_heard += 0 if again else len(target)
 
     def _guard(
         self,
@@ -318,17 +287,26 @@ class Mixture:
         self, values_ENK: Tensor, target_NK: Tensor, zones_NZ: Tensor, heard_N: Floats
     ) -> None:
         values, target = values_ENK.numpy(), target_NK.numpy()
+        is_first, zones = self._errors is None, zones_NZ.numpy()
         self._errors, squares_EN, losses_NE = _score(values, target, heard_N, self._errors)
+        if is_first:
+            self._sums = np.full_like(self._sums, PRIOR_MASS * self._errors.mean())
+        scales_NZ = zones * (heard_N[:, None] * np.array(self.tempers))
+        masses_Z1 = scales_NZ.sum(axis=0)[:, None]
+        stays_Z1 = np.exp2(-masses_Z1 / ERROR_HALF_LIFE)
+        self._sums = stays_Z1 * self._sums + (squares_EN @ scales_NZ).T
+        self._masses = stays_Z1 * self._masses + masses_Z1
         self._read = None
         pooled = pool_values(values_ENK, zones_NZ, self.weights).numpy()
         found = _score(pooled, target, heard_N, self._top_errors)
         self._top_errors, _, top_losses_NM = found
         # l_e(y) - E l_e of a Gaussian l_e = -tau_e (y - mu_e)^2 / 2, under the mixer's Gaussian.
-        tau_E1 = 1.0 / np.maximum(self._errors, SMALLEST_VARIANCE)[:, None]
-        variance_RZ = 1.0 / np.maximum(self._mixers @ tau_E1[:, 0], SMALLEST_VARIANCE)
-        variance_RN = variance_RZ @ zones_NZ.numpy().T
+        tau_ZE = 1.0 / np.maximum(self._sums / self._masses, SMALLEST_VARIANCE)
+        tau_EN, least = (zones @ tau_ZE).T, SMALLEST_VARIANCE * tau_ZE.max()
+        precision_RZ = np.maximum((self._mixers * tau_ZE).sum(axis=2), least)
+        variance_RN = 1.0 / (precision_RZ @ zones.T)
         apart_REN = np.square(pooled[:-1, None] - values[None]).mean(axis=-1)
-        gained_REN = 0.5 * tau_E1 * (variance_RN[:, None] + apart_REN - squares_EN)
+        gained_REN = 0.5 * tau_EN * (variance_RN[:, None] + apart_REN - squares_EN)
         gained_REN = np.clip(gained_REN, -MOST_NATS, MOST_NATS)
         self._move(gained_REN, losses_NE, top_losses_NM, zones_NZ.numpy(), heard_N)
 
@@ -361,8 +339,10 @@ class Mixture:
             "mixers": torch.from_numpy(self._mixers.copy()),
             "log_share": torch.from_numpy(self._log_share.copy()),
             "log_top": torch.from_numpy(self._log_top.copy()),
-            "errors": torch.from_numpy(self._errors.copy()),
-            "top_errors": torch.from_numpy(self._top_errors.copy()),
+            "errors": _save(self._errors),
+            "top_errors": _save(self._top_errors),
+            "sums": torch.from_numpy(self._sums.copy()),
+            "masses": torch.from_numpy(self._masses.copy()),
             "gain": self._gain,
             "spread": self._spread,
             "num_heard": self.num_heard,
@@ -381,15 +361,21 @@ class Mixture:
         self._mixers = state["mixers"].numpy().copy()
         self._log_share = state["log_share"].numpy().copy()
         self._log_top = state["log_top"].numpy().copy()
-        self._errors = state["errors"].numpy().copy()
-        self._top_errors = state["top_errors"].numpy().copy()
+        self._sums, self._masses = state["sums"].numpy().copy(), state["masses"].numpy().copy()
+        errors, top_errors = state["errors"], state["top_errors"]
+        self._errors = None if errors is None else errors.numpy().copy()
+        self._top_errors = None if top_errors is None else top_errors.numpy().copy()
         self._gain, self._spread = state["gain"], state["spread"]
         self.num_heard = state["num_heard"]
         self._read = None
 
 
+def _save(errors_E: Floats | None) -> Tensor | None:
+    return None if errors_E is None else torch.from_numpy(errors_E.copy())
+
+
 def _score(
-    values: Floats, target: Floats, heard_N: Floats, errors_E: Floats
+    values: Floats, target: Floats, heard_N: Floats, errors_E: Floats | None
 ) -> tuple[Floats, Floats, Floats]:
     """Gaussian log-losses with each expert's running squared error as variance.
 
@@ -397,7 +383,7 @@ def _score(
         values: (E, N, K).
         target: (N, K).
         heard_N: (N,) how much each counts.
-        errors_E: (E,) running squared errors; NaN before the first.
+        errors_E: (E,) running squared errors; None before the first.
 
     Returns: the new running errors (E,), squared errors (E, N), and nats (N, E).
     """
@@ -405,7 +391,7 @@ def _score(
     weight = float(heard_N.sum())
     now_E = squares_EN @ heard_N / weight
     stays = decay_factor(weight, ERROR_HALF_LIFE)
-    errors_E = np.where(np.isnan(errors_E), now_E, stays * errors_E + (1.0 - stays) * now_E)
+    errors_E = now_E if errors_E is None else stays * errors_E + (1.0 - stays) * now_E
     variance_E1 = np.maximum(errors_E, SMALLEST_VARIANCE)[:, None]
     losses_EN = 0.5 * (np.log(2 * math.pi * variance_E1) + squares_EN / variance_E1)
     best_N = losses_EN.min(axis=0)

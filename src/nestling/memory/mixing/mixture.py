@@ -24,7 +24,8 @@ class MixtureWeights(NamedTuple):
         mixers: (R, Z, E) weights >= 0 of log-linear mixers, per rate and zone.
         share: (Z, E) weights of the linear mixture, per zone; rows sum to 1.
         top: (M,) how far each of these is believed: the mixers, then the linear mixture; sums to 1.
-        precisions: (E,) of values, one over each expert's mean squared error; of classes not used.
+        precisions: (Z, E) of values, the least mean squared error of all experts over each one's,
+            per zone; of classes not used.
     """
 
     mixers: Tensor
@@ -57,8 +58,8 @@ def pool_classes(answers_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights)
 def pool_values(values_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights) -> Tensor:
     """Every way to mix experts' values: (M, N, K).
 
-    The logarithmic pool of Gaussians: mu_r = sum_e w_re tau_e mu_e / sum_e w_re tau_e, tau_e one
-    over the expert's mean squared error; last the linear mixture. See `pool_classes`.
+    The logarithmic pool of Gaussians: mu_r = sum_e w_re tau_e mu_e / sum_e w_re tau_e, tau_e the
+    expert's precision; last the linear mixture. See `pool_classes`.
     """
     trusted_RZE = weights.mixers * weights.precisions + _SMALLEST
     weights_RNE = torch.einsum("nz,rze->rne", zones_NZ, trusted_RZE)
@@ -79,7 +80,8 @@ def mix_experts(
 ) -> Tensor:
     """One answer of several experts, by the weights of their mixture: (N, K).
 
-    sum_m t_m p_m, see `pool_classes`, `pool_values` and, for `present_K`, `keep_absent`.
+    sum_m t_m p_m, see `pool_classes`, `pool_values` and, for `present_K`, `keep_absent`. One alone
+    answers as it does.
 
     Args:
         answers_ENK: (E, N, K) probabilities or values; who has no finite answer to a row is not
@@ -92,11 +94,13 @@ def mix_experts(
 
     >>> one = torch.ones(1, 1)
     >>> weights = MixtureWeights(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[0.5, 0.5]]),
-    ...     torch.tensor([1.0, 0.0]), torch.ones(2))
+    ...     torch.tensor([1.0, 0.0]), torch.ones(1, 2))
     >>> answers = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]])
     >>> mix_experts(answers, one, weights, 0, classifies=True)
     tensor([[0.5000, 0.5000]])
     """
+    if len(answers_ENK) == 1:
+        return answers_ENK[0]
     answers_ENK = stand_in(answers_ENK, slow)
     pool = pool_classes if classifies else pool_values
     pooled_MNK = pool(answers_ENK, zones_NZ, weights)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nestling.answer.held_answers import HeldAnswers
 from torch import Tensor
 
-from nestling.answer.held_answers import HeldAnswers
 from nestling.answer.outside import (
     Knowers,
     Outside,

@@ -1,7 +1,9 @@
 """What each expert of a read-out answers: the live model, its copies, the memories."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,23 @@ class Answers:
     knowers: Knowers | None
 
 
+class Remembering(Protocol):
+    """A memory level, or one that stands still, as far as it is asked."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing to answer from."""
+
+    def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
+        """What is read of a batch."""
+
+    def answer(self, rows: Tensor) -> Tensor:
+        """Probabilities (R, K) or values (R, M), float64."""
+
+    def answer_and_compare(self, rows: Tensor) -> Foresight:
+        """As `answer`; with it what is known of each row."""
+
+
 class Experts:
     """Asks the experts of a read-out, and brings their answers into one form: rows.
 
@@ -57,6 +76,10 @@ class Experts:
         self.model = levels.model
         self.copies = levels.copies
         self.memories = levels.memories
+        self.asked: Mapping[str, Remembering] = levels.memories
+        # Of a twin that stands still, see `hold`.
+        self.run: Callable[[Batch, str], Tensor] | None = None
+        self.num_given: int | None = None
         self.find_live = find_live
         self.targets = targets
         self.output_transform = output_transform
@@ -72,6 +95,21 @@ class Experts:
         trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         is_whole = reader.module is not None and reader.is_frozen
         return is_whole and copied.is_fixed and copied.values.keys() == trainable
+
+    def hold(
+        self, run: Callable[[Batch, str], Tensor], asked: Mapping[str, Remembering]
+    ) -> "Experts":
+        """A twin that asks what stands still, and can do nothing but answer.
+
+        Args:
+            run: runs "live" or a copy on a batch.
+            asked: the memories.
+        """
+        twin = copy.copy(self)
+        twin.run, twin.asked, twin.num_given = run, asked, self._count_given()
+        # Nothing that learns is kept alive.
+        twin.model, twin.copies, twin.memories, twin.find_live = nn.Module(), {}, {}, nn.Module
+        return twin
 
     def inspect(self, batch: Batch) -> TargetSpace:
         """Find out from a batch what is predicted and how the model lays it out.
@@ -125,6 +163,8 @@ class Experts:
 
     def _count_given(self) -> int:
         """Outputs of who knows outside; 0 if nobody does."""
+        if self.num_given is not None:
+            return self.num_given
         if self.outside is None:
             return 0
         copied, head = self.copies[self.outside], find_head(self.model)
@@ -134,7 +174,7 @@ class Experts:
     @torch.no_grad()
     def answer(self, batch: Batch) -> Answers:
         """Ask every expert about a batch of N examples."""
-        outputs = {name: self._run(batch, name) for name in self.names if name not in self.memories}
+        outputs = {name: self._run(batch, name) for name in self.names if name not in self.asked}
         shape: tuple[int, ...] = (batch.size,)
         target = None
         if self.targets.layout != "row":
@@ -142,26 +182,26 @@ class Experts:
             output = self._run(batch, "live") if output is None else output
             shape, target = self._find_positions(output, self.targets.layout)
         rows = {
-            name: self.memories[name].read_rows(batch, target)
+            name: self.asked[name].read_rows(batch, target)
             for name in self.names
-            if name in self.memories
+            if name in self.asked
         }
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
         read_rows = {name: one.features for name, one in rows.items()}
-        if given is not None and self.memories[self.slow].is_empty:
+        if given is not None and self.asked[self.slow].is_empty:
             # Nothing was learned that counts: it stands in for everyone.
             return Answers([given for _ in self.names], shape, read_rows, None)
         answers = []
         for name in self.names:
             if name == self.slow:
                 assert given is not None
-                found = self.memories[name].answer_and_compare(rows[name].features)
+                found = self.asked[name].answer_and_compare(rows[name].features)
                 knowers = _pair(found, given)
                 answers.append(found.answers)
-            elif name in self.memories:
-                answers.append(self.memories[name].answer(rows[name].features))
+            elif name in self.asked:
+                answers.append(self.asked[name].answer(rows[name].features))
             else:
                 answers.append(self._read(outputs[name], target))
         return Answers(answers, shape, read_rows, knowers)
@@ -265,6 +305,8 @@ class Experts:
         return self._activate(align_features(output, target)[0])
 
     def _run(self, batch: Batch, name: str) -> Tensor:
+        if self.run is not None:
+            return self.run(batch, name)
         if name == "live":
             model = self.find_live()
             with eval_mode(model):

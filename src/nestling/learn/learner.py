@@ -195,7 +195,9 @@ class Learner:
         if latest is not None:
             return latest
         with self._lock:
-            return publisher.latest or self._training.publish()
+            latest = publisher.latest or self._training.publish()
+            publisher.is_asked = True
+            return latest
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import nestling as nl
 from nestling.answer.answerer import Answerer
-from nestling.answer.held_models import ModelKeeper
+from nestling.answer.standing_models import ModelKeeper
 from nestling.core.batches import Batch
 from nestling.core.errors import DataError, NestlingError, NonFiniteInput, NotFitted, ShapeMismatch
 from nestling.levels.low_rank import attach_low_rank

@@ -179,7 +179,7 @@ def test_what_cannot_be_published_is_said_to_who_asks(monkeypatch: pytest.Monkey
         raise RuntimeError("no copy")
 
     with monkeypatch.context() as patched:
-        patched.setattr("nestling.answer.held_models.copy_module", fail)
+        patched.setattr("nestling.answer.standing_models.copy_module", fail)
         assert learner.learn(*make_batch(seed=1)).num_examples == 16
         with pytest.raises(RuntimeError, match="no copy"):
             learner.answerer()

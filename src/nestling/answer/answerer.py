@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
-from nestling.answer.held_memory import HeldMemory
-from nestling.answer.held_models import ModelKeeper
 from nestling.answer.panel import Panel, answer_batch
 from nestling.answer.readout import Readout
+from nestling.answer.standing_memory import StandingMemory
+from nestling.answer.standing_models import ModelKeeper
 from nestling.core.batches import Batch, read_batch, read_output
 from nestling.core.errors import DataError
 from nestling.core.modes import in_own_modes
@@ -117,35 +117,35 @@ class Publisher:
         """
         levels, experts, readout = panel.levels, panel.experts, panel.readout
         self.is_asked = False
-        modules, memories = dict[str, nn.Module](), dict[str, HeldMemory]()
+        modules, memories = dict[str, nn.Module](), dict[str, StandingMemory]()
         updates = _count_updates(levels)
         if readout is not None:
-            readout = readout.hold()
+            readout = readout.hold_still()
             for name in experts.names:
                 if name in levels.memories:
-                    memories[name] = self._hold_memory(levels.memories[name], updates)
+                    memories[name] = self._stand_memory(levels.memories[name], updates)
         for name in _list_moving(experts, readout):
             if name == "live":
                 modules[name] = self._find_keeper(name).hold(experts.find_live(), None, updates)
             else:
                 values = levels.copies[name].read_values()
                 modules[name] = self._find_keeper(name).hold(levels.model, values)
-        twin = experts.hold(partial(_run, modules), memories)
+        twin = experts.hold_still(partial(_run, modules), memories)
         self.latest = Answerer(twin, readout, device, num_examples)
         return self.latest
 
     def _find_keeper(self, name: str, *, shares: bool = False) -> ModelKeeper:
         return self._keepers.setdefault(name, ModelKeeper(shares=shares))
 
-    def _hold_memory(self, level: MemoryLevel, updates: Mapping[int, int]) -> HeldMemory:
+    def _stand_memory(self, level: MemoryLevel, updates: Mapping[int, int]) -> StandingMemory:
         reader, name = level.reader, level.spec.name
         if reader.module is None:
-            return HeldMemory(level, None)
+            return StandingMemory(level, None)
         keeper = self._find_keeper(f"read by {name}", shares=reader.is_frozen)
         module, standing = keeper.hold(reader.module, None, updates), self._standing.get(name)
         if standing is None or standing.module is not module:
             standing = self._standing[name] = StandingTaps(module, reader.taps)
-        return HeldMemory(level, standing)
+        return StandingMemory(level, standing)
 
 
 def _run(modules: Mapping[str, nn.Module], batch: Batch, name: str) -> Tensor:

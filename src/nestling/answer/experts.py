@@ -77,7 +77,7 @@ class Experts:
         self.copies = levels.copies
         self.memories = levels.memories
         self.asked: Mapping[str, Remembering] = levels.memories
-        # Of a twin that stands still, see `hold`.
+        # Of a twin that stands still, see `hold_still`.
         self.run: Callable[[Batch, str], Tensor] | None = None
         self.num_given: int | None = None
         self.find_live = find_live
@@ -96,7 +96,7 @@ class Experts:
         is_whole = reader.module is not None and reader.is_frozen
         return is_whole and copied.is_fixed and copied.values.keys() == trainable
 
-    def hold(
+    def hold_still(
         self, run: Callable[[Batch, str], Tensor], asked: Mapping[str, Remembering]
     ) -> "Experts":
         """A twin that asks what stands still, and can do nothing but answer.

@@ -170,10 +170,10 @@ class Outside:
         than these are listened to, (N,)."""
         return mix_knowers(knowers, self.gate.weights, is_foreign=self.is_foreign)
 
-    def hold(self) -> "Outside":
+    def hold_still(self) -> "Outside":
         """A twin that mixes as this one does now, whatever this one hears later."""
         twin = copy.copy(self)
-        twin.gate, twin.told = self.gate.hold(), self.told.clone()
+        twin.gate, twin.told = self.gate.hold_still(), self.told.clone()
         return twin
 
     def observe(self, knowers: Knowers, target: Tensor) -> None:

@@ -198,15 +198,15 @@ class Readout:
         """Which classes came recently: (K,) bool."""
         return self._read_prior().present(_PRESENT_COUNT, num_classes)
 
-    def hold(self) -> "Readout":
+    def hold_still(self) -> "Readout":
         """A twin that mixes as this one does now, whatever this one hears later."""
         prior = self._read_prior()
         twin = copy.copy(self)
         twin.prior = prior.copy() if prior is self.prior else prior
         twin._uncounted, twin._counted = [], None
-        twin.gate = None if self.gate is None else self.gate.hold()
-        twin.context = None if self.context is None else self.context.hold()
-        twin.outside = None if self.outside is None else self.outside.hold()
+        twin.gate = None if self.gate is None else self.gate.hold_still()
+        twin.context = None if self.context is None else self.context.hold_still()
+        twin.outside = None if self.outside is None else self.outside.hold_still()
         return twin
 
     def _read_prior(self) -> ClassPrior:

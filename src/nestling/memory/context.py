@@ -110,7 +110,7 @@ class RecentContext:
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
         return trust_recent(ratio_N, self.level)
 
-    def hold(self) -> "RecentContext":
+    def hold_still(self) -> "RecentContext":
         """A twin that compares as this one does now, whatever this one takes in later."""
         densities = self.densities
         twin = copy.copy(self)

@@ -60,7 +60,7 @@ class AddedRows:
         core_PP[before:, before:] += beside_NP[:, before:]
         self._core_PP, self._lower_PP, self.num = core_PP, None, num
 
-    def hold(self) -> "AddedRows":
+    def hold_still(self) -> "AddedRows":
         """These rows as they are, whatever is added later: no row that is there is ever written to
         again, so nothing is copied."""
         if self.num:

@@ -311,13 +311,13 @@ class FreshSolution:
         solution, calibration = self.solution, self.calibration if self.classifies else None
         return answer_calibrated(phi_ND, solution.weights, solution.intercept, calibration)
 
-    def hold(self) -> StandingSolution:
+    def hold_still(self) -> StandingSolution:
         """What it answers now, whatever is added later; solved if it is not yet."""
         return StandingSolution(
             self.solution.weights,
             self.solution.intercept,
             self.calibration if self.classifies else None,
-            None if self.reach is None else self.reach.hold(),
+            None if self.reach is None else self.reach.hold_still(),
             self.num_effective,
             self._life_targets > 0.0,
         )

@@ -115,10 +115,10 @@ class FreshReach:
         usual = _find_usual(reach.freedom + reach.strength * lost, n)
         return (leverage_N.clamp_min(1e-300).log() - usual) / SPREAD
 
-    def hold(self) -> "FreshReach":
+    def hold_still(self) -> "FreshReach":
         """This reach as it is, whatever is added later."""
         twin = copy.copy(self)
-        twin._rows = self._rows.hold()
+        twin._rows = self._rows.hold_still()
         return twin
 
     def _scale(self, phi_ND: Tensor) -> Tensor:

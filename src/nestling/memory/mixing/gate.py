@@ -214,7 +214,7 @@ class Mixture:
         even = torch.ones(num_rows, num_zones, dtype=torch.float64, device="cpu")
         return even / num_zones
 
-    def hold(self) -> "Mixture":
+    def hold_still(self) -> "Mixture":
         """A twin that mixes as this one does now, whatever this one hears later."""
         weights = self.weights
         twin = copy.copy(self)

@@ -15,7 +15,7 @@ from nestling.memory.checks import check_inputs
 from nestling.memory.prequential import Foresight
 
 
-class HeldBank:
+class StandingBank:
     """What a bank answers as of its last example; all that learns is left behind.
 
     Args:
@@ -26,12 +26,12 @@ class HeldBank:
         self.num_inputs, self.slow, self.task = bank.num_inputs, bank.slow, bank.task
         # It counts what it is shown.
         self.features = copy.copy(bank.features)
-        self.solutions = [fresh.hold() for fresh in bank.find_fresh()]
+        self.solutions = [fresh.hold_still() for fresh in bank.find_fresh()]
         self.prior = None
         if bank.has_prior:
             self.prior = bank.prior.copy()
             self.prior.grow(bank.num_classes)
-        self.gate, self.present_K = bank.gate.hold(), bank.find_mixed()
+        self.gate, self.present_K = bank.gate.hold_still(), bank.find_mixed()
 
     def map(self, x_NI: Tensor) -> Tensor:
         """Features (N, D) float64; errors as `MemoryBank.predict`."""
@@ -54,7 +54,7 @@ class HeldBank:
         return Foresight(self.answer(phi_ND), known_K, slow.novelty(phi_ND), slow.num_effective)
 
 
-class HeldMemory:
+class StandingMemory:
     """What a memory level answers as of its last example.
 
     Args:
@@ -65,7 +65,7 @@ class HeldMemory:
     def __init__(self, level: MemoryLevel, standing: StandingTaps | None) -> None:
         self.name, self.taps, self.standing = level.spec.name, tuple(level.reader.taps), standing
         bank = level.bank
-        self.bank = None if bank is None or bank.is_empty else HeldBank(bank)
+        self.bank = None if bank is None or bank.is_empty else StandingBank(bank)
 
     @property
     def is_empty(self) -> bool:
@@ -91,7 +91,7 @@ class HeldMemory:
         bank = self._find_bank()
         return bank.compare(bank.map(rows))
 
-    def _find_bank(self) -> HeldBank:
+    def _find_bank(self) -> StandingBank:
         if self.bank is None:
             raise NotFitted(f"memory {self.name!r} is empty; learn something first")
         return self.bank

@@ -196,6 +196,9 @@ def test_before_anything_was_learned(num_outputs: int) -> None:
     view = learner.answerer()
     assert torch.equal(view.predict(x), learner.predict(x))
     assert view.num_examples == 0
+    for count in (0, 1):  # the first batch may be empty
+        learner.learn(*make_batch(num=count) if num_outputs > 1 else values(0))
+        assert torch.equal(learner.answerer().predict(x), learner.predict(x))
     with pytest.raises(NotFitted, match="learned nothing"):
         nl.Learner(make_mlp()).answerer().predict(x)
 
@@ -350,6 +353,15 @@ def test_a_keeper_copies_what_moved_alone() -> None:
     assert not third.training
     model[3].p = 0.25
     assert keeper.hold(model)[3].p == 0.25
+
+
+def test_running_statistics_that_nobody_counts_are_followed() -> None:
+    model, keeper = nn.InstanceNorm1d(2, track_running_stats=True), ModelKeeper()
+    first = keeper.hold(model)
+    model(draw(3, 2, 5))
+    second = keeper.hold(model)
+    assert torch.equal(second.running_mean, model.running_mean)
+    assert not torch.equal(second.running_mean, first.running_mean)
 
 
 def test_a_copy_or_a_pickle_of_the_learner_has_its_own() -> None:

@@ -75,7 +75,8 @@ class ModelKeeper:
                 found.append((tensor, source, (_read_version(source), count)))
             # Together: running statistics are written where torch does not count it, the number of
             # batches beside them is counted.
-            if all(self._is_same(*one) for one in found):
+            is_told = self.shares or not _writes_unseen(module)
+            if is_told and all(self._is_same(*one) for one in found):
                 own |= {id(tensor): self._kept[id(tensor)] for tensor, _, _ in found}
                 continue
             is_same = False
@@ -102,6 +103,14 @@ class ModelKeeper:
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(copied, requires_grad=False)
         return copied
+
+
+def _writes_unseen(module: nn.Module) -> bool:
+    """Whether it writes running statistics without counting batches beside them."""
+    if not isinstance(module, nn.modules.batchnorm._NormBase) or module.running_mean is None:
+        return False
+    counts = not isinstance(module, nn.modules.instancenorm._InstanceNorm)
+    return not counts or module.num_batches_tracked is None
 
 
 def _read_version(tensor: Tensor) -> int:

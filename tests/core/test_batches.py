@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nestling.core.batches import (
     Batch,
+    check_batch,
     default_loss,
     per_sample_loss,
     read_batch,
     read_output,
 )
 from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
-from nestling.learn.guard import check_batch
 
 X = torch.arange(6.0).reshape(3, 2)
 Y = torch.tensor([0, 1, 2])

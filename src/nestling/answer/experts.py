@@ -1,7 +1,9 @@
 """What each expert of a read-out answers: the live model, its copies, the memories."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.heads import find_head
 from nestling.core.modes import eval_mode
 from nestling.levels import Levels
-from nestling.levels.concepts import ForeseenConcepts
+from nestling.levels.concepts import ConceptsLevel, ForeseenConcepts, StandingConcepts
 from nestling.levels.memory import Checked, Rows, widen
 from nestling.levels.taps import align_features
 from nestling.memory.prequential import Foresight
@@ -52,6 +54,23 @@ class Foreseen:
     concepts: dict[str, ForeseenConcepts | None]
 
 
+class Remembering(Protocol):
+    """A memory level, or one that stands still, as far as it is asked."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing to answer from."""
+
+    def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
+        """What is read of a batch."""
+
+    def answer(self, rows: Tensor) -> Tensor:
+        """Probabilities (R, K) or values (R, M), float64."""
+
+    def answer_and_compare(self, rows: Tensor) -> Foresight:
+        """As `answer`; with it what is known of each row."""
+
+
 class Experts:
     """Asks the experts of a read-out, and brings their answers into one form: rows.
 
@@ -74,6 +93,11 @@ class Experts:
         self.copies = levels.copies
         self.memories = levels.memories
         self.concepts = levels.concepts
+        self.asked: Mapping[str, Remembering] = levels.memories
+        self.meanings: Mapping[str, StandingConcepts] = {}
+        # Of a twin that stands still, see `hold_still`.
+        self.run: Callable[[Batch, str], Tensor] | None = None
+        self.num_given: int | None = None
         self.find_live = find_live
         self.targets = targets
         self.output_transform = output_transform
@@ -85,13 +109,26 @@ class Experts:
 
     def list_moving(self) -> list[str]:
         """The experts that are modules: the live model and the copies that move."""
-        return [n for n in self.names if n not in self.memories and n not in self.concepts]
+        return [n for n in self.names if n not in self.asked and n not in self.concepts]
+
+    def list_read(self) -> list[str]:
+        """The memory levels whose rows the experts look at, each once."""
+        return list(dict.fromkeys(filter(None, map(self._find_memory, self.names))))
 
     def _find_memory(self, name: str) -> str:
         """The memory level whose rows an expert looks at; empty for a module."""
         if name in self.concepts:
             return self.concepts[name].spec.of
-        return name if name in self.memories else ""
+        return name if name in self.asked else ""
+
+    def _answer_concepts(self, name: str, rows: Mapping[str, Rows]) -> Tensor | None:
+        """What a level of concepts answers, (R, K); None where it is silent."""
+        level = self.concepts[name]
+        read = rows[level.spec.of].features
+        if name in self.meanings:
+            return self.meanings[name].answer(read)
+        memory = self.memories.get(level.spec.of)
+        return None if memory is None else level.answer(memory, read)
 
     def _can_lend(self, outside: str) -> bool:
         """Whether the frozen copy that the slow memory reads is the same model as a copy level."""
@@ -99,6 +136,27 @@ class Experts:
         trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         is_whole = reader.module is not None and reader.is_frozen
         return is_whole and copied.is_fixed and copied.values.keys() == trainable
+
+    def hold_still(
+        self, run: Callable[[Batch, str], Tensor], asked: Mapping[str, Remembering]
+    ) -> "Experts":
+        """A twin that asks what stands still, and can do nothing but answer.
+
+        Args:
+            run: runs "live" or a copy on a batch.
+            asked: the memories.
+        """
+        twin = copy.copy(self)
+        twin.run, twin.asked, twin.num_given = run, asked, self._count_given()
+        found = {
+            name: level.hold_still(self.memories[level.spec.of])
+            for name, level in self.concepts.items()
+        }
+        twin.meanings = {name: one for name, one in found.items() if one is not None}
+        twin.concepts = {name: ConceptsLevel(one.spec) for name, one in self.concepts.items()}
+        # Nothing that learns is kept alive.
+        twin.model, twin.copies, twin.memories, twin.find_live = nn.Module(), {}, {}, nn.Module
+        return twin
 
     def inspect(self, batch: Batch) -> TargetSpace:
         """Find out from a batch what is predicted and how the model lays it out.
@@ -152,6 +210,8 @@ class Experts:
 
     def _count_given(self) -> int:
         """Outputs of who knows outside; 0 if nobody does."""
+        if self.num_given is not None:
+            return self.num_given
         if self.outside is None:
             return 0
         copied, head = self.copies[self.outside], find_head(self.model)
@@ -168,29 +228,25 @@ class Experts:
             output = next(iter(outputs.values()), None)
             output = self._run(batch, "live") if output is None else output
             shape, target = self._find_positions(output, self.targets.layout)
-        read = {self._find_memory(name): None for name in self.names}
-        rows = {name: self.memories[name].read_rows(batch, target) for name in read if name}
+        rows = {name: self.asked[name].read_rows(batch, target) for name in self.list_read()}
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
         read_rows = {name: one.features for name, one in rows.items()}
-        if given is not None and self.memories[self.slow].is_empty:
+        if given is not None and self.asked[self.slow].is_empty:
             # Nothing was learned that counts: it stands in for everyone.
             return Answers([given for _ in self.names], shape, read_rows, None)
         answers = []
         for name in self.names:
             if name == self.slow:
                 assert given is not None
-                found = self.memories[name].answer_and_compare(rows[name].features)
+                found = self.asked[name].answer_and_compare(rows[name].features)
                 knowers = _pair(found, given)
                 answers.append(found.answers)
-            elif name in self.memories:
-                answers.append(self.memories[name].answer(rows[name].features))
+            elif name in self.asked:
+                answers.append(self.asked[name].answer(rows[name].features))
             elif name in self.concepts:
-                memory = self._find_memory(name)
-                found_concept = self.concepts[name].answer(
-                    self.memories[memory], rows[memory].features
-                )
+                found_concept = self._answer_concepts(name, rows)
                 answers.append(_silence(answers[0]) if found_concept is None else found_concept)
             else:
                 answers.append(self._read(outputs[name], target))
@@ -306,6 +362,8 @@ class Experts:
         return self._activate(align_features(output, target)[0])
 
     def _run(self, batch: Batch, name: str) -> Tensor:
+        if self.run is not None:
+            return self.run(batch, name)
         if name == "live":
             model = self.find_live()
             with eval_mode(model):

@@ -9,6 +9,7 @@ Axis letters: N answers (rows), K classes, M outputs, Z zones of familiarity, E 
 memory, and the model as it was given.
 """
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -193,6 +194,12 @@ class Outside:
         """One answer: (N, K) or (N, M), float64, finite where the memory's is; and how far others
         than these are listened to, (N,)."""
         return mix_knowers(knowers, self.gate.weights, is_foreign=self.is_foreign)
+
+    def hold_still(self) -> "Outside":
+        """A twin that mixes as this one does now, whatever this one hears later."""
+        twin = copy.copy(self)
+        twin.gate, twin.told = self.gate.hold_still(), self.told.clone()
+        return twin
 
     def observe(self, knowers: Knowers, target: Tensor) -> None:
         """Hear of examples by the answers that stood before they were learned.

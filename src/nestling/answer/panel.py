@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nestling.answer.experts import Experts
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
-from nestling.core.batches import Batch
+from nestling.core.batches import Batch, check_batch
 from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
 from nestling.levels.concepts import ForeseenConcepts
@@ -18,7 +19,7 @@ from nestling.memory.ridge import Task
 
 
 class Panel:
-    """Asks experts, mixes their answers, and finds out whom to believe.
+    """Experts and how their answers are mixed; finds out whom to believe.
 
     Args:
         levels: of the plan; the copies and memories among them are experts.
@@ -56,40 +57,6 @@ class Panel:
             self.readout = None
         elif self.readout is None:
             self.readout = Readout(self.levels.plan, targets.task)
-
-    # --- answering
-
-    def answer(self, batch: Batch, kind: Task | None) -> tuple[Tensor, tuple[int, ...], Task]:
-        """The mixed answer to N examples.
-
-        Args:
-            batch: without a target.
-            kind: what is predicted, if it is known though nothing was learned.
-
-        Returns: probabilities (R, K) or values (R, M), the shape that the rows have, and which.
-
-        Raises:
-            NotFitted: nothing was learned, and nobody is outside.
-            NonFiniteInput: nobody has a finite answer to a row.
-        """
-        if self.readout is None:
-            if self.experts.outside is None:
-                raise NotFitted("the learner has learned nothing yet; call fit or learn first")
-            mixed, shape, kind = self.experts.answer_as_given(batch, kind)
-        else:
-            found = self.experts.answer(batch)
-            compared = found.read.get(self.readout.compares or "")
-            mixed = self.readout.mix(found.by_expert, compared, found.knowers)
-            shape, kind = found.shape, self.readout.task
-            if kind == "classification":
-                mixed = keep_known(mixed, self.experts.find_known(mixed.shape[-1]))
-        wrong = (~mixed.isfinite()).any(dim=1).nonzero()
-        if len(wrong):
-            raise NonFiniteInput(
-                f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows "
-                "one; mend the model or its inputs"
-            )
-        return mixed, shape, kind
 
     def export(self) -> nn.Module:
         """A plain module that answers as the read-out does; see `export_readout`."""
@@ -171,3 +138,68 @@ class Panel:
         self.targets = TargetSpace.from_state(state["targets"])
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
+
+
+def answer_rows(
+    readout: Readout | None, experts: Experts, batch: Batch, kind: Task | None
+) -> tuple[Tensor, tuple[int, ...], Task]:
+    """The mixed answer to N examples.
+
+    Args:
+        readout: who is believed; None before anything was learned.
+        experts: who answers.
+        batch: without a target.
+        kind: what is predicted, if it is known though nothing was learned.
+
+    Returns: probabilities (R, K) or values (R, M), the shape that the rows have, and which.
+
+    Raises:
+        NotFitted: nothing was learned, and nobody is outside.
+        NonFiniteInput: nobody has a finite answer to a row.
+    """
+    if readout is None:
+        if experts.outside is None:
+            raise NotFitted("the learner has learned nothing yet; call fit or learn first")
+        mixed, shape, kind = experts.answer_as_given(batch, kind)
+    else:
+        found = experts.answer(batch)
+        compared = found.read.get(readout.compares or "")
+        mixed = readout.mix(found.by_expert, compared, found.knowers)
+        shape, kind = found.shape, readout.task
+        if kind == "classification":
+            mixed = keep_known(mixed, experts.find_known(mixed.shape[-1]))
+    wrong = (~mixed.isfinite()).any(dim=1).nonzero()
+    if len(wrong):
+        raise NonFiniteInput(
+            f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows "
+            "one; mend the model or its inputs"
+        )
+    return mixed, shape, kind
+
+
+def answer_batch(
+    readout: Readout | None,
+    experts: Experts,
+    batch: Batch,
+    *,
+    task: int | None,
+    kind: Task | None,
+    device: torch.device,
+) -> tuple[Tensor, Task]:
+    """Probabilities or values of a read-out, and which; see `Learner.predict`.
+
+    Args:
+        readout, experts: as for `answer_rows`.
+        batch: its target is ignored.
+        task: restricts the answer to the classes seen under this label.
+        kind: what is predicted, if that is known though nothing was learned.
+        device: of the model.
+    """
+    batch = Batch(batch.inputs, batch.keywords).to(device)
+    check_batch(batch)
+    if kind is None and experts.targets.declared is not None:
+        kind = "classification"
+    mixed, shape, kind = answer_rows(readout, experts, batch, kind)
+    if kind == "classification":
+        mixed = experts.targets.restrict(mixed, task)
+    return mixed.reshape(*shape, mixed.shape[-1]).float(), kind

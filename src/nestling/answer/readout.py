@@ -3,6 +3,7 @@
 Axis letters: E experts, N answers (rows), K classes, M outputs.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -203,12 +204,26 @@ class Readout:
 
     def find_present(self, num_classes: int) -> Tensor:
         """Which classes came recently: (K,) bool."""
+        return self._read_prior().present(_PRESENT_COUNT, num_classes)
+
+    def hold_still(self) -> "Readout":
+        """A twin that mixes as this one does now, whatever this one hears later."""
+        prior = self._read_prior()
+        twin = copy.copy(self)
+        twin.prior = prior.copy() if prior is self.prior else prior
+        twin._uncounted, twin._counted = [], None
+        twin.gate = None if self.gate is None else self.gate.hold_still()
+        twin.context = None if self.context is None else self.context.hold_still()
+        twin.outside = None if self.outside is None else self.outside.hold_still()
+        return twin
+
+    def _read_prior(self) -> ClassPrior:
+        """What was counted, with what is still to be; to be read only."""
         if self._uncounted and self._counted is None:
             # On a copy: asking must not change how labels are put together.
             self._counted = self.prior.copy()
             self._counted.add_checked(torch.cat(self._uncounted))
-        prior = self.prior if self._counted is None else self._counted
-        return prior.present(_PRESENT_COUNT, num_classes)
+        return self.prior if self._counted is None else self._counted
 
     def state_dict(self) -> dict[str, object]:
         """The gate, what is present, and who knows outside."""

@@ -1,8 +1,10 @@
-"""From what a DataLoader yields to what a model takes, and the default loss of what it gives.
+"""From what a DataLoader yields to what a model takes, its checks, and the default
+loss of what it gives.
 
 Axis letters: N examples, T tokens, K classes, H x W pixels, M outputs.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nestling.core.errors import DataError, ShapeMismatch
+from nestling.core.errors import DataError, NonFiniteInput, ShapeMismatch, UnknownLabel
 
 TARGET_KEYS = ("labels", "label", "target", "y")  # the first one found is the target
 Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> scalar ()
@@ -152,6 +154,94 @@ def read_batch(raw: object) -> Batch:
         inputs = raw[0] if len(raw) == 2 else raw[:-1]
         return _gather(inputs, _read_tensor(raw[-1], "target"))
     return _gather(raw, None)
+
+
+def check_batch(batch: Batch, num_classes: int | None = None) -> None:
+    """Raise if a batch cannot be learned from; a batch of size 0 passes.
+
+    Args:
+        batch: what `read_batch` gave.
+        num_classes: K, the declared number of classes: targets must be integers below it.
+            None: not declared, integers may be any class and floats are values.
+
+    Raises:
+        ShapeMismatch: lengths that do not fit together, or values where classes are declared.
+        NonFiniteInput: NaN or infinity; says where.
+        UnknownLabel: a label outside the declared classes.
+        DataError: a sequence or dense target of which every position is ignored.
+    """
+    size = batch.size
+    named = batch.features
+    for name, tensor in named.items():
+        _check_length(name, tensor, size)
+        if tensor.dtype.is_floating_point:
+            _check_finite(name, tensor)
+    if batch.target is not None:
+        _check_length("target", batch.target, size)
+        if batch.target.dtype.is_floating_point:
+            _check_finite("target", batch.target)
+        if size > 0:
+            _check_labels(batch.target, batch.labels, num_classes)
+
+
+def _check_length(name: str, tensor: Tensor, size: int) -> None:
+    if tensor.ndim == 0:
+        raise ShapeMismatch(
+            f"{name} has shape (), a single number; give batches of examples, as "
+            "torch.utils.data.DataLoader(dataset, batch_size=32) makes them"
+        )
+    if tensor.shape[0] != size:
+        raise ShapeMismatch(
+            f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
+        )
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
+    if math.isfinite(float(tensor.sum())):
+        return
+    wrong = (~torch.isfinite(tensor)).nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        raise NonFiniteInput(
+            f"{name} holds {float(tensor[where])} at index {where} ({len(wrong)} non-finite "
+            "values in all); drop or impute them"
+        )
+
+
+def _check_labels(target: Tensor, labels: set[int], num_classes: int | None) -> None:
+    if target.dtype.is_floating_point or target.dtype.is_complex:
+        if num_classes is not None:
+            raise ShapeMismatch(
+                f"target is {show_dtype(target.dtype)} where one of {num_classes} classes is "
+                "expected; convert it with .long()"
+            )
+        return
+    if target.ndim > 1 and IGNORE_INDEX in labels:
+        labels = labels - {IGNORE_INDEX}
+        if not labels:
+            raise DataError(f"every position of the target is ignored ({IGNORE_INDEX}); skip it")
+    if not labels:
+        return
+    if (low := min(labels)) < 0:
+        raise UnknownLabel(
+            f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
+            "only in targets of two or more dimensions"
+        )
+    if num_classes is not None and (high := max(labels)) >= num_classes:
+        raise UnknownLabel(
+            f"label {high} is outside the declared classes 0..{num_classes - 1}; "
+            f"declare num_classes={high + 1} or more"
+        )
+
+
+def show_dtype(dtype: torch.dtype) -> str:
+    """A dtype in few letters.
+
+    >>> show_dtype(torch.float32)
+    'float32'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def read_output(output: object) -> Tensor:

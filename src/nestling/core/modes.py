@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +71,15 @@ def in_own_modes(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def copy_module(model: M) -> M:
+def copy_module(model: M, memo: dict[int, Any] | None = None) -> M:
     """A deep copy of a module, also of one whose hooks keep computed weights on it.
 
     `torch.nn.utils.weight_norm` leaves the product of its two parameters as a plain attribute,
     which torch refuses to copy; it is computed anew in every forward pass.
+
+    Args:
+        model: left untouched.
+        memo: id of something inside -> what stands for it in the copy, as in `copy.deepcopy`.
 
     >>> model = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
     >>> copy_module(model) is model
@@ -90,7 +94,7 @@ def copy_module(model: M) -> M:
     for module, name, value in computed:
         vars(module)[name] = value.detach()
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
     finally:
         for module, name, value in computed:
             vars(module)[name] = value

@@ -1,22 +1,18 @@
 """Every check of a batch, before anything is changed: all raise, or give what was found."""
 
 import logging
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nestling.answer.targets import TargetSpace
 from nestling.core.arguments import check_seed, check_whole, name_kind
-from nestling.core.batches import IGNORE_INDEX, Batch
+from nestling.core.batches import Batch, show_dtype
 from nestling.core.errors import (
     DataError,
-    NonFiniteInput,
     SettingError,
-    ShapeMismatch,
     UnknownLabel,
 )
 from nestling.core.heads import say_width
@@ -82,7 +78,7 @@ def admit(
     is_real = targets.task == "regression"
     if target.is_floating_point() != is_real:
         raise DataError(
-            f"targets are {_show(target.dtype)} now but began as "
+            f"targets are {show_dtype(target.dtype)} now but began as "
             + ("values; convert them with .float()" if is_real else "classes; use .long()")
         )
     labels, weight = flatten_target(target, weight)
@@ -142,7 +138,7 @@ def warn_of_classes(batch: Batch) -> None:
         _LOGGER.warning(
             "targets are %s and all 0 or 1: learned as values, by squared error; for classes give "
             "them as y.long(), and a model with one output per class",
-            _show(target.dtype),
+            show_dtype(target.dtype),
         )
 
 
@@ -188,86 +184,3 @@ def flatten_target(target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tenso
     if weight is not None:
         weight = weight.cpu().repeat_interleave(target[0].numel())[kept]
     return target.reshape(-1).cpu()[kept], weight
-
-
-def check_batch(batch: Batch, num_classes: int | None = None) -> None:
-    """Raise if a batch cannot be learned from; a batch of size 0 passes.
-
-    Args:
-        batch: what `read_batch` gave.
-        num_classes: K, the declared number of classes: targets must be integers below it.
-            None: not declared, integers may be any class and floats are values.
-
-    Raises:
-        ShapeMismatch: lengths that do not fit together, or values where classes are declared.
-        NonFiniteInput: NaN or infinity; says where.
-        UnknownLabel: a label outside the declared classes.
-        DataError: a sequence or dense target of which every position is ignored.
-    """
-    size = batch.size
-    named = batch.features
-    for name, tensor in named.items():
-        _check_length(name, tensor, size)
-        if tensor.dtype.is_floating_point:
-            _check_finite(name, tensor)
-    if batch.target is not None:
-        _check_length("target", batch.target, size)
-        if batch.target.dtype.is_floating_point:
-            _check_finite("target", batch.target)
-        if size > 0:
-            _check_labels(batch.target, batch.labels, num_classes)
-
-
-def _check_length(name: str, tensor: Tensor, size: int) -> None:
-    if tensor.ndim == 0:
-        raise ShapeMismatch(
-            f"{name} has shape (), a single number; give batches of examples, as "
-            "torch.utils.data.DataLoader(dataset, batch_size=32) makes them"
-        )
-    if tensor.shape[0] != size:
-        raise ShapeMismatch(
-            f"{name} has shape {tuple(tensor.shape)}; its first dimension must be {size}"
-        )
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    # One kernel: a sum is finite only if every term is. A sum that overflows is looked into.
-    if math.isfinite(float(tensor.sum())):
-        return
-    wrong = (~torch.isfinite(tensor)).nonzero()
-    if len(wrong):
-        where = tuple(wrong[0].tolist())
-        raise NonFiniteInput(
-            f"{name} holds {float(tensor[where])} at index {where} ({len(wrong)} non-finite "
-            "values in all); drop or impute them"
-        )
-
-
-def _check_labels(target: Tensor, labels: set[int], num_classes: int | None) -> None:
-    if target.dtype.is_floating_point or target.dtype.is_complex:
-        if num_classes is not None:
-            raise ShapeMismatch(
-                f"target is {_show(target.dtype)} where one of {num_classes} classes is "
-                "expected; convert it with .long()"
-            )
-        return
-    if target.ndim > 1 and IGNORE_INDEX in labels:
-        labels = labels - {IGNORE_INDEX}
-        if not labels:
-            raise DataError(f"every position of the target is ignored ({IGNORE_INDEX}); skip it")
-    if not labels:
-        return
-    if (low := min(labels)) < 0:
-        raise UnknownLabel(
-            f"label {low} is negative; classes are 0, 1, ..., and {IGNORE_INDEX} is ignored "
-            "only in targets of two or more dimensions"
-        )
-    if num_classes is not None and (high := max(labels)) >= num_classes:
-        raise UnknownLabel(
-            f"label {high} is outside the declared classes 0..{num_classes - 1}; "
-            f"declare num_classes={high + 1} or more"
-        )
-
-
-def _show(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

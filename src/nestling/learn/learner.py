@@ -2,17 +2,18 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from nestling.answer.answerer import Answerer, check_probabilities, choose_labels, read_inputs
 from nestling.answer.readout import Readout
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, Loss, read_batch
-from nestling.core.errors import DataError
+from nestling.core.batches import Loss, read_batch
 from nestling.core.locks import RemadeLock
 from nestling.core.modes import in_own_modes
 from nestling.learn.assembly import assemble
@@ -115,7 +116,7 @@ class Learner:
             reports.append([self.learn(raw, task=task, again=epoch > 0) for raw in loader])
             check_pass(sum(report.num_examples for report in reports[-1]), epoch, epochs)
         self.end_experience(loader)
-        with self._lock:
+        with self._changing():
             self.panel.finish()
         return FitReport.sum_up(reports, time.perf_counter() - started)
 
@@ -144,7 +145,7 @@ class Learner:
             changed then.
         """
         batch = read_batch(x if y is None else (x, y)).own()
-        with self._lock:
+        with self._changing():
             return self._training.learn(batch, task, weight, is_new=not again)
 
     @in_own_modes
@@ -154,7 +155,7 @@ class Learner:
         Args:
             loader: its batches once more; methods of `retain` that need them raise DataError.
         """
-        with self._lock:
+        with self._changing():
             self._training.end_experience(loader)
 
     def predict(self, x: Any, *, task: int | None = None) -> Tensor:
@@ -173,15 +174,40 @@ class Learner:
             NotFitted: nothing was learned yet, and nobody is outside.
             DataError: the inputs cannot be read, or nobody has a finite answer.
         """
-        answer, kind = self._answer(x, task)
-        return answer.argmax(dim=-1) if kind == "classification" else answer
+        return choose_labels(*self._answer(x, task))
 
     def predict_proba(self, x: Any, *, task: int | None = None) -> Tensor:
         """Predict class probabilities (N, K), ... as `predict`; 0 for classes that never came."""
-        answer, kind = self._answer(x, task)
-        if kind == "regression":
-            raise DataError("the targets are values, which have no probabilities; use predict")
-        return answer
+        return check_probabilities(*self._answer(x, task))
+
+    def answerer(self) -> Answerer:
+        """Get an immutable view that answers as this learner does now, for threads that only ask.
+
+        It needs no lock and waits for nobody: while another thread is in the midst of a batch,
+        this gives what stood before that batch. Whoever asks for one after each batch or so never
+        waits for the next; else what was learned since is put together now.
+
+        Returns: bit for bit the answers of `predict` and `predict_proba` of this moment.
+        """
+        publisher = self._training.publisher
+        publisher.is_asked = True  # first: then whoever ends a batch now publishes
+        latest = publisher.latest
+        if latest is not None:
+            return latest
+        with self._lock:
+            latest = publisher.latest or self._training.publish()
+            publisher.is_asked = True
+            return latest
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The lock; then what others answer from is published anew, if anyone asks for it."""
+        with self._lock:
+            try:
+                yield
+            finally:
+                if self._training.publisher.latest is not None:
+                    self._training.renew_published()
 
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
         """Evaluate on a batch: accuracy in [0, 1] for classes, R squared for values."""
@@ -190,8 +216,7 @@ class Learner:
             return self._training.evaluate(batch, task)
 
     def _answer(self, x: Any, task: int | None) -> tuple[Tensor, Task]:
-        # A tuple is several inputs here, never inputs and a target.
-        batch = read_batch(x if isinstance(x, Batch) else (x,))
+        batch = read_inputs(x)
         with self._lock:
             return self._training.answer(batch, task, None)
 
@@ -228,7 +253,7 @@ class Learner:
 
         Returns: the settled proposal; on refusal nothing has changed.
         """
-        with self._lock:
+        with self._changing():
             return self._training.consolidate(judge, change, tolerance)
 
     def read_levels(self) -> list[LevelReading]:
@@ -264,7 +289,7 @@ class Learner:
     @in_own_modes
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume exactly where `state_dict` was taken; raises as `restore`, nothing changed."""
-        with self._lock:
+        with self._changing():
             self._training.load_state_dict(state)
 
     def snapshot(self, path: Path | str) -> None:

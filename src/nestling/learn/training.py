@@ -9,16 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from nestling.answer.panel import Panel
+from nestling.answer.answerer import Answerer, Publisher
+from nestling.answer.panel import Panel, answer_batch
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, Loss, default_loss
+from nestling.core.batches import Batch, Loss, check_batch, default_loss
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules
 from nestling.judge.scores import measure_accuracy, measure_r_squared
 from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay
 from nestling.learn.default import EarlyView
 from nestling.learn.growth import Head
-from nestling.learn.guard import Admitted, admit, check_batch, check_task, warn_of_classes
+from nestling.learn.guard import Admitted, admit, check_task, warn_of_classes
 from nestling.learn.parts import Part, load_all, read_plan
 from nestling.learn.protection import Protections
 from nestling.learn.random_state import RandomState
@@ -120,6 +121,7 @@ class Training:
         self.random = random
         self.counts = counts
         self.writer = writer
+        self.publisher = Publisher()
 
     def learn(
         self,
@@ -201,6 +203,22 @@ class Training:
         judge = judge or judge_by_replay(stored, self.step.loss, device)
         return consolidate(self.levels, change, judge, tolerance, replay, device)
 
+    def publish(self) -> Answerer:
+        """What answers now, for those who only ask; see `Learner.answerer`."""
+        return self.publisher.publish(self.panel, self.step.device, self.counts.num_examples)
+
+    def renew_published(self) -> None:
+        """Publish anew after a change, if the last one was asked for; else it is out of date."""
+        if not self.publisher.is_asked:
+            self.publisher.latest = None
+            return
+        try:
+            self.publish()  # the one before is given out until this one stands
+        except Exception:
+            # What was learned stays learned; who asks next is told.
+            self.publisher.latest = None
+            _LOGGER.debug("no answerer could be published", exc_info=True)
+
     # --- state
 
     def state_dict(self) -> dict[str, Any]:
@@ -259,15 +277,10 @@ class Training:
             task: restricts the answer to the classes seen under this label.
             kind: what is predicted, if that is known though nothing was learned.
         """
-        batch = Batch(batch.inputs, batch.keywords).to(self.step.device)
-        check_batch(batch)
-        targets = self.panel.targets
-        if kind is None and targets.declared is not None:
-            kind = "classification"
-        mixed, shape, kind = self.panel.answer(batch, kind)
-        if kind == "classification":
-            mixed = targets.restrict(mixed, task)
-        return mixed.reshape(*shape, mixed.shape[-1]).float(), kind
+        panel, device = self.panel, self.step.device
+        return answer_batch(
+            panel.readout, panel.experts, batch, task=task, kind=kind, device=device
+        )
 
     def _report(self, batch: Batch, taken: TakenStep | None) -> StepReport:
         events = self.levels.take_events()

@@ -1,8 +1,9 @@
 """A level of concepts at work: which meaning of the labels is in force, beside a memory."""
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -16,9 +17,9 @@ from nestling.levels.level import Clock, check_kind
 from nestling.levels.memory import Checked, MemoryLevel
 from nestling.levels.readings import LevelReading
 from nestling.levels.spec import Concepts, dump_spec, load_spec
-from nestling.memory.concept_slots import ConceptSlots
+from nestling.memory.concept_slots import ConceptSlots, answer_slot, mix_slots
 from nestling.memory.exact.statistics import space_evenly
-from nestling.memory.prequential import Foresight
+from nestling.memory.prequential import Foresight, HeldSolution
 from nestling.memory.scout import select_outputs
 
 _LOGGER = logging.getLogger("nestling")
@@ -37,6 +38,34 @@ class ForeseenConcepts:
     phi: Tensor
     by_slot: list[Tensor]
     mixed: Tensor | None
+
+
+class StandingConcepts:
+    """What a level of concepts answers as of its last example, whatever it learns later.
+
+    Args:
+        map_rows: from what the memory reads to the features that are looked at.
+        solutions: of the slots; None of one that knows nothing.
+        shares_S: how probable each slot is.
+        num_classes: K.
+    """
+
+    def __init__(
+        self,
+        map_rows: Callable[[Tensor], Tensor],
+        solutions: Sequence[HeldSolution | None],
+        shares_S: Tensor,
+        num_classes: int,
+    ) -> None:
+        self.map_rows, self.solutions = map_rows, tuple(solutions)
+        self.shares_S, self.num_classes = shares_S, num_classes
+
+    def answer(self, rows: Tensor) -> Tensor:
+        """Probabilities (R, K) float64, of (R, D) what the memory reads."""
+        phi = self.map_rows(rows)
+        return mix_slots(
+            [answer_slot(one, phi, self.num_classes) for one in self.solutions], self.shares_S
+        )
 
 
 class ConceptsLevel:
@@ -82,6 +111,20 @@ class ConceptsLevel:
         found = self.slots.answer(self._select(memory, rows, None), memory.bank.num_classes)
         self.seconds += time.perf_counter() - started
         return found
+
+    def hold_still(self, memory: MemoryLevel) -> StandingConcepts | None:
+        """What it answers now, for whoever asks later; None while no meaning has changed."""
+        if self.is_silent or memory.bank is None:
+            return None
+        assert self.slots is not None
+        bank = memory.bank
+        chosen_d = space_evenly(bank.num_features, self.spec.num_features)
+        return StandingConcepts(
+            select_outputs(copy.copy(bank.features), chosen_d),
+            [slot.find_fresh() for slot in self.slots.slots],
+            self.slots.shares,
+            bank.num_classes,
+        )
 
     def foresee(
         self, memory: MemoryLevel, checked: Checked, found: Foresight | None

@@ -54,6 +54,14 @@ class Rows:
     image_size: ImageSize | None = None
 
 
+def join_rows(views: Sequence[Tensor], output: Tensor | None, image_size: ImageSize | None) -> Rows:
+    """What is read at several places, (R, D) each, side by side."""
+    # Images may be bytes.
+    wide = [(v if v.is_floating_point() else v.float()).cpu() for v in views]
+    joined = wide[0] if len(wide) == 1 else torch.cat(wide, dim=1)
+    return Rows(joined, tuple(v.shape[1] for v in wide), output, image_size)
+
+
 @dataclass(frozen=True)
 class Checked:
     """What a memory level takes in.
@@ -101,15 +109,7 @@ class MemoryLevel:
 
     def read_rows(self, batch: Batch, target: Tensor | None) -> Rows:
         """What is read of a batch; errors as in `FeatureReader.read`."""
-        views, output, image_size = self.reader.read_rows(batch, target)
-        # Images may be bytes.
-        wide = [(v if v.is_floating_point() else v.float()).cpu() for v in views]
-        return Rows(
-            wide[0] if len(wide) == 1 else torch.cat(wide, dim=1),
-            tuple(v.shape[1] for v in wide),
-            output,
-            image_size,
-        )
+        return join_rows(*self.reader.read_rows(batch, target))
 
     def make_bank(self, widths: Sequence[int], task: Task, maps: Features) -> None:
         """An empty bank for features of these widths, one of each thing that is read."""

@@ -119,12 +119,55 @@ def read_taps(
     finally:
         for handle in handles:
             handle.remove()
-    views = []
+    return _list_views(found, taps, batch), output
+
+
+class StandingTaps:
+    """Taps that stay on a module, which any number of threads may run at once.
+
+    To listen for as long as one call lasts, as `read_taps` does, changes the module.
+
+    Args:
+        module: listened to from now on; in the modes that answers want.
+        taps: where to read; None for the model's input.
+    """
+
+    def __init__(self, module: nn.Module, taps: Sequence[Tap | None]) -> None:
+        self.module, self.taps = module, tuple(taps)
+        self._heard = threading.local()  # of each thread's own pass
+        for index, tap in enumerate(self.taps):
+            if tap is not None:
+                module.get_submodule(tap.name).register_forward_hook(self._keep(index, tap))
+
+    def read(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """What is read at each place, (N, ...), and what the module answers; as `read_taps`."""
+        found: dict[int, Tensor] = {}
+        self._heard.found = found
+        try:
+            output = read_output(batch.call(self.module))
+        finally:
+            self._heard.found = None
+        return _list_views(found, self.taps, batch), output
+
+    def _keep(self, index: int, tap: Tap) -> Callable[..., None]:
+        heard = self._heard
+
+        def keep(_: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+            found: dict[int, Tensor] | None = getattr(heard, "found", None)
+            if found is not None:
+                found[index] = _first_tensor(inputs if tap.side == "input" else output)
+
+        return keep
+
+
+def _list_views(
+    found: Mapping[int, Tensor], taps: Sequence[Tap | None], batch: Batch
+) -> list[Tensor]:
+    """What was read at each place; the batch's input where that is read."""
     for index, tap in enumerate(taps):
         if tap is not None and index not in found:
             raise DataError(f"submodule {tap.name!r} was not run in a forward pass; read another")
-        views.append(_read_input(batch) if tap is None else found[index])
-    return views, output
+    return [_read_input(batch) if tap is None else found[i] for i, tap in enumerate(taps)]
 
 
 def align_views(
@@ -146,6 +189,14 @@ def align_views(
                 f"{rows[-1].shape[0]}; read places that give as many"
             )
     return rows
+
+
+def find_image_size(views: Sequence[Tensor], rows: Sequence[Tensor]) -> ImageSize | None:
+    """The shape (C, H, W) of what is read if that is one picture per row; None if it is not."""
+    if len(views) != 1 or views[0].ndim != 4 or len(rows[0]) != len(views[0]):
+        return None
+    _, channels, height, width = views[0].shape
+    return channels, height, width
 
 
 class FeatureReader:
@@ -205,11 +256,7 @@ class FeatureReader:
         what is read if that is one picture (C, H, W) per row."""
         views, output = self.read(batch)
         rows = align_views(views, self.taps, target)
-        shape: ImageSize | None = None
-        if len(views) == 1 and views[0].ndim == 4 and len(rows[0]) == len(views[0]):
-            _, channels, height, width = views[0].shape
-            shape = (channels, height, width)
-        return rows, output, shape
+        return rows, output, find_image_size(views, rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The frozen copy's weights; empty where none is kept."""
@@ -218,9 +265,16 @@ class FeatureReader:
         return {name: value.clone() for name, value in self.module.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put the frozen copy back."""
+        """Put the frozen copy back, in tensors of its own: who holds the old ones keeps them."""
         if self.module is not None and self.is_frozen:
-            self.module.load_state_dict(dict(state))
+            own = self.module.state_dict()
+            copied = {
+                name: value.to(own[name].device, own[name].dtype, copy=True)
+                if name in own
+                else value
+                for name, value in state.items()
+            }
+            self.module.load_state_dict(copied, assign=True)
 
 
 def align_features(features: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor | None]:

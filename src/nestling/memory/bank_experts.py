@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nestling.core.errors import SettingError
 from nestling.memory.checks import count_classes
-from nestling.memory.exact.fresh import FreshSolution
+from nestling.memory.exact.fresh import FreshSolution, StandingSolution
 from nestling.memory.features import Features
 from nestling.memory.mixing.gate import Mixture
 from nestling.memory.prequential import HeldSolution, answer, renew_solution
@@ -88,7 +88,10 @@ def remove_in_copies(
 
 
 def answer_now(
-    solutions: Sequence[FreshSolution], slow: int, phi_ND: Tensor, prior: ClassPrior | None
+    solutions: Sequence[FreshSolution | StandingSolution],
+    slow: int,
+    phi_ND: Tensor,
+    prior: ClassPrior | None,
 ) -> Tensor:
     """Answers of memories, then of the class prior: (E, N, K) or (E, N, M), float64.
 

@@ -63,20 +63,21 @@ class Slot:
             num_new = sums.clock - (0 if held is None else held.solved_at)
             if held is None or num_new >= max(1.0, min(RENEWAL * sums.weight, MOST_NEW)):
                 self._held = self._solve(held)
-        return self._answer(self._held, phi_Nd, num_classes)
+        return answer_slot(self._held, phi_Nd, num_classes)
 
     def answer(self, phi_Nd: Tensor, num_classes: int) -> Tensor:
         """(N, K) as of the last example."""
-        return self._answer(self._find_fresh(), phi_Nd, num_classes)
+        return answer_slot(self.find_fresh(), phi_Nd, num_classes)
 
-    def _find_fresh(self) -> HeldSolution | None:
+    def find_fresh(self) -> HeldSolution | None:
+        """Its solution as of the last example; None while it knows nothing."""
         if self._fresh is None and self.sums.weight > 0.0:
             self._fresh = self._solve(self._held)
         return self._fresh
 
     def fold(self, num_classes: int) -> tuple[Tensor, Tensor]:
         """Weights (d, K) and offset (K,) of logits, as of the last example."""
-        fresh = self._find_fresh()
+        fresh = self.find_fresh()
         if fresh is None:
             width = self.sums.values.num_features
             zeros = torch.zeros(width, num_classes, dtype=torch.float64, device="cpu")
@@ -88,13 +89,6 @@ class Slot:
     def _solve(self, before: HeldSolution | None) -> HeldSolution:
         stats, clock = self.sums.values, self.sums.clock
         return solve_quickly(stats, clock, before, classifies=True, coded=self.coded)
-
-    @staticmethod
-    def _answer(held: HeldSolution | None, phi_Nd: Tensor, num_classes: int) -> Tensor:
-        if held is None:
-            even_NK = torch.ones(len(phi_Nd), num_classes, dtype=torch.float64, device="cpu")
-            return even_NK / num_classes
-        return answer(held, phi_Nd.double(), num_classes)
 
     def state_dict(self) -> dict[str, object]:
         """Sums, and the solution that is held."""
@@ -110,6 +104,19 @@ class Slot:
         if state["held"] is not None:
             slot._held = HeldSolution.from_state(state["held"])
         return slot
+
+
+def answer_slot(held: HeldSolution | None, phi_Nd: Tensor, num_classes: int) -> Tensor:
+    """What a slot answers by a solution of it, (N, K) float64; even where it knows nothing."""
+    if held is None:
+        even_NK = torch.ones(len(phi_Nd), num_classes, dtype=torch.float64, device="cpu")
+        return even_NK / num_classes
+    return answer(held, phi_Nd.double(), num_classes)
+
+
+def mix_slots(answers: Sequence[Tensor], shares_S: Tensor) -> Tensor:
+    """Answers (N, K) of all slots by how probable each is, (S,): (N, K)."""
+    return torch.einsum("s,snk->nk", shares_S, torch.stack(list(answers)))
 
 
 class ConceptSlots:
@@ -179,7 +186,7 @@ class ConceptSlots:
 
     def mix(self, answers: Sequence[Tensor]) -> Tensor:
         """Answers (N, K) of all slots by how probable they are in force; the blank is left out."""
-        return torch.einsum("s,snk->nk", self.shares, torch.stack(list(answers)))
+        return mix_slots(answers, self.shares)
 
     @property
     def shares(self) -> Tensor:

@@ -3,6 +3,7 @@
 Letters: N examples, I inputs, D directions.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -104,10 +105,19 @@ class RecentContext:
 
     def compare(self, x: Tensor) -> Tensor:
         """ln r(x) of inputs (N, I): (N,) float64 <= 0; 0 before the first block."""
-        if self._life.clock == 0:
+        if self.densities is None:
             return torch.zeros(len(x), dtype=torch.float64, device="cpu")
         ratio_N = self._compute_ratio(self._project(check_inputs(x, self.num_inputs)))
         return correct_ratio(ratio_N, self.level)
+
+    def hold_still(self) -> "RecentContext":
+        """A twin that compares as this one does now, whatever this one takes in later."""
+        densities = self.densities
+        twin = copy.copy(self)
+        twin._densities = densities
+        twin._pending, twin._num_pending = [], 0
+        twin._recent = twin._life = ClockedStatistics(self.num_directions, 0)
+        return twin
 
     @property
     def level(self) -> float:

@@ -3,6 +3,8 @@
 Letters: D features, N new rows, P rows so far, M columns of errors or of probes.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -57,6 +59,13 @@ class AddedRows:
         core_PP[:before, before:] = beside_NP[:, :before].T
         core_PP[before:, before:] += beside_NP[:, before:]
         self._core_PP, self._lower_PP, self.num = core_PP, None, num
+
+    def hold_still(self) -> "AddedRows":
+        """These rows as they are, whatever is added later: no row that is there is ever written to
+        again, so nothing is copied."""
+        if self.num:
+            self._find_lower()
+        return copy.copy(self)
 
     def whiten(self, columns_PM: Tensor) -> Tensor:
         """L^-1 of columns, L L^T = I + V A^-1 V^T: (P, M)."""

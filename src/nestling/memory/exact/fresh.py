@@ -4,7 +4,7 @@ Letters: D features, M outputs, N new examples, P examples since the factor was 
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,47 @@ MOST_ROWS = 512
 GROWTH = 1.25
 # Ridges of codes are powers of the root of 2: nearer than this they are the same one.
 SAME_RIDGE = 0.1
+
+
+@dataclass(frozen=True)
+class StandingSolution:
+    """A memory's solution as it stood at some moment, for those who only ask.
+
+    Args:
+        weights: (D, M).
+        intercept: (M,).
+        calibration: from scores to probabilities; None for values.
+        reach: what was seen, where anyone asks for it.
+        num_effective: examples that are known.
+        known: (M,) bool, outputs that were ever seen.
+    """
+
+    weights: Tensor
+    intercept: Tensor
+    calibration: Calibration | None
+    reach: FreshReach | None
+    num_effective: float
+    known: Tensor
+
+    def answer(self, phi_ND: Tensor) -> Tensor:
+        """Probabilities (N, K) or values (N, M), float64."""
+        return answer_calibrated(phi_ND, self.weights, self.intercept, self.calibration)
+
+    def novelty(self, phi_ND: Tensor) -> Tensor:
+        """Novelty of inputs, (N,); see `compute_novelty`."""
+        assert self.reach is not None
+        return self.reach.novelty(phi_ND, self.num_effective)
+
+
+def answer_calibrated(
+    phi_ND: Tensor, weights_DM: Tensor, intercept_M: Tensor, calibration: Calibration | None
+) -> Tensor:
+    """softmax((phi W + b) C + c), or phi W + b where nothing is calibrated: (N, M)."""
+    scores_NM = torch.addmm(intercept_M, phi_ND, weights_DM)
+    if calibration is None:
+        return scores_NM
+    logits_NK = torch.addmm(calibration.offset, scores_NM, calibration.matrix)
+    return torch.softmax(logits_NK, dim=1)
 
 
 class FreshSolution:
@@ -267,10 +308,16 @@ class FreshSolution:
 
     def answer(self, phi_ND: Tensor) -> Tensor:
         """Probabilities (N, K) or values (N, M), float64."""
-        solution = self.solution
-        scores_NM = torch.addmm(solution.intercept, phi_ND, solution.weights)
-        if not self.classifies:
-            return scores_NM
-        calibration = self.calibration
-        logits_NK = torch.addmm(calibration.offset, scores_NM, calibration.matrix)
-        return torch.softmax(logits_NK, dim=1)
+        solution, calibration = self.solution, self.calibration if self.classifies else None
+        return answer_calibrated(phi_ND, solution.weights, solution.intercept, calibration)
+
+    def hold_still(self) -> StandingSolution:
+        """What it answers now, whatever is added later; solved if it is not yet."""
+        return StandingSolution(
+            self.solution.weights,
+            self.solution.intercept,
+            self.calibration if self.classifies else None,
+            None if self.reach is None else self.reach.hold_still(),
+            self.num_effective,
+            self._life_targets > 0.0,
+        )

@@ -3,6 +3,7 @@
 Letters: N examples, D features, d of them that are looked at.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,6 +114,12 @@ class FreshReach:
         n = max(num_effective, 1.0)
         usual = _find_usual(reach.freedom + reach.strength * lost, n)
         return (leverage_N.clamp_min(1e-300).log() - usual) / SPREAD
+
+    def hold_still(self) -> "FreshReach":
+        """This reach as it is, whatever is added later."""
+        twin = copy.copy(self)
+        twin._rows = self._rows.hold_still()
+        return twin
 
     def _scale(self, phi_ND: Tensor) -> Tensor:
         reach = self._reach

@@ -4,6 +4,7 @@ Letters: E experts, N examples (rows), K classes or outputs, Z zones of inputs, 
 M = R + 1 ways to mix.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -178,6 +179,14 @@ class Mixture:
         num_rows, num_zones = answers_ENK.shape[1], len(self.tempers)
         even = torch.ones(num_rows, num_zones, dtype=torch.float64, device="cpu")
         return even / num_zones
+
+    def hold_still(self) -> "Mixture":
+        """A twin that mixes as this one does now, whatever this one hears later."""
+        weights = self.weights
+        twin = copy.copy(self)
+        # All else is replaced when it changes.
+        twin._mixers, twin._read = self._mixers.copy(), weights
+        return twin
 
     @in_own_modes
     def observe(

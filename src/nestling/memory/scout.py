@@ -56,6 +56,7 @@ class Scout:
     >>> scout = Scout(None, 2, "classification", None, float("inf"))
     >>> x, y = torch.eye(2).repeat(10, 1), torch.arange(2).repeat(10)
     >>> scout.learn(x, y, torch.ones(20, dtype=torch.float64))
+    >>> scout.renew()
     >>> scout.foresee(torch.eye(2)).answers.argmax(dim=1)
     tensor([0, 1])
     """
@@ -96,8 +97,9 @@ class Scout:
         self._held = None
 
     def foresee(self, x_NI: Tensor) -> Foresight | None:
-        """What would be answered to inputs (N, I), and how novel they are; None at first."""
-        held = self._renew()
+        """What it would have answered to inputs (N, I) when it was last renewed, and how novel they
+        were; None at first."""
+        held = self._held
         if held is None or held.reach is None:
             return None
         phi_Nd, K = self._map(x_NI), self.memory.num_classes
@@ -110,19 +112,19 @@ class Scout:
         answers = answer(held, phi_Nd, K)
         return Foresight(answers, known_K, novelty_N, held.reach.num_effective)
 
-    def _renew(self) -> HeldSolution | None:
+    def renew(self) -> None:
+        """Solve anew what it foresees by, if enough is new."""
         memory, held = self.memory, self._held
         if memory.is_empty:
-            return None
+            return
         if held is not None:
             num_new = memory.clock - held.solved_at
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
-                return held
+                return
         most = max(1, int(FEATURES_PER_EXAMPLE * memory.num_effective))
         stats = memory.select_statistics(space_evenly(memory.num_features, most))
         made = solve_quickly(stats, memory.clock, held, classifies=memory.task == "classification")
         self._held = replace(made, reach=measure_reach(stats))
-        return self._held
 
     def state_dict(self) -> dict[str, object]:
         """Sums, and the solution that is held."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nestling.answer.experts import Experts
+from nestling.answer.experts import Answers, Experts
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
@@ -77,18 +77,20 @@ class Panel:
             mixed, shape, kind = self.experts.answer_as_given(batch, kind)
         else:
             found = self.experts.answer(batch)
-            compared = found.read.get(self.readout.compares or "")
-            mixed = self.readout.mix(found.by_expert, compared, found.knowers)
-            shape, kind = found.shape, self.readout.task
-            if kind == "classification":
-                mixed = keep_known(mixed, self.experts.find_known(mixed.shape[-1]))
-        wrong = (~mixed.isfinite()).any(dim=1).nonzero()
-        if len(wrong):
-            raise NonFiniteInput(
-                f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows "
-                "one; mend the model or its inputs"
-            )
+            mixed, shape, kind = self.mix(found), found.shape, self.readout.task
+        check_answer(mixed)
         return mixed, shape, kind
+
+    def mix(self, found: Answers) -> Tensor:
+        """One answer from those of all experts, once something was learned: (R, K) or (R, M)."""
+        readout = self.readout
+        assert readout is not None
+        compared = found.rows.get(readout.compares or "")
+        features = None if compared is None else compared.features
+        mixed = readout.mix(found.by_expert, features, found.knowers)
+        if readout.task == "classification":
+            mixed = keep_known(mixed, self.experts.find_known(mixed.shape[-1]))
+        return mixed
 
     def export(self) -> nn.Module:
         """A plain module that answers as the read-out does; see `export_readout`."""
@@ -164,3 +166,13 @@ class Panel:
         self.targets = TargetSpace.from_state(state["targets"])
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
+
+
+def check_answer(mixed: Tensor) -> None:
+    """Raise NonFiniteInput unless every row of an answer, (R, K) or (R, M), is finite."""
+    wrong = (~mixed.isfinite()).any(dim=1).nonzero()
+    if len(wrong):
+        raise NonFiniteInput(
+            f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows "
+            "one; mend the model or its inputs"
+        )

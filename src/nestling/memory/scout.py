@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nestling.memory.exact.calibrate import calibrate
 from nestling.memory.exact.reach import compute_novelty, measure_reach
 from nestling.memory.exact.solve import solve_ridge
-from nestling.memory.exact.statistics import space_evenly
+from nestling.memory.exact.statistics import Statistics, space_evenly
 from nestling.memory.features import Features, JoinedFeatures, RandomFeatures, map_randomly
 from nestling.memory.prequential import (
     RENEWAL,
@@ -77,17 +77,11 @@ class Scout:
     def foresee(self, x_NI: Tensor) -> Foresight | None:
         """What would be answered to inputs (N, I), and how novel they are; None at first."""
         held = self._renew()
-        if held is None or held.reach is None:
+        if held is None:
             return None
-        phi_Nd, K = self._map(x_NI), self.memory.num_classes
-        chosen = space_evenly(phi_Nd.shape[1], len(held.weights))
-        phi_Nd = phi_Nd[:, chosen]
-        known_K = None
-        if self.memory.task == "classification":
-            known_K = nn.functional.pad(held.offset.isfinite(), (0, K - len(held.offset)))
-        novelty_N = compute_novelty(held.reach, phi_Nd)
-        answers = answer(held, phi_Nd, K)
-        return Foresight(answers, known_K, novelty_N, held.reach.num_effective)
+        is_classifier = self.memory.task == "classification"
+        num_outputs = self.memory.num_classes
+        return foresee_quickly(held, self._map(x_NI), num_outputs, classifies=is_classifier)
 
     def _renew(self) -> HeldSolution | None:
         memory, held = self.memory, self._held
@@ -97,16 +91,10 @@ class Scout:
             num_new = memory.clock - held.solved_at
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
                 return held
-        most = max(1, int(FEATURES_PER_EXAMPLE * memory.num_effective))
-        chosen = space_evenly(memory.num_features, most)
-        stats = memory.select_statistics(chosen)
-        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
-        # What the strength leaves free, if the spectrum fell off evenly.
-        freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-        solution = solve_ridge(stats, strength, freedom)
-        calibration = calibrate(stats, solution) if memory.task == "classification" else None
-        made = hold_solution(solution, calibration, memory.clock, memory.clock)
-        self._held = replace(made, reach=measure_reach(stats))
+        chosen_d = choose_few(memory.num_features, memory.num_effective)
+        stats = memory.select_statistics(chosen_d)
+        is_classifier = memory.task == "classification"
+        self._held = solve_quickly(stats, memory.clock, classifies=is_classifier)
         return self._held
 
     def state_dict(self) -> dict[str, object]:
@@ -121,6 +109,56 @@ class Scout:
         self.memory.load_state_dict(state["memory"])
         held = state["held"]
         self._held = None if held is None else HeldSolution.from_state(held)
+
+
+def choose_few(num_features: int, num_effective: float) -> Tensor:
+    """Which features to look at where examples are few: evenly spaced ones, 4 per example.
+
+    >>> choose_few(9, 1.0)
+    tensor([0, 3, 5, 8])
+    """
+    return space_evenly(num_features, max(1, int(FEATURES_PER_EXAMPLE * num_effective)))
+
+
+def solve_quickly(stats: Statistics, clock: int, *, classifies: bool) -> HeldSolution:
+    """A ridge regression whose strength is guessed, not searched for, and what it has seen.
+
+    Strength (d / n)^2, near what cross-validation picks on the real sets that it was tried on
+    (benchmarks/LOG.md).
+
+    Args:
+        stats: of one example or more, of the features that are looked at.
+        clock: of these statistics.
+        classifies: targets are one-hot labels.
+    """
+    strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    # What the strength leaves free, if the spectrum fell off evenly.
+    freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
+    solution = solve_ridge(stats, strength, freedom)
+    calibration = calibrate(stats, solution) if classifies else None
+    made = hold_solution(solution, calibration, clock, clock)
+    return replace(made, reach=measure_reach(stats))
+
+
+def foresee_quickly(
+    held: HeldSolution, phi_Nd: Tensor, num_outputs: int, *, classifies: bool
+) -> Foresight:
+    """What a solution of `solve_quickly` answers to features (N, d), and how novel they are.
+
+    Args:
+        held: with its reach, of all d features or of those that `choose_few` chose.
+        phi_Nd: (N, d).
+        num_outputs: K or M, which may have grown since.
+        classifies: targets are labels.
+    """
+    assert held.reach is not None
+    phi_Nd = phi_Nd[:, space_evenly(phi_Nd.shape[1], len(held.weights))]
+    known_K = None
+    if classifies:
+        known_K = nn.functional.pad(held.offset.isfinite(), (0, num_outputs - len(held.offset)))
+    novelty_N = compute_novelty(held.reach, phi_Nd)
+    answers = answer(held, phi_Nd, num_outputs)
+    return Foresight(answers, known_K, novelty_N, held.reach.num_effective)
 
 
 def select_outputs(features: Features | None, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nestling.memory.exact.calibrate import calibrate
 from nestling.memory.exact.reach import compute_novelty, measure_reach
 from nestling.memory.exact.solve import solve_ridge
-from nestling.memory.exact.statistics import Statistics, space_evenly
+from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.features import Features, JoinedFeatures, RandomFeatures, map_randomly
 from nestling.memory.prequential import (
     RENEWAL,
@@ -93,8 +93,13 @@ class Scout:
                 return held
         chosen_d = choose_few(memory.num_features, memory.num_effective)
         stats = memory.select_statistics(chosen_d)
-        is_classifier = memory.task == "classification"
-        self._held = solve_quickly(stats, memory.clock, classifies=is_classifier)
+        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+        # What the strength leaves free, if the spectrum fell off evenly.
+        freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
+        solution = solve_ridge(stats, strength, freedom)
+        calibration = calibrate(stats, solution) if memory.task == "classification" else None
+        made = hold_solution(solution, calibration, memory.clock, memory.clock)
+        self._held = replace(made, reach=measure_reach(stats))
         return self._held
 
     def state_dict(self) -> dict[str, object]:
@@ -120,30 +125,10 @@ def choose_few(num_features: int, num_effective: float) -> Tensor:
     return space_evenly(num_features, max(1, int(FEATURES_PER_EXAMPLE * num_effective)))
 
 
-def solve_quickly(stats: Statistics, clock: int, *, classifies: bool) -> HeldSolution:
-    """A ridge regression whose strength is guessed, not searched for, and what it has seen.
-
-    Strength (d / n)^2, near what cross-validation picks on the real sets that it was tried on
-    (benchmarks/LOG.md).
-
-    Args:
-        stats: of one example or more, of the features that are looked at.
-        clock: of these statistics.
-        classifies: targets are one-hot labels.
-    """
-    strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
-    # What the strength leaves free, if the spectrum fell off evenly.
-    freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-    solution = solve_ridge(stats, strength, freedom)
-    calibration = calibrate(stats, solution) if classifies else None
-    made = hold_solution(solution, calibration, clock, clock)
-    return replace(made, reach=measure_reach(stats))
-
-
 def foresee_quickly(
     held: HeldSolution, phi_Nd: Tensor, num_outputs: int, *, classifies: bool
 ) -> Foresight:
-    """What a solution of `solve_quickly` answers to features (N, d), and how novel they are.
+    """What a solution answers to features (N, d), and how novel they are.
 
     Args:
         held: with its reach, of all d features or of those that `choose_few` chose.

@@ -205,12 +205,10 @@ class Learner:
 
         Args:
             name: of the person; the same name gives the same object again.
-            shares: consent: what the person teaches is kept, as read by the memory, until `merge`.
+            shares: consent: rows that the person teaches are kept, as they are read, for `merge`.
             max_bytes: of the person's state, but for rows that wait to be merged.
 
-        Raises:
-            SettingError: no memory here reads the input or a frozen model, or values are predicted;
-                or the arguments do not fit.
+        SettingError if no memory reads the input or a frozen model, or values are predicted.
         """
         return self._roster.find(name, shares=shares, max_bytes=max_bytes)
 
@@ -220,14 +218,13 @@ class Learner:
         return self._roster.names
 
     def forget_person(self, name: str) -> None:
-        """Forget a person and all that it learned; SettingError if there is none of that name."""
+        """Forget a person and all that it learned; SettingError if there is none."""
         self._roster.forget(name)
 
     def merge(self, name: str) -> int:
-        """Let the common memory learn what a person agreed to share, exactly as its own.
+        """Let the common memory learn the rows that a person agreed to share; gives their number.
 
-        Returns: how many rows were merged; they wait no longer. MergeError without consent, or if
-            they were read by another model; nothing is changed then.
+        MergeError without consent, or if another model read them; nothing is changed then.
         """
         return self._roster.read(name).merge()
 

@@ -176,7 +176,8 @@ def solve_at_once(stats: Statistics, clock: int) -> HeldSolution:
 def _index_upper(num_rows: int) -> Tensor:
     """Where the upper triangle lies in a flat square matrix."""
     rows, columns = torch.triu_indices(num_rows, num_rows, device="cpu")
-    return rows * num_rows + columns
+    flat: Tensor = rows * num_rows + columns
+    return flat
 
 
 def pack_upper(square_DD: Tensor) -> Tensor:
@@ -191,6 +192,6 @@ def pack_upper(square_DD: Tensor) -> Tensor:
 
 def unpack_upper(packed: Tensor, num_rows: int) -> Tensor:
     """Undo `pack_upper`: (D, D), zero below the diagonal."""
-    square = torch.zeros(num_rows * num_rows, dtype=packed.dtype, device="cpu")
-    square[_index_upper(num_rows)] = packed
-    return square.view(num_rows, num_rows)
+    flat = torch.zeros(num_rows * num_rows, dtype=packed.dtype, device="cpu")
+    flat[_index_upper(num_rows)] = packed
+    return flat.view(num_rows, num_rows)

@@ -18,13 +18,14 @@ from nestling.core.errors import (
 from nestling.core.locks import RemadeLock
 from nestling.core.modes import in_own_modes
 from nestling.judge.scores import measure_accuracy
+from nestling.learn.personal.footing import Footing
 from nestling.learn.personal.own_levels import (
     OwnLevels,
     count_bytes,
     make_own_levels,
     read_own_levels,
 )
-from nestling.learn.personal.spine import Asked, Footing, Spine, Taught
+from nestling.learn.personal.spine import Asked, Spine, Taught
 from nestling.learn.personal.waiting_rows import WaitingRows
 from nestling.learn.reports import StepReport
 from nestling.levels import LevelReading
@@ -179,6 +180,7 @@ class PersonalLearner:
         """
         return self.predict_proba(x).argmax(dim=-1)
 
+    @in_own_modes
     def predict_proba(self, x: Any) -> Tensor:
         """Predict class probabilities (N, K), ... as `predict`; of a person without examples those
         of the common learner."""

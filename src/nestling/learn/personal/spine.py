@@ -3,8 +3,7 @@
 Letters: N examples, R rows (one per answer), D what is read, H inputs of the head, K classes.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,8 +22,14 @@ from nestling.core.errors import (
 )
 from nestling.core.heads import find_head_layer
 from nestling.core.locks import RemadeLock
-from nestling.core.params import digest_tensors
 from nestling.learn.guard import admit, check_batch, flatten_target
+from nestling.learn.personal.footing import (
+    FeatureMap,
+    FixedFeatures,
+    Footing,
+    digest_config,
+    digest_reader,
+)
 from nestling.learn.training import Training
 from nestling.levels import Levels, Mix
 from nestling.levels.memory import LEAST_CODED, MemoryLevel, Rows, make_features
@@ -34,8 +39,6 @@ from nestling.memory.coded.coded_features import CodedFeatures, read_coded_featu
 from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.features import Features
 from nestling.memory.scout import select_outputs
-
-FeatureMap = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,23 +91,6 @@ class Taught:
     targets: TargetSpace
 
 
-@dataclass(frozen=True)
-class Fixed:
-    """The common memory's features, which never change.
-
-    Args:
-        widths: of what is read.
-        num_outputs: D.
-        digest: sha256 of what makes them.
-        maps: d -> the map to d of them, made when first wanted.
-    """
-
-    widths: tuple[int, ...]
-    num_outputs: int
-    digest: str
-    maps: dict[int, FeatureMap]
-
-
 class Spine:
     """Reads and answers for the persons of one learner; changes nothing of it.
 
@@ -120,7 +106,7 @@ class Spine:
         self._training = training
         self._lock = lock
         self._targets: TargetSpace | None = None
-        self._fixed: Fixed | None = None
+        self._fixed: FixedFeatures | None = None
         self._digest: tuple[MemoryLevel, str] | None = None
         find_read_memory(training.levels)
         if training.panel.targets.task == "regression" or training.panel.experts.output_transform:
@@ -233,26 +219,30 @@ class Spine:
 
     # --- features
 
-    def find_fixed(self, widths: Sequence[int]) -> Fixed:
+    def find_fixed(self, widths: Sequence[int]) -> FixedFeatures:
         """The common memory's features of what is read with these widths, made or not yet.
 
         Raises:
             NotFitted: they are chosen by the first examples of the common learner.
             ForeignSnapshot: its memory reads other widths.
         """
-        if self._fixed is None or self._fixed.widths != tuple(widths):
+        fixed = self._fixed
+        if fixed is None or fixed.widths != tuple(widths):
             features = self._make_features(widths)
-            digest = _digest_config(features.read_config())
-            self._fixed = Fixed(tuple(widths), features.num_outputs, digest, {})
-        return self._fixed
+            digest = digest_config(features.read_config())
+            fixed = FixedFeatures(tuple(widths), features.num_outputs, digest, {})
+            self._fixed = fixed
+        return fixed
 
     def find_map(self, widths: Sequence[int], num_features: int) -> FeatureMap:
         """From rows (R, D) to d evenly spaced features of the common memory, (R, d) float64."""
         fixed = self.find_fixed(widths)
-        if num_features not in fixed.maps:
+        found = fixed.maps.get(num_features)
+        if found is None:
             chosen_d = space_evenly(fixed.num_outputs, num_features)
-            fixed.maps[num_features] = select_outputs(self._make_features(widths), chosen_d)
-        return fixed.maps[num_features]
+            found = select_outputs(self._make_features(widths), chosen_d)
+            fixed.maps[num_features] = found
+        return found
 
     def _make_features(self, widths: Sequence[int]) -> Features:
         level = self.level
@@ -272,11 +262,11 @@ class Spine:
         blank = torch.zeros(1, width, dtype=torch.float32, device="cpu")
         return make_features(level.spec, blank, widths, None)
 
-    def find_footing(self, widths: Sequence[int], targets: TargetSpace) -> "Footing":
+    def find_footing(self, widths: Sequence[int], targets: TargetSpace) -> Footing:
         """What rows of these widths stand on; errors as `find_fixed`."""
         return Footing(self._find_digest(), self.find_fixed(widths).digest, tuple(widths), targets)
 
-    def check_footing(self, footing: "Footing") -> None:
+    def check_footing(self, footing: Footing) -> None:
         """Raise ForeignSnapshot unless it is what is shared now."""
         if footing.reader != self._find_digest():
             raise ForeignSnapshot(
@@ -292,13 +282,11 @@ class Spine:
     def _find_digest(self) -> str:
         """The sha256 of what is read: the frozen model and the places in it."""
         level = self.level
-        if self._digest is None or self._digest[0] is not level:
-            reader = level.reader
-            read = repr([None if tap is None else (tap.name, tap.side) for tap in reader.taps])
-            weights = digest_tensors(reader.state_dict())
-            self._fixed = None
-            self._digest = (level, hashlib.sha256(f"{read} {weights}".encode()).hexdigest())
-        return self._digest[1]
+        level, found = self.level, self._digest
+        if found is None or found[0] is not level:
+            found = (level, digest_reader(level.reader))
+            self._fixed, self._digest = None, found
+        return found[1]
 
     def look_again(self) -> None:
         """After the learner was restored: what was found of it may no longer hold."""
@@ -306,7 +294,7 @@ class Spine:
 
     # --- consent
 
-    def merge(self, read: Tensor, labels: Tensor, weight: Tensor, footing: "Footing") -> None:
+    def merge(self, read: Tensor, labels: Tensor, weight: Tensor, footing: Footing) -> None:
         """Let the common memory learn rows as if it had read them itself.
 
         Args:
@@ -329,38 +317,6 @@ class Spine:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_fixed": None, "_digest": None}  # maps are functions, made anew
-
-
-@dataclass(frozen=True)
-class Footing:
-    """What a person's levels stand on.
-
-    Args:
-        reader: sha256 of what is read: the frozen model and the places in it.
-        features: sha256 of what makes the common memory's features.
-        widths: of what is read.
-        targets: what is predicted.
-    """
-
-    reader: str
-    features: str
-    widths: tuple[int, ...]
-    targets: TargetSpace
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        return {
-            "reader": self.reader,
-            "features": self.features,
-            "widths": list(self.widths),
-            "targets": self.targets.state_dict(),
-        }
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Footing":
-        """What `state_dict` took apart."""
-        targets = TargetSpace.from_state(state["targets"])
-        return cls(state["reader"], state["features"], tuple(state["widths"]), targets)
 
 
 def find_read_memory(levels: Levels) -> str:
@@ -398,14 +354,3 @@ def _make_positions(shape: tuple[int, ...]) -> Tensor | None:
     if len(shape) == 1:
         return None
     return torch.zeros(shape, dtype=torch.long, device="cpu")
-
-
-def _digest_config(config: Mapping[str, object]) -> str:
-    def flatten(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.tolist()
-        if isinstance(value, Mapping):
-            return {key: flatten(inner) for key, inner in value.items()}
-        return value
-
-    return hashlib.sha256(repr(flatten(config)).encode()).hexdigest()

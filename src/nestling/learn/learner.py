@@ -207,8 +207,6 @@ class Learner:
             name: of the person; the same name gives the same object again.
             shares: consent: rows that the person teaches are kept, as they are read, for `merge`.
             max_bytes: of the person's state, but for rows that wait to be merged.
-
-        SettingError if no memory reads the input or a frozen model, or values are predicted.
         """
         return self._roster.find(name, shares=shares, max_bytes=max_bytes)
 
@@ -222,10 +220,7 @@ class Learner:
         self._roster.forget(name)
 
     def merge(self, name: str) -> int:
-        """Let the common memory learn the rows that a person agreed to share; gives their number.
-
-        MergeError without consent, or if another model read them; nothing is changed then.
-        """
+        """Let the common memory learn what a person shares: how many rows; MergeError if not."""
         return self._roster.read(name).merge()
 
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
@@ -327,8 +322,7 @@ class Learner:
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Learner":
-        # For as long as it takes, so that nobody learns meanwhile.
-        with self._roster.standing_still(), self._lock:
+        with self._roster.standing_still(), self._lock:  # so that nobody learns meanwhile
             twin = memo[id(self)] = object.__new__(type(self))
             vars(twin).update(copy.deepcopy(vars(self), memo))
             return twin

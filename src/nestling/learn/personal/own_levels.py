@@ -19,6 +19,8 @@ from nestling.learn.personal.spine import Asked
 # 256 features gave .911 and .964 after 100 and 300 examples of a person, 300 .918 and .967, all
 # 1,400 .93 and .97. With fewer than the least a memory tells next to nothing.
 MOST_FEATURES, LEAST_FEATURES = 300, 16
+# Classes that the model has no output for; so many must find room.
+NUM_FURTHER_CLASSES = 16
 
 AnyOwn = OwnMemory | OwnAdapter | OwnGate
 
@@ -136,7 +138,8 @@ def make_own_levels(
     switch_rate: float,
     max_bytes: int,
 ) -> OwnLevels:
-    """Levels with a memory of as many features as there is room for, 300 at most.
+    """Levels with a memory of as many features as there is room for, 300 at most, beside 16 classes
+    more than the model has.
 
     Args:
         num_shared: D, features of the common memory.
@@ -151,20 +154,20 @@ def make_own_levels(
     >>> make_own_levels(1400, 10, None, 1e-3, 1_000_000).memory.num_features
     300
     """
-    least = min(num_shared, LEAST_FEATURES)
-    beside = OwnLevels(1, num_outputs, num_head_inputs, switch_rate)
-    room = max_bytes - beside.num_bytes + count_memory_bytes(1, num_outputs)
+    least, most_outputs = min(num_shared, LEAST_FEATURES), num_outputs + NUM_FURTHER_CLASSES
+    beside = OwnLevels(1, most_outputs, num_head_inputs, switch_rate)
+    num_beside = beside.num_bytes - count_memory_bytes(1, most_outputs)
     fitting = (
         d
         for d in range(min(num_shared, MOST_FEATURES), least - 1, -1)
-        if count_memory_bytes(d, num_outputs) <= room
+        if num_beside + count_memory_bytes(d, most_outputs) <= max_bytes
     )
     num_features = next(fitting, None)
     if num_features is None:
-        wanted = max_bytes - room + count_memory_bytes(least, num_outputs)
+        wanted = num_beside + count_memory_bytes(least, most_outputs)
         raise SettingError(
-            f"max_bytes={max_bytes:,} has no room for a memory of {num_outputs} classes; "
-            f"{wanted:,} or more works"
+            f"max_bytes={max_bytes:,} has no room for a memory of {num_outputs} classes and 16 "
+            f"more; {wanted:,} or more works"
         )
     return OwnLevels(num_features, num_outputs, num_head_inputs, switch_rate)
 

@@ -144,7 +144,7 @@ class PersonalLearner:
             num_head_inputs = None if asked.head is None else asked.head.shape[1]
             own = make_own_levels(
                 fixed.num_outputs,
-                max(num_outputs, asked.common.shape[1]),
+                asked.common.shape[1],
                 num_head_inputs,
                 self._spine.switch_rate,
                 self.max_bytes,

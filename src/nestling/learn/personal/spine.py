@@ -19,6 +19,7 @@ from nestling.core.errors import (
     NotFitted,
     SettingError,
     ShapeMismatch,
+    UnknownLabel,
 )
 from nestling.core.heads import find_head_layer
 from nestling.core.locks import RemadeLock
@@ -35,7 +36,6 @@ from nestling.levels import Levels, Mix
 from nestling.levels.memory import LEAST_CODED, MemoryLevel, Rows, make_features
 from nestling.levels.taps import align_features
 from nestling.memory.checks import check_weights
-from nestling.memory.coded.coded_features import CodedFeatures, read_coded_features
 from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.features import Features
 from nestling.memory.scout import select_outputs
@@ -249,9 +249,7 @@ class Spine:
         if level.bank is not None and level.widths == tuple(widths):
             made = level.bank.features
             assert made is not None
-            # Codes count what they clip: the common memory's shall count what it learned itself.
-            is_coded = isinstance(made, CodedFeatures)
-            return read_coded_features(made.read_config()) if is_coded else made
+            return made
         kind, width = level.spec.coded_kind, sum(widths)
         if kind is not None and not (kind == "auto" and width < LEAST_CODED):
             raise NotFitted(
@@ -264,7 +262,12 @@ class Spine:
 
     def find_footing(self, widths: Sequence[int], targets: TargetSpace) -> Footing:
         """What rows of these widths stand on; errors as `find_fixed`."""
-        return Footing(self._find_digest(), self.find_fixed(widths).digest, tuple(widths), targets)
+        reader, features = self._find_digest(), self.find_fixed(widths).digest
+        # Whatever else has been learned is the learner's.
+        bare = TargetSpace(
+            task="classification", layout=targets.layout, num_outputs=targets.num_outputs
+        )
+        return Footing(reader, features, tuple(widths), bare)
 
     def check_footing(self, footing: Footing) -> None:
         """Raise ForeignSnapshot unless it is what is shared now."""
@@ -310,8 +313,14 @@ class Spine:
         panel, level = self._training.panel, self.level
         with self._lock:
             self.check_footing(footing)
+            targets, highest = panel.targets, int(labels.max())
+            if targets.declared is not None and highest >= targets.declared:
+                raise UnknownLabel(
+                    f"label {highest} is outside the declared classes 0..{targets.declared - 1}"
+                )
             checked = level.check(Rows(read, footing.widths, None), labels, weight)
-            targets = panel.targets if panel.targets.task is not None else footing.targets
+            if targets.task is None:
+                targets = replace(footing.targets, declared=targets.declared)
             panel.targets = targets.admit(set(labels.tolist()), None)
             level.learn(checked, "classification")
 

@@ -54,8 +54,9 @@ class PersonalLearner:
         spine: what is shared.
         shares: whether rows are kept for `learner.merge`.
         max_bytes: of the state, but for rows that wait to be merged.
-        note_use: told after each use; see `Roster`.
+        note_use: told the name after each use; see `Roster`.
 
+    >>> import torch
     >>> import nestling as nl
     >>> model = torch.nn.Sequential(
     ...     torch.nn.Linear(2, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)
@@ -76,7 +77,7 @@ class PersonalLearner:
         *,
         shares: bool,
         max_bytes: int,
-        note_use: "Callable[[PersonalLearner], None]",
+        note_use: Callable[[str], None],
     ) -> None:
         self.name = name
         self.max_bytes = max_bytes
@@ -109,7 +110,7 @@ class PersonalLearner:
         batch = read_batch(x if y is None else (x, y)).own()
         with self._lock:
             report = self._learn(batch, weight)
-        self._note_use(self)
+        self._note_use(self.name)
         return report
 
     def _learn(self, batch: Batch, weight: Tensor | Sequence[float] | None) -> StepReport:
@@ -196,7 +197,7 @@ class PersonalLearner:
                 find_features = self._spine.find_map(asked.widths, own.memory.num_features)
                 voices = own.ask(find_features(asked.read), asked)
                 mixed = mixed if voices is None else own.gate.mix(voices)
-        self._note_use(self)
+        self._note_use(self.name)
         return mixed.reshape(*asked.shape, mixed.shape[1]).float()
 
     def evaluate(self, x: Any, y: Tensor | None = None) -> float:
@@ -333,7 +334,7 @@ class PersonalLearner:
                     self.name,
                     len(waiting),
                 )
-        self._note_use(self)
+        self._note_use(self.name)
 
     def _read_state(
         self, state: Mapping[str, Any]

@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from nestling.core.arguments import check_whole, name_kind
 from nestling.core.errors import SettingError, suggest
@@ -32,7 +31,7 @@ class Roster:
         self._spine: Spine | None = None
         self._persons: dict[str, PersonalLearner] = {}
         # By when they were used last, the latest at the end.
-        self._awake: OrderedDict[str, PersonalLearner] = OrderedDict()
+        self._awake: OrderedDict[str, None] = OrderedDict()
 
     @property
     def names(self) -> list[str]:
@@ -77,20 +76,20 @@ class Roster:
                 raise SettingError(f"no person {name!r}; {suggest(name, self._persons)}")
             return self._persons[name]
 
-    def note_use(self, person: PersonalLearner) -> None:
+    def note_use(self, name: str) -> None:
         """Somebody was used: whoever was used longest ago goes to rest.
 
-        No lock of a person is held here by this thread, so that two who put each other to rest
-        cannot wait for one another.
+        This thread holds no person's lock here, so that two who put each other to rest cannot wait
+        for one another.
         """
         with self._lock:
-            if self._persons.get(person.name) is not person:
+            if name not in self._persons:
                 return  # it was forgotten
-            self._awake[person.name] = person
-            self._awake.move_to_end(person.name)
+            self._awake[name] = None
+            self._awake.move_to_end(name)
             idle = []
             while len(self._awake) > NUM_AWAKE:
-                idle.append(self._awake.popitem(last=False)[1])
+                idle.append(self._persons[self._awake.popitem(last=False)[0]])
         for one in idle:
             one.rest()
 
@@ -107,6 +106,3 @@ class Roster:
             for person in self._persons.values():
                 stack.enter_context(person.standing_still())
             yield
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_awake": OrderedDict()}

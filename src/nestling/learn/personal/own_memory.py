@@ -4,6 +4,7 @@ Letters: N examples, d features, K classes.
 """
 
 import functools
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,18 +24,20 @@ from nestling.memory.exact.statistics import Statistics, make_statistics, select
 from nestling.memory.prequential import Foresight, HeldSolution, hold_solution
 from nestling.memory.scout import choose_few, foresee_quickly
 
-# Of (d / n)^2, the ridge strength; the search for the calibration's sharpness begins here, and ends
-# where it gains no more, in nats per unit of its logarithm.
-STRENGTH_SHARE, USUAL_SHARPNESS, LEAST_GAIN = 1.0 / 9.0, 0.175, 1e-2
+# Of (d / n)^2, the ridge strength.
+STRENGTH_SHARE = 1.0 / 9.0
+# Where the first search for a calibration's sharpness begins; each ends where it gains no more, in
+# nats per unit of the logarithm; and what is found holds until examples have grown by this factor.
+USUAL_SHARPNESS, LEAST_GAIN, NEXT_SEARCH = 0.175, 1e-2, 1.1
 
 
 class OwnMemory:
     """Endless ridge memory of one person: every answer includes every example so far.
 
-    Nothing is held from one example to the next: an answer is a function of the sums alone, so a
-    person who was saved and restored answers with the same bits, and the gate is told of each
-    example what would have been answered to it just before. Solving looks at 4 features per
-    example, all d from d / 4 examples on.
+    No solution is held from one batch to the next, but for one number of its calibration: an answer
+    is a function of the sums and of that. So a person who was saved and restored answers with the
+    same bits, and the gate is told of each example what would have been answered to it just before.
+    Solving looks at 4 features per example, all d from d / 4 examples on.
 
     Args:
         num_features: d.
@@ -53,6 +56,8 @@ class OwnMemory:
         # The scatter while it rests: its upper triangle; None while it is at work.
         self._packed: Tensor | None = None
         self._held: HeldSolution | None = None
+        # Of the calibration before the last batch, and the clock at which it was searched for.
+        self._sharpness, self._searched_at = USUAL_SHARPNESS, 0
         self.seconds = 0.0
 
     @property
@@ -79,7 +84,7 @@ class OwnMemory:
             self._wake()
             chosen_d = choose_few(self.num_features, self._sums.num_effective)
             stats = select_features(self._sums.values, chosen_d)
-            self._held = solve_at_once(stats, self._sums.clock)
+            self._held = solve_at_once(stats, self._sums.clock, self._sharpness, self._searched_at)
         found = foresee_quickly(self._held, phi_Nd, self.num_classes, classifies=True)
         self.seconds += time.perf_counter() - started
         return found
@@ -91,6 +96,8 @@ class OwnMemory:
         self._sums.grow(int(label_N.max()) + 1)
         y_NK = encode_one_hot(label_N, self.num_classes)
         self._sums.add(phi_Nd, y_NK, weight_N)
+        if self._held is not None and self._held.sharpness is not None:
+            self._sharpness, self._searched_at = self._held.sharpness, self._held.tuned_at
         self._held = None
         self.seconds += time.perf_counter() - started
 
@@ -136,7 +143,8 @@ class OwnMemory:
         values: dict[str, Any] = dict(state["values"])  # type: ignore[call-overload]
         packed = self._packed
         values["scatter"] = pack_upper(values["scatter"]) if packed is None else packed.clone()
-        return {**state, "values": values}
+        search = {"sharpness": self._sharpness, "searched_at": self._searched_at}
+        return {**state, **search, "values": values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; ValueError if a tensor has another size."""
@@ -151,9 +159,12 @@ class OwnMemory:
         values["scatter"] = unpack_upper(values["scatter"], d)
         self._sums.load_state_dict({**state, "values": values})
         self._packed, self._held = None, None
+        self._sharpness, self._searched_at = state["sharpness"], state["searched_at"]
 
 
-def solve_at_once(stats: Statistics, clock: int) -> HeldSolution:
+def solve_at_once(
+    stats: Statistics, clock: int, sharpness: float = USUAL_SHARPNESS, searched_at: int = 0
+) -> HeldSolution:
     """Ridge regression whose strength is known beforehand, calibrated, and what it has seen.
 
     lambda = (d / n)^2 / 9 is what cross-validation picked within a half for 18 persons of other
@@ -164,11 +175,14 @@ def solve_at_once(stats: Statistics, clock: int) -> HeldSolution:
     Args:
         stats: of one example or more, of the features that are looked at.
         clock: of these.
+        sharpness: of the calibration before.
+        searched_at: the clock at which that was searched for.
     """
     strength = STRENGTH_SHARE * (stats.num_features / stats.num_effective) ** 2
     solution = solve_ridge(stats, min(max(strength, 1e-8), 1e4))
-    calibration = calibrate(stats, solution, USUAL_SHARPNESS, LEAST_GAIN)
-    held = hold_solution(solution, calibration, clock, clock)
+    is_due = clock >= NEXT_SEARCH * searched_at
+    calibration = calibrate(stats, solution, sharpness, LEAST_GAIN if is_due else math.inf)
+    held = hold_solution(solution, calibration, clock, clock if is_due else searched_at)
     return replace(held, reach=measure_reach(stats))
 
 

@@ -164,6 +164,9 @@ class Spine:
     def ask(self, batch: Batch) -> Asked:
         """What is read of N examples, and what the common learner answers, in one reading.
 
+        To the common learner it is a question like any other: no bit of its state changes, and its
+        next answer is that of a learner that was asked before.
+
         Raises:
             NotFitted: nothing was learned, and there is no model as given.
             DataError: the batch cannot be read, or values are predicted.

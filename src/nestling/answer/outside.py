@@ -33,7 +33,7 @@ FAR = 4.0
 STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
-TEMPERS = (0.5, 0.1, 0.03, 0.0)
+TEMPERS = (0.5, 0.1, 0.1, 0.0)
 # Of values: far from all that it has learned a memory's go beyond all bounds, and a fiftieth of
 # them is too much, whatever it said of what came near.
 STARTS_OF_VALUES = ((0.1, 0.9), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))

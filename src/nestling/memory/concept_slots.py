@@ -61,7 +61,7 @@ class Slot:
         self._fresh = None
 
     def foresee(self, phi_Nd: Tensor, num_classes: int) -> Tensor:
-        """(N, K) by a solution that is held until a twentieth is new, or 32 examples; NaN where it
+        """(N, K) by a solution that is held until a twentieth is new, or 16 examples; NaN where it
         is silent."""
         held, sums = self._held, self.sums
         if sums.weight > 0.0:

@@ -37,14 +37,14 @@ from nestling.memory.ridge import RidgeMemory, Task
 NUM_SCOUTED = 256
 # It is solved anew when so much is new, relative or in examples, whichever comes first; of few
 # examples no more features are looked at than so many times their number.
-MOST_NEW, FEATURES_PER_EXAMPLE = 32, 4
+MOST_NEW, FEATURES_PER_EXAMPLE = 16, 4
 
 
 class Scout:
     """Foresees at once, from every example so far, what a memory on many features would answer.
 
     A ridge regression on 256 of its features, evenly spaced, learned at every call and solved anew
-    for each twentieth that is new, or 32 examples.
+    for each twentieth that is new, or 16 examples.
 
     Args:
         features: of the large memory; None for the inputs themselves.

@@ -11,6 +11,7 @@ memory, and the model as it was given.
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,14 +34,17 @@ FAR = 4.0
 STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
-TEMPERS = (1.0, 0.3, 0.1, 0.0)
+TEMPERS = (1.0, 0.1, 0.1, 0.0)
 # Examples of a memory after which what it says of an input counts half as evidence: of few examples
 # others of their kind are unlike them by chance.
 HALF_EVIDENCE = 30.0
 # Of values: far from all that it has learned a memory's go beyond all bounds, and a fiftieth of
 # them is too much, whatever it said of what came near.
 STARTS_OF_VALUES = ((0.1, 0.9), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
-TEMPERS_OF_VALUES = (1.0, 0.3, 0.0, 0.0)
+TEMPERS_OF_VALUES = (1.0, 0.1, 0.0, 0.0)
+# An answer that holds less than this share of the information of a certain one is no opinion: the
+# head is fresh. Those of trained ones hold more than half.
+LEAST_OPINION = 0.1
 # Examples by which it is found out whether the given model's outputs are other classes than the
 # labels; how many of them its answers must tell the label of, and how many they may at most name.
 NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2
@@ -79,21 +83,46 @@ def fill_classes(memory_NK: Tensor, given_NK: Tensor, known_K: Tensor) -> Tensor
     return share_N1 * memory_NK * known_K + given_NK * (1.0 - known_K)
 
 
-def add_classes(given_NJ: Tensor, memory_NK: Tensor) -> Tensor:
-    """The given model's answer; classes that it has no output for are as a memory has them.
+def find_inside(zones_NZ: Tensor) -> Tensor:
+    """How far inputs lie inside a memory's experience: (N,) in [0, 1]."""
+    return zones_NZ[:, 0]
 
-    p(c) = memory(c) for c new, (1 - memory(new)) given(c) for its own.
+
+def measure_opinion(given_NJ: Tensor) -> Tensor:
+    """How far probabilities are an opinion: (N,) in [0, 1], 0 for even ones, as of a fresh head.
+
+    min(1, (1 - H(p) / ln J) / 0.1), H the entropy.
+
+    >>> measure_opinion(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1]])).tolist()
+    [0.0, 1.0]
+    """
+    num_classes = given_NJ.shape[1]
+    if num_classes < 2:
+        return torch.zeros_like(given_NJ[:, 0])
+    log_NJ = given_NJ.clamp_min(1e-30).log()
+    information_N = 1.0 + (given_NJ * log_NJ).sum(dim=1) / math.log(num_classes)
+    return (information_N / LEAST_OPINION).clamp(0.0, 1.0)
+
+
+def add_classes(given_NJ: Tensor, memory_NK: Tensor, inside_N: Tensor) -> Tensor:
+    """The given model's answer; classes that it has no output for are as a memory has them, inside
+    the memory's experience and where the given model has no opinion.
+
+    p(c) = s memory(c) for c new, (1 - s memory(new)) given(c) for its own, s = max(inside, 1 - o).
 
     Args:
         given_NJ: (N, J) probabilities, J <= K.
         memory_NK: (N, K) probabilities; 0 for classes that the memory has not seen.
+        inside_N: (N,) in [0, 1], see `find_inside`.
 
     Returns: (N, K); rows sum to 1 if those of the given model do.
 
-    >>> add_classes(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.1, 0.1, 0.8]]))
-    tensor([[0.1000, 0.1000, 0.8000]])
+    >>> memory = torch.tensor([[0.1, 0.1, 0.8]])
+    >>> add_classes(torch.tensor([[0.9, 0.1]]), memory, torch.tensor([0.5]))
+    tensor([[0.5400, 0.0600, 0.4000]])
     """
-    new_NL = memory_NK[:, given_NJ.shape[1] :]
+    share_N1 = torch.maximum(inside_N, 1.0 - measure_opinion(given_NJ))[:, None]
+    new_NL = share_N1 * memory_NK[:, given_NJ.shape[1] :]
     return torch.cat(((1.0 - new_NL.sum(dim=1, keepdim=True)) * given_NJ, new_NL), dim=1)
 
 
@@ -142,7 +171,7 @@ class Knowers:
             nn.functional.pad(one, (0, width - one.shape[-1]))
             for one in (self.memory, self.known.to(self.memory.dtype))
         )
-        given = add_classes(self.given, memory * known_K)
+        given = add_classes(self.given, memory * known_K, find_inside(self.zones))
         given = torch.where(is_heard_N1, given, memory)
         return torch.stack((fill_classes(memory, given, known_K), given))
 
@@ -164,7 +193,7 @@ def mix_knowers(
     answers_ENK, zones_NZ = knowers.stack(is_foreign=is_foreign), knowers.zones
     classifies = knowers.known is not None
     mixed_NK = mix_experts(answers_ENK, zones_NZ, weights, 0, classifies=classifies)
-    return mixed_NK, zones_NZ[:, 0]
+    return mixed_NK, find_inside(zones_NZ)
 
 
 class Outside:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.answer.outside import STARTS, TEMPERS, find_heard, split_zones
+from nestling.answer.outside import STARTS, TEMPERS, find_heard, find_inside, split_zones
 from nestling.core.params import digest_tensors, flatten_tensors
 from nestling.levels import LevelReading
 from nestling.memory import Mixture
@@ -57,7 +57,8 @@ class Voices:
             for one in (own.answers, common_NK, own.known, known_K)
         )
         zones_NZ = split_zones(own.novelty, own.num_effective)
-        answers = list(share_classes(mine_NK, common_NK, taught_K, known_K, zones_NZ[:, :1]))
+        inside_N1 = find_inside(zones_NZ)[:, None]
+        answers = list(share_classes(mine_NK, common_NK, taught_K, known_K, inside_N1))
         if adapted_NK is not None:
             answers.append(nn.functional.pad(adapted_NK, (0, width - adapted_NK.shape[1])))
         return cls(torch.stack(answers), zones_NZ, taught_K)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nestling import store as store
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
-    from nestling.learn import Learner
+    from nestling.learn import Learner, PersonalLearner
     from nestling.learn.adapters.estimators import NestedClassifier, NestedRegressor
     from nestling.levels import (
         AgreementGate,
@@ -63,7 +63,7 @@ _HOMES = {
         "MissingExtra",
         "NestlingError",
     ),
-    "nestling.learn": ("Learner",),
+    "nestling.learn": ("Learner", "PersonalLearner"),
     "nestling.learn.adapters.estimators": (
         "NestedClassifier",
         "NestedRegressor",
@@ -138,6 +138,7 @@ __all__ = [
     "NestedRegressor",
     "NestlingError",
     "ParentGate",
+    "PersonalLearner",
     "Plan",
     "RandomFeatures",
     "RidgeMemory",

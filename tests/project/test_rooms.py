@@ -22,7 +22,7 @@ MAX_FILES = 12
 INNER_ROOMS = {
     *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
     *("data/sources", "data/suites"),
-    *("jobs/suggest", "jobs/tune", "models/encoders"),
+    *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),
 }

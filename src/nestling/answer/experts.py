@@ -29,13 +29,13 @@ class Answers:
     Args:
         by_expert: per expert (R, K) probabilities or (R, M) values in float64.
         shape: that the rows have: (N,), (N, T) or (N, H, W).
-        read: per memory what it read of them, (R, D).
+        rows: per memory what it read of them.
         knowers: what the slow memory and who knows outside it say; None if nobody does.
     """
 
     by_expert: list[Tensor]
     shape: tuple[int, ...]
-    read: dict[str, Tensor]
+    rows: dict[str, Rows]
     knowers: Knowers | None
 
 
@@ -232,10 +232,9 @@ class Experts:
         given, knowers = None, None
         if self.outside is not None:
             given = self._align_given(batch, rows, target)
-        read_rows = {name: one.features for name, one in rows.items()}
         if given is not None and self.asked[self.slow].is_empty:
             # Nothing was learned that counts: it stands in for everyone.
-            return Answers([given for _ in self.names], shape, read_rows, None)
+            return Answers([given for _ in self.names], shape, rows, None)
         answers = []
         for name in self.names:
             if name == self.slow:
@@ -250,7 +249,7 @@ class Experts:
                 answers.append(_silence(answers[0]) if found_concept is None else found_concept)
             else:
                 answers.append(self._read(outputs[name], target))
-        return Answers(answers, shape, read_rows, knowers)
+        return Answers(answers, shape, rows, knowers)
 
     def _find_positions(self, output: Tensor, layout: Layout) -> tuple[tuple[int, ...], Tensor]:
         """The shape of answers per position, and a target of it that leaves nothing out."""
@@ -267,13 +266,14 @@ class Experts:
 
     @torch.no_grad()
     def answer_as_given(
-        self, batch: Batch, task: Task | None
+        self, batch: Batch, task: Task | None, output: Tensor | None = None
     ) -> tuple[Tensor, tuple[int, ...], Task]:
         """What who knows outside answers to N examples before anything is learned.
 
         Args:
             batch: N examples.
             task: what is predicted; None: classes, if there are two outputs or more per row.
+            output: what it gave, where that is known already.
 
         Returns: (R, K) or (R, M), the shape that the rows have, and what is predicted.
 
@@ -281,7 +281,7 @@ class Experts:
             DataError: classes are asked for and the model gives one number per row.
         """
         assert self.outside is not None
-        output = self._run(batch, self.outside)
+        output = self._run(batch, self.outside) if output is None else output
         has_classes = output.ndim >= 2 and output.shape[1] >= 2
         if self.output_transform is not None and task is None:
             task = "regression"  # it maps outputs to the scale of values

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nestling.answer.experts import Experts
+from nestling.answer.experts import Answers, Experts
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
@@ -57,6 +57,11 @@ class Panel:
             self.readout = None
         elif self.readout is None:
             self.readout = Readout(self.levels.plan, targets.task)
+
+    def mix(self, found: Answers) -> Tensor:
+        """One answer from those of all experts, once something was learned: (R, K) or (R, M)."""
+        assert self.readout is not None
+        return mix_answers(self.readout, self.experts, found)
 
     def export(self) -> nn.Module:
         """A plain module that answers as the read-out does; see `export_readout`."""
@@ -163,18 +168,29 @@ def answer_rows(
         mixed, shape, kind = experts.answer_as_given(batch, kind)
     else:
         found = experts.answer(batch)
-        compared = found.read.get(readout.compares or "")
-        mixed = readout.mix(found.by_expert, compared, found.knowers)
-        shape, kind = found.shape, readout.task
-        if kind == "classification":
-            mixed = keep_known(mixed, experts.find_known(mixed.shape[-1]))
+        mixed, shape, kind = mix_answers(readout, experts, found), found.shape, readout.task
+    check_answer(mixed)
+    return mixed, shape, kind
+
+
+def mix_answers(readout: Readout, experts: Experts, found: Answers) -> Tensor:
+    """One answer from those of all experts: (R, K) or (R, M)."""
+    compared = found.rows.get(readout.compares or "")
+    features = None if compared is None else compared.features
+    mixed = readout.mix(found.by_expert, features, found.knowers)
+    if readout.task == "classification":
+        mixed = keep_known(mixed, experts.find_known(mixed.shape[-1]))
+    return mixed
+
+
+def check_answer(mixed: Tensor) -> None:
+    """Raise NonFiniteInput unless every row of an answer, (R, K) or (R, M), is finite."""
     wrong = (~mixed.isfinite()).any(dim=1).nonzero()
     if len(wrong):
         raise NonFiniteInput(
             f"the model's answer to row {int(wrong[0])} is not finite and nothing else knows "
             "one; mend the model or its inputs"
         )
-    return mixed, shape, kind
 
 
 def answer_batch(

@@ -19,6 +19,8 @@ from nestling.core.modes import in_own_modes
 from nestling.learn.assembly import assemble
 from nestling.learn.guard import check_loader, check_pass
 from nestling.learn.parts import read_snapshot_state, write_snapshot_state
+from nestling.learn.personal import PersonalLearner
+from nestling.learn.personal.roster import MAX_BYTES, Roster
 from nestling.learn.reports import FitReport, StepReport, Writer
 from nestling.levels import Change, LevelReading, Plan
 from nestling.levels.control import Knobs
@@ -94,6 +96,7 @@ class Learner:
         self.protections = self._training.protections
         self._last_snapshot: Path | None = None
         self._lock = RemadeLock()
+        self._roster = Roster(self._training, self._lock)
 
     @in_own_modes
     def fit(self, loader: Iterable[Any], *, epochs: int = 1, task: int | None = None) -> FitReport:
@@ -220,6 +223,31 @@ class Learner:
         with self._lock:
             return self._training.answer(batch, task, None)
 
+    def personal(
+        self, name: str, *, shares: bool = False, max_bytes: int = MAX_BYTES
+    ) -> PersonalLearner:
+        """One person's own fast levels on the slow ones of this learner, which they never change.
+
+        Args:
+            name: of the person; the same name gives the same object again.
+            shares: consent: rows that the person teaches are kept, as they are read, for `merge`.
+            max_bytes: of the person's state, but for rows that wait to be merged.
+        """
+        return self._roster.find(name, shares=shares, max_bytes=max_bytes)
+
+    @property
+    def persons(self) -> list[str]:
+        """The names of all persons."""
+        return self._roster.names
+
+    def forget_person(self, name: str) -> None:
+        """Forget a person and all that it learned; SettingError if there is none."""
+        self._roster.forget(name)
+
+    def merge(self, name: str) -> int:
+        """Let the common memory learn what a person shares: how many rows; MergeError if not."""
+        return self._roster.read(name).merge()
+
     def control(self, name: str, *, reason: str, **knobs: Unpack[Knobs]) -> Change:
         """Change hyperparameters of a live level; see `NestedOptimizer.control`.
 
@@ -291,6 +319,7 @@ class Learner:
         """Resume exactly where `state_dict` was taken; raises as `restore`, nothing changed."""
         with self._changing():
             self._training.load_state_dict(state)
+            self._roster.look_again()
 
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.
@@ -318,7 +347,7 @@ class Learner:
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Learner":
-        with self._lock:  # for as long as it takes, so that nobody learns meanwhile
+        with self._roster.standing_still(), self._lock:  # so that nobody learns meanwhile
             twin = memo[id(self)] = object.__new__(type(self))
             vars(twin).update(copy.deepcopy(vars(self), memo))
             return twin

@@ -98,17 +98,11 @@ class Scout:
     def foresee(self, x_NI: Tensor) -> Foresight | None:
         """What would be answered to inputs (N, I), and how novel they are; None at first."""
         held = self._renew()
-        if held is None or held.reach is None:
+        if held is None:
             return None
-        phi_Nd, K = self._map(x_NI), self.memory.num_classes
-        chosen = space_evenly(phi_Nd.shape[1], len(held.weights))
-        phi_Nd = phi_Nd[:, chosen]
-        known_K = None
-        if self.memory.task == "classification":
-            known_K = nn.functional.pad(held.offset.isfinite(), (0, K - len(held.offset)))
-        novelty_N = compute_novelty(held.reach, phi_Nd)
-        answers = answer(held, phi_Nd, K)
-        return Foresight(answers, known_K, novelty_N, held.reach.num_effective)
+        is_classifier = self.memory.task == "classification"
+        num_outputs = self.memory.num_classes
+        return foresee_quickly(held, self._map(x_NI), num_outputs, classifies=is_classifier)
 
     def _renew(self) -> HeldSolution | None:
         memory, held = self.memory, self._held
@@ -118,8 +112,8 @@ class Scout:
             num_new = memory.clock - held.solved_at
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
                 return held
-        most = max(1, int(FEATURES_PER_EXAMPLE * memory.num_effective))
-        stats = memory.select_statistics(space_evenly(memory.num_features, most))
+        chosen_d = choose_few(memory.num_features, memory.num_effective)
+        stats = memory.select_statistics(chosen_d)
         made = solve_quickly(stats, memory.clock, held, classifies=memory.task == "classification")
         self._held = replace(made, reach=measure_reach(stats))
         return self._held
@@ -168,6 +162,36 @@ def solve_quickly(
         begin = None if before is None else before.sharpness
         calibration = calibrate(stats, solution, begin, ROUGH_GAIN)
     return hold_solution(solution, calibration, clock, clock)
+
+
+def choose_few(num_features: int, num_effective: float) -> Tensor:
+    """Which features to look at where examples are few: evenly spaced ones, 4 per example.
+
+    >>> choose_few(9, 1.0)
+    tensor([0, 3, 5, 8])
+    """
+    return space_evenly(num_features, max(1, int(FEATURES_PER_EXAMPLE * num_effective)))
+
+
+def foresee_quickly(
+    held: HeldSolution, phi_Nd: Tensor, num_outputs: int, *, classifies: bool
+) -> Foresight:
+    """What a solution answers to features (N, d), and how novel they are.
+
+    Args:
+        held: with its reach, of all d features or of those that `choose_few` chose.
+        phi_Nd: (N, d).
+        num_outputs: K or M, which may have grown since.
+        classifies: targets are labels.
+    """
+    assert held.reach is not None
+    phi_Nd = phi_Nd[:, space_evenly(phi_Nd.shape[1], len(held.weights))]
+    known_K = None
+    if classifies:
+        known_K = nn.functional.pad(held.offset.isfinite(), (0, num_outputs - len(held.offset)))
+    novelty_N = compute_novelty(held.reach, phi_Nd)
+    answers = answer(held, phi_Nd, num_outputs)
+    return Foresight(answers, known_K, novelty_N, held.reach.num_effective)
 
 
 def select_outputs(features: Features | None, chosen_d: Tensor) -> Callable[[Tensor], Tensor]:

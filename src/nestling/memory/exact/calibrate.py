@@ -77,7 +77,8 @@ def calibrate(
         stats: of one-hot targets.
         solution: of these statistics.
         sharpness: where the search for t begins: near its end it is short.
-        least_gain: the search ends where the loss falls by no more per unit of ln t, in nats.
+        least_gain: the search ends where the loss falls by no more per unit of ln t, in nats;
+            infinity: there is none, t is as given.
 
     Returns: the map from scores to logits.
     """
@@ -139,6 +140,8 @@ def _find_sharpness(
     least_gain: float,
 ) -> float:
     """The t that minimises E[-log softmax_c(t u)], u the logits of modelled examples."""
+    if math.isinf(least_gain):
+        return start
     K = centre_KK.shape[0]
     num_draws = max(MIN_DRAWS, min(NUM_DRAWS, 10 * NUM_DRAWS // K))
     eigen_K, basis_KK = torch.linalg.eigh(covariance_KK)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nestling.answer.panel import check_answer
 from nestling.answer.targets import TargetSpace
-from nestling.core.batches import Batch
+from nestling.core.batches import Batch, check_batch
 from nestling.core.errors import (
     DataError,
     ForeignSnapshot,
@@ -23,7 +23,7 @@ from nestling.core.errors import (
 )
 from nestling.core.heads import find_head_layer
 from nestling.core.locks import RemadeLock
-from nestling.learn.guard import admit, check_batch, flatten_target
+from nestling.learn.guard import admit, flatten_target
 from nestling.learn.personal.footing import (
     FeatureMap,
     FixedFeatures,

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from nestling.answer.outside import Knowers
 from nestling.answer.targets import Layout, TargetSpace
+from nestling.answer.waiting_rows import WaitingRows
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.heads import find_head
 from nestling.core.modes import eval_mode
 from nestling.levels import Levels
 from nestling.levels.concepts import ConceptsLevel, ForeseenConcepts, StandingConcepts
-from nestling.levels.memory import Checked, Rows, widen
+from nestling.levels.memory import Rows, widen
 from nestling.levels.taps import align_features
 from nestling.memory.prequential import Foresight
 from nestling.memory.ridge import Task
@@ -313,39 +314,39 @@ class Experts:
         """The same from the output of the training step, where nobody moves but the live model."""
         return {"live": self._read(output, batch.target)}
 
-    @torch.no_grad()
-    def foresee(
-        self,
-        batch: Batch,
-        read: Mapping[str, Rows],
-        checked: Mapping[str, Checked],
-        moving: Mapping[str, Tensor],
-    ) -> Foreseen:
-        """What every expert answers to examples before they are learned, without solving a memory
-        anew.
+    def list_compared(self) -> list[str]:
+        """The memory levels that are asked about examples before they are learned, each once."""
+        names = (*self.names, *self.concepts)
+        return list(dict.fromkeys(filter(None, map(self._find_memory, names))))
 
-        Args:
-            batch: N examples with their target; positions with label -100 are left out.
-            read: what the memories read of it.
-            checked: the same as they take it in, with features where these are known already.
-            moving: what the live model and the copies answered.
-        """
-        asked = {self._find_memory(name): None for name in (*self.names, *self.concepts)}
-        found = {name: self.memories[name].foresee(checked[name]) for name in asked if name}
+    @torch.no_grad()
+    def align_given(self, batch: Batch, rows: Mapping[str, Rows]) -> Tensor | None:
+        """What who knows outside answers to N examples with their target, a row per label; None if
+        nobody does."""
+        return None if self.outside is None else self._align_given(batch, rows, batch.target)
+
+    @torch.no_grad()
+    def foresee(self, rows: WaitingRows) -> Foreseen:
+        """What every expert answered to rows before they were learned, without solving a memory
+        anew."""
+        found = {
+            name: self.memories[name].foresee(rows.read[name]) for name in self.list_compared()
+        }
         concepts = {
             name: level.foresee(
-                self.memories[level.spec.of], checked[level.spec.of], found[level.spec.of]
+                self.memories[level.spec.of], rows.read[level.spec.of], found[level.spec.of]
             )
             for name, level in self.concepts.items()
         }
         slow = found.get(self.slow)
         knowers = None
         if slow is not None:
-            knowers = _pair(slow, self._align_given(batch, read, batch.target))
+            assert rows.given is not None
+            knowers = _pair(slow, rows.given)
         first = next((one.answers for one in found.values() if one is not None), None)
         answers: list[Tensor] = []
         for name in self.names:
-            answer = moving.get(name)
+            answer = rows.moving.get(name)
             if name in self.memories:
                 memory = found[name]
                 answer = None if memory is None else memory.answers

@@ -10,12 +10,16 @@ from nestling.answer.experts import Answers, Experts
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
+from nestling.answer.waiting_rows import WaitingRows, join_waiting
 from nestling.core.batches import Batch, check_batch
 from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
-from nestling.levels.concepts import ForeseenConcepts
 from nestling.levels.memory import Checked, Rows
 from nestling.memory.ridge import Task
+
+# Rows of small batches that the gate hears of together: at most so many, and no more than a share
+# of those that it has heard of.
+MOST_WAITING, HEARD_PER_WAITING = 16, 16
 
 
 class Panel:
@@ -41,6 +45,7 @@ class Panel:
         self.levels = levels
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
+        self.waiting: list[WaitingRows] = []
         moving = self.experts.list_moving()
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"] and bool(levels.gradient)
@@ -104,27 +109,53 @@ class Panel:
         """
         readout, memories = self.readout, self.levels.memories
         assert readout is not None
-        foreseen: dict[str, ForeseenConcepts | None] = {}
         if readout.gate is not None or self.levels.concepts:
-            checked = {name: memories[name].map(one) for name, one in checked.items()}
+            if not self.waiting:
+                for name in self.experts.list_compared():
+                    memories[name].renew()
             if answers is None and output is not None:
                 answers = self.experts.read_step(batch, output)
             target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
-            found = self.experts.foresee(batch, read, checked, answers or {})
-            foreseen = found.concepts
-            readout.observe(found.by_expert, target, found.knowers)
-        if readout.gate is not None:
-            compared = read.get(readout.compares or "")
-            readout.count(labels, None if compared is None else compared.features)
-        for name, concepts in self.levels.concepts.items():
-            of = concepts.spec.of
-            concepts.learn(memories[of], checked[of], foreseen[name])
+            given = self.experts.align_given(batch, read)
+            rows = WaitingRows(target, dict(checked), dict(answers or {}), given)
+            if self.waiting and rows.moving.keys() != self.waiting[0].moving.keys():
+                self._hear()  # a step was refused, or is the first that was not
+            self.waiting.append(rows.own())
         for name, level in memories.items():
             level.learn(checked[name], readout.task)
+        if self.waiting and self.num_waiting >= self._find_most_waiting():
+            self._hear()
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows that the gate will hear of with the next ones."""
+        return sum(map(len, self.waiting))
+
+    def _find_most_waiting(self) -> int:
+        """Asking costs much the same for one row as for some; few wait while little is known."""
+        assert self.readout is not None
+        num_heard = 0 if self.readout.gate is None else self.readout.gate.num_heard
+        return max(1, min(MOST_WAITING, num_heard // HEARD_PER_WAITING))
+
+    def _hear(self) -> None:
+        """Let the gate, and meanings of the labels, hear of the rows that wait."""
+        readout, rows = self.readout, join_waiting(self.waiting)
+        assert readout is not None
+        self.waiting = []
+        found = self.experts.foresee(rows)
+        readout.observe(found.by_expert, rows.target, found.knowers)
+        if readout.gate is not None:
+            compared = rows.read.get(readout.compares or "")
+            readout.count(rows.target, None if compared is None else compared.features)
+        for name, concepts in self.levels.concepts.items():
+            of = concepts.spec.of
+            concepts.learn(self.levels.memories[of], rows.read[of], found.concepts[name])
 
     def finish(self) -> None:
         """After many examples: solve now what the next answer needs, where it has been left
-        behind."""
+        behind, and let the gate hear of all."""
+        if self.waiting:
+            self._hear()
         for level in self.levels.memories.values():
             level.finish()
 
@@ -135,12 +166,14 @@ class Panel:
         return {
             "targets": self.targets.state_dict(),
             "readout": None if self.readout is None else self.readout.state_dict(),
+            "waiting": [join_waiting(self.waiting).state_dict()] if self.waiting else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.readout = None
         self.targets = TargetSpace.from_state(state["targets"])
+        self.waiting = [WaitingRows.from_state(one) for one in state["waiting"]]
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
 

@@ -30,12 +30,12 @@ class ForeseenConcepts:
     """What a level of concepts would answer to examples that are to be learned next.
 
     Args:
-        phi: (R, d) features; (R, 0) while there is no slot.
+        phi: (R, d) features; None while no slot may be opened.
         by_slot: per slot (R, K), or what the memory answers while there is none.
         mixed: (R, K) of all slots; None while there is none.
     """
 
-    phi: Tensor
+    phi: Tensor | None
     by_slot: list[Tensor]
     mixed: Tensor | None
 
@@ -140,10 +140,12 @@ class ConceptsLevel:
         if found is None or found.known is None or memory.bank is None:
             return None
         if self.is_silent:
-            return ForeseenConcepts(checked.features[:, :0], [found.answers], None)
+            may_open = self.slots is not None and self.slots.may_open
+            phi = self._select(memory, checked.features, found.phi) if may_open else None
+            return ForeseenConcepts(phi, [found.answers], None)
         assert self.slots is not None
         started = time.perf_counter()
-        phi = self._select(memory, checked.features, checked.phi)
+        phi = self._select(memory, checked.features, found.phi)
         by_slot = self.slots.foresee(phi, memory.bank.num_classes)
         mixed = self.slots.mix(by_slot)
         self.seconds += time.perf_counter() - started
@@ -161,11 +163,8 @@ class ConceptsLevel:
             num_features = min(self.spec.num_features, bank.num_features)
             self.slots = ConceptSlots(num_features, self.spec.num_slots, coded=bank.is_coded)
         if bool(rows.any()):
-            phi = foreseen.phi
-            if not phi.shape[1] and self.slots.may_open:
-                phi = self._select(memory, checked.features, checked.phi)
             is_new = self.slots.learn(
-                phi[rows],
+                None if foreseen.phi is None else foreseen.phi[rows],
                 checked.target[rows],
                 [one[rows] for one in foreseen.by_slot],
                 lambda: bank.select_statistics(self.spec.num_features),

@@ -72,7 +72,6 @@ class Checked:
         weight: (R,).
         widths: that make up D.
         maps: the random features that the bank is to have; None if there is a bank already.
-        phi: (R, F) what they make of the rows, where it is known already.
     """
 
     features: Tensor
@@ -80,7 +79,6 @@ class Checked:
     weight: Tensor
     widths: tuple[int, ...]
     maps: Features | None
-    phi: Tensor | None = None
 
 
 class MemoryLevel:
@@ -151,12 +149,11 @@ class MemoryLevel:
             make_features(self.spec, features, rows.widths, rows.image_size),
         )
 
-    def map(self, checked: Checked) -> Checked:
-        """The same with its features, where computing them now saves computing them twice."""
-        if self.bank is None:
-            return checked
-        with self._timing():
-            return replace(checked, phi=self.bank.map_early(checked.features))
+    def renew(self) -> None:
+        """Bring what `foresee` answers by up to date; whatever is learned next is not in it."""
+        if self.bank is not None:
+            with self._timing():
+                self.bank.renew_held()
 
     def learn(self, checked: Checked, task: Task) -> None:
         """Take in rows with their targets."""
@@ -167,7 +164,7 @@ class MemoryLevel:
                 _LOGGER.info("memory %r sees %s", self.spec.name, checked.maps.describe())
         assert self.bank is not None
         with self._timing():
-            self.bank.learn_checked(checked.features, checked.target, checked.weight, checked.phi)
+            self.bank.learn_checked(checked.features, checked.target, checked.weight)
         self._say_what_is_clipped()
 
     def _say_what_is_clipped(self) -> None:
@@ -250,12 +247,12 @@ class MemoryLevel:
             return self.bank.predict_and_compare(rows)
 
     def foresee(self, checked: Checked) -> Foresight | None:
-        """What it would answer to rows before it learns them, by solutions that are held, so up to
-        a block behind; None before there is one."""
+        """What it would have answered to the last rows as it stood when it was last renewed; None
+        before there was anything."""
         if self.bank is None:
             return None
         with self._timing():
-            return self.bank.foresee(checked.features, checked.phi)
+            return self.bank.foresee(checked.features)
 
     @contextmanager
     def _timing(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ from nestling.memory.prequential import (
     HeldSolution,
     PendingBlock,
     add_reach,
-    renew_roughly,
+    renew_codes,
 )
 from nestling.memory.ridge import RidgeMemory, Task
 from nestling.memory.scout import Scout
@@ -145,6 +145,10 @@ class MemoryBank:
         self._fresh: list[FreshSolution | None] = []
         self._fresh_clock = 0
         self._is_asked, self._is_current = False, False
+        # Codes of examples since what is held was renewed, of blocks that are closed; and how many
+        # such examples are in the open block.
+        self._looked: list[Tensor] = []
+        self._num_looked = 0
         self._start_block()
 
     @property
@@ -221,23 +225,15 @@ class MemoryBank:
         return clock
 
     @in_own_modes
-    def learn_checked(
-        self, x: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None = None
-    ) -> None:
-        """As `add_checked`.
-
-        Args:
-            x, target, weight_N: what `check` gave.
-            phi_ND: what `map_early` gave.
-        """
+    def learn_checked(self, x: Tensor, target: Tensor, weight_N: Tensor) -> None:
+        """As `add_checked`."""
         if self._scout is not None:
             self._scout.learn(x, target, weight_N)
         is_cut, start, N = self.foresees or self.gate.num_experts > 1, 0, x.shape[0]
         while start < N:
             space = max(1, self._find_block_size() - len(self._pending)) if is_cut else N
             rows = slice(start, min(N, start + space))
-            phi = None if phi_ND is None else phi_ND[rows]
-            self._add_rows(x[rows], target[rows], weight_N[rows], phi)
+            self._add_rows(x[rows], target[rows], weight_N[rows])
             start = rows.stop
         if self._is_asked:
             self.prepare()
@@ -269,47 +265,60 @@ class MemoryBank:
         return self._mix(self.predict_experts(x))
 
     @in_own_modes
-    def foresee(self, x: Tensor, phi_ND: Tensor | None = None) -> Foresight | None:
-        """What would be answered to examples that are to be learned next; None at the beginning.
+    def renew_held(self) -> None:
+        """Bring what `foresee` answers by up to date, if enough is new; the next examples are not
+        in it."""
+        self._looked, self._num_looked = [], 0
+        if self._scout is not None:
+            self._scout.renew()
+        elif self._memories[0].follows_codes and len(self._memories) == 1:
+            self._held[0] = renew_codes(self._memories[0], self._held[0])
+        if self.compares and self._scout is None:
+            self._held[self.slow] = add_reach(self._memories[self.slow], self._held[self.slow])
 
-        By solutions that are held, which are up to a block old or, in a bank of one memory, made
-        of two thirds of what it knows or more; of nearly all of it, and half of its features, if
-        these are codes. Seldom is anything solved, so this is cheap enough for every batch.
+    @in_own_modes
+    def foresee(self, x: Tensor) -> Foresight | None:
+        """What would have been answered to the last examples, as it stood when `renew_held` was
+        called before they were learned; None at the beginning.
+
+        By solutions that are held, which are up to a block old; of codes made of a third of the
+        features, of others by a scout. Nothing is solved.
 
         Args:
-            x: (N, I).
-            phi_ND: what `map_early` gave of it.
+            x: (N, I), the examples since.
         """
         if self._scout is not None:
             return self._scout.foresee(x)
-        memory = self._memories[self.slow]
-        if len(self._memories) == 1:
-            self._held[0] = renew_roughly(memory, self._held[0])
         slow = self._held[self.slow]
         if slow is None:
             return None
-        phi_ND = self._check_features(x) if phi_ND is None else phi_ND.double()
-        known_K, novelty_N, num_effective = None, None, memory.num_effective
-        if self.compares:
-            slow = self._held[self.slow] = add_reach(memory, slow)
-            assert slow is not None
-            assert slow.reach is not None
+        phi = self._find_looked(x)
+        phi_ND = phi.double()
+        known_K, novelty_N = None, None
+        num_effective = self._memories[self.slow].num_effective
+        if slow.reach is not None:
             novelty_N = compute_novelty(slow.reach, phi_ND)
             num_effective = slow.reach.num_effective
         if self.task == "classification":
             known_K = nn.functional.pad(
                 slow.offset.isfinite(), (0, self.num_classes - len(slow.offset))
             )
-        return Foresight(self._answer_held(slow, phi_ND), known_K, novelty_N, num_effective)
+        answers = self._answer_held(slow, phi_ND)
+        codes = phi if self.is_coded else None
+        return Foresight(answers, known_K, novelty_N, num_effective, codes)
 
-    def map_early(self, x_NI: Tensor) -> Tensor | None:
-        """Features of inputs that will be learned, (N, D), if they are the same in any block.
-
-        Codes are; others are made of a whole block at once, since rounding depends on its size.
-        """
-        if self.features is None or not self.features.is_coded:
-            return None
-        return self.features(x_NI)
+    def _find_looked(self, x_NI: Tensor) -> Tensor:
+        """Features of the last examples, (N, D); of codes those that were computed already."""
+        num_pending = len(x_NI) - sum(map(len, self._looked))
+        if not self.is_coded or not 0 <= num_pending <= len(self._pending):
+            return self._compute_features(check_inputs(x_NI, self.num_inputs))
+        parts = list(self._looked)
+        if num_pending:
+            start = len(self._pending) - num_pending
+            phi_ND = self._map_pending(start)
+            self._pending.fill(start, phi_ND)
+            parts.append(phi_ND)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def predict_experts(self, x: Tensor) -> Tensor:
         """Answers of the memories, then of the class prior: (E, N, K) or (E, N, M), float64."""
@@ -503,9 +512,7 @@ class MemoryBank:
             return self.block
         return min(self.block, max(FIRST_BLOCK, self._memories[0].clock // BLOCKS_PER_PAST))
 
-    def _add_rows(
-        self, x_NI: Tensor, target: Tensor, weight_N: Tensor, phi_ND: Tensor | None
-    ) -> None:
+    def _add_rows(self, x_NI: Tensor, target: Tensor, weight_N: Tensor) -> None:
         """Take in rows that do not reach beyond the unfinished block; close it if full."""
         num_outputs = experts.count_outputs(target)
         for memory in self._memories:
@@ -513,7 +520,8 @@ class MemoryBank:
         if self._counts_classes:
             self.prior.add_checked(target, weight_N)
             self.prior.grow(self.num_classes)
-        self._pending.add(x_NI, target, weight_N, phi_ND)
+        self._pending.add(x_NI, target, weight_N)
+        self._num_looked += len(x_NI)
         self._current, self._is_current = None, False
         if len(self._pending) < self._find_block_size():
             return
@@ -524,6 +532,10 @@ class MemoryBank:
             self._score_block(block)
         for memory in self._memories:
             memory.add_features(*block)
+        if self.foresees and self.is_coded:
+            num = min(self._num_looked, len(block[0]))
+            self._looked.append(block[0][len(block[0]) - num :])
+            self._num_looked -= num
         if has_gate:
             self._held = experts.renew_held(self._memories, self._held)
         self._start_block()

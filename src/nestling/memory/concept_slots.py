@@ -23,8 +23,6 @@ ANYTHING = 0.05
 EVIDENCE, STAYS, RETURNED, RETURNED_BLANK = 0.5, 0.989, 0.01, 0.001
 # How sure one must be of a new concept, and examples between two of them.
 LEAST_SURE, MOST_OFTEN = 0.95, 20
-# Below this the blank cannot win within a batch of usual size: features need not be computed yet.
-LEAST_BLANK = 0.0
 # A class of fewer examples says nothing: that nobody knows it yet is no change of the labels.
 LEAST_OF_CLASS = 16
 
@@ -166,8 +164,8 @@ class ConceptSlots:
 
     @property
     def may_open(self) -> bool:
-        """Whether the next examples may open a slot: the blank has some probability already."""
-        return bool(self.slots) or self.probabilities[-1] > LEAST_BLANK
+        """Whether the next examples may open a slot: labels of a known class may come."""
+        return bool(self.slots) or bool((self.counts >= LEAST_OF_CLASS).any())
 
     @property
     def in_force(self) -> int:
@@ -203,7 +201,7 @@ class ConceptSlots:
     @in_own_modes
     def learn(
         self,
-        phi_Nd: Tensor,
+        phi_Nd: Tensor | None,
         label_N: Tensor,
         foreseen: Sequence[Tensor],
         read_memory: Callable[[], Statistics],
@@ -211,7 +209,7 @@ class ConceptSlots:
         """Find out which meaning is in force, and teach it.
 
         Args:
-            phi_Nd: (N, d); not looked at while none `may_open`.
+            phi_Nd: (N, d); None while none `may_open`.
             label_N: (N,) classes.
             foreseen: what `foresee` gave, or while no slot is in use what the large memory
                 answered, (N, K) each.
@@ -241,6 +239,7 @@ class ConceptSlots:
                 own = self._open(own, read_memory, num_classes)
         self.counts += torch.bincount(label_N, minlength=num_classes)
         if self.slots:
+            assert phi_Nd is not None
             self._last_used[self.in_force] = self.clock
             self.slots[self.in_force].learn(phi_Nd, label_N, num_classes)
         return is_new

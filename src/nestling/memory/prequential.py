@@ -17,18 +17,12 @@ from nestling.memory.exact.solve import Solution, find_code_strength, solve_ridg
 from nestling.memory.exact.statistics import space_evenly
 from nestling.memory.ridge import RidgeMemory
 
-# A solution is renewed when this share of what the memory holds is new since it was made ...
-RENEWAL = 0.05
-# (or this one, where a rough answer will do) ...
-ROUGH_RENEWAL = 0.5
-# ... and its strength is chosen anew when the clock has grown by this factor.
-RETUNING = 2
-# A rough solution of n examples looks at no more than so many features while n is less than this
-# share of all: thousands of them cost a second each time, many times in the first 100 examples.
-FEW_SHARE, MAX_FEATURES_OF_FEW = 4, 1024
+# A solution is renewed when this share of what the memory holds is new since it was made, and its
+# strength is chosen anew when the clock has grown by this factor.
+RENEWAL, RETUNING = 0.05, 2
 # Of features in codes so many are looked at for a rough solution, evenly spaced; and its
 # calibration is made no better where that gains less than this, in nats.
-MOST_CODES, ROUGH_GAIN = 752, 1e-3
+MOST_CODES, ROUGH_GAIN = 500, 1e-3
 
 
 @dataclass(frozen=True)
@@ -86,12 +80,14 @@ class Foresight:
         novelty: (N,) how unlike all that it has learned they are, see `compute_novelty`; None
             where nobody asks.
         num_effective: examples that it knows.
+        phi: (N, D) codes of the inputs, where these were computed.
     """
 
     answers: Tensor
     known: Tensor | None
     novelty: Tensor | None
     num_effective: float
+    phi: Tensor | None = None
 
 
 class _Part(NamedTuple):
@@ -136,6 +132,17 @@ class PendingBlock:
         are copied."""
         self._parts.append(_Part(x_NI.clone(), target.clone(), weight_N.clone(), phi_ND))
         self._size += x_NI.shape[0]
+
+    def fill(self, start: int, phi_ND: Tensor) -> None:
+        """Keep features of all rows from `start` on."""
+        parts, first = [], 0
+        for part in self._parts:
+            last = first + len(part.x)
+            if part.phi is None and first >= start:
+                part = part._replace(phi=phi_ND[first - start : last - start])
+            parts.append(part)
+            first = last
+        self._parts = parts
 
     def list_inputs(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Inputs from row `start` on, part by part, with their features if they are known."""
@@ -198,42 +205,25 @@ def add_reach(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | 
     return replace(held, reach=memory.reach)
 
 
-def renew_roughly(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
-    """As `renew_solution`, at a fraction of the cost, for a memory whose own strength is its own.
+def renew_codes(memory: RidgeMemory, held: HeldSolution | None) -> HeldSolution | None:
+    """As `renew_solution`, at a fraction of the cost, for a memory of classes on codes.
 
-    Of codes half of the features are looked at, each time that a twentieth is new: a solution that
-    lags behind makes a memory look worse than it is wherever inputs change. Of others all of them,
-    at half the number of examples more; with strength (D / n)^2, near what cross-validation picks
-    on the real sets that it was tried on (benchmarks/LOG.md). While examples are far fewer than
-    features, some of the features tell what there is to tell. The memory is left as it is.
+    A third of the features are looked at, each time that a twentieth is new: a solution that lags
+    behind makes a memory look worse than it is wherever inputs change. The memory is left as it is.
     """
     if memory.is_empty:
         return None
     clock, D = memory.clock, memory.num_features
-    renewal = RENEWAL if memory.follows_codes else ROUGH_RENEWAL
-    if held is not None and clock - held.solved_at < renewal * memory.weight:
+    if held is not None and clock - held.solved_at < RENEWAL * memory.weight:
         return held
-    if memory.follows_codes:
-        chosen = space_evenly(D, MOST_CODES)
-    else:
-        is_few = memory.num_effective * FEW_SHARE < D
-        chosen = space_evenly(D, MAX_FEATURES_OF_FEW if is_few else D)
+    chosen = space_evenly(D, MOST_CODES)
     stats = memory.select_statistics(chosen) if len(chosen) < D else memory.statistics
-    strength = memory.ridge
-    if strength is None and memory.follows_codes:
-        strength = find_code_strength(stats)
-    elif strength is None:
-        strength = min(max((stats.num_features / stats.num_effective) ** 2, 1e-8), 1e4)
+    strength = find_code_strength(stats)
     # What the strength leaves free, if the spectrum fell off evenly: counting costs an inverse.
     freedom = 1.0 + min(stats.num_features, stats.num_effective) / (1.0 + strength**0.5)
-    solution = solve_ridge(stats, strength, freedom, coded=memory.is_coded)
-    calibration = None
-    if memory.task == "classification":
-        if memory.follows_codes:
-            begin = None if held is None else held.sharpness
-            calibration = calibrate(stats, solution, begin, ROUGH_GAIN)
-        else:
-            calibration = calibrate(stats, solution)
+    solution = solve_ridge(stats, strength, freedom, coded=True)
+    begin = None if held is None else held.sharpness
+    calibration = calibrate(stats, solution, begin, ROUGH_GAIN)
     if len(chosen) < D:
         weights_DM = torch.zeros(D, solution.weights.shape[1], dtype=torch.float64, device="cpu")
         weights_DM[chosen] = solution.weights

@@ -56,6 +56,7 @@ class Scout:
     >>> scout = Scout(None, 2, "classification", None, float("inf"))
     >>> x, y = torch.eye(2).repeat(10, 1), torch.arange(2).repeat(10)
     >>> scout.learn(x, y, torch.ones(20, dtype=torch.float64))
+    >>> scout.renew()
     >>> scout.foresee(torch.eye(2)).answers.argmax(dim=1)
     tensor([0, 1])
     """
@@ -96,27 +97,28 @@ class Scout:
         self._held = None
 
     def foresee(self, x_NI: Tensor) -> Foresight | None:
-        """What would be answered to inputs (N, I), and how novel they are; None at first."""
-        held = self._renew()
-        if held is None:
+        """What it would have answered to inputs (N, I) when it was last renewed, and how novel they
+        were; None at first."""
+        held = self._held
+        if held is None or held.reach is None:
             return None
         is_classifier = self.memory.task == "classification"
         num_outputs = self.memory.num_classes
         return foresee_quickly(held, self._map(x_NI), num_outputs, classifies=is_classifier)
 
-    def _renew(self) -> HeldSolution | None:
+    def renew(self) -> None:
+        """Solve anew what it foresees by, if enough is new."""
         memory, held = self.memory, self._held
         if memory.is_empty:
-            return None
+            return
         if held is not None:
             num_new = memory.clock - held.solved_at
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
-                return held
+                return
         chosen_d = choose_few(memory.num_features, memory.num_effective)
         stats = memory.select_statistics(chosen_d)
         made = solve_quickly(stats, memory.clock, held, classifies=memory.task == "classification")
         self._held = replace(made, reach=measure_reach(stats))
-        return self._held
 
     def state_dict(self) -> dict[str, object]:
         """Sums, and the solution that is held."""

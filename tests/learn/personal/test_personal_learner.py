@@ -21,6 +21,7 @@ from nestling.core.errors import (
     ShapeMismatch,
     UnknownLabel,
 )
+from nestling.levels.memory import MemoryLevel
 from persons_at_hand import invert, is_same, make_learner, take, teach
 
 
@@ -391,3 +392,51 @@ def test_many_threads_give_what_one_gives() -> None:
         other = alone.personal(name)
         teach(other, invert(take(20 * index, 20 * index + 20)))
         assert is_same(other.state_dict(), learner.personal(name).state_dict())
+
+
+@pytest.mark.parametrize(("num_common", "num_live"), [(0, 0), (20, 1)])
+def test_the_frozen_model_is_read_once(num_common: int, num_live: int) -> None:
+    learner = make_learner()
+    if num_common:
+        teach(learner, take(100, 100 + num_common))
+    anna = learner.personal("anna")
+    teach(anna, take(0, 5))
+    level = learner.levels["memory"]
+    assert isinstance(level, MemoryLevel)
+    assert level.reader.module is not None
+    run: list[str] = []
+    for name, module in (("frozen", level.reader.module), ("live", learner.model)):
+        module.register_forward_hook(lambda *_, name=name: run.append(name))
+    for ask in (lambda: anna.learn(*take(5, 10)), lambda: anna.predict(take(5, 10)[0])):
+        run.clear()
+        ask()
+        assert run.count("frozen") == 1
+        assert run.count("live") == num_live
+
+
+def test_persons_beside_a_common_learner_that_learns() -> None:
+    learner = make_learner()
+    failed: list[BaseException] = []
+
+    def live(who: Any, start: int) -> None:
+        try:
+            for step in range(10):
+                batch = take(start + 5 * step, start + 5 * step + 5)
+                who.learn(*batch)
+                assert who.predict_proba(batch[0]).isfinite().all()
+        except (NestlingError, RuntimeError, AssertionError) as error:
+            failed.append(error)
+
+    alone = make_learner()
+    teach(alone, take(0, 50))
+    people = [learner.personal("anna"), learner.personal("ben"), learner]
+    threads = [
+        threading.Thread(target=live, args=(who, 50 * (2 - index)))
+        for index, who in enumerate(people)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert is_same(learner.state_dict(), alone.state_dict())

@@ -288,3 +288,25 @@ def test_a_state_that_has_no_room_here() -> None:
         small.load_state_dict(anna.state_dict())
     anna.load_state_dict(small.state_dict())
     assert anna.num_bytes == small.num_bytes
+
+
+class Pooled(nn.Module):
+    """Its head runs at every position, and its answer is the mean of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(torch.relu(self.body(x))).mean(dim=1)
+        return found
+
+
+def test_a_head_that_runs_at_every_position() -> None:
+    learner = nl.Learner(Pooled(), pretrained=True)
+    anna, ben = learner.personal("anna"), learner.personal("ben")
+    x = draw(20, 5, 4)
+    teach(anna, (x, torch.arange(20) % 3))
+    ben.load_state_dict(anna.state_dict())
+    assert torch.equal(ben.predict_proba(x), anna.predict_proba(x))

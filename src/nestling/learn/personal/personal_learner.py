@@ -349,7 +349,7 @@ class PersonalLearner:
         own = read_own_levels(
             levels,
             self._spine.find_fixed(footing.widths).num_outputs,
-            self._spine.num_head_inputs,
+            self._spine.find_head_width(footing.widths),
             self._spine.switch_rate,
         )
         if own.num_bytes > self.max_bytes:

@@ -123,13 +123,11 @@ class Spine:
         readout = self._training.levels.plan.readout
         return readout.switch_rate if isinstance(readout, Mix) else 1e-3
 
-    @property
-    def num_head_inputs(self) -> int | None:
-        """H; None where the head's input is not read, or there is no head."""
-        level = self.level
-        module = level.reader.module
-        found = None if module is None else find_head_layer(module)
-        return None if found is None or _find_head_tap(level) is None else found[1].in_features
+    def find_head_width(self, widths: Sequence[int]) -> int | None:
+        """Of what is read with these widths, how much goes into the head; None if that is not read,
+        or there is no head."""
+        index = _find_head_tap(self.level)
+        return None if index is None else widths[index]
 
     def place(self, batch: Batch) -> Batch:
         """A batch on the model's device."""
@@ -163,6 +161,9 @@ class Spine:
 
     def ask(self, batch: Batch) -> Asked:
         """What is read of N examples, and what the common learner answers, in one reading.
+
+        To the common learner it is a question like any other: no bit of its state changes, and its
+        next answer is that of a learner that was asked before.
 
         Raises:
             NotFitted: nothing was learned, and there is no model as given.

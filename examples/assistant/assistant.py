@@ -7,25 +7,22 @@ Letters: N requests, D = 384 features of a sentence, K intents.
 
 import argparse
 import copy
-import csv
 import json
 import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from people import KINDS, Data, Pair, Person, find_others, load, make_person
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
 import nestling as nl
-
-Pair = tuple[Tensor, Tensor]  # features (N, D), intents (N,)
 
 LOOKS = (0, 20, 50, 100, 300)
 # Asked of the assistant with the meaning that the words have for everybody.
@@ -44,8 +41,7 @@ HABITS = {
     "timer": "alarm",
 }
 # Intents of her own, which the common model has no output for: those of her bank's application.
-OWN = (*("apple_pay_or_google_pay", "exchange_via_app", "getting_virtual_card", "top_up_limits"),)
-KINDS = ("usual words", "her meaning", "her intents")
+OWN = ("apple_pay_or_google_pay", "exchange_via_app", "getting_virtual_card", "top_up_limits")
 # Ben has no habits, only few interests.
 BENS = ("play_music", "next_song", "what_song", "tell_joke", "translate", "definition")
 # Of fine-tuning; the one that turns out best on her is taken at each look.
@@ -54,124 +50,6 @@ RATES = {
     "AdamW": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
 NUM_EPOCHS, NUM_HIDDEN = 20, 256
-
-
-@dataclass(frozen=True)
-class Data:
-    """Requests to an assistant (CLINC150) and questions to a bank (Banking77).
-
-    Attributes:
-        intents: names of the assistant's, as its labels number them.
-        train: the common model's.
-        stream: requests that persons' streams are taken from.
-        test: further requests.
-        bank_intents: names of the bank's.
-        bank_stream, bank_test: as above.
-    """
-
-    intents: list[str]
-    train: Pair
-    stream: Pair
-    test: Pair
-    bank_intents: list[str]
-    bank_stream: Pair
-    bank_test: Pair
-
-
-@dataclass(frozen=True)
-class Person:
-    """One person's requests.
-
-    Attributes:
-        stream: in the order in which they come.
-        further: those that are only tested.
-        kinds: (N,) of `further`, places in KINDS.
-    """
-
-    stream: Pair
-    further: Pair
-    kinds: Tensor
-
-
-# --- data
-
-
-def load(folder: Path | None, *, offline: bool) -> Data:
-    """Both sets as features of all-MiniLM-L6-v2, from the cache or by encoding them once."""
-
-    def read(suite: str, split: Any) -> tuple[Pair, Pair]:
-        raw = nl.data.make_suite(suite, seed=0, split=split, folder=folder, offline=offline)
-        parts = nl.bench.encode_suite(raw, folder, offline=offline).experiences
-        train, test = ([one.train for one in parts], [one.test for one in parts])
-        return _join(train), _join(test)
-
-    train, stream = read("clinc150", "validation")
-    bank_stream, bank_test = read("banking77", "test")
-    files = nl.data.find_folder(folder)
-    requests = json.loads((files / "clinc150_data_full.json").read_text(encoding="utf-8"))
-    with (files / "banking77_test.csv").open(encoding="utf-8", newline="") as file:
-        bank_intents = sorted({row["category"] for row in csv.DictReader(file)})
-    return Data(
-        intents=sorted({intent for _, intent in requests["train"]}),
-        train=train,
-        stream=stream,
-        test=read("clinc150", "test")[1],
-        bank_intents=bank_intents,
-        bank_stream=bank_stream,
-        bank_test=bank_test,
-    )
-
-
-def _join(pairs: Sequence[Pair]) -> Pair:
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
-
-
-def make_person(
-    data: Data,
-    usual: Sequence[str],
-    habits: Mapping[str, str],
-    own: Sequence[str],
-    generator: torch.Generator,
-) -> Person:
-    """A person who uses few intents, means some otherwise, and has some of her own.
-
-    Args:
-        data: that her requests are taken from; each of her intents comes equally often.
-        usual: intents with their usual meaning.
-        habits: what is said -> what is meant.
-        own: the bank's intents that are hers; they get the labels K, K + 1, ...
-        generator: of the order.
-    """
-    number = {name: place for place, name in enumerate(data.intents)}
-    meant = {number[name]: (number[name], 0) for name in usual}
-    meant |= {number[said]: (number[other], 1) for said, other in habits.items()}
-    named = {data.bank_intents.index(name): (len(number) + i, 2) for i, name in enumerate(own)}
-
-    def collect(asked: Pair, bank: Pair) -> tuple[Pair, Tensor]:
-        rows = [(asked, _find(asked, said), *whole) for said, whole in meant.items()]
-        num = min(len(found) for _, found, _, _ in rows)
-        rows += [(bank, _find(bank, said)[:num], *whole) for said, whole in named.items()]
-        x = torch.cat([pair[0][found] for pair, found, _, _ in rows])
-        y = torch.cat([torch.full((len(found),), label) for _, found, label, _ in rows])
-        kinds = torch.cat([torch.full((len(found),), kind) for _, found, _, kind in rows])
-        order = torch.randperm(len(y), generator=generator)
-        return (x[order], y[order]), kinds[order]
-
-    stream, _ = collect(data.stream, data.bank_stream)
-    further, kinds = collect(data.test, data.bank_test)
-    return Person(stream, further, kinds)
-
-
-def _find(pair: Pair, label: int) -> Tensor:
-    return (pair[1] == label).nonzero()[:, 0]
-
-
-def find_others(data: Data, habits: Mapping[str, str]) -> Pair:
-    """Everybody's further requests, but for the words that have another meaning to her."""
-    said = torch.tensor([data.intents.index(name) for name in habits])
-    x, y = data.test
-    kept = ~torch.isin(y, said)
-    return x[kept], y[kept]
 
 
 # --- models
@@ -207,7 +85,7 @@ def widen_head(model: nn.Module, num_more: int) -> nn.Sequential:
     with torch.no_grad():
         rows = torch.zeros(num_more, head.in_features)
         head.weight = nn.Parameter(torch.cat((head.weight, rows)))
-        head.bias = nn.Parameter(torch.cat((head.bias, torch.full((num_more,), -4.0))))
+        head.bias = nn.Parameter(torch.cat((head.bias, torch.full((num_more,), -10.0))))
     head.out_features += num_more
     return wide
 
@@ -302,25 +180,31 @@ def time_answers(person: nl.PersonalLearner, x: Tensor, num_times: int = 100) ->
 # --- a person's levels are moved, merged, deleted
 
 
-def answer_elsewhere(folder: Path, num_intents: int, x: Tensor) -> Tensor:
-    """In another process: the common learner and anna's levels from their files; what she hears."""
+def answer_elsewhere(folder: Path, num_intents: int, x: Any) -> Any:
+    """In another process: the common learner and anna's levels from their files; what she hears.
+
+    Args:
+        folder: of both snapshots.
+        num_intents: K of the model.
+        x: (N, D) as an array.
+    """
     torch.set_num_threads(1)
     learner = nl.Learner(make_model(x.shape[1], num_intents), pretrained=True)
     learner.restore(folder / "common")
     anna = learner.personal("anna")
     anna.restore(folder / "anna")
-    return anna.predict_proba(x)
+    return anna.predict_proba(torch.from_numpy(x)).numpy()
 
 
 def move(learner: nl.Learner, anna: nl.PersonalLearner, num_intents: int, x: Tensor) -> Tensor:
-    """Save both, and let another process answer."""
+    """Save both, and let another process answer (N, D) requests: (N, K)."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         learner.snapshot(folder / "common")
         anna.snapshot(folder / "anna")
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            # As an array: a tensor would be handed over through memory that both share.
-            return pool.apply(answer_elsewhere, (folder, num_intents, x))
+            found = pool.apply(answer_elsewhere, (folder, num_intents, x.numpy()))
+    return torch.from_numpy(found)
 
 
 def is_memory_equal(one: nl.Learner, other: nl.Learner) -> bool:
@@ -412,13 +296,13 @@ def run(
 def show(found: Mapping[str, Any], console: Console) -> None:
     """The figures as tables."""
     table = Table(title="Anna's requests, learned one by one; % right")
-    for title in ("requests", "anna's", "others'", "anna's", "others'", "best rate"):
+    both = ("nestling: hers", "others'", "fine-tuned head: hers", "others'")
+    for title in ("requests", *both, "best rate"):
         table.add_column(title, justify="right")
-    table.columns[1].header, table.columns[2].header = "nestling: hers", "others'"
-    table.columns[3].header, table.columns[4].header = "fine-tuned head: hers", "others'"
     for mine, theirs in zip(found["person"], found["fine_tuning"], strict=True):
         shown = [row[key] for row in (mine, theirs) for key in ("person", "others")]
-        table.add_row(str(mine["requests"]), *(f"{100 * one:.1f}" for one in shown), theirs["rate"])
+        rate = theirs["rate"] if mine["requests"] else "-"
+        table.add_row(str(mine["requests"]), *(f"{100 * one:.1f}" for one in shown), rate)
     console.print(table)
     kinds = Table(title=f"After {found['person'][-1]['requests']} requests; % right")
     for title in ("her further requests", "as given", "nestling", "fine-tuned head"):
@@ -465,8 +349,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--offline", action="store_true", help="fetch nothing")
     parser.add_argument("--seed", type=int, default=0, help="of the order and the first weights")
     given = parser.parse_args(arguments)
+    if given.json is not None and given.json.is_dir():
+        parser.error(f"--json {given.json} is a folder; give a file")
     if given.json is not None and not given.json.absolute().parent.is_dir():
-        parser.error(f"no folder '{given.json.parent}' to write '{given.json.name}' to")
+        parser.error(f"--json {given.json}: no folder '{given.json.parent}'")
     if given.seed < 0:
         parser.error(f"--seed {given.seed}; 0 or more works")
     torch.set_num_threads(1)

@@ -11,6 +11,7 @@ from nestling.answer.exported_mixture import (
     ExportedBank,
     ExportedConcepts,
     ExportedReadout,
+    ExportedSlot,
     FixedMixture,
     FrozenMixture,
     LiveExpert,
@@ -103,9 +104,13 @@ def _export_concepts(experts: Experts, name: str, slow: str) -> ExportedConcepts
     chosen_d = space_evenly(memory.bank.num_features, level.spec.num_features)
     slots = None if level.is_silent else level.slots
     if slots is None:
-        return ExportedConcepts(chosen_d, [], torch.zeros(0, dtype=torch.float64, device="cpu"))
-    heads = [RidgeHead(*slot.fold(memory.bank.num_classes)) for slot in slots.slots]
-    return ExportedConcepts(chosen_d, heads, slots.shares)
+        return ExportedConcepts(chosen_d, [], torch.zeros(0, dtype=torch.float64, device="cpu"), 0)
+    exported = []
+    for slot in slots.slots:
+        fresh = slot.find_fresh()
+        head = RidgeHead(*slot.fold(memory.bank.num_classes))
+        exported.append(ExportedSlot(head, None if fresh is None else fresh.reach))
+    return ExportedConcepts(chosen_d, exported, slots.shares, slots.in_force)
 
 
 def _export_copy(experts: Experts, name: str, task: Task) -> LiveExpert:

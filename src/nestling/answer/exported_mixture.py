@@ -16,6 +16,7 @@ from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
 from nestling.levels.taps import align_features
 from nestling.memory import Mixture, MixtureWeights, RecentContext
+from nestling.memory.concept_slots import mix_slots, silence_novel
 from nestling.memory.context import Gaussian, compare_densities, correct_ratio
 from nestling.memory.exact.reach import Reach, compute_novelty
 from nestling.memory.mixing.mixture import mix_experts, mix_rows, pad_classes, stand_in
@@ -100,17 +101,20 @@ class ExportedBank(nn.Module):
 
 class ExportedConcepts(nn.Module):
     """Meanings of the labels as they stood: features of the memory (N, D) -> (N, K), float64; NaN
-    where no meaning has changed, so that another stands in.
+    where no meaning has changed or the input is unlike all of its kind, so that another stands in.
 
     Args:
         chosen_d: which features are looked at.
-        heads: of the slots, each (N, d) -> (N, K_s).
+        slots: each (N, d) -> (N, K).
         shares_S: how probable each is.
+        in_force: which is.
     """
 
-    def __init__(self, chosen_d: Tensor, heads: Sequence[nn.Module], shares_S: Tensor) -> None:
+    def __init__(
+        self, chosen_d: Tensor, slots: Sequence[ExportedSlot], shares_S: Tensor, in_force: int
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(heads)
+        self.slots, self.in_force = nn.ModuleList(slots), in_force
         self.chosen: Tensor
         self.shares: Tensor
         self.register_buffer("chosen", chosen_d)
@@ -118,12 +122,52 @@ class ExportedConcepts(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """(N, D) -> (N, K)."""
-        if not len(self.heads):
+        if not len(self.slots):
             return torch.full_like(phi[:, :1], torch.nan, dtype=torch.float64)
         chosen = phi[:, self.chosen].double()
-        return torch.einsum(
-            "s,snk->nk", self.shares, pad_classes([head(chosen) for head in self.heads])
-        )
+        return mix_slots([slot(chosen) for slot in self.slots], self.shares, self.in_force)
+
+
+class ExportedSlot(nn.Module):
+    """One meaning of the labels: (N, d) -> (N, K), NaN where it is silent.
+
+    Args:
+        head: (N, d) -> (N, K).
+        reach: what it has seen; None if it knows nothing.
+    """
+
+    def __init__(self, head: nn.Module, reach: Reach | None) -> None:
+        super().__init__()
+        self.head = head
+        self.reach = None if reach is None else ExportedReach(reach)
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """(N, d) -> (N, K)."""
+        answers: Tensor = self.head(phi)
+        return answers if self.reach is None else silence_novel(answers, self.reach(phi))
+
+
+class ExportedReach(nn.Module):
+    """Novelty of inputs to a memory as it stood: features (N, D) -> (N,).
+
+    Args:
+        reach: what it had seen.
+    """
+
+    def __init__(self, reach: Reach) -> None:
+        super().__init__()
+        self.num_effective, self.usual = reach.num_effective, reach.usual
+        self.mean: Tensor
+        self.inverse_scale: Tensor
+        self.whitening: Tensor
+        self.register_buffer("mean", reach.mean.clone())
+        self.register_buffer("inverse_scale", reach.inverse_scale.clone())
+        self.register_buffer("whitening", reach.whitening.clone())
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """(N, D) -> (N,)."""
+        reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
+        return compute_novelty(reach, phi)
 
 
 class ExportedReadout(nn.Module):
@@ -327,15 +371,9 @@ class OutsideExpert(nn.Module):
     ) -> None:
         super().__init__()
         self.given, self.activate = given, activate
-        self.num_effective, self.usual = reach.num_effective, reach.usual
+        self.num_effective, self.reach = reach.num_effective, ExportedReach(reach)
         self.is_foreign = outside.is_foreign
         self.gate = FrozenMixture(outside.gate)
-        self.mean: Tensor
-        self.inverse_scale: Tensor
-        self.whitening: Tensor
-        self.register_buffer("mean", reach.mean.clone())
-        self.register_buffer("inverse_scale", reach.inverse_scale.clone())
-        self.register_buffer("whitening", reach.whitening.clone())
         self.known: Tensor | None
         self.register_buffer("known", known_K)
 
@@ -354,7 +392,5 @@ class OutsideExpert(nn.Module):
             given = self.activate.activate(output)
         else:
             given = self.given(*inputs, **keywords)
-        reach = Reach(self.mean, self.inverse_scale, self.whitening, self.usual, self.num_effective)
-        novelty = compute_novelty(reach, phi)
-        knowers = Knowers(memory, self.known, given, novelty, self.num_effective)
+        knowers = Knowers(memory, self.known, given, self.reach(phi), self.num_effective)
         return mix_knowers(knowers, self.gate.read_weights(), is_foreign=self.is_foreign)

@@ -33,11 +33,14 @@ FAR = 4.0
 STARTS = ((0.1, 0.9), (0.02, 1.0), (0.02, 1.0), (0.02, 1.0))
 # How much an example counts. What is unfamiliar now is mostly the tail of one kind of input and
 # says little of other kinds; and so does anything while the memory has hardly any experience.
-TEMPERS = (0.5, 0.1, 0.03, 0.0)
+TEMPERS = (1.0, 0.3, 0.1, 0.0)
+# Examples of a memory after which what it says of an input counts half as evidence: of few examples
+# others of their kind are unlike them by chance.
+HALF_EVIDENCE = 30.0
 # Of values: far from all that it has learned a memory's go beyond all bounds, and a fiftieth of
 # them is too much, whatever it said of what came near.
 STARTS_OF_VALUES = ((0.1, 0.9), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0))
-TEMPERS_OF_VALUES = (0.5, 0.1, 0.0, 0.0)
+TEMPERS_OF_VALUES = (1.0, 0.3, 0.0, 0.0)
 # Examples by which it is found out whether the given model's outputs are other classes than the
 # labels; how many of them its answers must tell the label of, and how many they may at most name.
 NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2
@@ -217,8 +220,13 @@ class Outside:
             )
             self._compare_names(knowers.given, target, heard_N)
             target = torch.where(heard_N, target, 0)
+        weight = knowers.num_effective / (knowers.num_effective + HALF_EVIDENCE)
         self.gate.observe(
-            answers_ENK, target, knowers.zones, present_K=present_K, heard_N=heard_N.double()
+            answers_ENK,
+            target,
+            knowers.zones,
+            present_K=present_K,
+            heard_N=weight * heard_N.double(),
         )
 
     def _compare_names(self, given_NK: Tensor, target_N: Tensor, heard_N: Tensor) -> None:

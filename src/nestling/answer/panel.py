@@ -18,8 +18,9 @@ from nestling.levels.memory import Checked, Rows
 from nestling.memory.ridge import Task
 
 # Rows of small batches that the gate hears of together: at most so many, and no more than a share
-# of those that it has heard of.
-MOST_WAITING, HEARD_PER_WAITING = 16, 16
+# of those that it has heard of. Fewer where someone knows outside, who may be wrong from one
+# example to the next.
+MOST_WAITING, MOST_WAITING_OUTSIDE, HEARD_PER_WAITING = 16, 8, 16
 
 
 class Panel:
@@ -135,7 +136,8 @@ class Panel:
         """Asking costs much the same for one row as for some; few wait while little is known."""
         assert self.readout is not None
         num_heard = 0 if self.readout.gate is None else self.readout.gate.num_heard
-        return max(1, min(MOST_WAITING, num_heard // HEARD_PER_WAITING))
+        most = MOST_WAITING if self.experts.outside is None else MOST_WAITING_OUTSIDE
+        return max(1, min(most, num_heard // HEARD_PER_WAITING))
 
     def _hear(self) -> None:
         """Let the gate, and meanings of the labels, hear of the rows that wait."""
@@ -207,7 +209,7 @@ def answer_rows(
 
 
 def mix_answers(readout: Readout, experts: Experts, found: Answers) -> Tensor:
-    """One answer from those of all experts: (R, K) or (R, M)."""
+    """One answer from those of all experts, once something was learned: (R, K) or (R, M)."""
     compared = found.rows.get(readout.compares or "")
     features = None if compared is None else compared.features
     mixed = readout.mix(found.by_expert, features, found.knowers)

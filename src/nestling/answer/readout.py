@@ -181,7 +181,7 @@ class Readout:
         # What comes now is like recent inputs, by what these are.
         zones_NZ = make_zones(stacked_ENK, listened_N)
         self.gate.observe(stacked_ENK, compared, zones_NZ, present_K=present_K, heard_N=heard_N)
-        if any(bool(stacked_ENK[i].isfinite().all()) for i in self._concepts):
+        if any(bool(stacked_ENK[i].isfinite().any()) for i in self._concepts):
             zones_NZ = zones_NZ.roll(1, 1)
             self.gate.observe(
                 stacked_ENK, compared, zones_NZ, present_K=present_K, heard_N=heard_N, again=True
@@ -257,7 +257,7 @@ def make_zones(
 
     Args:
         stacked_ENK: answers, of which the rows are counted.
-        listened_N: (N,) how far others than the slow expert are listened to; None for wholly.
+        listened_N: (N,) how far who moves is listened to; None for wholly.
         ratio_N: (N,) logarithm of how much likelier inputs are among recent ones than among all,
             at most 0; None: they are.
     """
@@ -266,5 +266,6 @@ def make_zones(
     if ratio_N is None:
         ratio_N = torch.zeros_like(listened_N)
     like_N = listened_N * ratio_N.exp()
-    hardly_N = listened_N * (ratio_N + HARDLY).clamp_max(0.0).exp()
+    # Meanings of the labels are silent by themselves where an input is unlike their own.
+    hardly_N = (ratio_N + HARDLY).clamp_max(0.0).exp()
     return torch.stack((like_N, hardly_N - like_N, 1.0 - hardly_N), dim=1)

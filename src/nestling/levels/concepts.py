@@ -47,6 +47,7 @@ class StandingConcepts:
         map_rows: from what the memory reads to the features that are looked at.
         solutions: of the slots; None of one that knows nothing.
         shares_S: how probable each slot is.
+        in_force: which is.
         num_classes: K.
     """
 
@@ -55,16 +56,19 @@ class StandingConcepts:
         map_rows: Callable[[Tensor], Tensor],
         solutions: Sequence[HeldSolution | None],
         shares_S: Tensor,
+        in_force: int,
         num_classes: int,
     ) -> None:
         self.map_rows, self.solutions = map_rows, tuple(solutions)
-        self.shares_S, self.num_classes = shares_S, num_classes
+        self.shares_S, self.in_force, self.num_classes = shares_S, in_force, num_classes
 
     def answer(self, rows: Tensor) -> Tensor:
         """Probabilities (R, K) float64, of (R, D) what the memory reads."""
         phi = self.map_rows(rows)
         return mix_slots(
-            [answer_slot(one, phi, self.num_classes) for one in self.solutions], self.shares_S
+            [answer_slot(one, phi, self.num_classes) for one in self.solutions],
+            self.shares_S,
+            self.in_force,
         )
 
 
@@ -98,7 +102,8 @@ class ConceptsLevel:
         return self._map(rows)
 
     def answer(self, memory: MemoryLevel, rows: Tensor) -> Tensor | None:
-        """Probabilities (R, K) float64 of the meaning in force; None while none has changed.
+        """Probabilities (R, K) float64 of the meaning in force, NaN for inputs unlike all that it
+        was learned from; None while none has changed.
 
         Args:
             memory: that it stands beside.
@@ -123,6 +128,7 @@ class ConceptsLevel:
             select_outputs(copy.copy(bank.features), chosen_d),
             [slot.find_fresh() for slot in self.slots.slots],
             self.slots.shares,
+            self.slots.in_force,
             bank.num_classes,
         )
 

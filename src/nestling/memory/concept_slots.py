@@ -5,6 +5,7 @@ Letters: N examples, d features, K classes, S slots.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 from nestling.core.modes import in_own_modes
 from nestling.memory.exact.clocked import ClockedStatistics
+from nestling.memory.exact.reach import compute_novelty, measure_reach
 from nestling.memory.exact.statistics import Statistics
+from nestling.memory.mixing.mixture import stand_in
 from nestling.memory.prequential import RENEWAL, HeldSolution, answer
 from nestling.memory.scout import MOST_NEW, solve_quickly
 
@@ -23,6 +26,9 @@ ANYTHING = 0.05
 EVIDENCE, STAYS, RETURNED, RETURNED_BLANK = 0.5, 0.989, 0.01, 0.001
 # How sure one must be of a new concept, and examples between two of them.
 LEAST_SURE, MOST_OFTEN = 0.95, 20
+# A slot is silent about inputs that are more novel to it than this: what the labels mean to other
+# kinds of input is another question.
+MOST_NOVEL = 3.0
 # A class of fewer examples says nothing: that nobody knows it yet is no change of the labels.
 LEAST_OF_CLASS = 16
 
@@ -55,7 +61,8 @@ class Slot:
         self._fresh = None
 
     def foresee(self, phi_Nd: Tensor, num_classes: int) -> Tensor:
-        """(N, K) by a solution that is held until a twentieth is new, or 32 examples."""
+        """(N, K) by a solution that is held until a twentieth is new, or 16 examples; NaN where it
+        is silent."""
         held, sums = self._held, self.sums
         if sums.weight > 0.0:
             num_new = sums.clock - (0 if held is None else held.solved_at)
@@ -64,7 +71,7 @@ class Slot:
         return answer_slot(self._held, phi_Nd, num_classes)
 
     def answer(self, phi_Nd: Tensor, num_classes: int) -> Tensor:
-        """(N, K) as of the last example."""
+        """(N, K) as of the last example; NaN where it is silent."""
         return answer_slot(self.find_fresh(), phi_Nd, num_classes)
 
     def find_fresh(self) -> HeldSolution | None:
@@ -86,7 +93,8 @@ class Slot:
 
     def _solve(self, before: HeldSolution | None) -> HeldSolution:
         stats, clock = self.sums.values, self.sums.clock
-        return solve_quickly(stats, clock, before, classifies=True, coded=self.coded)
+        made = solve_quickly(stats, clock, before, classifies=True, coded=self.coded)
+        return replace(made, reach=measure_reach(stats))
 
     def state_dict(self) -> dict[str, object]:
         """Sums, and the solution that is held."""
@@ -105,16 +113,28 @@ class Slot:
 
 
 def answer_slot(held: HeldSolution | None, phi_Nd: Tensor, num_classes: int) -> Tensor:
-    """What a slot answers by a solution of it, (N, K) float64; even where it knows nothing."""
+    """What a slot answers by a solution of it, (N, K) float64; even where it knows nothing, and NaN
+    where an input is unlike all that it has seen."""
+    phi_Nd = phi_Nd.double()
     if held is None:
         even_NK = torch.ones(len(phi_Nd), num_classes, dtype=torch.float64, device="cpu")
         return even_NK / num_classes
-    return answer(held, phi_Nd.double(), num_classes)
+    assert held.reach is not None
+    return silence_novel(answer(held, phi_Nd, num_classes), compute_novelty(held.reach, phi_Nd))
 
 
-def mix_slots(answers: Sequence[Tensor], shares_S: Tensor) -> Tensor:
-    """Answers (N, K) of all slots by how probable each is, (S,): (N, K)."""
-    return torch.einsum("s,snk->nk", shares_S, torch.stack(list(answers)))
+def silence_novel(answers_NK: Tensor, novelty_N: Tensor) -> Tensor:
+    """Answers (N, K) with NaN in rows that are novel to who gave them."""
+    return torch.where(novelty_N[:, None] <= MOST_NOVEL, answers_NK, torch.nan)
+
+
+def mix_slots(answers: Sequence[Tensor], shares_S: Tensor, in_force: int) -> Tensor:
+    """Answers (N, K) of all slots by how probable each is, (S,): (N, K).
+
+    The slot in force stands in for others that are silent; where it is silent itself, so are all.
+    """
+    stacked_SNK = torch.stack(list(answers))
+    return torch.einsum("s,snk->nk", shares_S, stand_in(stacked_SNK, in_force))
 
 
 class ConceptSlots:
@@ -184,7 +204,7 @@ class ConceptSlots:
 
     def mix(self, answers: Sequence[Tensor]) -> Tensor:
         """Answers (N, K) of all slots by how probable they are in force; the blank is left out."""
-        return mix_slots(answers, self.shares)
+        return mix_slots(answers, self.shares, self.in_force)
 
     @property
     def shares(self) -> Tensor:
@@ -224,6 +244,8 @@ class ConceptSlots:
         for answers_NK in foreseen:
             inside_N = label_N < answers_NK.shape[1]
             found_N = answers_NK[torch.arange(len(labels), device="cpu"), label_N * inside_N]
+            # To who is silent any class is as good as another.
+            found_N = found_N.nan_to_num(nan=1.0 / num_known)
             own.append((found_N * inside_N).tolist())
         is_heard = (self.counts[label_N] >= LEAST_OF_CLASS).tolist()
         is_new = False

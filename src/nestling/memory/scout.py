@@ -37,14 +37,14 @@ from nestling.memory.ridge import RidgeMemory, Task
 NUM_SCOUTED = 256
 # It is solved anew when so much is new, relative or in examples, whichever comes first; of few
 # examples no more features are looked at than so many times their number.
-MOST_NEW, FEATURES_PER_EXAMPLE = 32, 4
+MOST_NEW, FEATURES_PER_EXAMPLE = 16, 4
 
 
 class Scout:
     """Foresees at once, from every example so far, what a memory on many features would answer.
 
     A ridge regression on 256 of its features, evenly spaced, learned at every call and solved anew
-    for each twentieth that is new, or 32 examples.
+    for each twentieth that is new, or 16 examples.
 
     Args:
         features: of the large memory; None for the inputs themselves.
@@ -115,8 +115,7 @@ class Scout:
             num_new = memory.clock - held.solved_at
             if num_new < min(RENEWAL * memory.weight, MOST_NEW) or not num_new:
                 return
-        chosen_d = choose_few(memory.num_features, memory.num_effective)
-        stats = memory.select_statistics(chosen_d)
+        stats = memory.select_statistics(choose_few(memory.num_features, memory.num_effective))
         made = solve_quickly(stats, memory.clock, held, classifies=memory.task == "classification")
         self._held = replace(made, reach=measure_reach(stats))
 

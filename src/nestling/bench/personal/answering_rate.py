@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from torch import Tensor
 
@@ -73,7 +73,7 @@ def measure_answers(
     pair = read_shuffled(place)
     batches = iterate_batches(pair, chosen.learn_batch)
     # The learner as those see it who answer for others.
-    learner = cast(GivesView, Learner(make_network()))
+    learner = Learner(make_network())
     for _ in range(-(-chosen.warm // chosen.learn_batch)):
         learner.learn(*next(batches))
     return compare_rates(learner, batches, pair[0], chosen)

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def measure_many(seed: int, *, crowd: Crowd | None = None) -> tuple[Figures, Row
     old = next(make_kinds(seed, KINDS)).trained
     model = train(make_plain(MLP_SIZES, seed), old, seed, MLP_EPOCHS)
     # Learners as those see them who serve many persons.
-    shared, alone = (cast(ServesPersons, give(model, seed, old=old)) for _ in range(2))
+    shared, alone = (give(model, seed, old=old) for _ in range(2))
     return compare_crowds(shared, alone, crowd or Crowd(), seed)
 
 

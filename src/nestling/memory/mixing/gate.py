@@ -16,15 +16,17 @@ from torch import Tensor
 from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.core.modes import in_own_modes
 from nestling.memory.exact.statistics import decay_factor
+from nestling.memory.mixing.compared_classes import (
+    ComparedClasses,
+    compare_classes,
+    score_classes,
+)
 from nestling.memory.mixing.fixed_share import Floats, share_weights
 from nestling.memory.mixing.mixture import (
-    LEAST_LOG,
     MixtureWeights,
     keep_absent,
     mix_experts,
-    pool_classes,
     pool_values,
-    restrict_to_present,
     stand_in,
 )
 
@@ -233,15 +235,17 @@ class Mixture:
         if present_K is not None:
             present_K = present_K.clone()
             present_K[target[torch.from_numpy(heard > 0.0)]] = True
+        if self.classifies:
+            compared = compare_classes(answers_ENK, target, present_K)
         for start in range(0, len(target), MOST_AT_ONCE):
             rows = slice(start, start + MOST_AT_ONCE)
             if not heard[rows].any():
                 continue
-            block = answers_ENK[:, rows], target[rows], zones_NZ[rows], heard[rows]
             if self.classifies:
-                self._observe_classes(*block, present_K)
+                self._observe_classes(compared.cut(rows), zones_NZ[rows].numpy(), heard[rows])
             else:
-                self._observe_values(*block)
+                values_ENK, values_NK = answers_ENK[:, rows], target[rows]
+                self._observe_values(values_ENK, values_NK, zones_NZ[rows], heard[rows])
             self._read = None
 
     def _guard(
@@ -267,30 +271,14 @@ class Mixture:
         self._gain += float(gained_A.sum())
         self._spread += float(gained_A.square().sum())
 
-    def _observe_classes(
-        self,
-        answers_ENK: Tensor,
-        target_N: Tensor,
-        zones_NZ: Tensor,
-        heard_N: Floats,
-        present_K: Tensor | None,
-    ) -> None:
-        pooled_MNK = pool_classes(answers_ENK, zones_NZ, self.weights)
-        compared_ENK, num_compared = answers_ENK, answers_ENK.shape[2]
-        if present_K is not None:
-            pooled_MNK = restrict_to_present(pooled_MNK, present_K)
-            compared_ENK = restrict_to_present(answers_ENK, present_K)
-            num_compared = int(present_K.sum())
-        rows, labels = np.arange(len(target_N)), target_N.numpy()
-        pooled, compared = pooled_MNK.numpy(), compared_ENK.numpy()
-        logs = np.maximum(np.log(np.maximum(answers_ENK.numpy(), 1e-12)), LEAST_LOG)
-        expected_REN = np.einsum("rnk,enk->ren", pooled[:-1], logs)
-        gained_REN = logs[:, rows, labels] - expected_REN
-        own_NE = compared[:, rows, labels].T
-        losses_NE = -np.log((1.0 - DOUBT) * own_NE + DOUBT / num_compared)
-        top_NM = pooled[:, rows, labels].T
-        top_losses_NM = -np.log((1.0 - TOP_DOUBT) * top_NM + TOP_DOUBT / num_compared)
-        self._move(gained_REN, losses_NE, top_losses_NM, zones_NZ.numpy(), heard_N)
+    def _observe_classes(self, found: ComparedClasses, zones_NZ: Floats, heard_N: Floats) -> None:
+        gained_REN, own_NE, top_NM = score_classes(
+            found, zones_NZ, self._mixers, np.exp(self._log_share)
+        )
+        even = 1.0 / found.num_compared
+        losses_NE = -np.log((1.0 - DOUBT) * own_NE + DOUBT * even)
+        top_losses_NM = -np.log((1.0 - TOP_DOUBT) * top_NM + TOP_DOUBT * even)
+        self._move(gained_REN, losses_NE, top_losses_NM, zones_NZ, heard_N)
 
     def _observe_values(
         self, values_ENK: Tensor, target_NK: Tensor, zones_NZ: Tensor, heard_N: Floats

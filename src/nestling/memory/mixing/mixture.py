@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-12
+SMALLEST = 1e-12
 # Below e^-7 an expert's probability is taken for that: one mistake must not cost without bound.
 LEAST_LOG = -7.0
 
@@ -45,12 +45,12 @@ def pool_classes(answers_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights)
         zones_NZ: how far each input lies in each zone; rows sum to 1.
         weights: of the experts.
     """
-    logs_ENK = answers_ENK.clamp_min(_SMALLEST).log().clamp_min(LEAST_LOG)
+    logs_ENK = answers_ENK.clamp_min(SMALLEST).log().clamp_min(LEAST_LOG)
     weights_RNE = torch.einsum("nz,rze->rne", zones_NZ, weights.mixers)
     scores_RNK = torch.einsum("rne,enk->rnk", weights_RNE, logs_ENK)
     is_possible_NK = (answers_ENK > 0.0).any(dim=0)
     pooled_RNK = torch.softmax(scores_RNK, dim=-1) * is_possible_NK
-    pooled_RNK = pooled_RNK / pooled_RNK.sum(dim=-1, keepdim=True).clamp_min(_SMALLEST)
+    pooled_RNK = pooled_RNK / pooled_RNK.sum(dim=-1, keepdim=True).clamp_min(SMALLEST)
     shared_NK = torch.einsum("ne,enk->nk", zones_NZ @ weights.share, answers_ENK)
     return torch.cat((pooled_RNK, shared_NK[None]))
 
@@ -61,7 +61,7 @@ def pool_values(values_ENK: Tensor, zones_NZ: Tensor, weights: MixtureWeights) -
     The logarithmic pool of Gaussians: mu_r = sum_e w_re tau_e mu_e / sum_e w_re tau_e, tau_e the
     expert's precision; last the linear mixture. See `pool_classes`.
     """
-    trusted_RZE = weights.mixers * weights.precisions + _SMALLEST
+    trusted_RZE = weights.mixers * weights.precisions + SMALLEST
     weights_RNE = torch.einsum("nz,rze->rne", zones_NZ, trusted_RZE)
     weights_RNE = weights_RNE / weights_RNE.sum(dim=-1, keepdim=True)
     pooled_RNK = torch.einsum("rne,enk->rnk", weights_RNE, values_ENK)
@@ -146,7 +146,7 @@ def restrict_to_present(probabilities: Tensor, present: Tensor) -> Tensor:
     total = kept.sum(dim=-1, keepdim=True)
     count = present.sum(dim=-1, keepdim=True).clamp_min(1)
     even = present.to(probabilities.dtype) / count
-    return torch.where(total > _SMALLEST, kept / total.clamp_min(_SMALLEST), even)
+    return torch.where(total > SMALLEST, kept / total.clamp_min(SMALLEST), even)
 
 
 def mix_rows(answers_ENK: Tensor, weights_E: Tensor) -> Tensor:

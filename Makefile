@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo test lint reference clean lock
+.PHONY: install demo demo-assistant test lint reference clean lock
 
 install: $(READY)
 
@@ -15,6 +15,10 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(BIN)/nestling demo --out runs/demo
+
+# One person's habits on an assistant's requests; fetches texts, and the encoder if need be
+demo-assistant: $(READY)
+	$(BIN)/python examples/assistant/assistant.py
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses 2

@@ -121,7 +121,7 @@ def test_a_suite_of_texts_gets_features_row_by_row(
     fake = Encoder("fake", "Lengths.", lambda path: encoder.load() if path == weights else None)
     monkeypatch.setitem(encoding.ENCODERS, "numbers", fake)
     suite = make_texts("numbers")
-    found = encode_suite(suite, tmp_path, True)
+    found = encode_suite(suite, tmp_path, offline=True)
     for before, after, (learned, tested) in zip(
         suite.experiences, found.experiences, suite.texts, strict=True
     ):
@@ -130,4 +130,4 @@ def test_a_suite_of_texts_gets_features_row_by_row(
         assert torch.equal(after.train[1], before.train[1])
     assert (found.features, found.about_features) == ("encoded", "Lengths.")
     assert (tmp_path / "encoded" / "fake-numbers.safetensors").is_file()
-    assert encode_suite(make_texts("others"), tmp_path, True).texts  # no encoder: as it is
+    assert encode_suite(make_texts("others"), tmp_path, offline=True).texts  # no encoder: as it is

@@ -47,7 +47,7 @@ def test_features_are_those_of_the_network(
 ) -> None:
     monkeypatch.setattr(encoding, "obtain", lambda *_, **__: [wheel])
     suite, tiles = make_tiles("split-cifar10")
-    found = encode_suite(suite, tmp_path, True)
+    found = encode_suite(suite, tmp_path, offline=True)
     model = load_efficientnet_lite0(wheel)
     with torch.no_grad():
         wanted = model.extract(prepare_images(tiles, 64))
@@ -65,7 +65,7 @@ def test_features_are_those_of_the_network(
             torch.testing.assert_close(x[order], wanted[rows], rtol=1e-4, atol=1e-4)
     # A second time they come from the disk, the same bits.
     monkeypatch.setattr(encoding, "obtain", lambda *_, **__: pytest.fail("encoded again"))
-    again = encode_suite(suite, tmp_path, True)
+    again = encode_suite(suite, tmp_path, offline=True)
     for one, other in zip(found.experiences, again.experiences, strict=True):
         assert one.train[0].equal(other.train[0])
         assert one.test[0].equal(other.test[0])
@@ -91,7 +91,7 @@ def test_real_photographs_are_told_apart_by_them(wheel: Path, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         # Weights from where they are, features to a folder of the test.
         patch.setattr(encoding, "obtain", lambda name, *_, **__: obtain(name, offline=True))
-        encoded = encode_suite(suite, tmp_path, True)
+        encoded = encode_suite(suite, tmp_path, offline=True)
     assert _score_nearest_mean(encoded) > _score_nearest_mean(suite) + 0.15
 
 

@@ -49,7 +49,7 @@ def measure_encoded(name: str, place: CellFolders, *, label: str = "") -> tuple[
     """As `measure_pixels`, of `nl.Learner(model, pretrained=True)` on the suite's encoder."""
 
     def encode(suite: Suite) -> Suite:
-        return encode_suite(suite, place.data, place.offline)
+        return encode_suite(suite, place.data, offline=place.offline)
 
     def build(setup: Setup) -> Competitor:
         return find_method("default").build(setup, {})

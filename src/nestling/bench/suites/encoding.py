@@ -43,8 +43,8 @@ class Encoder:
     load: Callable[[Path], Encode]
 
 
-def encode_suite(suite: Suite, folder: Path | None, offline: bool) -> Suite:
-    """The suite with features of its encoder for inputs; as it is if it has none.
+def encode_suite(suite: Suite, folder: Path | None = None, *, offline: bool = False) -> Suite:
+    """Encode a suite's texts or pictures by a pre-trained network; one without stays as it is.
 
     Args:
         suite: with raw inputs, or with `texts`.

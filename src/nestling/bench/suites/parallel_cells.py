@@ -65,7 +65,7 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
         return make_protocol(name, split, data, offline)
     if ":" not in name:
         raw = make_suite(name, seed, split=split, folder=data, offline=offline)
-        return encode_suite(raw, data, offline)
+        return encode_suite(raw, data, offline=offline)
     function = import_function(name)
     try:
         made = function(seed, split)

@@ -20,7 +20,8 @@ def test_rows_sum_to_one_whoever_knows_what() -> None:
         own, common = draw_rows(7, 6, 1) * taught, draw_rows(7, 6, 2) * known
         own, common = (one / one.sum(dim=1, keepdim=True) for one in (own, common))
         inside = torch.rand(7, 1, generator=generator).double()
-        for answer in share_classes(own, common, taught, known, inside):
+        refuted = 3.0 * torch.rand(6, generator=generator).double()
+        for answer in share_classes(own, common, taught, known, inside, refuted):
             assert torch.allclose(answer.sum(dim=1), torch.ones(7).double())
             assert bool((answer[:, ~(taught | known)] == 0.0).all())
 
@@ -28,7 +29,7 @@ def test_rows_sum_to_one_whoever_knows_what() -> None:
 def test_far_from_her_experience_a_new_class_takes_nothing() -> None:
     taught, known = torch.tensor([False, False, True]), torch.tensor([True, True, False])
     own, common = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.7, 0.3, 0.0]])
-    _, theirs = share_classes(own, common, taught, known, torch.zeros(1, 1))
+    _, theirs = share_classes(own, common, taught, known, torch.zeros(1, 1), torch.zeros(3))
     assert torch.equal(theirs, common)
 
 
@@ -39,7 +40,7 @@ def make_voices(own_label: int, common_label: int, novelty: float) -> Voices:
     )
     every = torch.ones(3, dtype=torch.bool)
     found = Foresight(own, every, torch.tensor([novelty]).double(), 300.0)
-    return Voices.join(found, common, every, None)
+    return Voices.join(found, common, every, None, torch.zeros(3).double())
 
 
 def test_who_is_right_about_familiar_inputs_is_believed_there() -> None:
@@ -61,3 +62,23 @@ def test_a_class_that_the_memory_never_saw_says_nothing() -> None:
     gate.observe(voices, torch.tensor([2]))
     assert gate.weights == was
     assert gate.mixture.num_heard == 1
+
+
+def test_a_class_expected_in_vain_gives_way_to_what_she_means() -> None:
+    """She calls class 0 by the name of class 1, and never says 0."""
+    gate, taught = OwnGate(1e-3, has_adapter=False), torch.tensor([False, True, True])
+    own, common = torch.tensor([[0.0, 0.9, 0.1]]).double(), torch.tensor([[0.9, 0.05, 0.05]])
+
+    def ask(novelty: float) -> Voices:
+        found = Foresight(own, taught, torch.tensor([novelty]).double(), 300.0)
+        known = torch.ones(3, dtype=torch.bool)
+        return Voices.join(found, common.double(), known, None, gate.refuted)
+
+    assert int(gate.mix(ask(0.0)).argmax()) == 0
+    for _ in range(30):
+        gate.observe(ask(0.0), torch.tensor([1]))
+    assert int(gate.mix(ask(0.0)).argmax()) == 1
+    assert int(gate.mix(ask(9.0)).argmax()) == 0  # elsewhere it means what it meant
+    twin = OwnGate(1e-3, has_adapter=False)
+    twin.load_state_dict(gate.state_dict())
+    assert torch.equal(twin.mix(ask(0.0)), gate.mix(ask(0.0)))

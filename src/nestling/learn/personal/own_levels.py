@@ -70,7 +70,7 @@ class OwnLevels(Mapping[str, AnyOwn]):
             assert asked.head is not None
             assert asked.given is not None
             adapted = self.adapter.answer(asked.head, asked.given)
-        return Voices.join(own, asked.common, asked.known, adapted)
+        return Voices.join(own, asked.common, asked.known, adapted, self.gate.refuted)
 
     def learn(
         self, phi_Rd: Tensor, asked: Asked, voices: Voices | None, label_R: Tensor, weight_R: Tensor

@@ -77,7 +77,11 @@ def test_it_hears_of_every_example(name: str, size: int) -> None:
     learner = LEARNERS[name]()
     for seed in range(100 // size):
         learner.learn(*make_batch(seed, size))
-        assert read_gate(learner).num_heard == (seed + 1) * size
+        num_waiting = learner.panel.num_waiting
+        assert read_gate(learner).num_heard + num_waiting == (seed + 1) * size
+        assert num_waiting < MOST_WAITING
+    learner.fit(*make_batch(1, 5), epochs=1)
+    assert learner.panel.num_waiting == 0
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -155,7 +159,9 @@ def test_asking_changes_no_bit(name: str) -> None:
 
 
 def make_readout() -> Readout:
-    return Readout(nl.Learner(make_mlp(4, 2), pretrained=True).plan, "classification")
+    plan = nl.Learner(make_mlp(4, 2), pretrained=True).plan
+    assert len(Readout(plan, "classification").names) == 3  # memory, live, concepts
+    return Readout(plan, "classification")
 
 
 def draw_answers(num: int, seed: int, num_classes: int = 3) -> Tensor:

@@ -314,7 +314,10 @@ class MemoryBank:
                 slow.offset.isfinite(), (0, self.num_classes - len(slow.offset))
             )
         solutions = [one or slow for one in held]
-        prior = standing.prior if standing is not None and self.has_prior else None
+        prior = None
+        if standing is not None and self.has_prior:
+            prior = standing.prior
+            prior.grow(self.num_classes)
         stacked = experts.answer_held(solutions, phi_ND, prior, self.num_classes)
         answers = stacked[0]
         if standing is not None:

@@ -15,14 +15,13 @@ from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.memory import ClassPrior, Mixture
 from nestling.memory.mixing.gate import (
     DOUBT,
-    ERROR_HALF_LIFE,
     MOST_AT_ONCE,
-    MOST_NATS,
     RATES,
     TOP_DOUBT,
     TOP_SWITCH_RATE,
 )
 from nestling.memory.mixing.mixture import LEAST_LOG, pool_classes
+from nestling.memory.mixing.value_losses import ERROR_HALF_LIFE, MOST_NATS
 
 seeds = st.integers(0, 10_000)
 

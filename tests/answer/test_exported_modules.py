@@ -60,9 +60,10 @@ def make_live(model: nn.Module | None = None, task: Task = "classification") -> 
 
 def make_gate() -> Mixture:
     """Of three experts that answered unlike, so that all of its weights have moved."""
-    gate = Mixture(torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.0]]), tempers=(1.0, 0.0), slow=1)
+    starts = torch.tensor([[0.2, 0.3, 0.5], [0.0, 1.0, 0.5], [0.0, 1.0, 0.0]])
+    gate = Mixture(starts, tempers=(1.0, 1.0, 0.0), slow=1)
     answers = seeded(3, 90, 4, dtype=torch.float64).mul(3.0).softmax(dim=-1)
-    zones = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(90, 1)
+    zones = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).repeat(90, 1)
     gate.observe(answers, torch.arange(90) % 4, zones)
     return gate
 
@@ -104,7 +105,7 @@ def test_the_gate_answers_as_it_stood(is_some: bool) -> None:
     answers = torch.stack(
         [nn.functional.pad(e(X), (0, 4 - e(X).shape[1])) for e in readout.experts]
     )
-    wholly = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(len(X), 1)
+    wholly = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64).repeat(len(X), 1)
     expected = gate.mix(answers, wholly, present)
     torch.testing.assert_close(readout(X), expected.float(), atol=1e-6, rtol=1e-5)
     if present is not None:

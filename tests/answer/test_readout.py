@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import nestling as nl
 from learners import draw, make_batch, make_mlp
 from nestling.answer.outside import Knowers
+from nestling.answer.panel import MOST_WAITING
 from nestling.answer.readout import Readout
 
 LIVE = nl.Level("net", match=["*"])
@@ -77,7 +78,11 @@ def test_it_hears_of_every_example(name: str, size: int) -> None:
     learner = LEARNERS[name]()
     for seed in range(100 // size):
         learner.learn(*make_batch(seed, size))
-        assert read_gate(learner).num_heard == (seed + 1) * size
+        num_waiting = learner.panel.num_waiting
+        assert read_gate(learner).num_heard + num_waiting == (seed + 1) * size
+        assert num_waiting < MOST_WAITING
+    learner.fit([make_batch(1, 5)])
+    assert learner.panel.num_waiting == 0
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -155,7 +160,9 @@ def test_asking_changes_no_bit(name: str) -> None:
 
 
 def make_readout() -> Readout:
-    return Readout(nl.Learner(make_mlp(4, 2), pretrained=True).plan, "classification")
+    readout = Readout(nl.Learner(make_mlp(4, 2), pretrained=True).plan, "classification")
+    assert readout.names == ("memory", "live", "concepts")
+    return readout
 
 
 def draw_answers(num: int, seed: int, num_classes: int = 3) -> Tensor:
@@ -180,7 +187,7 @@ def test_classes_that_the_memory_could_not_know_say_nothing(label: int) -> None:
     readout, knowers = make_readout(), draw_knowers(30, [True, True, False])
     assert readout.gate is not None
     assert readout.outside is not None
-    answers = [knowers.memory, draw_answers(30, 3, 10)]
+    answers = [knowers.memory, draw_answers(30, 3, 10), draw_answers(30, 4, 3)]
     before, outside = readout.gate.state_dict(), readout.outside.state_dict()
     readout.observe(answers, torch.full((30,), label), knowers)
     assert same(before | {"num_heard": 30}, readout.gate.state_dict())
@@ -190,7 +197,7 @@ def test_classes_that_the_memory_could_not_know_say_nothing(label: int) -> None:
 
 def test_other_classes_of_the_same_batch_are_heard_as_if_alone() -> None:
     knowers, labels = draw_knowers(2, [True, True, False]), torch.tensor([1, 4])
-    answers = [knowers.memory, draw_answers(2, 3, 6)]
+    answers = [knowers.memory, draw_answers(2, 3, 6), draw_answers(2, 4, 3)]
     both, alone = make_readout(), make_readout()
     both.observe(answers, labels, knowers)
     first = Knowers(
@@ -205,7 +212,8 @@ def test_other_classes_of_the_same_batch_are_heard_as_if_alone() -> None:
 
 def test_what_it_is_given_is_left_as_it_is() -> None:
     readout, knowers = make_readout(), draw_knowers(30, [True, True, False])
-    answers, labels = [knowers.memory, draw_answers(30, 3, 10)], torch.arange(30) % 5
+    answers = [knowers.memory, draw_answers(30, 3, 10), draw_answers(30, 4, 3)]
+    labels = torch.arange(30) % 5
     held = [*answers, labels, knowers.known, knowers.given, knowers.novelty]
     before = [one.clone() for one in held if one is not None]
     readout.observe(answers, labels, knowers)

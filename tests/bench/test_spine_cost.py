@@ -45,6 +45,7 @@ def test_both_sides_learn_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     # the head has learned at every step, the spine once in each round.
     (learner,) = learners
     updates = {reading.level: reading.num_updates for reading in learner.read_levels()}
+    assert updates.pop("concepts") == 1  # concept found
     num_steps = 2 * ROUND + 1
     num_examples = num_steps * spine_cost.BATCH_SIZE
     assert updates == {"memory": num_examples, "head": num_steps, "spine": 2, "origin": 0}

@@ -84,7 +84,8 @@ class SlowMixture:
         self, start: list[list[float]], tempers: tuple[float, ...], switch_rate: float
     ) -> None:
         self.tempers, self.switch_rate = tempers, switch_rate
-        floored = [[max(w, 1e-3) for w in row] for row in start]
+        self.speaks = [[w > 0.0 for w in row] for row in start]
+        floored = [[max(w, 1e-3) if w > 0.0 else 0.0 for w in row] for row in start]
         self.prior = [[w / sum(row) for w in row] for row in floored]
         self.mixers = [[list(row) for row in start] for _ in self.CONSTANTS[0]]
         self.share = [list(row) for row in self.prior]
@@ -140,7 +141,7 @@ class SlowMixture:
                 gained = self.log(answers[e][label]) - mean
                 for z, scale in enumerate(scales):
                     moved = self.mixers[r][z][e] + rate * scale * gained
-                    self.mixers[r][z][e] = max(moved, 0.0)
+                    self.mixers[r][z][e] = max(moved, 0.0) if self.speaks[z][e] else 0.0
         for z, scale in enumerate(scales):
             self.share[z] = share(self.share[z], losses, scale, self.switch_rate, self.prior[z])
         self.top = share(self.top, top, sum(scales), top_switch, [0.25] * 4)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nestling.core.errors import DataError, NotFitted, SettingError, UnknownLabel
 from nestling.memory import MemoryBank, Mixture, RandomFeatures, RidgeMemory, mix_experts
+from nestling.memory.coded.coded_features import choose_coded_features
 
 Digits = tuple[Tensor, Tensor, Tensor, Tensor]
 HALF_LIVES = (20.0, 200.0, math.inf)
@@ -147,10 +148,14 @@ def test_removed_examples_leave_what_foresees(digits: Digits, half_life: float) 
     bank, never = (MemoryBank(64, half_lives=(half_life,), foresees=True) for _ in range(2))
     stream_into(bank, x[:100], y[:100])
     clock = bank.add(x[100:120], y[100:120])
-    bank.foresee(x_test)
+    bank.renew_held()
+    assert bank.foresee(x_test) is not None
     bank.remove(x[100:120], y[100:120], clock=clock)
     never.add(x[:100], y[:100])
     never.add(x[100:120], y[100:120], torch.zeros(20))
+    assert bank.foresee(x_test) is None
+    for one in (bank, never):
+        one.renew_held()
     found, wanted = bank.foresee(x_test), never.foresee(x_test)
     assert found is not None
     assert wanted is not None
@@ -179,6 +184,7 @@ def test_what_is_foreseen_is_what_would_be_answered(digits: Digits) -> None:
         bank = MemoryBank(64, half_lives=half_lives, foresees=True)
         assert bank.foresee(x_test) is None
         stream_into(bank, x[:800], y[:800])
+        bank.renew_held()
         foreseen = bank.foresee(x_test)
         assert foreseen is not None
         assert foreseen.known is not None
@@ -186,6 +192,46 @@ def test_what_is_foreseen_is_what_would_be_answered(digits: Digits) -> None:
         alike = foreseen.answers.argmax(dim=1) == bank.predict(x_test).argmax(dim=1)
         assert float(alike.double().mean()) > 0.95
         assert accuracy(foreseen.answers, y_test) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["one", "codes", "half-lives", "half-lives of codes", "prior"])
+def test_it_foresees_as_it_stood_before_it_learned(digits: Digits, kind: str) -> None:
+    x, y, x_test, _ = digits
+    bank, twin = (
+        MemoryBank(
+            64,
+            half_lives=HALF_LIVES if "lives" in kind else (math.inf,),
+            features=choose_coded_features(x[:256]) if "codes" in kind else None,
+            prior_half_life=20.0 if kind == "prior" else None,
+            block=16,
+            foresees=True,
+            compares=True,
+        )
+        for _ in range(2)
+    )
+    stream_into(bank, x[:150], y[:150])
+    bank.renew_held()
+    before = bank.foresee(x_test)
+    assert before is not None
+    bank.add(x[150:170], y[150:170])
+    twin.load_state_dict(bank.state_dict())
+    for one in (bank, twin):
+        # They would be believed if they were known; one class is new.
+        one.add(x[170:300], y[170:300] + 1)
+        found = one.foresee(x_test)
+        assert found is not None
+        torch.testing.assert_close(found.answers[:, :10], before.answers, rtol=0.0, atol=1e-12)
+        assert not found.answers[:, 10:].any()
+        assert found.novelty is not None
+        assert before.novelty is not None
+        assert torch.equal(found.novelty, before.novelty)
+    for one in (bank, twin):
+        one.renew_held()
+    after, resumed = bank.foresee(x_test), twin.foresee(x_test)
+    assert after is not None
+    assert resumed is not None
+    assert torch.equal(after.answers, resumed.answers)
+    assert not torch.equal(after.answers[:, :10], before.answers)
 
 
 def test_a_bank_of_one_endless_memory_knows_no_order(digits: Digits) -> None:

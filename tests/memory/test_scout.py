@@ -74,6 +74,8 @@ def test_values_are_those_of_a_ridge_memory_of_its_strength(digits: Digits) -> N
     scout = Scout(None, 8, "regression", None, INF)
     assert scout.foresee(x_test) is None
     learn(scout, x[:500], target[:500], 500)
+    assert scout.foresee(x_test) is None  # until it is renewed
+    scout.renew()
     alone = RidgeMemory(8, task="regression", ridge=(8 / 500) ** 2)
     alone.add(x[:500], target[:500])
     found = scout.foresee(x_test)
@@ -88,6 +90,7 @@ def test_it_foresees_well_from_every_example(digits: Digits) -> None:
     scores = []
     for start, stop in ((0, 1), (1, 30), (30, 300), (300, 1200)):
         learn(scout, x[start:stop], y[start:stop])
+        scout.renew()
         found = scout.foresee(x_test)
         assert found is not None
         assert found.novelty is not None
@@ -105,11 +108,13 @@ def test_classes_that_come_later_are_unknown_until_then(digits: Digits) -> None:
     scout = make_scout()
     few = y < 3
     learn(scout, x[few][:60], y[few][:60])
+    scout.renew()
     found = scout.foresee(x[:5])
     assert found is not None
     assert found.known is not None
     assert found.known.tolist() == [True] * 3
-    learn(scout, x[y == 5][:1], y[y == 5][:1])  # too little to be solved anew
+    learn(scout, x[y == 5][:1], y[y == 5][:1])
+    scout.renew()  # too little is new
     found = scout.foresee(x[:5])
     assert found is not None
     assert found.known is not None
@@ -117,6 +122,7 @@ def test_classes_that_come_later_are_unknown_until_then(digits: Digits) -> None:
     assert found.answers.shape == (5, 6)
     assert bool((found.answers[:, 3:] == 0.0).all())
     learn(scout, x[y == 5][:30], y[y == 5][:30])
+    scout.renew()
     found = scout.foresee(x[y == 5][:30])
     assert found is not None
     assert found.known is not None
@@ -130,12 +136,13 @@ def test_a_saved_state_goes_on_bit_by_bit(name: str | None, digits: Digits) -> N
     features = None if name is None else FEATURES[name]
     scout, twin = make_scout(features), make_scout(features)
     learn(scout, x[:95], y[:95])
-    scout.foresee(x_test)
+    scout.renew()
     learn(scout, x[95:98], y[95:98])  # what it holds is behind
     twin.load_state_dict(scout.state_dict())
     for start in (98, 100, 140):
         answers = []
         for one in (scout, twin):
+            one.renew()
             found = one.foresee(x_test)
             assert found is not None
             answers.append(found.answers)
@@ -147,12 +154,16 @@ def test_no_examples_and_such_of_no_weight_teach_nothing(digits: Digits) -> None
     x, y, _, _ = digits
     scout = make_scout()
     scout.learn(x[:0], y[:0], ones(0))
+    scout.renew()
     assert scout.foresee(x[:3]) is None
     scout.learn(x[:4], y[:4], 0.0 * ones(4))
+    scout.renew()
     assert scout.foresee(x[:3]) is None
     learn(scout, x[:40], y[:40])
+    scout.renew()
     before = scout.foresee(x[:3])
     scout.learn(x[:0], y[:0], ones(0))
+    scout.renew()
     after = scout.foresee(x[:3])
     assert before is not None
     assert after is not None

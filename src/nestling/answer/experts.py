@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.answer.outside import Knowers
-from nestling.answer.targets import Layout, TargetSpace
+from nestling.answer.targets import Layout, TargetSpace, activate
 from nestling.answer.waiting_rows import WaitingRows
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, ShapeMismatch
@@ -386,22 +386,3 @@ def _pair(found: Foresight, given: Tensor) -> Knowers:
     """What a memory found and what the given model answers to the same rows."""
     assert found.novelty is not None
     return Knowers(found.answers, found.known, given, found.novelty, found.num_effective)
-
-
-def activate(
-    output: Tensor,
-    task: Task | None,
-    output_transform: Callable[[Tensor], Tensor] | None,
-    make_wide: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """A model's rows of outputs as probabilities (R, K) or values (R, M).
-
-    Args:
-        output: (R, K) logits or (R, M).
-        task: what is predicted.
-        output_transform: maps outputs to the scale of values; None for the identity.
-        make_wide: to float64, wherever the caller wants it.
-    """
-    if task == "classification":
-        return make_wide(output).softmax(dim=-1)
-    return make_wide(output if output_transform is None else output_transform(output))

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nestling.answer.experts import activate
 from nestling.answer.exported_modules import FeatureTap
 from nestling.answer.outside import Knowers, Outside, mix_knowers
 from nestling.answer.readout import make_zones
-from nestling.answer.targets import keep_known
+from nestling.answer.targets import activate, keep_known
 from nestling.core.batches import read_output
 from nestling.core.errors import ShapeMismatch
 from nestling.levels.taps import align_features

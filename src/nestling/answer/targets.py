@@ -1,6 +1,6 @@
 """What is predicted: classes or values, how many, and which belong to which task label."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -107,3 +107,22 @@ def keep_known(probabilities: Tensor, known: Tensor | None) -> Tensor:
     # A little everywhere among them, so that a row without any mass there stays a row.
     inside = (probabilities + 1e-12) * known
     return inside / inside.sum(dim=-1, keepdim=True)
+
+
+def activate(
+    output: Tensor,
+    task: Task | None,
+    output_transform: Callable[[Tensor], Tensor] | None,
+    make_wide: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """A model's rows of outputs as probabilities (R, K) or values (R, M).
+
+    Args:
+        output: (R, K) logits or (R, M).
+        task: what is predicted.
+        output_transform: maps outputs to the scale of values; None for the identity.
+        make_wide: to float64, wherever the caller wants it.
+    """
+    if task == "classification":
+        return make_wide(output).softmax(dim=-1)
+    return make_wide(output if output_transform is None else output_transform(output))

@@ -385,8 +385,7 @@ class Levels(Mapping[str, AnyLive]):
 
     def _sort(self, *changed: Level | Copy) -> None:
         """Gradient levels, parents first, now and after every waiting change."""
-        live: list[Level | Copy] = [level.spec for level in self.gradient.values()]
-        specs = [*live, *self._list_waiting(), *changed]
+        specs = [*(one.spec for one in self.gradient.values()), *self._list_waiting(), *changed]
         names = order_by_parent(spec for spec in specs if isinstance(spec, Level))
         self._order = [self.gradient[name] for name in names]
 

@@ -32,6 +32,7 @@ from nestling.memory.prequential import (
     add_reach,
     renew_codes,
 )
+from nestling.memory.prior import ClassPrior
 from nestling.memory.ridge import RidgeMemory, Task
 from nestling.memory.scout import Scout
 
@@ -140,6 +141,8 @@ class MemoryBank:
         if foresees and len(half_lives) == 1 and not self._memories[0].follows_codes:
             self._scout = Scout(features, width, task, num_outputs, half_lives[0])
         self._held: list[HeldSolution | None] = [None] * len(half_lives)
+        # What `foresee` asks where blocks that are closed in between move solutions and gate.
+        self._standing: experts.HeldExperts | None = None
         self._current: list[RidgeMemory] | None = None
         # Kept from answer to answer, never saved: what `_memories` and the block give.
         self._fresh: list[FreshSolution | None] = []
@@ -257,6 +260,7 @@ class MemoryBank:
             self.prior.remove(target, weight_N, clock=clock)
         self._memories = memories
         self._held = [None] * len(memories)
+        self._standing = None
         self._fresh = []
         self._start_block()
 
@@ -275,6 +279,10 @@ class MemoryBank:
             self._held[0] = renew_codes(self._memories[0], self._held[0])
         if self.compares and self._scout is None:
             self._held[self.slow] = add_reach(self._memories[self.slow], self._held[self.slow])
+        if self._scout is None and self.gate.num_experts > 1:
+            self._standing = experts.HeldExperts(
+                list(self._held), self.gate.hold_still(), self.prior.copy()
+            )
 
     @in_own_modes
     def foresee(self, x: Tensor) -> Foresight | None:
@@ -289,8 +297,10 @@ class MemoryBank:
         """
         if self._scout is not None:
             return self._scout.foresee(x)
-        slow = self._held[self.slow]
-        if slow is None:
+        standing = self._standing
+        held = self._held if standing is None else standing.solutions
+        slow = held[self.slow]
+        if slow is None or (standing is None and self.gate.num_experts > 1):
             return None
         phi = self._find_looked(x)
         phi_ND = phi.double()
@@ -303,7 +313,15 @@ class MemoryBank:
             known_K = nn.functional.pad(
                 slow.offset.isfinite(), (0, self.num_classes - len(slow.offset))
             )
-        answers = self._answer_held(slow, phi_ND)
+        solutions = [one or slow for one in held]
+        prior = None
+        if standing is not None and self.has_prior:
+            prior = standing.prior
+            prior.grow(self.num_classes)
+        stacked = experts.answer_held(solutions, phi_ND, prior, self.num_classes)
+        answers = stacked[0]
+        if standing is not None:
+            answers = standing.gate.mix(stacked, present_K=self._find_mixed(standing.prior))
         codes = phi if self.is_coded else None
         return Foresight(answers, known_K, novelty_N, num_effective, codes)
 
@@ -435,6 +453,7 @@ class MemoryBank:
             "block_prior": self._block_prior.state_dict(),
             "pending": self._pending.state_dict(),
             "held": [None if held is None else held.state_dict() for held in self._held],
+            "standing": None if self._standing is None else self._standing.state_dict(self._held),
             "scout": None if self._scout is None else self._scout.state_dict(),
         }
 
@@ -454,6 +473,13 @@ class MemoryBank:
         self._held = [
             None if held is None else HeldSolution.from_state(held) for held in state["held"]
         ]
+        self._looked, self._num_looked = [], 0
+        self._standing = None
+        if state["standing"] is not None:
+            self._standing = experts.HeldExperts(
+                self._held, self.gate.hold_still(), self.prior.copy()
+            )
+            self._standing.load_state_dict(state["standing"])
 
     def _read_config(self) -> dict[str, object]:
         return {
@@ -478,7 +504,12 @@ class MemoryBank:
 
     def find_mixed(self) -> Tensor | None:
         """The classes on which experts are mixed, (K,) bool; None for all of them, or of values."""
-        return self.present() if self.mix == "present" and self._counts_classes else None
+        return self._find_mixed(self.prior)
+
+    def _find_mixed(self, prior: ClassPrior) -> Tensor | None:
+        if self.mix != "present" or not self._counts_classes:
+            return None
+        return prior.present(experts.PRESENCE_THRESHOLD, self.num_classes)
 
     def _mix(self, answers: Tensor) -> Tensor:
         if len(answers) == 1:
@@ -539,11 +570,6 @@ class MemoryBank:
         if has_gate:
             self._held = experts.renew_held(self._memories, self._held)
         self._start_block()
-
-    def _answer_held(self, slow: HeldSolution, phi_ND: Tensor) -> Tensor:
-        prior = self.prior if self.has_prior else None
-        solutions = [held or slow for held in self._held]
-        return self._mix(experts.answer_held(solutions, phi_ND, prior, self.num_classes))
 
     def _score_block(self, block: experts.Block) -> None:
         """Tell the gate how the memories would have answered the block before they learned it."""

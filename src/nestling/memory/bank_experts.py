@@ -4,8 +4,8 @@ Functions without a state of their own; `MemoryBank` keeps what they return.
 Letters: E experts, N examples, D features, K classes, M outputs.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,47 @@ PRESENCE_THRESHOLD = 2.0**-5
 
 # Features (N, D), in float64 or codes; dense targets (N, M); weights (N,).
 Block = tuple[Tensor, Tensor, Tensor]
+
+
+class HeldExperts:
+    """Experts, their gate and what is present as they stood when they were asked to stand still.
+
+    Args:
+        solutions: one per memory; None where it had none.
+        gate: that nobody moves, see `Mixture.hold_still`.
+        prior: that nobody counts in.
+    """
+
+    def __init__(
+        self, solutions: Sequence[HeldSolution | None], gate: Mixture, prior: ClassPrior
+    ) -> None:
+        self.solutions = list(solutions)
+        self.gate = gate
+        self.prior = prior
+
+    def state_dict(self, current: Sequence[HeldSolution | None]) -> dict[str, object]:
+        """Everything; of solutions that are still the `current` ones only that they are."""
+        is_current = [one is now for one, now in zip(self.solutions, current, strict=True)]
+        return {
+            "is_current": is_current,
+            "solutions": [
+                None if one is None or same else one.state_dict()
+                for one, same in zip(self.solutions, is_current, strict=True)
+            ],
+            "gate": self.gate.state_dict(),
+            "prior": self.prior.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; its solutions are the current ones."""
+        self.solutions = [
+            now if same else None if saved is None else HeldSolution.from_state(saved)
+            for now, same, saved in zip(
+                self.solutions, state["is_current"], state["solutions"], strict=True
+            )
+        ]
+        self.gate.load_state_dict(state["gate"])
+        self.prior.load_state_dict(state["prior"])
 
 
 def check_settings(

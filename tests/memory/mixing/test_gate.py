@@ -15,14 +15,13 @@ from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 from nestling.memory import ClassPrior, Mixture
 from nestling.memory.mixing.gate import (
     DOUBT,
-    ERROR_HALF_LIFE,
     MOST_AT_ONCE,
-    MOST_NATS,
     RATES,
     TOP_DOUBT,
     TOP_SWITCH_RATE,
 )
 from nestling.memory.mixing.mixture import LEAST_LOG, pool_classes
+from nestling.memory.mixing.value_losses import ERROR_HALF_LIFE, MOST_NATS
 
 seeds = st.integers(0, 10_000)
 
@@ -456,8 +455,8 @@ def test_wrong_use_is_named() -> None:
     for switch_rate in (1.0, -0.1, math.nan):
         with pytest.raises(SettingError, match="switch_rate"):
             make_gate(2, switch_rate=switch_rate)
-    for start in ([[1.0, -1.0]], [[math.nan, 1.0]], [1.0, 1.0], [[]]):
-        with pytest.raises(SettingError, match="rows of one or more >= 0"):
+    for start in ([[1.0, -1.0]], [[math.nan, 1.0]], [[0.0, 0.0]], [1.0, 1.0], [[]]):
+        with pytest.raises(SettingError, match="rows >= 0 with one above 0"):
             Mixture(torch.tensor(start))
     with pytest.raises(SettingError, match="2 tempers for 1 zones"):
         make_gate(2, tempers=(1.0, 0.5))

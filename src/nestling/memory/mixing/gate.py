@@ -29,6 +29,12 @@ from nestling.memory.mixing.mixture import (
     pool_values,
     stand_in,
 )
+from nestling.memory.mixing.value_losses import (
+    ERROR_HALF_LIFE,
+    MOST_NATS,
+    SMALLEST_VARIANCE,
+    score_values,
+)
 
 # Of the mixers: slow ones are right where nothing changes, the fast one follows what does.
 RATES = (0.002, 0.008, 0.03)
@@ -38,14 +44,10 @@ MOST_AT_ONCE = 16
 # Share of chance in what an expert is scored by: a memory of few examples is too sure of itself,
 # and a single mistake of it must not outweigh many right answers. And that of the ways to mix.
 DOUBT, TOP_DOUBT, TOP_SWITCH_RATE = 0.1, 0.01, 0.002
-# By how many nats one value may be worse than expected: bounds the cost of one mistake.
-MOST_NATS = 3.0
-# Of the running squared error of a value; and the part of an example that all are said to miss
-# alike before the first, in each zone.
-ERROR_HALF_LIFE, PRIOR_MASS = 50.0, 0.01
+# Part of an example of which all are said to miss the value alike before the first, in each zone.
+PRIOR_MASS = 0.01
 # What an absent class costs: half-life, and how sure one must be of it.
 GUARD_HALF_LIFE, GUARD_SPREADS = 2000.0, 3.0
-SMALLEST_VARIANCE = 1e-12
 _LEAST_PRIOR = 1e-3
 
 
@@ -285,7 +287,7 @@ class Mixture:
     ) -> None:
         values, target = values_ENK.numpy(), target_NK.numpy()
         is_first, zones = self._errors is None, zones_NZ.numpy()
-        self._errors, squares_EN, losses_NE = _score(values, target, heard_N, self._errors)
+        self._errors, squares_EN, losses_NE = score_values(values, target, heard_N, self._errors)
         if is_first:
             self._sums = np.full_like(self._sums, PRIOR_MASS * self._errors.mean())
         scales_NZ = zones * (heard_N[:, None] * np.array(self.tempers))
@@ -295,7 +297,7 @@ class Mixture:
         self._masses = stays_Z1 * self._masses + masses_Z1
         self._read = None
         pooled = pool_values(values_ENK, zones_NZ, self.weights).numpy()
-        found = _score(pooled, target, heard_N, self._top_errors)
+        found = score_values(pooled, target, heard_N, self._top_errors)
         self._top_errors, _, top_losses_NM = found
         # l_e(y) - E l_e of a Gaussian l_e = -tau_e (y - mu_e)^2 / 2, under the mixer's Gaussian.
         tau_ZE = 1.0 / np.maximum(self._sums / self._masses, SMALLEST_VARIANCE)
@@ -369,27 +371,3 @@ class Mixture:
 
 def _save(errors_E: Floats | None) -> Tensor | None:
     return None if errors_E is None else torch.from_numpy(errors_E.copy())
-
-
-def _score(
-    values: Floats, target: Floats, heard_N: Floats, errors_E: Floats | None
-) -> tuple[Floats, Floats, Floats]:
-    """Gaussian log-losses with each expert's running squared error as variance.
-
-    Args:
-        values: (E, N, K).
-        target: (N, K).
-        heard_N: (N,) how much each counts.
-        errors_E: (E,) running squared errors; None before the first.
-
-    Returns: the new running errors (E,), squared errors (E, N), and nats (N, E).
-    """
-    squares_EN = np.square(values - target[None]).mean(axis=-1)
-    weight = float(heard_N.sum())
-    now_E = squares_EN @ heard_N / weight
-    stays = decay_factor(weight, ERROR_HALF_LIFE)
-    errors_E = now_E if errors_E is None else stays * errors_E + (1.0 - stays) * now_E
-    variance_E1 = np.maximum(errors_E, SMALLEST_VARIANCE)[:, None]
-    losses_EN = 0.5 * (np.log(2 * math.pi * variance_E1) + squares_EN / variance_E1)
-    best_N = losses_EN.min(axis=0)
-    return errors_E, squares_EN, np.minimum(losses_EN, best_N + MOST_NATS).T

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestling.answer.outside import Knowers
 from nestling.answer.targets import Layout, TargetSpace, activate
-from nestling.answer.waiting_rows import WaitingRows
+from nestling.answer.unheard_rows import UnheardRows
 from nestling.core.batches import Batch, read_output
 from nestling.core.errors import DataError, ShapeMismatch
 from nestling.core.heads import find_head
@@ -326,7 +326,7 @@ class Experts:
         return None if self.outside is None else self._align_given(batch, rows, batch.target)
 
     @torch.no_grad()
-    def foresee(self, rows: WaitingRows) -> Foreseen:
+    def foresee(self, rows: UnheardRows) -> Foreseen:
         """What every expert answered to rows before they were learned, without solving a memory
         anew."""
         found = {

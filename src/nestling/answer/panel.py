@@ -10,7 +10,7 @@ from nestling.answer.experts import Answers, Experts
 from nestling.answer.export import export_readout
 from nestling.answer.readout import Readout
 from nestling.answer.targets import TargetSpace, keep_known
-from nestling.answer.waiting_rows import WaitingRows, join_waiting
+from nestling.answer.unheard_rows import UnheardRows, join_unheard
 from nestling.core.batches import Batch, check_batch
 from nestling.core.errors import NonFiniteInput, NotFitted
 from nestling.levels import Levels
@@ -46,7 +46,7 @@ class Panel:
         self.levels = levels
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
-        self.waiting: list[WaitingRows] = []
+        self.waiting: list[UnheardRows] = []
         moving = self.experts.list_moving()
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"] and bool(levels.gradient)
@@ -118,7 +118,7 @@ class Panel:
                 answers = self.experts.read_step(batch, output)
             target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
             given = self.experts.align_given(batch, read)
-            rows = WaitingRows(target, dict(checked), dict(answers or {}), given)
+            rows = UnheardRows(target, dict(checked), dict(answers or {}), given)
             if self.waiting and rows.moving.keys() != self.waiting[0].moving.keys():
                 self._hear()  # a step was refused, or is the first that was not
             self.waiting.append(rows.own())
@@ -141,7 +141,7 @@ class Panel:
 
     def _hear(self) -> None:
         """Let the gate, and meanings of the labels, hear of the rows that wait."""
-        readout, rows = self.readout, join_waiting(self.waiting)
+        readout, rows = self.readout, join_unheard(self.waiting)
         assert readout is not None
         self.waiting = []
         found = self.experts.foresee(rows)
@@ -168,14 +168,14 @@ class Panel:
         return {
             "targets": self.targets.state_dict(),
             "readout": None if self.readout is None else self.readout.state_dict(),
-            "waiting": [join_waiting(self.waiting).state_dict()] if self.waiting else [],
+            "waiting": [join_unheard(self.waiting).state_dict()] if self.waiting else [],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.readout = None
         self.targets = TargetSpace.from_state(state["targets"])
-        self.waiting = [WaitingRows.from_state(one) for one in state["waiting"]]
+        self.waiting = [UnheardRows.from_state(one) for one in state["waiting"]]
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
 

@@ -84,9 +84,9 @@ def share_classes(
 
     Own:    own(c) for c that only the person knows; of the rest, common(c) for c that the person
             never taught, and common(both) own(c | both) for c that both know. Inside the own
-            experience a class that she never taught keeps 1 / (1 + a_c) of that, and own(. | taught)
-            gets the rest: where the common learner expected it, and something else came, she means
-            something else.
+            experience a class that she never taught keeps 1 / (1 + a_c) of that, and
+            own(. | taught) gets the rest: where the common learner expected it, and something else
+            came, she means something else.
     Common: inside own(c) for c that only the person knows; the rest as it is.
 
     Args:

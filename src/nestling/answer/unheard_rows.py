@@ -14,7 +14,7 @@ from nestling.levels.memory import Checked
 
 
 @dataclass(frozen=True)
-class WaitingRows:
+class UnheardRows:
     """Rows that were learned together, or one batch after the other.
 
     Args:
@@ -32,7 +32,7 @@ class WaitingRows:
     def __len__(self) -> int:
         return len(self.target)
 
-    def own(self) -> "WaitingRows":
+    def own(self) -> "UnheardRows":
         """The same in tensors that nobody overwrites."""
         return replace(
             self,
@@ -63,7 +63,7 @@ class WaitingRows:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "WaitingRows":
+    def from_state(cls, state: Mapping[str, Any]) -> "UnheardRows":
         """Undo `state_dict`."""
         read = {
             name: Checked(one["features"], one["target"], one["weight"], tuple(one["widths"]), None)
@@ -72,7 +72,7 @@ class WaitingRows:
         return cls(state["target"], read, dict(state["moving"]), state["given"]).own()
 
 
-def join_waiting(parts: list[WaitingRows]) -> WaitingRows:
+def join_unheard(parts: list[UnheardRows]) -> UnheardRows:
     """All rows, in order.
 
     Args:
@@ -93,7 +93,7 @@ def join_waiting(parts: list[WaitingRows]) -> WaitingRows:
     moving = {name: _stack([part.moving[name] for part in parts]) for name in first.moving}
     givens = [part.given for part in parts if part.given is not None]
     given = _stack(givens) if givens else None
-    return WaitingRows(torch.cat([part.target for part in parts]), read, moving, given)
+    return UnheardRows(torch.cat([part.target for part in parts]), read, moving, given)
 
 
 def _stack(parts: list[Tensor]) -> Tensor:

@@ -286,7 +286,7 @@ def test_parts_of_persons_are_judged_together(
 
 def test_every_limit_of_persons_has_a_part() -> None:
     parts = personal_promises.list_parts(1)
-    assert len(parts) == 11
+    assert len(parts) == 12
     known = {"first_events_worst", "gate_over_finetune", "answerer_rate"}
     known |= {"personal_bytes", "personal_over_one", "drift_final"}
     known |= {f"watch_removed_{split}" for split in watch_minutes.SPLITS}

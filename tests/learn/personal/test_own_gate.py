@@ -44,7 +44,7 @@ def make_voices(own_label: int, common_label: int, novelty: float) -> Voices:
 
 
 def test_who_is_right_about_familiar_inputs_is_believed_there() -> None:
-    gate = OwnGate(1e-3, has_adapter=False)
+    gate = OwnGate(1e-3, 3, has_adapter=False)
     assert gate.weights["common"] > 0.8
     for _ in range(60):
         gate.observe(make_voices(1, 0, 0.0), torch.tensor([1]))
@@ -55,7 +55,7 @@ def test_who_is_right_about_familiar_inputs_is_believed_there() -> None:
 
 
 def test_a_class_that_the_memory_never_saw_says_nothing() -> None:
-    gate = OwnGate(1e-3, has_adapter=False)
+    gate = OwnGate(1e-3, 3, has_adapter=False)
     voices = make_voices(1, 2, 0.0)
     voices.known[2] = False
     was = gate.weights
@@ -66,7 +66,7 @@ def test_a_class_that_the_memory_never_saw_says_nothing() -> None:
 
 def test_a_class_expected_in_vain_gives_way_to_what_she_means() -> None:
     """She calls class 0 by the name of class 1, and never says 0."""
-    gate, taught = OwnGate(1e-3, has_adapter=False), torch.tensor([False, True, True])
+    gate, taught = OwnGate(1e-3, 3, has_adapter=False), torch.tensor([False, True, True])
     own, common = torch.tensor([[0.0, 0.9, 0.1]]).double(), torch.tensor([[0.9, 0.05, 0.05]])
 
     def ask(novelty: float) -> Voices:
@@ -79,6 +79,6 @@ def test_a_class_expected_in_vain_gives_way_to_what_she_means() -> None:
         gate.observe(ask(0.0), torch.tensor([1]))
     assert int(gate.mix(ask(0.0)).argmax()) == 1
     assert int(gate.mix(ask(9.0)).argmax()) == 0  # elsewhere it means what it meant
-    twin = OwnGate(1e-3, has_adapter=False)
+    twin = OwnGate(1e-3, 3, has_adapter=False)
     twin.load_state_dict(gate.state_dict())
     assert torch.equal(twin.mix(ask(0.0)), gate.mix(ask(0.0)))

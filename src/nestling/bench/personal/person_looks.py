@@ -17,7 +17,7 @@ from nestling.bench.personal.following import (
 from nestling.bench.personal.given_models import give, make_convnet, make_plain, train
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.timing import Figures, Rows
-from nestling.data.persons import Person, Style, make_kinds, make_writers
+from nestling.data.persons import KINDS, Person, Style, make_kinds, make_writers
 from nestling.data.suites.grey_images import read_mnist
 from nestling.data.suites.shifts import make_shifts
 from nestling.data.suites.suite import Request
@@ -62,6 +62,18 @@ def measure_shifts(seeds: Sequence[int], place: CellFolders) -> tuple[Figures, R
     for seed in seeds:
         rows += compare_all(make_shifts(split, seed), _train_base, SHIFT, seed)
     return {}, rows
+
+
+def list_newcomers(seed: int) -> Iterator[tuple[Person, nn.Module]]:
+    """The persons of `writers` and `kinds`, each with the model that was trained on others."""
+    for persons, make_model in (
+        (make_writers(seed), _train_convnet),
+        (make_kinds(seed, KINDS), _train_mlp),
+    ):
+        model: nn.Module | None = None
+        for person in persons:
+            model = model or make_model(person, seed)
+            yield person, model
 
 
 def compare_all(

@@ -11,6 +11,7 @@ from nestling.bench.personal.answering_rate import measure_answers
 from nestling.bench.personal.changing_streams import measure_changing
 from nestling.bench.personal.first_events import measure_first_events
 from nestling.bench.personal.gate_cost import measure_gate
+from nestling.bench.personal.levels_of_persons import measure_own_levels
 from nestling.bench.personal.many_persons import measure_many
 from nestling.bench.personal.person_looks import (
     PERSON,
@@ -35,6 +36,7 @@ SEEDED_PARTS: dict[str, MeasureSeeds] = {
     "first-events": measure_first_events,
     "writers": measure_writers,
     "kinds": functools.partial(measure_kinds, KINDS),
+    "own-levels": measure_own_levels,
     "further": functools.partial(measure_kinds, FURTHER),
     "person-mnist": measure_shifts,
     "watch-users": measure_watch,

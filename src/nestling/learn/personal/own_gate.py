@@ -124,10 +124,11 @@ class OwnGate:
 
     Args:
         switch_rate: of the mixture.
+        num_outputs: classes that there is room for at first.
         has_adapter: whether there is one.
     """
 
-    def __init__(self, switch_rate: float, *, has_adapter: bool) -> None:
+    def __init__(self, switch_rate: float, num_outputs: int, *, has_adapter: bool) -> None:
         starts_ZE = torch.tensor(STARTS, dtype=torch.float64, device="cpu")
         self.names: tuple[str, ...] = ("memory", "common")
         if has_adapter:
@@ -135,7 +136,7 @@ class OwnGate:
             starts_ZE[0, -1] = ADAPTER_START
             self.names = (*self.names, "adapter")
         # Examples of each class that the common learner expected, and that were of another.
-        self.refuted = torch.zeros(0, dtype=torch.float64, device="cpu")
+        self.refuted = torch.zeros(num_outputs, dtype=torch.float64, device="cpu")
         self.mixture = Mixture(starts_ZE, tempers=TEMPERS, slow=1, switch_rate=switch_rate)
 
     @property

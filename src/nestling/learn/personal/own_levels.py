@@ -40,7 +40,7 @@ class OwnLevels(Mapping[str, AnyOwn]):
     ) -> None:
         self.memory = OwnMemory(num_features, num_outputs)
         self.adapter = None if num_head_inputs is None else OwnAdapter(num_head_inputs, num_outputs)
-        self.gate = OwnGate(switch_rate, has_adapter=self.adapter is not None)
+        self.gate = OwnGate(switch_rate, num_outputs, has_adapter=self.adapter is not None)
 
     def __getitem__(self, name: str) -> AnyOwn:
         return self._join()[name]
@@ -109,6 +109,7 @@ class OwnLevels(Mapping[str, AnyOwn]):
             return
         per_class = count_memory_bytes(self.memory.num_features, 1)
         per_class -= count_memory_bytes(self.memory.num_features, 0)
+        per_class += self.gate.refuted.element_size()
         if self.adapter is not None:
             per_class += 3 * self.adapter.B.shape[1] * self.adapter.B.element_size()
         room = (max_bytes - self.num_bytes) // per_class

@@ -24,7 +24,7 @@ class ComparedClasses(NamedTuple):
         own: (N, E) probability of the label.
         masses: (N, E) of all classes that are compared.
         labels: (N,).
-        num_compared: classes.
+        is_compared: (K,) bool.
     """
 
     logs: Floats
@@ -32,7 +32,12 @@ class ComparedClasses(NamedTuple):
     own: Floats
     masses: Floats
     labels: npt.NDArray[np.int64]
-    num_compared: int
+    is_compared: npt.NDArray[np.bool_]
+
+    @property
+    def num_compared(self) -> int:
+        """Classes that are compared."""
+        return int(self.is_compared.sum())
 
     def cut(self, rows: slice) -> "ComparedClasses":
         """Those of some of the examples."""
@@ -42,7 +47,7 @@ class ComparedClasses(NamedTuple):
             self.own[rows],
             self.masses[rows],
             self.labels[rows],
-            self.num_compared,
+            self.is_compared,
         )
 
 
@@ -67,7 +72,7 @@ def compare_classes(
         answers_NEK[rows, :, labels],
         (answers_NEK * is_compared_K).sum(axis=2),
         labels,
-        int(is_compared_K.sum()),
+        is_compared_K,
     )
 
 
@@ -95,7 +100,11 @@ def score_classes(
     highest_RN1 = scores_RNK.max(axis=2, keepdims=True, initial=-1e3)
     pooled_RNK = np.exp(scores_RNK - highest_RN1)
     total_RN1 = pooled_RNK.sum(axis=2, keepdims=True)
-    pooled_RNK = np.where(total_RN1 > SMALLEST, pooled_RNK / np.maximum(total_RN1, SMALLEST), even)
+    pooled_RNK = np.where(
+        total_RN1 > SMALLEST,
+        pooled_RNK / np.maximum(total_RN1, SMALLEST),
+        even * found.is_compared,
+    )
     expected_RNE = (found.logs @ pooled_RNK[..., None])[..., 0]
     gained_RNE = found.logs[rows, :, found.labels] - expected_RNE
     own_NE = _restrict(found.own, found.masses, even)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nestling.answer.outside import (
+    MOST_COMPARED,
     NUM_ENOUGH,
     Knowers,
     Outside,
@@ -118,7 +119,7 @@ def test_what_is_not_finite_is_not_believed(value: float) -> None:
         torch.testing.assert_close(answer.sum(), torch.tensor(1.0).double())
     outside.observe(pair(RIGHT, broken, INSIDE), torch.tensor([0]))
     assert all(bool(one.isfinite().all()) for one in outside.gate.weights)
-    assert outside.told.sum() == 0
+    assert len(outside.pairs) == 0
     values = Outside(1e-3, "regression")
     knowers = Knowers(RIGHT, None, broken, torch.zeros(1).double(), 9.0)
     before = values.state_dict()
@@ -146,7 +147,7 @@ def test_a_new_class_speaks_for_nobody() -> None:
         outside.observe(pair(memory, given, INSIDE), torch.full((9,), label))
     assert outside.gate.num_heard == 18
     assert same(before | {"num_heard": 18}, outside.gate.state_dict())
-    assert outside.told.sum() == 0
+    assert len(outside.pairs) == 0
     assert find_heard(torch.tensor([True]), torch.tensor([0, 3])).tolist() == [True, False]
 
 
@@ -323,7 +324,7 @@ def test_it_takes_enough_examples(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_right_order_is_never_taken_for_another() -> None:
     outside = answer_by(torch.arange(6), MANY)
     assert not outside.is_foreign
-    assert outside.told.sum() == NUM_ENOUGH  # then nobody counts any more
+    assert len(outside.pairs) == min(len(MANY), MOST_COMPARED)  # then nobody asks any more
 
 
 def test_a_person_of_whom_it_is_merely_wrong_is_not_taken_for_that() -> None:
@@ -347,7 +348,28 @@ def test_one_class_alone_tells_nothing_of_the_order() -> None:
     """Always the same label, always the same wrong answer: that may be the person."""
     labels = torch.full((200,), 2)
     assert not answer_by(torch.arange(6).roll(1), labels).is_foreign
-    assert not is_told_otherwise(torch.diag(torch.tensor([90.0, 1.0])).flip(0))
+    pairs = torch.tensor([[0, 1]] * 90 + [[1, 0]])
+    assert not is_told_otherwise(pairs)
+
+
+def test_answers_that_never_come_twice_tell_nothing() -> None:
+    """A model of many classes that is wrong about this person, each time otherwise."""
+    answers, labels = torch.arange(100) + 500, torch.arange(100) % 10
+    assert not is_told_otherwise(torch.stack((answers, labels), dim=1))
+
+
+def test_outputs_of_another_data_set_are_found_out(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand outputs, and labels of another ten classes."""
+    caplog.set_level(logging.WARNING, "nestling")
+    outside, generator = make_outside(), torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (200,), generator=generator)
+    for rows in labels.split(5):
+        memory = make_answers(rows, sure=0.5, num_classes=10)
+        said = 300 + 3 * rows + torch.randint(2, rows.shape, generator=generator)
+        given = make_answers(said, sure=0.9, num_classes=1000)
+        outside.observe(pair(memory, given, INSIDE), rows)
+    assert outside.is_foreign
+    assert len(caplog.messages) == 1
 
 
 def test_classes_that_it_has_no_output_for_say_nothing_of_the_order() -> None:
@@ -360,7 +382,7 @@ def test_classes_that_it_has_no_output_for_say_nothing_of_the_order() -> None:
             pair(memory, make_answers(labels[rows] - 3, sure=0.9), INSIDE), labels[rows]
         )
     assert not outside.is_foreign
-    assert outside.told.sum() == 0
+    assert len(outside.pairs) == 0
 
 
 # --- state

@@ -12,6 +12,7 @@ memory, and the model as it was given.
 import copy
 import logging
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,9 @@ TEMPERS_OF_VALUES = (1.0, 0.1, 0.0, 0.0)
 # head is fresh. Those of trained ones hold more than half.
 LEAST_OPINION = 0.1
 # Examples by which it is found out whether the given model's outputs are other classes than the
-# labels; how many of them its answers must tell the label of, and how many they may at most name.
-NUM_ENOUGH, LEAST_TOLD, MOST_NAMED = 60, 0.7, 0.2
+# labels, and after which it is asked no more; how many of them its answers must tell the label of,
+# and how many they may at most name.
+NUM_ENOUGH, MOST_COMPARED, LEAST_TOLD, MOST_NAMED = 60, 240, 0.7, 0.2
 
 
 def split_zones(novelty_N: Tensor, num_effective: float) -> Tensor:
@@ -218,8 +220,8 @@ class Outside:
             switch_rate=switch_rate,
             classifies=classifies,
         )
-        # How often the given model's answer (row) came with each label (column).
-        self.told = torch.zeros(0, 0, dtype=torch.float64, device="cpu")
+        # The given model's answer and the label, of the first examples.
+        self.pairs = torch.zeros(0, 2, dtype=torch.int64, device="cpu")
         self.is_foreign = False
 
     def mix(self, knowers: Knowers) -> tuple[Tensor, Tensor]:
@@ -230,7 +232,7 @@ class Outside:
     def hold_still(self) -> "Outside":
         """A twin that mixes as this one does now, whatever this one hears later."""
         twin = copy.copy(self)
-        twin.gate, twin.told = self.gate.hold_still(), self.told.clone()
+        twin.gate, twin.pairs = self.gate.hold_still(), self.pairs.clone()
         return twin
 
     def observe(self, knowers: Knowers, target: Tensor) -> None:
@@ -262,58 +264,75 @@ class Outside:
         """Find out whether the given model's answers tell the label, but under other names."""
         # It cannot name a class that it has no output for.
         heard_N = heard_N & given_NK.isfinite().all(dim=1) & (target_N < given_NK.shape[1])
-        if self.is_foreign or self.told.sum() >= NUM_ENOUGH or not bool(heard_N.any()):
+        if self.is_foreign or len(self.pairs) >= MOST_COMPARED or not bool(heard_N.any()):
             return
-        answered_N, label_N = given_NK[heard_N].argmax(dim=1), target_N[heard_N]
-        size = max(len(self.told), given_NK.shape[1])
-        missing = size - len(self.told)
-        self.told = nn.functional.pad(self.told, (0, missing, 0, missing))
-        pairs_NK = torch.zeros(size * size, dtype=torch.float64, device="cpu")
-        ones_N = torch.ones(len(label_N), dtype=torch.float64, device="cpu")
-        self.told += pairs_NK.index_add(0, answered_N * size + label_N, ones_N).view(size, size)
-        self.is_foreign = is_told_otherwise(self.told)
+        found_N2 = torch.stack((given_NK[heard_N].argmax(dim=1), target_N[heard_N]), dim=1)
+        self.pairs = torch.cat((self.pairs, found_N2))[:MOST_COMPARED]
+        self.is_foreign = is_told_otherwise(self.pairs)
         if self.is_foreign:
             _LOGGER.warning(
                 "the given model's outputs are not the labels' classes: of %d examples it named "
                 "%d right, though its answers tell the label of %d; it is left out of the answers. "
                 "Bring outputs and labels to one order, or give a model with a fresh head",
-                int(self.told.sum()),
-                int(self.told.diagonal().sum()),
-                int(self.told.amax(dim=1).sum()),
+                *(len(self.pairs), *count_told(self.pairs)),
             )
 
     def state_dict(self) -> dict[str, object]:
         """The gate, and what the given model's answers came with."""
         return {
             "gate": self.gate.state_dict(),
-            "told": self.told.clone(),
+            "pairs": self.pairs.clone(),
             "is_foreign": self.is_foreign,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.gate.load_state_dict(state["gate"])
-        self.told, self.is_foreign = state["told"].clone(), state["is_foreign"]
+        self.pairs, self.is_foreign = state["pairs"].clone(), state["is_foreign"]
 
 
-def is_told_otherwise(told_KK: Tensor) -> bool:
+def count_told(pairs_P2: Tensor) -> tuple[int, int]:
+    """Of how many examples a model's answer names the label, and of how many it tells it: the label
+    is the commonest one of all other examples with the same answer.
+
+    Args:
+        pairs_P2: answer and label of each example.
+
+    >>> count_told(torch.tensor([[0, 0], [1, 2], [1, 2], [1, 2], [5, 3]]))
+    (1, 3)
+    """
+    pairs = [(int(answer), int(label)) for answer, label in pairs_P2.tolist()]
+    counts: dict[int, Counter[int]] = {}
+    for answer, label in pairs:
+        counts.setdefault(answer, Counter())[label] += 1
+    num_told = 0
+    for answer, label in pairs:
+        others = counts[answer]
+        rivals = max((n for one, n in others.items() if one != label), default=0)
+        num_told += others[label] - 1 > rivals
+    return sum(answer == label for answer, label in pairs), num_told
+
+
+def is_told_otherwise(pairs_P2: Tensor) -> bool:
     """Whether answers tell the label but under other names, of enough examples.
 
     A model that is merely bad at what comes answers alike to several classes: of its answers the
     label can hardly be told, beyond how often the commonest label comes.
 
     Args:
-        told_KK: how often each answer (row) came with each label (column).
+        pairs_P2: answer and label of each example.
 
-    >>> is_told_otherwise(20.0 * torch.eye(3)), is_told_otherwise(20.0 * torch.eye(3).roll(1, 0))
-    (False, True)
+    >>> right = torch.arange(3).repeat(20)
+    >>> is_told_otherwise(torch.stack((right, right), dim=1))
+    False
+    >>> is_told_otherwise(torch.stack((right, right.roll(1)), dim=1))
+    True
     """
-    total = float(told_KK.sum())
+    total = len(pairs_P2)
     if total < NUM_ENOUGH:
         return False
-    named = float(told_KK.diagonal().sum()) / total
-    told = float(told_KK.amax(dim=1).sum()) / total
-    commonest = float(told_KK.sum(dim=0).max()) / total
+    named, told = (number / total for number in count_told(pairs_P2))
+    commonest = float(pairs_P2[:, 1].bincount().max()) / total
     return named <= MOST_NAMED and told >= LEAST_TOLD and told >= commonest + 0.2
 
 

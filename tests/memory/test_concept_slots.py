@@ -1,5 +1,7 @@
 """Meanings of labels that change and change back: found, kept apart, recalled."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ class Stream:
                 answer = 0.02 + 0.92 * torch.nn.functional.one_hot(kind, K).double()
                 foreseen = [answer]
             right += int((answer.argmax(dim=1) == y[rows]).sum())
-            self.slots.learn(x[rows], y[rows], foreseen, self.read)
+            self.slots.learn(partial(x.__getitem__, rows), y[rows], foreseen, self.read)
             if not self.slots.num_used:
                 ones = torch.ones(len(rows)).double()
                 self.sums.add(x[rows], torch.nn.functional.one_hot(y[rows], K).double(), ones)
@@ -94,7 +96,7 @@ def test_a_class_of_few_examples_is_no_change() -> None:
     wrong[:, 0] = 1.0 - 3e-3
     label = torch.full((LEAST_OF_CLASS,), 3)
     phi = torch.zeros(LEAST_OF_CLASS, D).double()
-    assert not slots.learn(phi, label, [wrong], Stream().read)
+    assert not slots.learn(phi.clone, label, [wrong], Stream().read)
     assert slots.num_used == 0
     assert slots.probabilities == [0.99, 0.01]
 
@@ -135,6 +137,6 @@ def test_a_label_that_no_slot_has_seen() -> None:
     stream.teach(0, 200, 0)
     stream.teach(1, 60, 1)
     x = torch.zeros(3, D).double()
-    stream.slots.learn(x, torch.full((3,), 6), stream.slots.foresee(x, K), stream.read)
+    stream.slots.learn(x.clone, torch.full((3,), 6), stream.slots.foresee(x, K), stream.read)
     assert stream.slots.answer(x, 7).shape == (3, 7)
     assert bool(stream.slots.answer(x, 7).isfinite().all())

@@ -30,14 +30,16 @@ class ForeseenConcepts:
     """What a level of concepts would answer to examples that are to be learned next.
 
     Args:
-        phi: (R, d) features; None while no slot may be opened.
+        phi: (R, d) features; None while there is no slot.
         by_slot: per slot (R, K), or what the memory answers while there is none.
         mixed: (R, K) of all slots; None while there is none.
+        codes: (R, D) of the memory, where these were computed.
     """
 
     phi: Tensor | None
     by_slot: list[Tensor]
     mixed: Tensor | None
+    codes: Tensor | None
 
 
 class StandingConcepts:
@@ -146,16 +148,14 @@ class ConceptsLevel:
         if found is None or found.known is None or memory.bank is None:
             return None
         if self.is_silent:
-            may_open = self.slots is not None and self.slots.may_open
-            phi = self._select(memory, checked.features, found.phi) if may_open else None
-            return ForeseenConcepts(phi, [found.answers], None)
+            return ForeseenConcepts(None, [found.answers], None, found.phi)
         assert self.slots is not None
         started = time.perf_counter()
         phi = self._select(memory, checked.features, found.phi)
         by_slot = self.slots.foresee(phi, memory.bank.num_classes)
         mixed = self.slots.mix(by_slot)
         self.seconds += time.perf_counter() - started
-        return ForeseenConcepts(phi, by_slot, mixed)
+        return ForeseenConcepts(phi, by_slot, mixed, found.phi)
 
     def learn(
         self, memory: MemoryLevel, checked: Checked, foreseen: ForeseenConcepts | None
@@ -168,9 +168,16 @@ class ConceptsLevel:
         if self.slots is None:
             num_features = min(self.spec.num_features, bank.num_features)
             self.slots = ConceptSlots(num_features, self.spec.num_slots, coded=bank.is_coded)
+
+        def map_rows() -> Tensor:
+            phi = foreseen.phi
+            if phi is None:
+                phi = self._select(memory, checked.features, foreseen.codes)
+            return phi[rows]
+
         if bool(rows.any()):
             is_new = self.slots.learn(
-                None if foreseen.phi is None else foreseen.phi[rows],
+                map_rows,
                 checked.target[rows],
                 [one[rows] for one in foreseen.by_slot],
                 lambda: bank.select_statistics(self.spec.num_features),

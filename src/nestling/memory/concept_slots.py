@@ -183,11 +183,6 @@ class ConceptSlots:
         return len(self.slots)
 
     @property
-    def may_open(self) -> bool:
-        """Whether the next examples may open a slot: labels of a known class may come."""
-        return bool(self.slots) or bool((self.counts >= LEAST_OF_CLASS).any())
-
-    @property
     def in_force(self) -> int:
         """Which slot is the most probable one."""
         shares = self.probabilities[:-1]
@@ -221,7 +216,7 @@ class ConceptSlots:
     @in_own_modes
     def learn(
         self,
-        phi_Nd: Tensor | None,
+        map_rows: Callable[[], Tensor],
         label_N: Tensor,
         foreseen: Sequence[Tensor],
         read_memory: Callable[[], Statistics],
@@ -229,7 +224,7 @@ class ConceptSlots:
         """Find out which meaning is in force, and teach it.
 
         Args:
-            phi_Nd: (N, d); None while none `may_open`.
+            map_rows: gives the features (N, d); asked only where a slot is in use afterwards.
             label_N: (N,) classes.
             foreseen: what `foresee` gave, or while no slot is in use what the large memory
                 answered, (N, K) each.
@@ -261,9 +256,8 @@ class ConceptSlots:
                 own = self._open(own, read_memory, num_classes)
         self.counts += torch.bincount(label_N, minlength=num_classes)
         if self.slots:
-            assert phi_Nd is not None
             self._last_used[self.in_force] = self.clock
-            self.slots[self.in_force].learn(phi_Nd, label_N, num_classes)
+            self.slots[self.in_force].learn(map_rows(), label_N, num_classes)
         return is_new
 
     def _filter(self, likelihoods: Sequence[float]) -> bool:

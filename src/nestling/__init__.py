@@ -71,7 +71,6 @@ _HOMES = {
     "nestling.levels": (
         "AgreementGate",
         "Concepts",
-        "Concepts",
         "Copy",
         "Freeze",
         "ImportanceGate",

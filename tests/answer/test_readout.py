@@ -12,6 +12,7 @@ from learners import draw, make_batch, make_mlp
 from nestling.answer.outside import Knowers
 from nestling.answer.panel import MOST_WAITING
 from nestling.answer.readout import Readout
+from nestling.memory import MemoryBank
 
 LIVE = nl.Level("net", match=["*"])
 MEMORY = nl.Memory("memory", on="input", half_lives=(math.inf,), num_features=20)
@@ -267,3 +268,36 @@ def test_a_saved_state_goes_on_bit_by_bit(name: str) -> None:
     assert not same(state, twin.state_dict())
     mixed = [one.mix(answers, None, knowers) for one in (learner.readout, twin)]
     assert torch.equal(*mixed)
+
+
+def test_rows_heard_early_do_not_lend_their_features_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step that gives no output cuts the rows that wait; each has features of its own."""
+    torch.manual_seed(0)
+    learner = nl.Learner(nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(900, 64, generator=generator)
+    y = torch.randint(4, (900,), generator=generator)
+    read_step = learner.panel.experts.read_step
+    compared = 0
+    for number, rows in enumerate(torch.arange(900).split(7)):
+        bank = learner.levels["memory"].bank
+        if number > 20:
+            find = type(bank)._find_looked
+
+            def check(x_NI: Tensor, bank: MemoryBank = bank, find: Any = find) -> Tensor:
+                nonlocal compared
+                compared += 1
+                found: Tensor = find(bank, x_NI)
+                assert bank.features is not None
+                assert torch.equal(found, bank.features(x_NI))
+                return found
+
+            monkeypatch.setattr(bank, "_find_looked", check)
+        silent = number % 3 == 1
+        monkeypatch.setattr(
+            learner.panel.experts, "read_step", (lambda *_: {}) if silent else read_step
+        )
+        learner.learn(x[rows], y[rows])
+    assert compared > 50

@@ -111,9 +111,6 @@ class Panel:
         readout, memories = self.readout, self.levels.memories
         assert readout is not None
         if readout.gate is not None or self.levels.concepts:
-            if not self.waiting:
-                for name in self.experts.list_compared():
-                    memories[name].renew()
             if answers is None and output is not None:
                 answers = self.experts.read_step(batch, output)
             target = labels.reshape(len(labels), -1) if readout.task == "regression" else labels
@@ -121,6 +118,9 @@ class Panel:
             rows = UnheardRows(target, dict(checked), dict(answers or {}), given)
             if self.waiting and rows.moving.keys() != self.waiting[0].moving.keys():
                 self._hear()  # a step was refused, or is the first that was not
+            if not self.waiting:
+                for name in self.experts.list_compared():
+                    memories[name].renew()
             self.waiting.append(rows.own())
         for name, level in memories.items():
             level.learn(checked[name], readout.task)

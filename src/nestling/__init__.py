@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nestling import protect as protect
     from nestling import report as report
     from nestling import store as store
+    from nestling import streams as streams
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
     from nestling.learn import Learner, PersonalLearner
@@ -118,6 +119,7 @@ _ROOMS = (
     "protect",
     "report",
     "store",
+    "streams",
 )
 
 __all__ = [

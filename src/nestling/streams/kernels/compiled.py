@@ -1,0 +1,38 @@
+"""Kernels that numba compiles: loops over arrays, cached on disk, the interpreter's lock released."""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from nestling.core.errors import MissingExtra
+
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+# Sums may be reordered and fused, so that they become vectors; NaN and infinity keep their meaning.
+FAST = frozenset({"reassoc", "contract", "nsz", "arcp"})
+
+
+def compiled(function: Kernel) -> Kernel:
+    """Compile a function over arrays and numbers by numba, at its first call.
+
+    Modules that use it import numba when they are imported: import them where a stream learner is
+    made, never from a room's `__init__`.
+
+    Args:
+        function: loops over numpy arrays; it calls nothing but numpy and other kernels.
+
+    Returns:
+        the same function, compiled: one machine code for each set of argument types.
+
+    Raises:
+        MissingExtra: numba is not installed.
+    """
+    try:
+        import numba
+    except ImportError as error:
+        raise MissingExtra(
+            "stream learners need numba for their kernels: pip install 'nestling[streams]'"
+        ) from error
+    compile_function = numba.njit(
+        cache=True, nogil=True, error_model="numpy", fastmath=set(FAST), boundscheck=False
+    )
+    return cast(Kernel, compile_function(function))

@@ -1,4 +1,4 @@
-"""Kernels that numba compiles: loops over arrays, cached on disk, the interpreter's lock released."""
+"""Kernels that numba compiles: loops over arrays, cached, free of the interpreter's lock."""
 
 from collections.abc import Callable
 from typing import TypeVar, cast
@@ -30,7 +30,7 @@ def compiled(function: Kernel) -> Kernel:
         import numba
     except ImportError as error:
         raise MissingExtra(
-            "stream learners need numba for their kernels: pip install 'nestling[streams]'"
+            "a stream learner needs numba: pip install 'nestling[streams]'"
         ) from error
     compile_function = numba.njit(
         cache=True, nogil=True, error_model="numpy", fastmath=set(FAST), boundscheck=False

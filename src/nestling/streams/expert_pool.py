@@ -1,0 +1,356 @@
+"""The experts of a stream learner: their arrays, grown and solved, and who moves them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.streams.expert_arrays import (
+    NUM_DENSE,
+    MOST_UNITS,
+    NUM_SLOTS,
+    UNITS_PER_COLUMN,
+    Arrays,
+    Ints,
+    Sizes,
+    grow_dense_units,
+    grow_linear,
+    grow_network,
+    grow_ridge,
+    grow_slots,
+    locate_features,
+    locate_view,
+    make_adam_network,
+    make_dense_units,
+    make_linear,
+    make_network,
+    make_ridge,
+    make_slots,
+    make_sparse_units,
+    put_at,
+)
+from nestling.streams.solving import add_waiting, solve_sums
+
+Floats = NDArray[np.float64]
+
+EXPERTS = (
+    "sgd",
+    "sgd_all",
+    "adamw",
+    "adamw_all",
+    "logistic",
+    "logistic_all",
+    "spine",
+    "ridge_300",
+    "ridge_1000",
+    "concepts",
+    "tree",
+    "trees",
+    "trees_recent",
+    "labels",
+)
+HALF_LIVES = {"spine": math.inf, "ridge_300": 300.0, "ridge_1000": 1000.0, "concepts": math.inf}
+MOST_WAITING = {"spine": 64, "ridge_300": 16, "ridge_1000": 32, "concepts": 16}
+STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0}
+MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
+RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
+WEIGHT_DECAY = 0.01
+NUM_MIXERS = 3
+# What an answer says of a class that came later.
+LEAST_OF_UNKNOWN = 0.02
+
+
+class ExpertPool:
+    """Experts of a stream and their gate, as arrays by name.
+
+    Args:
+        names: experts that take part, of `EXPERTS`.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, names: Sequence[str], seed: int) -> None:
+        from nestling.streams.kernels.event_step import process_events
+
+        self._process: Any = process_events
+        self.names = tuple(names)
+        self.seed = seed
+        self.sizes = Sizes()
+        rows = [self.names.index(name) if name in self.names else -1 for name in EXPERTS]
+        self.switches: Arrays = {
+            "rows": np.array(rows, dtype=np.int64),
+            "learning": np.ones(len(EXPERTS), dtype=np.int64),
+            "due": np.zeros(4, dtype=np.int64),
+            "clock": np.zeros(3, dtype=np.int64),
+        }
+        self.rates = np.array([*RATES, WEIGHT_DECAY])
+        self.half_lives = dict(HALF_LIVES)
+        self.parts: dict[str, Arrays] = self._make(Sizes())
+        self._gather()
+
+    def _make(self, sizes: Sizes) -> dict[str, Arrays]:
+        values, view, outputs = sizes.num_inputs, sizes.num_view, sizes.num_outputs
+        units = make_sparse_units(sizes.num_units, sizes.num_columns, self.seed)
+        of_spine = sizes.of_spine(sizes.num_units)
+        num_experts = len(self.names)
+        top = np.full(NUM_MIXERS + 1, 1.0 / (NUM_MIXERS + 1))
+        return {
+            "scaling": {
+                **{name: np.zeros(0) for name in ("count", "mean", "squares", "recent", "last")},
+                **{name: np.zeros(0, dtype=np.int64) for name in ("kinds", "place", "rank")},
+                "hot": np.zeros((0, 1), dtype=np.int64),
+            },
+            "past": {
+                "averages": np.zeros((3, outputs)),
+                "weights": np.zeros(3),
+                "last": np.full(1, -1, dtype=np.int64),
+            },
+            "sparse_units": units,
+            "dense_units": make_dense_units(values, self.seed),
+            "sgd": make_network(values, outputs, self.seed + 1),
+            "sgd_all": make_network(view, outputs, self.seed + 2),
+            "adamw": make_adam_network(values, outputs, self.seed + 1),
+            "adamw_all": make_adam_network(view, outputs, self.seed + 2),
+            "logistic": make_linear(values, outputs),
+            "logistic_all": make_linear(view, outputs),
+            "spine": make_ridge(of_spine, outputs, MOST_WAITING["spine"]),
+            "ridge_300": make_ridge(sizes.of_quick, outputs, MOST_WAITING["ridge_300"]),
+            "ridge_1000": make_ridge(sizes.of_middle, outputs, MOST_WAITING["ridge_1000"]),
+            "concepts": make_slots(sizes.of_quick, outputs, MOST_WAITING["concepts"]),
+            "gate": {
+                "weights": np.full((NUM_MIXERS, num_experts), 1.0 / num_experts),
+                "shares": np.full(num_experts, 1.0 / num_experts),
+                "top": top,
+                "recent": np.zeros(outputs),
+                "guard": np.zeros(2),
+            },
+        }
+
+    def grow(self, kinds: Sequence[int], num_categories: Sequence[int], num_outputs: int) -> None:
+        """Make room for columns, categories and classes that have appeared.
+
+        Args:
+            kinds: of each column, 0 numeric, 1 category.
+            num_categories: of each column.
+            num_outputs: classes.
+        """
+        before, parts = self.sizes, self.parts
+        scaling = self._grow_columns(kinds, num_categories)
+        after = Sizes(
+            num_columns=len(kinds),
+            num_numeric=sum(kind == 0 for kind in kinds),
+            num_inputs=int(scaling["count_inputs"][0]),
+            num_outputs=num_outputs,
+        )
+        del scaling["count_inputs"]
+        if before.num_outputs == 0 or before.num_columns == 0:
+            made = self._make(after)
+            made["scaling"] = scaling
+            if before.num_outputs:  # all events so far were empty
+                made["past"], made["gate"] = self._grow_judged(num_outputs)
+            self.parts, self.sizes = made, after
+            self._gather()
+            return
+        values, view = np.arange(before.num_inputs), locate_view(before, after)
+        K, D, V = after.num_outputs, after.num_inputs, after.num_view
+        units = parts["sparse_units"]
+        num_units = units["biases"].size
+        room = MOST_UNITS - num_units
+        num_more = min(UNITS_PER_COLUMN * (after.num_columns - before.num_columns), room)
+        if num_more > 0:
+            more = make_sparse_units(num_more, after.num_columns, self.seed)
+            units = {name: np.concatenate([units[name], more[name]]) for name in units}
+        units_after = units["biases"].size
+        spine = locate_features(
+            parts["spine"]["weights"].shape[1], num_units, units_after, after.of_spine(units_after)
+        )
+        quick = locate_features(before.of_quick, NUM_DENSE, NUM_DENSE, after.of_quick)
+        start = before.num_view + 1 - before.of_middle
+        shift = after.num_view + 1 - after.of_middle
+        middle = np.concatenate([[0], np.maximum(view[start:] + 1 - shift, -1)])
+        middle[1:][middle[1:] <= 0] = -1
+        judged = self._grow_judged(num_outputs)
+        self.parts = {
+            "scaling": scaling,
+            "past": judged[0],
+            "sparse_units": units,
+            "dense_units": grow_dense_units(parts["dense_units"], D, self.seed),
+            "sgd": grow_network(parts["sgd"], values, D, K, self.seed + 1),
+            "sgd_all": grow_network(parts["sgd_all"], view, V, K, self.seed + 2),
+            "adamw": grow_network(parts["adamw"], values, D, K, self.seed + 1),
+            "adamw_all": grow_network(parts["adamw_all"], view, V, K, self.seed + 2),
+            "logistic": grow_linear(parts["logistic"], values, D, K),
+            "logistic_all": grow_linear(parts["logistic_all"], view, V, K),
+            "spine": grow_ridge(parts["spine"], spine, after.of_spine(units_after), K),
+            "ridge_300": grow_ridge(parts["ridge_300"], quick, after.of_quick, K),
+            "ridge_1000": grow_ridge(parts["ridge_1000"], middle, after.of_middle, K),
+            "concepts": grow_slots(parts["concepts"], quick, after.of_quick, K),
+            "gate": judged[1],
+        }
+        self.sizes = after
+        self._gather()
+
+    def _grow_judged(self, num_outputs: int) -> tuple[Arrays, Arrays]:
+        """The past of the labels and the gate for more classes."""
+        past, gate = self.parts["past"], self.parts["gate"]
+        outputs = np.arange(gate["recent"].size)
+        averages = put_at(past["averages"], 1, outputs, num_outputs)
+        recent = put_at(gate["recent"], 0, outputs, num_outputs)
+        return {**past, "averages": averages}, {**gate, "recent": recent}
+
+    def _grow_columns(self, kinds: Sequence[int], num_categories: Sequence[int]) -> Arrays:
+        scaling = self.parts["scaling"]
+        before, num_columns = scaling["kinds"].size, len(kinds)
+        grown = {
+            name: put_at(values, 0, np.arange(before), num_columns)
+            for name, values in scaling.items()
+        }
+        most = max([1, *num_categories])
+        hot: Ints = np.full((num_columns, most), -1, dtype=np.int64)
+        hot[:before, : scaling["hot"].shape[1]] = scaling["hot"]
+        next_input, next_rank = self.sizes.num_inputs, self.sizes.num_numeric
+        for column in range(num_columns):
+            if column >= before:
+                grown["kinds"][column] = kinds[column]
+                grown["last"][column] = np.nan
+                grown["place"][column] = -1
+            if kinds[column] == 0 and column >= before:
+                grown["place"][column], grown["rank"][column] = next_input, next_rank
+                next_input, next_rank = next_input + 1, next_rank + 1
+            for code in range(num_categories[column]):
+                if hot[column, code] < 0:
+                    hot[column, code] = next_input
+                    next_input += 1
+        grown["hot"] = hot
+        grown["count_inputs"] = np.array([next_input])
+        return grown
+
+    def _gather(self) -> None:
+        """Put the arrays together as the kernels take them, and room for what they write."""
+        parts, sizes = self.parts, self.sizes
+        networks = ("sgd", "sgd_all", "adamw", "adamw_all", "logistic", "logistic_all")
+        seen = [
+            tuple(v for key, v in parts[name].items() if key not in ("gram", "cross"))
+            for name in ("spine", "ridge_300", "ridge_1000", "concepts")
+        ]
+        K = max(sizes.num_outputs, 1)
+        num_experts = len(self.names)
+        work = (
+            *(
+                np.zeros(parts[name]["gram"].shape[-1])
+                for name in MOST_WAITING
+                if name != "concepts"
+            ),
+            np.zeros((3, K)),
+            np.zeros((NUM_SLOTS, K)),
+            np.zeros((NUM_SLOTS, K)),
+            np.zeros(K),
+            np.zeros(K, dtype=np.float32),
+            np.zeros(0),
+            np.zeros(0, dtype=np.int64),
+        )
+        heard = (
+            np.zeros((NUM_MIXERS + 1, K)),
+            np.zeros((num_experts, K)),
+            np.zeros(K),
+            np.zeros(K),
+        )
+        self._arguments: tuple[Any, ...] = (
+            tuple(parts["scaling"].values()),
+            tuple(parts["past"].values()),
+            (tuple(parts["sparse_units"].values()), tuple(parts["dense_units"].values())),
+            tuple(tuple(parts[name].values()) for name in networks),
+            tuple(seen),
+            tuple(parts["gate"].values()),
+            heard,
+            tuple(self.switches.values()),
+            self.rates,
+            work,
+            sizes.num_inputs,
+        )
+
+    def make_targets(self, num_events: int) -> NDArray[Any]:
+        """Room for the targets of so many events."""
+        return np.zeros(num_events, dtype=np.int64)
+
+    def count_outputs(self, answers_EK: Floats) -> int:
+        """How many outputs there were when these answers were given."""
+        return int(answers_EK.shape[1])
+
+    def pad_answers(self, answers_EK: Floats) -> Floats:
+        """Answers to all classes of now; those that were unknown then get hardly anything."""
+        num_outputs = self.sizes.num_outputs
+        padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
+        padded[:, : answers_EK.shape[1]] = answers_EK
+        return padded / padded.sum(axis=1, keepdims=True)
+
+    def process(
+        self,
+        mode: int,
+        x_BC: Floats,
+        view_BV: Floats,
+        p_BEK: Floats,
+        mixed_BK: Floats,
+        label_B: Ints,
+        weight_B: Floats,
+        *,
+        slower: float = 1.0,
+        is_fresh: bool = False,
+    ) -> None:
+        """Process events one after the other; see `kernels.event_step.process_events`."""
+        next_event = 0
+        while next_event < x_BC.shape[0]:
+            next_event = self._process(
+                mode,
+                next_event,
+                *self._arguments,
+                slower,
+                is_fresh,
+                x_BC,
+                view_BV,
+                p_BEK,
+                mixed_BK,
+                label_B,
+                weight_B,
+            )
+            self._solve_due()
+
+    def _solve_due(self) -> None:
+        due = self.switches["due"]
+        for at, name in enumerate(("spine", "ridge_300", "ridge_1000")):
+            if due[at]:
+                part = self.parts[name]
+                self._solve(name, part, int(part["counts"][0]))
+                part["counts"][0] = 0
+        if due[3]:
+            slot, part = int(due[3]) - 1, self.parts["concepts"]
+            of_slot = {
+                key: part[key][slot]
+                for key in ("weights", "waiting", "labels", "example_weights", "gram", "cross")
+            }
+            waiting, seen = int(part["counts"][slot, 0]), int(part["counts"][slot, 1])
+            if waiting == seen:  # a concept that begins
+                of_slot["gram"][:] = 0.0
+                of_slot["cross"][:] = 0.0
+            self._solve("concepts", of_slot, waiting)
+            part["counts"][slot, 0] = 0
+        due[:] = 0
+
+    def _solve(self, name: str, part: Mapping[str, NDArray[Any]], num_waiting: int) -> None:
+        targets = np.zeros((num_waiting, self.sizes.num_outputs))
+        targets[np.arange(num_waiting), part["labels"][:num_waiting]] = 1.0
+        add_waiting(
+            part["gram"],
+            part["cross"],
+            part["waiting"][:num_waiting],
+            targets,
+            part["example_weights"][:num_waiting],
+            self.half_lives[name],
+        )
+        strength = STRENGTHS[name]
+        if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:
+            strength = STRENGTH_OF_MANY
+        weights = solve_sums(part["gram"], part["cross"], strength)
+        if weights is not None:
+            part["weights"][:] = weights

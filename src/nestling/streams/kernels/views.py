@@ -1,0 +1,139 @@
+"""Views of an event: where its values stand in the whole stream, in the recent past, among labels.
+
+Axes: C columns, N of them numeric, D inputs (numeric columns and one-hots), K classes,
+V = D + N + 3 K.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.streams.kernels.compiled import compiled
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+# count_C, mean_C, squares_C, recent_C, last_C, kinds_C, place_C, rank_C, hot_CG
+Scaling = tuple[Floats, Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints]
+# averages_JK of labels by half-life, weights_J they sum to, last_1 label
+LabelPast = tuple[Floats, Floats, Ints]
+
+# Beyond this many events the scaling forgets, so that a drift of many years is followed.
+MOST_COUNTED = 100_000.0
+LARGEST = 8.0
+# Share by which the recent past moves: half-life 20.
+RECENT = 1.0 - 2.0 ** (-1.0 / 20.0)
+# Half-lives of the averages of labels: the first two are views, the last is an expert's.
+LABEL_HALF_LIVES = (8.0, 64.0, 20.0)
+
+
+@compiled
+def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[float, float, float]:
+    """Where a value stands: ((x - mean) / deviation within +-8, mean, squares), this one included.
+
+    Welford's update; see the streams page for where it forgets.
+    """
+    count = min(count, MOST_COUNTED) + 1.0
+    difference = x - mean
+    new_mean = mean + difference / count
+    new_squares = squares + difference * (x - new_mean)
+    if count > MOST_COUNTED:
+        new_squares *= MOST_COUNTED / count
+        count = MOST_COUNTED
+    variance = new_squares / count
+    # Below this a spread is rounding of the mean.
+    if not variance > 1e-26 * new_mean * new_mean + 1e-300:
+        return 0.0, new_mean, new_squares
+    z = (x - new_mean) / np.sqrt(variance)
+    return min(max(z, -LARGEST), LARGEST), new_mean, new_squares
+
+
+@compiled
+def view_event(scaling: Scaling, past: LabelPast, x_C: Floats, view_V: Floats) -> None:
+    """Write what the experts see of an event: [Z, R, L]; nothing moves.
+
+    Z: running z-scores of numeric columns and one-hots of categories; R = Z - e, e the recent
+    average of Z; L: one-hot of the last known label and averages of labels (half-lives 8 and 64),
+    less 1/K.
+
+    Args:
+        scaling: of the columns.
+        past: of the labels.
+        x_C: values; a category's code; NaN where missing.
+        view_V: (V,) written.
+    """
+    count_C, mean_C, squares_C, recent_C, _, kinds_C, place_C, rank_C, hot_CG = scaling
+    averages_JK, weights_J, last_1 = past
+    num_classes = averages_JK.shape[1]
+    num_columns = x_C.shape[0]
+    num_inputs = view_V.shape[0] - 3 * num_classes
+    for c in range(num_columns):
+        if kinds_C[c] == 0:
+            num_inputs -= 1
+    view_V[:] = 0.0
+    for c in range(num_columns):
+        x = x_C[c]
+        if np.isnan(x):
+            continue
+        if kinds_C[c] == 0:
+            z, _, _ = scale_value(x, count_C[c], mean_C[c], squares_C[c])
+            view_V[place_C[c]] = z
+            view_V[num_inputs + rank_C[c]] = z - recent_C[c]
+        elif x >= 0.0:
+            view_V[hot_CG[c, int(x)]] = 1.0
+    start = view_V.shape[0] - 3 * num_classes
+    if num_classes == 0 or last_1[0] < 0:
+        return
+    share = 1.0 / num_classes
+    for k in range(num_classes):
+        view_V[start + k] = -share
+        view_V[start + num_classes + k] = averages_JK[0, k] / weights_J[0] - share
+        view_V[start + 2 * num_classes + k] = averages_JK[1, k] / weights_J[1] - share
+    view_V[start + last_1[0]] += 1.0
+
+
+@compiled
+def take_in_values(scaling: Scaling, x_C: Floats) -> None:
+    """Let an event move the scaling and the recent past; the same event once more moves nothing.
+
+    A run of identical events says nothing of the spread of the next ones: counted, it would make
+    all later values look extreme.
+    """
+    count_C, mean_C, squares_C, recent_C, last_C, kinds_C, _, _, _ = scaling
+    same = True
+    for c in range(x_C.shape[0]):
+        if not (x_C[c] == last_C[c] or (np.isnan(x_C[c]) and np.isnan(last_C[c]))):
+            same = False
+            break
+    if same:
+        return
+    last_C[:] = x_C
+    for c in range(x_C.shape[0]):
+        x = x_C[c]
+        if kinds_C[c] != 0 or np.isnan(x):
+            continue
+        z, mean, squares = scale_value(x, count_C[c], mean_C[c], squares_C[c])
+        mean_C[c], squares_C[c] = mean, squares
+        count_C[c] = min(count_C[c] + 1.0, MOST_COUNTED)
+        recent_C[c] += max(RECENT, 1.0 / count_C[c]) * (z - recent_C[c])
+
+
+@compiled
+def take_in_label(past: LabelPast, label: int) -> None:
+    """Let a label that has come move the averages of labels."""
+    averages_JK, weights_J, last_1 = past
+    for j in range(weights_J.shape[0]):
+        decay = 2.0 ** (-1.0 / LABEL_HALF_LIVES[j])
+        for k in range(averages_JK.shape[1]):
+            averages_JK[j, k] *= decay
+        averages_JK[j, label] += 1.0 - decay
+        weights_J[j] = decay * weights_J[j] + 1.0 - decay
+    last_1[0] = label
+
+
+@compiled
+def answer_label_average(past: LabelPast, p_K: Floats) -> None:
+    """Write the frequencies of recent labels: (e + .02 / K) / 1.02, half-life 20."""
+    averages_JK, weights_J, last_1 = past
+    num_classes = p_K.shape[0]
+    for k in range(num_classes):
+        share = averages_JK[2, k] / weights_J[2] if last_1[0] >= 0 else 1.0 / num_classes
+        p_K[k] = (share + 0.02 / num_classes) / 1.02

@@ -1,0 +1,77 @@
+"""Sums and solutions of a stream's ridge memories: decay, add what waits, solve.
+
+Axes: P features, K classes, M examples that wait.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# A factorisation that fails by rounding is tried again with so many times the ridge.
+STRONGER = (1.0, 10.0, 1000.0)
+
+
+def add_waiting(
+    gram_PP: Floats,
+    cross_PK: Floats,
+    waiting_MP: Floats,
+    targets_MK: Floats,
+    weight_M: Floats,
+    half_life: float,
+) -> None:
+    """Decay the sums of a ridge memory by each example that waited, and add them.
+
+    A <- lambda A + w phi phi', B <- lambda B + w phi y', lambda = 2^(-1/h), in order of arrival.
+
+    Args:
+        gram_PP: sum of phi phi', moved.
+        cross_PK: sum of phi y', moved.
+        waiting_MP: features, the oldest first.
+        targets_MK: targets, one-hot for classes.
+        weight_M: how often each counts.
+        half_life: in examples; infinite for sums that never decay.
+
+    >>> gram, cross = np.eye(1), np.zeros((1, 1))
+    >>> add_waiting(gram, cross, np.array([[2.0]]), np.array([[1.0]]), np.ones(1), 1.0)
+    >>> gram.item(), cross.item()
+    (4.5, 2.0)
+    """
+    num_waiting = waiting_MP.shape[0]
+    decay = 1.0 if math.isinf(half_life) else 2.0 ** (-1.0 / half_life)
+    weight_M = weight_M * decay ** np.arange(num_waiting - 1.0, -1.0, -1.0)
+    scaled_MP = torch.from_numpy(np.sqrt(weight_M)[:, None] * waiting_MP)
+    before = decay**num_waiting
+    torch.from_numpy(gram_PP).addmm_(scaled_MP.T, scaled_MP, beta=before)
+    weighted_MK = torch.from_numpy(weight_M[:, None] * targets_MK)
+    torch.from_numpy(cross_PK).addmm_(torch.from_numpy(waiting_MP).T, weighted_MK, beta=before)
+
+
+def solve_sums(gram_PP: Floats, cross_PK: Floats, strength: float) -> Floats | None:
+    """Weights of a ridge memory, (A + rho I)^-1 B; rho never decays, so nothing winds up.
+
+    Args:
+        gram_PP: sum of phi phi'.
+        cross_PK: sum of phi y'.
+        strength: rho.
+
+    Returns:
+        (K, P); None if the sums cannot be factorised.
+
+    >>> solve_sums(np.array([[3.0]]), np.array([[2.0]]), 1.0)
+    array([[0.5]])
+    """
+    cross = torch.from_numpy(cross_PK)
+    for times in STRONGER:
+        ridged = torch.from_numpy(gram_PP.copy())
+        ridged.diagonal().add_(strength * times)
+        lower, failed = torch.linalg.cholesky_ex(ridged)
+        if not failed.item():
+            weights_KP = torch.cholesky_solve(cross, lower).T.contiguous().numpy()
+            if np.isfinite(weights_KP).all():
+                return weights_KP
+    return None

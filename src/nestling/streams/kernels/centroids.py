@@ -301,10 +301,11 @@ def _place_number(
         width = high - low
     else:
         width = float(centres_LFB[leaf, feature, last]) - float(centres_LFB[leaf, feature, 0])
-    pair = 0
-    least = costs_LFB[leaf, feature, 0]
-    for other in range(1, last):
-        if costs_LFB[leaf, feature, other] < least:
+    pair = 0 if place != 1 else 1
+    least = costs_LFB[leaf, feature, pair]
+    for other in range(pair + 1, last):
+        # The two bins between which the value lies are no neighbours any more.
+        if costs_LFB[leaf, feature, other] < least and other != place - 1:
             least = costs_LFB[leaf, feature, other]
             pair = other
     join = -1

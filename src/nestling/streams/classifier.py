@@ -1,6 +1,6 @@
 """Classify events that come one by one, with drift, new classes and late labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from nestling.core.errors import DataError, SettingError, suggest
 from nestling.streams.event_run import EventRun
-from nestling.streams.events import EventColumns
+from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_pool import EXPERTS, ExpertPool
-from nestling.streams.labels import Label, SeenLabels
+from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId, WaitingEvents
 
 Floats = NDArray[np.float64]
@@ -119,13 +119,13 @@ class StreamClassifier:
         _check_weight(weight)
         run = self._run
         if id is not None:
-            self._seen.check(y)
+            read_label(y)
             record, _ = run.waiting.take(id)
             label = self._seen.admit(y)
             run.fit_sizes(len(self._seen))
             run.learn_late(record, label, weight)
             return
-        self._seen.check(y)
+        read_label(y)
         row_C = run.columns.encode_one(x, grow=True)
         label = self._seen.admit(y)
         run.fit_sizes(len(self._seen))
@@ -156,13 +156,22 @@ class StreamClassifier:
         """Learn a block of events in its order, bit for bit as `learn_one` would."""
         labels = list(y)
         for one in labels:
-            self._seen.check(one)
+            read_label(one)
         run = self._run
-        rows_NC = run.columns.encode_many(X, grow=False)
-        if len(rows_NC) != len(labels):
-            raise DataError(f"{len(rows_NC)} events and {len(labels)} labels; give one for each")
         weight_N = np.ones(len(labels)) if weights is None else np.array(list(weights), dtype=float)
-        raise NotImplementedError
+        for weight in weight_N.tolist():
+            _check_weight(weight)
+        num_events = len(X) if isinstance(X, Sized) else -1
+        if not num_events == len(labels) == len(weight_N):
+            raise DataError(
+                f"{num_events} events, {len(labels)} labels and {len(weight_N)} weights; "
+                "give one for each"
+            )
+        if not labels:
+            return
+        rows_NC = run.columns.encode_many(X, grow=True)
+        label_N = np.array([self._seen.admit(one) for one in labels])
+        run.learn_block(rows_NC, label_N, weight_N)
 
 
 def _check_weight(weight: float) -> None:

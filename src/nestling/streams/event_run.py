@@ -1,17 +1,18 @@
 """What a stream learner does with an event: foresee it, keep it until its label comes, learn it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.events import EventColumns
+from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_arrays import locate_view
 from nestling.streams.expert_pool import ExpertPool, Sizes
 from nestling.streams.late_labels import EventId, WaitingEvents
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 # Steps of the kernels; see `kernels.event_step`.
 FORESEE, MIX, TAKE_IN, LEARN = 1, 2, 4, 8
@@ -32,6 +33,7 @@ class EventRun:
         self.columns, self.pool, self.waiting = columns, pool, waiting
         self.num_events = 0
         self._grown_for = (-1, 0)
+        self._num_codes: Ints = np.zeros(0, dtype=np.int64)
         self._fresh: tuple[bytes, int] | None = None
         self._num_moves = 0
         self._make_room(1)
@@ -46,13 +48,14 @@ class EventRun:
 
     def fit_sizes(self, num_outputs: int) -> None:
         """Make room for all columns, categories and outputs that have appeared."""
-        wanted = (self.columns.version, num_outputs)
-        if wanted == self._grown_for:
-            return
-        self.pool.grow(
-            self.columns.kinds.tolist(), self.columns.num_codes.tolist(), num_outputs
-        )
-        self._grown_for = wanted
+        wanted = (self.columns.num_grown, num_outputs)
+        if wanted != self._grown_for:
+            self._grow(self.columns.kinds, self.columns.num_codes, num_outputs)
+            self._grown_for = wanted
+
+    def _grow(self, kinds_C: Ints, num_codes_C: Ints, num_outputs: int) -> None:
+        self.pool.grow(kinds_C.tolist(), num_codes_C.tolist(), num_outputs)
+        self._num_codes = num_codes_C
         self._num_moves += 1
         self._fresh = None
         self._make_room(1)
@@ -127,6 +130,54 @@ class EventRun:
         self._num_moves += 1
         self._fresh = None
         return self._mixed_BK.copy()
+
+    def learn_block(self, x_BC: Floats, target_B: NDArray[Any], weight_B: Floats) -> None:
+        """Learn a block, bit for bit as its events one after the other.
+
+        Args:
+            x_BC: as encoded with room for all that the block brings.
+            target_B: classes by number; in order of appearance, where they are new.
+            weight_B: of the events.
+        """
+        start = 0
+        for end, kinds_C, num_codes_C, num_outputs in self._find_growth(x_BC, target_B):
+            if end > start:
+                rows = np.ascontiguousarray(x_BC[start:end, : self.pool.sizes.num_columns])
+                self.learn(rows, target_B[start:end], weight_B[start:end])
+            self._grow(kinds_C, num_codes_C, num_outputs)
+            start = end
+        rows = np.ascontiguousarray(x_BC[start:, : self.pool.sizes.num_columns])
+        self.learn(rows, target_B[start:], weight_B[start:])
+        self._grown_for = (self.columns.num_grown, self.pool.sizes.num_outputs)
+
+    def _find_growth(
+        self, x_BC: Floats, target_B: NDArray[Any]
+    ) -> Iterator[tuple[int, Ints, Ints, int]]:
+        """Each event that brings columns, categories or classes, and how much there is then."""
+        sizes = self.pool.sizes
+        if self._grown_for[0] == self.columns.num_grown and (
+            not self.pool.classifies or target_B.max() < sizes.num_outputs
+        ):
+            return
+        kinds_C = self.columns.kinds
+        known = ~np.isnan(x_BC)
+        place_C = np.arange(x_BC.shape[1])
+        width_B = np.maximum.accumulate(np.where(known, place_C + 1, 0).max(axis=1, initial=0))
+        width_B = np.maximum(width_B, sizes.num_columns)
+        codes_BC = np.where(known & (kinds_C == 1), x_BC + 1.0, 0.0).astype(np.int64)
+        codes_BC = np.maximum.accumulate(codes_BC, axis=0)
+        before = self._num_codes
+        codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
+        outputs_B = np.full(len(x_BC), sizes.num_outputs)
+        if self.pool.classifies:
+            outputs_B = np.maximum(np.maximum.accumulate(target_B + 1), sizes.num_outputs)
+        last = (sizes.num_columns, before.tolist(), sizes.num_outputs)
+        for b in range(len(x_BC)):
+            width, outputs = int(width_B[b]), int(outputs_B[b])
+            now = (width, codes_BC[b, :width].tolist(), outputs)
+            if now != last:
+                yield b, kinds_C[:width], codes_BC[b, :width], outputs
+                last = now
 
     def learn_late(self, record: Mapping[str, NDArray[Any]], target: float, weight: float) -> None:
         """Learn an event that waited, as it was seen when it was foreseen."""

@@ -237,7 +237,7 @@ def make_ridge(num_features: int, num_outputs: int, most_waiting: int) -> Arrays
     return {
         "weights": np.zeros((num_outputs, num_features)),
         "waiting": np.zeros((most_waiting, num_features)),
-        "labels": np.zeros(most_waiting, dtype=np.int64),
+        "targets": np.zeros(most_waiting),
         "example_weights": np.zeros(most_waiting),
         "temper": np.array([FIRST_LN_TAU, 0.0, 0.0]),
         "counts": np.zeros(2, dtype=np.int64),
@@ -272,11 +272,12 @@ def make_slots(num_features: int, num_outputs: int, most_waiting: int) -> Arrays
     return {
         "weights": np.zeros((NUM_SLOTS, num_outputs, num_features)),
         "waiting": np.zeros((NUM_SLOTS, most_waiting, num_features)),
-        "labels": np.zeros((NUM_SLOTS, most_waiting), dtype=np.int64),
+        "targets": np.zeros((NUM_SLOTS, most_waiting)),
         "example_weights": np.zeros((NUM_SLOTS, most_waiting)),
         "counts": np.zeros((NUM_SLOTS, 3), dtype=np.int64),
         "shares": shares,
         "state": np.zeros(2, dtype=np.int64),
+        "squares": np.ones(NUM_SLOTS),
         "gram": np.zeros((NUM_SLOTS, num_features, num_features)),
         "cross": np.zeros((NUM_SLOTS, num_features, num_outputs)),
     }
@@ -297,3 +298,26 @@ def grow_slots(
         put_at(arrays["cross"], 1, places, num_features), 2, outputs, num_outputs
     )
     return grown
+
+
+def grow_recent_columns(arrays: Mapping[str, Ints], scaling: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Columns of the trees that see the recent past: each raw value, and R beside a number.
+
+    New ones stand at the end, so that the trees keep theirs.
+
+    Args:
+        arrays: `source` and `rank` (-1: the raw value) and `kinds` of the columns so far.
+        scaling: of all columns, with `kinds` and `rank`.
+
+    Returns:
+        the same for all columns.
+    """
+    rows = list(zip(*(arrays[name].tolist() for name in ("source", "rank", "kinds")), strict=True))
+    known = 1 + max((source for source, _, _ in rows), default=-1)
+    kinds, ranks = scaling["kinds"].tolist(), scaling["rank"].tolist()
+    for column in range(known, len(kinds)):
+        rows.append((column, -1, kinds[column]))
+        if kinds[column] == 0:
+            rows.append((column, ranks[column], 0))
+    found = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    return {name: found[at].copy() for at, name in enumerate(("source", "rank", "kinds"))}

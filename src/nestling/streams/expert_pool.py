@@ -18,6 +18,7 @@ from nestling.streams.expert_arrays import (
     grow_dense_units,
     grow_linear,
     grow_network,
+    grow_recent_columns,
     grow_ridge,
     grow_slots,
     locate_features,
@@ -31,6 +32,11 @@ from nestling.streams.expert_arrays import (
     make_sparse_units,
     put_at,
 )
+from nestling.streams.kernels.branches import make_room
+from nestling.streams.kernels.concept_trees import grow_pool, make_pool
+from nestling.streams.kernels.event_step import process_events
+from nestling.streams.kernels.hoeffding import grow_tree, make_tree
+from nestling.streams.kernels.value_trees import grow_value_tree, make_value_tree
 from nestling.streams.solving import add_waiting, solve_sums
 
 Floats = NDArray[np.float64]
@@ -54,10 +60,14 @@ EXPERTS = (
 HALF_LIVES = {"spine": math.inf, "ridge_300": 300.0, "ridge_1000": 1000.0, "concepts": math.inf}
 MOST_WAITING = {"spine": 64, "ridge_300": 16, "ridge_1000": 32, "concepts": 16}
 STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0}
+TREES = ("tree", "trees", "trees_recent")
 MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
 RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
 WEIGHT_DECAY = 0.01
 NUM_MIXERS = 3
+# Of an interval of values: bounds in running absolute errors, and events before it is judged.
+FIRST_BOUNDS = (-2.0, 2.0)
+UNJUDGED = 100.0
 # What an answer says of a class that came later.
 LEAST_OF_UNKNOWN = 0.02
 
@@ -68,13 +78,24 @@ class ExpertPool:
     Args:
         names: experts that take part, of `EXPERTS`.
         seed: of all that is drawn.
+        classifies: whether targets are classes.
+        quantile: of values, that is foreseen; None for the mean.
+        level: share of values that their interval should hold.
     """
 
-    def __init__(self, names: Sequence[str], seed: int) -> None:
-        from nestling.streams.kernels.event_step import process_events
-
-        self._process: Any = process_events
+    def __init__(
+        self,
+        names: Sequence[str],
+        seed: int,
+        *,
+        classifies: bool = True,
+        quantile: float | None = None,
+        level: float = 0.9,
+    ) -> None:
         self.names = tuple(names)
+        self.classifies = classifies
+        self._settings = np.array([1.0 if classifies else 0.0, quantile or 0.0])
+        self.level = level
         self.seed = seed
         self.sizes = Sizes()
         rows = [self.names.index(name) if name in self.names else -1 for name in EXPERTS]
@@ -82,7 +103,7 @@ class ExpertPool:
             "rows": np.array(rows, dtype=np.int64),
             "learning": np.ones(len(EXPERTS), dtype=np.int64),
             "due": np.zeros(4, dtype=np.int64),
-            "clock": np.zeros(3, dtype=np.int64),
+            "clock": np.zeros(6, dtype=np.int64),
         }
         self.rates = np.array([*RATES, WEIGHT_DECAY])
         self.half_lives = dict(HALF_LIVES)
@@ -104,7 +125,7 @@ class ExpertPool:
             "past": {
                 "averages": np.zeros((3, outputs)),
                 "weights": np.zeros(3),
-                "last": np.full(1, -1, dtype=np.int64),
+                "last": np.zeros(outputs),
             },
             "sparse_units": units,
             "dense_units": make_dense_units(values, self.seed),
@@ -118,14 +139,41 @@ class ExpertPool:
             "ridge_300": make_ridge(sizes.of_quick, outputs, MOST_WAITING["ridge_300"]),
             "ridge_1000": make_ridge(sizes.of_middle, outputs, MOST_WAITING["ridge_1000"]),
             "concepts": make_slots(sizes.of_quick, outputs, MOST_WAITING["concepts"]),
+            "tree": self._make_tree(sizes.num_columns, outputs, 0),
+            "trees": self._make_trees(sizes.num_columns, outputs, 3),
+            "trees_recent": self._make_trees(sizes.num_columns + sizes.num_numeric, outputs, 4),
+            "recent_columns": dict.fromkeys(("source", "rank", "kinds"), np.zeros(0, np.int64)),
             "gate": {
                 "weights": np.full((NUM_MIXERS, num_experts), 1.0 / num_experts),
                 "shares": np.full(num_experts, 1.0 / num_experts),
                 "top": top,
                 "recent": np.zeros(outputs),
                 "guard": np.zeros(2),
+                "errors": np.ones(num_experts),
+                "top_errors": np.ones(NUM_MIXERS + 1),
             },
+            "spread": {
+                "offsets": np.zeros(num_experts),
+                "interval": np.array([*FIRST_BOUNDS, 1.0, 0.0, -UNJUDGED, self.level]),
+            },
+            "target_scale": {"moments": np.zeros(3)},
         }
+
+    def _make_tree(self, num_columns: int, num_outputs: int, seed: int) -> Arrays:
+        if not self.classifies:
+            return make_value_tree(max(num_columns, 1), seed=self.seed + seed)
+        return make_tree(max(num_columns, 1), max(num_outputs, 1), seed=self.seed + seed)
+
+    def _make_trees(self, num_columns: int, num_outputs: int, seed: int) -> Arrays:
+        if not self.classifies:
+            return self._make_tree(num_columns, num_outputs, seed)
+        return make_pool(max(num_columns, 1), max(num_outputs, 1), seed=self.seed + seed)
+
+    def _grow_trees(self, name: str, num_columns: int, num_outputs: int) -> Arrays:
+        if not self.classifies:
+            return grow_value_tree(self.parts[name], num_columns)
+        grow = grow_tree if name == "tree" else grow_pool
+        return grow(self.parts[name], num_columns, num_outputs)
 
     def grow(self, kinds: Sequence[int], num_categories: Sequence[int], num_outputs: int) -> None:
         """Make room for columns, categories and classes that have appeared.
@@ -147,6 +195,7 @@ class ExpertPool:
         if before.num_outputs == 0 or before.num_columns == 0:
             made = self._make(after)
             made["scaling"] = scaling
+            made["recent_columns"] = grow_recent_columns(made["recent_columns"], scaling)
             if before.num_outputs:  # all events so far were empty
                 made["past"], made["gate"] = self._grow_judged(num_outputs)
             self.parts, self.sizes = made, after
@@ -186,7 +235,15 @@ class ExpertPool:
             "ridge_300": grow_ridge(parts["ridge_300"], quick, after.of_quick, K),
             "ridge_1000": grow_ridge(parts["ridge_1000"], middle, after.of_middle, K),
             "concepts": grow_slots(parts["concepts"], quick, after.of_quick, K),
+            "tree": self._grow_trees("tree", after.num_columns, K),
+            "trees": self._grow_trees("trees", after.num_columns, K),
+            "trees_recent": self._grow_trees(
+                "trees_recent", after.num_columns + after.num_numeric, K
+            ),
+            "recent_columns": grow_recent_columns(parts["recent_columns"], scaling),
             "gate": judged[1],
+            "spread": parts["spread"],
+            "target_scale": parts["target_scale"],
         }
         self.sizes = after
         self._gather()
@@ -197,7 +254,8 @@ class ExpertPool:
         outputs = np.arange(gate["recent"].size)
         averages = put_at(past["averages"], 1, outputs, num_outputs)
         recent = put_at(gate["recent"], 0, outputs, num_outputs)
-        return {**past, "averages": averages}, {**gate, "recent": recent}
+        last = put_at(past["last"], 0, outputs, num_outputs)
+        return {**past, "averages": averages, "last": last}, {**gate, "recent": recent}
 
     def _grow_columns(self, kinds: Sequence[int], num_categories: Sequence[int]) -> Arrays:
         scaling = self.parts["scaling"]
@@ -247,8 +305,7 @@ class ExpertPool:
             np.zeros((NUM_SLOTS, K)),
             np.zeros(K),
             np.zeros(K, dtype=np.float32),
-            np.zeros(0),
-            np.zeros(0, dtype=np.int64),
+            np.zeros(sizes.num_columns + sizes.num_numeric),
         )
         heard = (
             np.zeros((NUM_MIXERS + 1, K)),
@@ -262,7 +319,12 @@ class ExpertPool:
             (tuple(parts["sparse_units"].values()), tuple(parts["dense_units"].values())),
             tuple(tuple(parts[name].values()) for name in networks),
             tuple(seen),
+            tuple(tuple(parts[name].values()) for name in TREES),
+            tuple(parts["recent_columns"].values()),
             tuple(parts["gate"].values()),
+            tuple(parts["spread"].values()),
+            parts["target_scale"]["moments"],
+            self._settings,
             heard,
             tuple(self.switches.values()),
             self.rates,
@@ -270,9 +332,9 @@ class ExpertPool:
             sizes.num_inputs,
         )
 
-    def make_targets(self, num_events: int) -> NDArray[Any]:
+    def make_targets(self, num_events: int) -> Floats:
         """Room for the targets of so many events."""
-        return np.zeros(num_events, dtype=np.int64)
+        return np.zeros(num_events)
 
     def count_outputs(self, answers_EK: Floats) -> int:
         """How many outputs there were when these answers were given."""
@@ -292,7 +354,7 @@ class ExpertPool:
         view_BV: Floats,
         p_BEK: Floats,
         mixed_BK: Floats,
-        label_B: Ints,
+        target_B: Floats,
         weight_B: Floats,
         *,
         slower: float = 1.0,
@@ -301,7 +363,7 @@ class ExpertPool:
         """Process events one after the other; see `kernels.event_step.process_events`."""
         next_event = 0
         while next_event < x_BC.shape[0]:
-            next_event = self._process(
+            next_event = process_events(
                 mode,
                 next_event,
                 *self._arguments,
@@ -311,10 +373,18 @@ class ExpertPool:
                 view_BV,
                 p_BEK,
                 mixed_BK,
-                label_B,
+                target_B,
                 weight_B,
             )
             self._solve_due()
+            self._make_room(x_BC.shape[0])
+
+    def _make_room(self, num_events: int) -> None:
+        """Let trees that have no room for their next splits have more."""
+        roomy = {name: make_room(self.parts[name], num_events) for name in TREES}
+        if any(roomy[name] is not self.parts[name] for name in TREES):
+            self.parts |= roomy
+            self._gather()
 
     def _solve_due(self) -> None:
         due = self.switches["due"]
@@ -327,7 +397,7 @@ class ExpertPool:
             slot, part = int(due[3]) - 1, self.parts["concepts"]
             of_slot = {
                 key: part[key][slot]
-                for key in ("weights", "waiting", "labels", "example_weights", "gram", "cross")
+                for key in ("weights", "waiting", "targets", "example_weights", "gram", "cross")
             }
             waiting, seen = int(part["counts"][slot, 0]), int(part["counts"][slot, 1])
             if waiting == seen:  # a concept that begins
@@ -338,8 +408,9 @@ class ExpertPool:
         due[:] = 0
 
     def _solve(self, name: str, part: Mapping[str, NDArray[Any]], num_waiting: int) -> None:
-        targets = np.zeros((num_waiting, self.sizes.num_outputs))
-        targets[np.arange(num_waiting), part["labels"][:num_waiting]] = 1.0
+        targets = part["targets"][:num_waiting, None]
+        if self.classifies:
+            targets = (targets == np.arange(self.sizes.num_outputs)).astype(np.float64)
         add_waiting(
             part["gram"],
             part["cross"],

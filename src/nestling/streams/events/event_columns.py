@@ -82,6 +82,8 @@ class EventColumns:
             raise SettingError(f"max_columns is {max_columns}; give 1 or more")
         self.max_columns = max_columns
         self.num_infinite, self.num_unreadable = 0, 0
+        # Columns and codes that have come into being: changes whenever rows can hold more.
+        self.num_grown = 0
         self._sources: dict[Name, Source] = {}
         self._size = 0
         self._plan: RowPlan | None = None
@@ -262,6 +264,7 @@ class EventColumns:
             self._size += source.width
         if kinds:
             self._plan = None
+            self.num_grown += len(kinds)
         return bool(kinds)
 
     def _convert(
@@ -279,7 +282,10 @@ class EventColumns:
                 return NAN
         if value is not None:
             if source.kind == CATEGORY:
-                return source.find_code(name_reading(value), grow=grow)
+                before = len(source.codes) + source.has_other
+                code = source.find_code(name_reading(value), grow=grow)
+                self.num_grown += len(source.codes) + source.has_other - before
+                return code
             if isinstance(value, Moment) and source.kind == DATE:
                 return split_moment(value)
             if type(value) is float and source.kind == NUMBER:
@@ -329,6 +335,8 @@ class EventColumns:
             size += source.width
         self.num_infinite, self.num_unreadable = state["num_infinite"], state["num_unreadable"]
         self._sources, self._size, self._plan = sources, size, None
+        # A change of its own: what was taken over need not be what was there.
+        self.num_grown += 1
 
 
 def _refuse_twice(name: Name, found: Mapping[Name, object]) -> None:

@@ -11,8 +11,8 @@ from nestling.streams.kernels.network import softmax_into
 
 Floats = NDArray[np.float64]
 # weights_XE of the mixers, shares_E of the experts, top_4 (mixers, then the shared answer),
-# recent_K (decayed counts of labels), guard_2 (D, V)
-Gate = tuple[Floats, Floats, Floats, Floats, Floats]
+# recent_K (decayed counts of labels), guard_2 (D, V); of values errors_E and errors_4
+Gate = tuple[Floats, Floats, Floats, Floats, Floats, Floats, Floats]
 # by_mixer_4K, logs_EK, plain_K, mixed_K: what the last answer went through
 Heard = tuple[Floats, Floats, Floats, Floats]
 
@@ -40,7 +40,7 @@ def mix_answers(gate: Gate, p_EK: Floats, spine: int, heard: Heard) -> None:
         spine: which expert keeps the absent classes.
         heard: written.
     """
-    weights_XE, shares_E, top_4, recent_K, _ = gate
+    weights_XE, shares_E, top_4, recent_K = gate[:4]
     by_mixer_4K, logs_EK, plain_K, mixed_K = heard
     num_experts, num_classes = p_EK.shape
     num_mixers = weights_XE.shape[0]
@@ -108,7 +108,7 @@ def learn_gate(
         weight: of the example.
         slower: 1 + d / 100 for labels that come d events late; divides rates and shares.
     """
-    weights_XE, shares_E, top_4, recent_K, guard_2 = gate
+    weights_XE, shares_E, top_4, recent_K, guard_2, _, _ = gate
     by_mixer_4K, logs_EK, plain_K, mixed_K = heard
     num_experts, num_classes = p_EK.shape
     num_mixers = weights_XE.shape[0]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.network import softmax_into
+from nestling.streams.kernels.views import LARGEST
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -16,12 +17,13 @@ Ints = NDArray[np.int64]
 SparseUnits = tuple[Ints, Floats, Floats]
 # weights_UD, biases_U
 DenseUnits = tuple[Floats, Floats]
-# weights_KP, waiting_MP, labels_M, weights_M, temper_3 (ln tau, mean g^2, count),
+# weights_KP, waiting_MP, targets_M, weights_M, temper_3 (ln tau, mean g^2, count),
 # counts_2 (waiting, seen), by_class_K
-Ridge = tuple[Floats, Floats, Ints, Floats, Floats, Ints, Floats]
-# weights_SKP, waiting_SMP, labels_SM, weights_SM, counts_S3 (waiting, seen, when last
-# in force), shares_S (the blank's last), state_2 (slots used, event at which the last opened)
-Slots = tuple[Floats, Floats, Ints, Floats, Ints, Floats, Ints]
+Ridge = tuple[Floats, Floats, Floats, Floats, Floats, Ints, Floats]
+# weights_SKP, waiting_SMP, targets_SM, weights_SM, counts_S3 (waiting, seen, when last
+# in force), shares_S (the blank's last), state_2 (slots used, event at which the last opened),
+# squares_S running squared errors
+Slots = tuple[Floats, Floats, Floats, Floats, Ints, Floats, Ints, Floats]
 
 LARGEST_LN_TAU = 3.5
 LEAST_SCORE, LARGEST_SCORE = -1.0, 2.0
@@ -31,6 +33,9 @@ SHARPNESS, BLUR = 8.0, 0.05
 STAY, LEAK, BLANK = 0.989, 0.01, 0.001
 LEAST_BETWEEN = 20
 SURE_NOVEL = 0.9
+# Of values: how fast a slot's squared error is followed, its floor, and how many squared
+# deviations count at most.
+SQUARES_RATE, LEAST_VARIANCE, MOST_SPREADS = 0.02, 0.01, 9.0
 
 
 @compiled
@@ -81,20 +86,24 @@ def write_dense_units(units: DenseUnits, view_D: Floats, phi_U: Floats) -> None:
 
 
 @compiled
-def answer_scores(weights_KP: Floats, phi_P: Floats, s_K: Floats) -> None:
-    """Write the scores W phi, clipped to [-1, 2]."""
+def answer_scores(weights_KP: Floats, phi_P: Floats, classify: bool, s_K: Floats) -> None:
+    """Write the scores W phi, within [-1, 2] for classes and +-8 deviations for values."""
+    least, largest = (LEAST_SCORE, LARGEST_SCORE) if classify else (-LARGEST, LARGEST)
     for k in range(s_K.shape[0]):
         total = 0.0
         row = weights_KP[k]
         for p in range(phi_P.shape[0]):
             total += row[p] * phi_P[p]
-        s_K[k] = min(max(total, LEAST_SCORE), LARGEST_SCORE)
+        s_K[k] = min(max(total, least), largest)
 
 
 @compiled
-def answer_ridge(ridge: Ridge, phi_P: Floats, s_K: Floats, p_K: Floats) -> None:
-    """Write clipped scores and probabilities softmax(tau s)."""
-    answer_scores(ridge[0], phi_P, s_K)
+def answer_ridge(ridge: Ridge, phi_P: Floats, classify: bool, s_K: Floats, p_K: Floats) -> None:
+    """Write scores, and probabilities softmax(tau s) of classes."""
+    answer_scores(ridge[0], phi_P, classify, s_K)
+    if not classify:
+        p_K[:] = s_K
+        return
     tau = np.exp(ridge[4][0])
     for k in range(s_K.shape[0]):
         p_K[k] = tau * s_K[k]
@@ -122,7 +131,13 @@ def is_due(num_waiting: int, num_seen: int, most_waiting: int) -> bool:
 
 @compiled
 def learn_ridge(
-    ridge: Ridge, phi_P: Floats, s_K: Floats, p_K: Floats, label: int, weight: float
+    ridge: Ridge,
+    phi_P: Floats,
+    s_K: Floats,
+    p_K: Floats,
+    target: float,
+    weight: float,
+    classify: bool,
 ) -> bool:
     """Let an example wait to be solved, and move the temperature; whether a solution is due.
 
@@ -130,48 +145,90 @@ def learn_ridge(
         ridge: the memory.
         phi_P: features of the example.
         s_K, p_K: what the memory answered to it.
-        label: its class.
+        target: its class, or its value.
         weight: how often it counts.
+        classify: whether targets are classes.
     """
-    _, waiting_MP, labels_M, weights_M, temper_3, counts_2, by_class_K = ridge
-    move_temper(temper_3, s_K, p_K, label)
+    _, waiting_MP, targets_M, weights_M, temper_3, counts_2, by_class_K = ridge
     m = counts_2[0]
     waiting_MP[m, :] = phi_P
-    labels_M[m], weights_M[m] = label, weight
+    targets_M[m], weights_M[m] = target, weight
     counts_2[0] += 1
     counts_2[1] += 1
-    before = by_class_K[label]
-    by_class_K[label] += 1.0
-    for telling in TELLING_COUNTS:
-        if before < telling <= by_class_K[label]:
-            return True
+    if classify:
+        label = int(target)
+        move_temper(temper_3, s_K, p_K, label)
+        before = by_class_K[label]
+        by_class_K[label] += 1.0
+        for telling in TELLING_COUNTS:
+            if before < telling <= by_class_K[label]:
+                return True
     return is_due(counts_2[0], counts_2[1], waiting_MP.shape[0])
 
 
 @compiled
 def answer_slots(
-    slots: Slots, phi_P: Floats, scores_SK: Floats, p_SK: Floats, mixed_K: Floats
+    slots: Slots,
+    phi_P: Floats,
+    classify: bool,
+    scores_SK: Floats,
+    p_SK: Floats,
+    mixed_K: Floats,
 ) -> None:
-    """Write what each slot answers, .95 softmax(8 s) + .05 / K, and the mean by their shares.
+    """Write what each slot answers, and the mean by their shares.
 
-    The last row is the blank's, which knows nothing: 1 / K.
+    Of classes .95 softmax(8 s) + .05 / K; the last share is the blank's, which knows nothing: 1/K,
+    or the mean value 0.
     """
     weights_SKP, shares_S, state_2 = slots[0], slots[5], slots[6]
     num_slots, num_classes = weights_SKP.shape[0], mixed_K.shape[0]
-    mixed_K[:] = shares_S[num_slots] / num_classes
+    mixed_K[:] = shares_S[num_slots] / num_classes if classify else 0.0
     for s in range(state_2[0]):
-        answer_scores(weights_SKP[s], phi_P, scores_SK[s])
+        answer_scores(weights_SKP[s], phi_P, classify, scores_SK[s])
+        if classify:
+            for k in range(num_classes):
+                p_SK[s, k] = SHARPNESS * scores_SK[s, k]
+            softmax_into(p_SK[s], p_SK[s])
+            for k in range(num_classes):
+                p_SK[s, k] = (1.0 - BLUR) * p_SK[s, k] + BLUR / num_classes
+        else:
+            p_SK[s, 0] = scores_SK[s, 0]
         for k in range(num_classes):
-            p_SK[s, k] = SHARPNESS * scores_SK[s, k]
-        softmax_into(p_SK[s], p_SK[s])
-        for k in range(num_classes):
-            p_SK[s, k] = (1.0 - BLUR) * p_SK[s, k] + BLUR / num_classes
             mixed_K[k] += shares_S[s] * p_SK[s, k]
 
 
 @compiled
+def _root_density(error: float, variance: float) -> float:
+    """Square root of a normal density, up to a factor that all share."""
+    return np.exp(-0.25 * min(error * error / variance, MOST_SPREADS)) * variance**-0.25
+
+
+@compiled
+def _weigh_slots(slots: Slots, p_SK: Floats, target: float, classify: bool) -> None:
+    """r_c ~ pi_c p_c(y)^.5; of values a normal density of each slot's running squared error."""
+    counts_S3, shares_S, state_2, squares_S = slots[4], slots[5], slots[6], slots[7]
+    num_slots = shares_S.shape[0] - 1
+    for s in range(state_2[0]):
+        if classify:
+            shares_S[s] *= np.sqrt(p_SK[s, int(target)])
+        else:
+            error = target - p_SK[s, 0]
+            variance = max(squares_S[s] if counts_S3[s, 1] > 8 else 1.0, LEAST_VARIANCE)
+            shares_S[s] *= _root_density(error, variance)
+    blank = np.sqrt(1.0 / p_SK.shape[1]) if classify else _root_density(target, 1.0)
+    shares_S[num_slots] *= blank
+    shares_S /= shares_S.sum()
+
+
+@compiled
 def learn_slots(
-    slots: Slots, phi_P: Floats, p_SK: Floats, label: int, weight: float, now: int
+    slots: Slots,
+    phi_P: Floats,
+    p_SK: Floats,
+    target: float,
+    weight: float,
+    now: int,
+    classify: bool,
 ) -> int:
     """Update which concept is in force; only the most probable slot learns.
 
@@ -182,26 +239,19 @@ def learn_slots(
         slots: the concepts.
         phi_P: features of the example.
         p_SK: what the slots answered to it.
-        label: its class.
+        target: its class, or its value.
         weight: how often it counts.
         now: number of the event.
+        classify: whether targets are classes.
 
     Returns:
         2 s + opened, where s is the slot whose solution is due; -1 - opened where none is.
     """
-    _, waiting_SMP, labels_SM, weights_SM, counts_S3, shares_S, state_2 = slots
-    num_slots, num_classes = waiting_SMP.shape[0], p_SK.shape[1]
+    _, waiting_SMP, targets_SM, weights_SM, counts_S3, shares_S, state_2, squares_S = slots
+    num_slots = waiting_SMP.shape[0]
     used = state_2[0]
-    best = 0
-    for s in range(used):
-        shares_S[s] *= np.sqrt(p_SK[s, label])
-        if shares_S[s] > shares_S[best]:
-            best = s
-    shares_S[num_slots] *= np.sqrt(1.0 / num_classes)
-    total = shares_S[num_slots] + shares_S[:used].sum()
-    for s in range(used):
-        shares_S[s] /= total
-    shares_S[num_slots] /= total
+    _weigh_slots(slots, p_SK, target, classify)
+    best = np.argmax(shares_S[:used]) if used else 0
     opened = 0
     blank = shares_S[num_slots]
     if used == 0 or (blank > SURE_NOVEL and now - state_2[1] >= LEAST_BETWEEN):
@@ -211,32 +261,25 @@ def learn_slots(
             state_2[0] += 1
             used += 1
         else:
-            best = 0
-            for s in range(num_slots):
-                if counts_S3[s, 2] < counts_S3[best, 2]:
-                    best = s
-        _empty_slot(slots, best)
+            best = np.argmin(counts_S3[:, 2])
+        slots[0][best] = 0.0
+        counts_S3[best, :2] = 0
+        squares_S[best] = 1.0
         shares_S[best] = blank
         shares_S[num_slots] = 0.0
         state_2[1] = now
     for s in range(used):
         shares_S[s] = STAY * shares_S[s] + LEAK / used
     shares_S[num_slots] = STAY * shares_S[num_slots] + BLANK
+    if not classify and not opened:
+        error = target - p_SK[best, 0]
+        squares_S[best] += SQUARES_RATE * (error * error - squares_S[best])
     counts_S3[best, 2] = now
     m = counts_S3[best, 0]
     waiting_SMP[best, m, :] = phi_P
-    labels_SM[best, m], weights_SM[best, m] = label, weight
+    targets_SM[best, m], weights_SM[best, m] = target, weight
     counts_S3[best, 0] += 1
     counts_S3[best, 1] += 1
     if is_due(counts_S3[best, 0], counts_S3[best, 1], waiting_SMP.shape[1]):
-        return 2 * best + opened
+        return 2 * int(best) + opened
     return -1 - opened
-
-
-@compiled
-def _empty_slot(slots: Slots, s: int) -> None:
-    weights_SKP, waiting_SMP, counts_S3 = slots[0], slots[1], slots[4]
-    weights_SKP[s] = 0.0
-    waiting_SMP[s] = 0.0
-    counts_S3[s, 0] = 0
-    counts_S3[s, 1] = 0

@@ -13,16 +13,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 # count_C, mean_C, squares_C, recent_C, last_C, kinds_C, place_C, rank_C, hot_CG
 Scaling = tuple[Floats, Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints]
-# averages_JK of labels by half-life, weights_J they sum to, last_1 label
-LabelPast = tuple[Floats, Floats, Ints]
+# averages_JK of labels by half-life, weights_J they sum to, last_K the last label
+TargetPast = tuple[Floats, Floats, Floats]
 
+# What is to be done with an event.
+FORESEE, TAKE_IN, LEARN = 1, 2, 4
 # Beyond this many events the scaling forgets, so that a drift of many years is followed.
 MOST_COUNTED = 100_000.0
 LARGEST = 8.0
 # Share by which the recent past moves: half-life 20.
 RECENT = 1.0 - 2.0 ** (-1.0 / 20.0)
-# Half-lives of the averages of labels: the first two are views, the last is an expert's.
-LABEL_HALF_LIVES = (8.0, 64.0, 20.0)
+# Half-lives of the averages of targets: the first two are views, the last is an expert's.
+TARGET_HALF_LIVES = (8.0, 64.0, 20.0)
 
 
 @compiled
@@ -47,21 +49,24 @@ def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[fl
 
 
 @compiled
-def view_event(scaling: Scaling, past: LabelPast, x_C: Floats, view_V: Floats) -> None:
+def view_event(
+    scaling: Scaling, past: TargetPast, x_C: Floats, classify: bool, view_V: Floats
+) -> None:
     """Write what the experts see of an event: [Z, R, L]; nothing moves.
 
     Z: running z-scores of numeric columns and one-hots of categories; R = Z - e, e the recent
-    average of Z; L: one-hot of the last known label and averages of labels (half-lives 8 and 64),
-    less 1/K.
+    average of Z; L: the last known target and averages of targets (half-lives 8 and 64), one-hot
+    and less 1/K for classes.
 
     Args:
         scaling: of the columns.
-        past: of the labels.
+        past: of the targets.
         x_C: values; a category's code; NaN where missing.
+        classify: whether targets are classes.
         view_V: (V,) written.
     """
     count_C, mean_C, squares_C, recent_C, _, kinds_C, place_C, rank_C, hot_CG = scaling
-    averages_JK, weights_J, last_1 = past
+    averages_JK, weights_J, last_K = past
     num_classes = averages_JK.shape[1]
     num_columns = x_C.shape[0]
     num_inputs = view_V.shape[0] - 3 * num_classes
@@ -80,14 +85,13 @@ def view_event(scaling: Scaling, past: LabelPast, x_C: Floats, view_V: Floats) -
         elif x >= 0.0:
             view_V[hot_CG[c, int(x)]] = 1.0
     start = view_V.shape[0] - 3 * num_classes
-    if num_classes == 0 or last_1[0] < 0:
+    if weights_J[0] == 0.0:
         return
-    share = 1.0 / num_classes
+    share = 1.0 / num_classes if classify else 0.0
     for k in range(num_classes):
-        view_V[start + k] = -share
+        view_V[start + k] = last_K[k] - share
         view_V[start + num_classes + k] = averages_JK[0, k] / weights_J[0] - share
         view_V[start + 2 * num_classes + k] = averages_JK[1, k] / weights_J[1] - share
-    view_V[start + last_1[0]] += 1.0
 
 
 @compiled
@@ -117,23 +121,80 @@ def take_in_values(scaling: Scaling, x_C: Floats) -> None:
 
 
 @compiled
-def take_in_label(past: LabelPast, label: int) -> None:
-    """Let a label that has come move the averages of labels."""
-    averages_JK, weights_J, last_1 = past
+def take_in_target(past: TargetPast, target: float, classify: bool) -> None:
+    """Let a target that has come move the averages of targets."""
+    averages_JK, weights_J, last_K = past
     for j in range(weights_J.shape[0]):
-        decay = 2.0 ** (-1.0 / LABEL_HALF_LIVES[j])
+        decay = 2.0 ** (-1.0 / TARGET_HALF_LIVES[j])
         for k in range(averages_JK.shape[1]):
             averages_JK[j, k] *= decay
-        averages_JK[j, label] += 1.0 - decay
+        if classify:
+            averages_JK[j, int(target)] += 1.0 - decay
+        else:
+            averages_JK[j, 0] += (1.0 - decay) * target
         weights_J[j] = decay * weights_J[j] + 1.0 - decay
-    last_1[0] = label
+    last_K[:] = 0.0
+    if classify:
+        last_K[int(target)] = 1.0
+    else:
+        last_K[0] = target
 
 
 @compiled
-def answer_label_average(past: LabelPast, p_K: Floats) -> None:
-    """Write the frequencies of recent labels: (e + .02 / K) / 1.02, half-life 20."""
-    averages_JK, weights_J, last_1 = past
+def answer_average(past: TargetPast, classify: bool, p_K: Floats) -> None:
+    """Write the average of recent targets, half-life 20; of classes (e + .02 / K) / 1.02."""
+    averages_JK, weights_J, _ = past
     num_classes = p_K.shape[0]
+    if not classify:
+        p_K[0] = averages_JK[2, 0] / weights_J[2] if weights_J[2] > 0.0 else 0.0
+        return
     for k in range(num_classes):
-        share = averages_JK[2, k] / weights_J[2] if last_1[0] >= 0 else 1.0 / num_classes
+        share = averages_JK[2, k] / weights_J[2] if weights_J[2] > 0.0 else 1.0 / num_classes
         p_K[k] = (share + 0.02 / num_classes) / 1.02
+
+
+@compiled
+def scale_target(scale_3: Floats, target: float) -> float:
+    """Let a value move the running mean and spread of targets; the value in running deviations."""
+    z, mean, squares = scale_value(target, scale_3[0], scale_3[1], scale_3[2])
+    scale_3[0], scale_3[1], scale_3[2] = min(scale_3[0] + 1.0, MOST_COUNTED), mean, squares
+    return z
+
+
+@compiled
+def process_views(
+    mode: int,
+    scaling: Scaling,
+    past: TargetPast,
+    scale_3: Floats,
+    row: int,
+    classify: bool,
+    x_BC: Floats,
+    target_B: Floats,
+    view_BV: Floats,
+    p_BEK: Floats,
+) -> None:
+    """View events one after the other, and let values and targets move what they are viewed by.
+
+    Args:
+        mode: sum of FORESEE (views, and the average of recent targets, are written), TAKE_IN (the
+            values move scaling and recent past) and LEARN (targets move the past).
+        scaling, past: moved.
+        scale_3: events, mean and squares of values that are foreseen; moved.
+        row: of the average of recent targets in the answers, -1 for none.
+        classify: whether targets are classes.
+        x_BC: values of the events.
+        target_B: classes by number; values, which are written over in running deviations.
+        view_BV, p_BEK: written.
+    """
+    for b in range(x_BC.shape[0]):
+        if mode & FORESEE:
+            view_event(scaling, past, x_BC[b], classify, view_BV[b])
+            if row >= 0:
+                answer_average(past, classify, p_BEK[b, row])
+        if mode & TAKE_IN:
+            take_in_values(scaling, x_BC[b])
+        if mode & LEARN:
+            if not classify:
+                target_B[b] = scale_target(scale_3, target_B[b])
+            take_in_target(past, target_B[b], classify)

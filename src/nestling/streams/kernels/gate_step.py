@@ -1,0 +1,70 @@
+"""The gate of a stream, event after event: whose answer is given, and who was right.
+
+Axes: B events of a block, E experts, K outputs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.kernels.expert_gate import Gate, Heard, is_plain, learn_gate, mix_answers
+from nestling.streams.kernels.value_gate import (
+    Spread,
+    learn_value_gate,
+    mix_values,
+)
+from nestling.streams.kernels.views import FORESEE, LEARN
+
+Floats = NDArray[np.float64]
+
+
+@compiled
+def process_gate(
+    mode: int,
+    gate: Gate,
+    spread: Spread,
+    heard: Heard,
+    settings_2: Floats,
+    spine: int,
+    slower: float,
+    target_B: Floats,
+    weight_B: Floats,
+    p_BEK: Floats,
+    mixed_BK: Floats,
+) -> None:
+    """Mix the answers to events and hear of their targets, one after the other.
+
+    Args:
+        mode: FORESEE (the mixture is written), LEARN (the gate hears of the target), or both.
+        gate, spread: whom to believe; moved.
+        heard: written, what the last mixture went through.
+        settings_2: 1 for classes, 0 for values; the quantile that is wanted, 0 for the mean.
+        spine: row of the expert that keeps absent classes, -1 for none.
+        slower: 1 + d / 100 for targets that come d events late.
+        target_B, weight_B, p_BEK: of the events.
+        mixed_BK: written.
+    """
+    classify, by_quantile = settings_2[0] == 1.0, settings_2[1] > 0.0
+    for b in range(p_BEK.shape[0]):
+        if mode & FORESEE:
+            if classify:
+                mix_answers(gate, p_BEK[b], spine, heard)
+                mixed_BK[b, :] = heard[2] if is_plain(gate[4]) else heard[3]
+            else:
+                mix_values(gate, spread, p_BEK[b], by_quantile, heard)
+                mixed_BK[b, 0] = heard[3][0]
+        if mode & LEARN:
+            if classify:
+                label = int(target_B[b])
+                learn_gate(gate, p_BEK[b], heard, label, weight_B[b], slower)
+            else:
+                learn_value_gate(
+                    gate,
+                    spread,
+                    heard,
+                    target_B[b],
+                    weight_B[b],
+                    slower,
+                    settings_2[1],
+                    by_quantile,
+                )

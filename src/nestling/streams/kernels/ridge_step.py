@@ -1,0 +1,182 @@
+"""Ridge memories and concept slots of a stream, event after event.
+
+Axes: B events of a block, C columns, V inputs of a view, E experts that take part, K outputs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.kernels.ridge_answers import (
+    DenseUnits,
+    Ridge,
+    Slots,
+    SparseUnits,
+    answer_ridge,
+    answer_slots,
+    learn_ridge,
+    learn_slots,
+    write_dense_units,
+    write_sparse_units,
+)
+from nestling.streams.kernels.views import FORESEE, LEARN
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Units = tuple[SparseUnits, DenseUnits]
+Ridges = tuple[Ridge, Ridge, Ridge, Slots]
+# phi_spine_P, phi_quick_P, phi_middle_P, scores_RK, scores_SK, p_SK: what the last answer went
+# through
+Work = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
+
+SPINE, QUICK, MIDDLE, CONCEPTS = 0, 1, 2, 3
+
+
+@compiled
+def write_features(
+    units: Units,
+    work: Work,
+    kinds_C: Ints,
+    place_C: Ints,
+    x_C: Floats,
+    view_V: Floats,
+    num_inputs: int,
+) -> None:
+    """Write the features of the three ridge memories and of the slots.
+
+    Spine: [1, Z, sparse units]; quick, and the slots: [1, Z, dense units]; middle: [1, Z, R, L].
+    Which parts a memory has is said by its width.
+    """
+    phi_spine_P, phi_quick_P, phi_middle_P = work[0], work[1], work[2]
+    sparse, dense = units
+    num_units = sparse[2].shape[0]
+    offset = phi_spine_P.shape[0] - num_units
+    phi_spine_P[0] = 1.0
+    if offset > 1:
+        phi_spine_P[1:offset] = view_V[:num_inputs]
+    write_sparse_units(sparse, x_C, kinds_C, place_C, view_V, phi_spine_P[offset:])
+    num_units = dense[1].shape[0]
+    offset = phi_quick_P.shape[0] - num_units
+    phi_quick_P[0] = 1.0
+    if offset > 1:
+        phi_quick_P[1:offset] = view_V[:num_inputs]
+    write_dense_units(dense, view_V[:num_inputs], phi_quick_P[offset:])
+    phi_middle_P[0] = 1.0
+    phi_middle_P[1:] = view_V[view_V.shape[0] + 1 - phi_middle_P.shape[0] :]
+
+
+@compiled
+def answer_ridges(ridges: Ridges, work: Work, rows_4: Ints, classify: bool, p_EK: Floats) -> None:
+    """Write the answers of the three ridge memories and of the concept slots."""
+    spine, quick, middle, slots = ridges
+    scores_RK, scores_SK, p_SK = work[3], work[4], work[5]
+    if rows_4[SPINE] >= 0:
+        answer_ridge(spine, work[0], classify, scores_RK[0], p_EK[rows_4[SPINE]])
+    if rows_4[QUICK] >= 0:
+        answer_ridge(quick, work[1], classify, scores_RK[1], p_EK[rows_4[QUICK]])
+    if rows_4[MIDDLE] >= 0:
+        answer_ridge(middle, work[2], classify, scores_RK[2], p_EK[rows_4[MIDDLE]])
+    if rows_4[CONCEPTS] >= 0:
+        answer_slots(slots, work[1], classify, scores_SK, p_SK, p_EK[rows_4[CONCEPTS]])
+
+
+@compiled
+def learn_ridges(
+    ridges: Ridges,
+    work: Work,
+    rows_4: Ints,
+    learning_4: Ints,
+    due_4: Ints,
+    clock_2: Ints,
+    p_EK: Floats,
+    target: float,
+    weight: float,
+    classify: bool,
+) -> None:
+    """Let an example wait in each memory; note what is to be solved."""
+    spine, quick, middle, slots = ridges
+    scores_RK, p_SK = work[3], work[5]
+    if rows_4[SPINE] >= 0 and learning_4[SPINE]:
+        p_K = p_EK[rows_4[SPINE]]
+        if learn_ridge(spine, work[0], scores_RK[0], p_K, target, weight, classify):
+            due_4[0] = 1
+    if rows_4[QUICK] >= 0 and learning_4[QUICK]:
+        p_K = p_EK[rows_4[QUICK]]
+        if learn_ridge(quick, work[1], scores_RK[1], p_K, target, weight, classify):
+            due_4[1] = 1
+    if rows_4[MIDDLE] >= 0 and learning_4[MIDDLE]:
+        p_K = p_EK[rows_4[MIDDLE]]
+        if learn_ridge(middle, work[2], scores_RK[2], p_K, target, weight, classify):
+            due_4[2] = 1
+    if rows_4[CONCEPTS] >= 0 and learning_4[CONCEPTS]:
+        found = learn_slots(slots, work[1], p_SK, target, weight, clock_2[0], classify)
+        if found >= 0:
+            due_4[3] = 1 + found // 2
+            clock_2[1] += found % 2
+        else:
+            clock_2[1] += -1 - found
+
+
+@compiled
+def process_ridges(
+    mode: int,
+    start: int,
+    units: Units,
+    ridges: Ridges,
+    work: Work,
+    rows_4: Ints,
+    learning_4: Ints,
+    due_4: Ints,
+    clock_2: Ints,
+    kinds_C: Ints,
+    place_C: Ints,
+    num_inputs: int,
+    classify: bool,
+    x_BC: Floats,
+    view_BV: Floats,
+    target_B: Floats,
+    weight_B: Floats,
+    p_BEK: Floats,
+) -> int:
+    """Answer and learn events one after the other; stops behind one after which one is to solve.
+
+    Args:
+        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
+        start: first event to be processed.
+        units: random units.
+        ridges: three memories and the slots.
+        work: written, what the last answer went through.
+        rows_4: row of each in the answers, -1 where it takes no part.
+        learning_4: 0 where it stands still.
+        due_4: written, 1 where a memory is to be solved, 1 + slot of the slots.
+        clock_2: events learned, concepts opened; moved.
+        kinds_C, place_C: kinds of the columns, and their places in a view.
+        num_inputs: D, the first part of a view.
+        classify: whether targets are classes.
+        x_BC, view_BV, target_B, weight_B, p_BEK: events, and what is known of them.
+
+    Returns:
+        the next event to be processed, B if none.
+    """
+    for b in range(start, x_BC.shape[0]):
+        p_EK = p_BEK[b]
+        if mode & FORESEE:
+            write_features(units, work, kinds_C, place_C, x_BC[b], view_BV[b], num_inputs)
+            answer_ridges(ridges, work, rows_4, classify, p_EK)
+        if mode & LEARN:
+            learn_ridges(
+                ridges,
+                work,
+                rows_4,
+                learning_4,
+                due_4,
+                clock_2,
+                p_EK,
+                target_B[b],
+                weight_B[b],
+                classify,
+            )
+            clock_2[0] += 1
+            if due_4[0] + due_4[1] + due_4[2] + due_4[3] > 0:
+                return b + 1
+    return int(x_BC.shape[0])

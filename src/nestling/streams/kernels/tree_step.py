@@ -1,0 +1,162 @@
+"""Trees of a stream, event after event.
+
+Axes: B events of a block, C columns, Q columns of the trees that see the recent past, E experts
+that take part, K outputs.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.trees.branches import Forest
+from nestling.streams.trees.concept_trees import answer_pool, learn_pool
+from nestling.streams.trees.hoeffding import answer_tree, learn_tree
+from nestling.streams.trees.value_trees import answer_value_tree, learn_value_tree
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@compiled
+def write_recent_columns(
+    source_Q: Ints,
+    rank_Q: Ints,
+    num_inputs: int,
+    x_BC: Floats,
+    view_BV: Floats,
+    x_BQ: Floats,
+) -> None:
+    """Write the columns of the trees that see the recent past: raw values, and R of numbers.
+
+    Args:
+        source_Q: column that each looks at.
+        rank_Q: its place in R; -1 for the raw value.
+        num_inputs: D, where R begins in a view.
+        x_BC, view_BV: of the events.
+        x_BQ: written.
+    """
+    for b in range(x_BC.shape[0]):
+        for q in range(source_Q.shape[0]):
+            x = x_BC[b, source_Q[q]]
+            if rank_Q[q] >= 0 and not np.isnan(x):
+                x = view_BV[b, num_inputs + rank_Q[q]]
+            x_BQ[b, q] = x
+
+
+@compiled
+def lacks_room(forest: Forest) -> bool:
+    """Whether there is no room for what one more event may split."""
+    most = forest[2].shape[0] * int(forest[14][0])
+    return bool(forest[3][0] < 3 and forest[4].shape[0] < most)
+
+
+@compiled
+def process_tree(
+    mode: int,
+    start: int,
+    forest: Forest,
+    row: int,
+    kinds_C: Ints,
+    clock_1: Ints,
+    x_BC: Floats,
+    target_B: Floats,
+    weight_B: Floats,
+    p_BEK: Floats,
+) -> int:
+    """Answer and learn events by a Hoeffding tree; stops before one for which there is no room.
+
+    Args:
+        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
+        start: first event to be processed.
+        forest: the arrays.
+        row: in the answers.
+        kinds_C: of the columns.
+        clock_1: how often it began anew; moved.
+        x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
+
+    Returns:
+        the next event to be processed, B if none.
+    """
+    for b in range(start, x_BC.shape[0]):
+        if mode & LEARN and lacks_room(forest):
+            return b
+        if mode & FORESEE:
+            answer_tree(forest, x_BC[b], kinds_C, p_BEK[b, row])
+        if mode & LEARN:
+            clock_1[0] += int(learn_tree(forest, x_BC[b], kinds_C, int(target_B[b]), weight_B[b]))
+    return int(x_BC.shape[0])
+
+
+@compiled
+def process_pool(
+    mode: int,
+    start: int,
+    forest: Forest,
+    row: int,
+    kinds_C: Ints,
+    clock_1: Ints,
+    x_BC: Floats,
+    target_B: Floats,
+    weight_B: Floats,
+    p_BEK: Floats,
+) -> int:
+    """Answer and learn events by a pool of concept trees; stops before one for which there is no room.
+
+    Args:
+        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
+        start: first event to be processed.
+        forest: the arrays.
+        row: in the answers.
+        kinds_C: of the columns.
+        clock_1: how often it began anew; moved.
+        x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
+
+    Returns:
+        the next event to be processed, B if none.
+    """
+    for b in range(start, x_BC.shape[0]):
+        if mode & LEARN and lacks_room(forest):
+            return b
+        if mode & FORESEE:
+            answer_pool(forest, x_BC[b], kinds_C, p_BEK[b, row])
+        if mode & LEARN:
+            clock_1[0] += learn_pool(forest, x_BC[b], kinds_C, int(target_B[b]), weight_B[b]) == 1
+    return int(x_BC.shape[0])
+
+
+@compiled
+def process_value_tree(
+    mode: int,
+    start: int,
+    forest: Forest,
+    row: int,
+    kinds_C: Ints,
+    clock_1: Ints,
+    x_BC: Floats,
+    target_B: Floats,
+    weight_B: Floats,
+    p_BEK: Floats,
+) -> int:
+    """Answer and learn events by a tree of values; stops before one for which there is no room.
+
+    Args:
+        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
+        start: first event to be processed.
+        forest: the arrays.
+        row: in the answers.
+        kinds_C: of the columns.
+        clock_1: how often it began anew; moved.
+        x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
+
+    Returns:
+        the next event to be processed, B if none.
+    """
+    for b in range(start, x_BC.shape[0]):
+        if mode & LEARN and lacks_room(forest):
+            return b
+        if mode & FORESEE:
+            p_BEK[b, row, 0] = answer_value_tree(forest, x_BC[b], kinds_C)
+        if mode & LEARN:
+            clock_1[0] += int(learn_value_tree(forest, x_BC[b], kinds_C, target_B[b], weight_B[b]))
+    return int(x_BC.shape[0])

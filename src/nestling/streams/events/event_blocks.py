@@ -156,9 +156,7 @@ def read_columns(X: "np.ndarray | Tensor | pd.DataFrame") -> list[BlockColumn]:
         DataError: complex numbers, a cell that holds several values.
     """
     if is_frame(X):
-        return [
-            _read_series(X.iloc[:, place], name) for place, name in enumerate(X.columns.tolist())
-        ]
+        return [_read_series(cells, name) for name, cells in X.items()]
     block = _open_array(X)
     return [_read_cells(block[:, place], place) for place in range(block.shape[1])]
 
@@ -217,7 +215,7 @@ def _read_series(cells: "pd.Series[Any]", name: object) -> BlockColumn:
         readings = [one if one != one or _is_infinite(one) else name_reading(one) for one in texts]
         return BlockColumn(name, "readings", codes_N, tuple(readings))
     if isinstance(dtype, pd.StringDtype):
-        places_N, uniques = pd.factorize(cells)
+        places_N, uniques = cells.array.factorize()
         words = tuple(read_value(one, name) for one in uniques.tolist())
         return BlockColumn(name, "readings", np.asarray(places_N, dtype=np.int64), words)
     if isinstance(dtype, pd.DatetimeTZDtype):

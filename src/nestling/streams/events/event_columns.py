@@ -214,19 +214,19 @@ class EventColumns:
             found[name] = read_value(value, name)
         is_new = [name for name in found if name not in self._sources]
         has_grown = grow and self._admit({name: found[name] for name in is_new})
-        row = [NAN] * self._size
+        row_C = np.full(self._size, NAN)
         for name, reading in found.items():
             source = self._sources.get(name)
             if source is None:
                 self.num_infinite += grow and reading in (_INFINITY, -_INFINITY)
             elif source.kind != DATE:
-                row[source.first] = self._convert(source, reading, 1, grow=grow)[0]
+                row_C[source.first] = self._convert(source, reading, 1, grow=grow)[0]
             else:
                 end = source.first + source.width
-                row[source.first : end] = self._convert(source, reading, 1, grow=grow)
+                row_C[source.first : end] = self._convert(source, reading, 1, grow=grow)
         if not has_grown and self._plan is None and found.keys() == self._sources.keys():
             self._plan = RowPlan(self._sources) if found else None
-        return np.array(row)
+        return row_C
 
     def _encode_columns(
         self, columns: Sequence[BlockColumn], num_events: int, *, grow: bool

@@ -24,6 +24,7 @@ _ISO = re.compile(r"\d{4}-\d{2}-\d{2}([T ]|$)")
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _DAY = 86400.0
+_TIMES = (date, timedelta, np.datetime64, np.timedelta64)
 
 
 class Moment(float):
@@ -54,12 +55,14 @@ def read_value(value: object, name: object) -> Reading:
     """
     if value is None:
         return NAN
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         return str.__str__(value) if value else NAN  # of an Enum of texts: the text
-    if isinstance(value, complex | np.complexfloating):
+    if isinstance(value, (complex, np.complexfloating)):
         raise DataError(f"column {name!r} of an event holds {value!r}; give real numbers")
     # Before the numbers: numpy's times may pass for counts of their own units.
-    if isinstance(value, date | timedelta | np.datetime64 | np.timedelta64):
+    if isinstance(value, _TIMES):
         return _read_time(value)
     try:
         return float(_DOUBLE.unpack(_DOUBLE.pack(value))[0])

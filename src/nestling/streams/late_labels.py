@@ -239,16 +239,15 @@ class WaitingEvents:
                         f"array '{place}.{name}' of the waiting events has "
                         f"{0 if found is None else len(found)} rows, expected {counts[place]}"
                     )
-        self._waiting, self.num_bytes = {}, 0
+        waiting: dict[EventId, _Waiting] = {}
         seen = [0] * len(counts)
         for key, number, place in data["events"]:
             names = data["layouts"][place]
             record = {name: np.array(arrays[f"{place}.{name}"][seen[place]]) for name in names}
             seen[place] += 1
-            self._waiting[key] = _Waiting(number, record)
-            self.num_bytes += _count_bytes(record)
-        self._fates = dict(data["fates"])
-        self._now = data["now"]
+            waiting[key] = _Waiting(number, record)
+        self._waiting, self._fates, self._now = waiting, dict(data["fates"]), data["now"]
+        self.num_bytes = sum(_count_bytes(one.record) for one in waiting.values())
         self.num_dropped, self.num_answered = data["num_dropped"], data["num_answered"]
         self._delay_sum, self._delay_weight = data["delay_sum"], data["delay_weight"]
 

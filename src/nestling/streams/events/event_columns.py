@@ -88,6 +88,8 @@ class EventColumns:
             raise SettingError(f"max_columns is {max_columns}; give 1 or more")
         self.max_columns = max_columns
         self.num_infinite, self.num_unreadable = 0, 0
+        # Columns and codes so far: as long as it stays, names, kinds and codes are what they were.
+        self.num_growths = 0
         self._sources: dict[Name, SourceColumn] = {}
         self._size = 0
         self._plan: RowPlan | None = None
@@ -116,8 +118,7 @@ class EventColumns:
         """How many codes each column has given out (C,) int64; 0 for numbers."""
         counts: list[int] = []
         for source in self._sources.values():
-            own = len(source.codes) + source.has_other if source.kind == CATEGORY else 0
-            counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [own]
+            counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [source.num_codes]
         return np.array(counts, dtype=np.int64)
 
     def list_categories(self, column: int) -> list[str]:
@@ -224,8 +225,8 @@ class EventColumns:
             else:
                 end = source.first + source.width
                 row_C[source.first : end] = self._convert(source, reading, 1, grow=grow)
-        if not has_grown and self._plan is None and found.keys() == self._sources.keys():
-            self._plan = RowPlan(self._sources) if found else None
+        if not has_grown and self._plan is None and self._sources:
+            self._plan = RowPlan(self._sources)
         return row_C
 
     def _encode_columns(
@@ -252,8 +253,8 @@ class EventColumns:
             else:
                 end = source.first + source.width
                 block[:, source.first : end] = self._convert_column(source, column, grow=grow)
-        if not has_grown and self._plan is None and found.keys() == self._sources.keys():
-            self._plan = RowPlan(self._sources) if found else None
+        if not has_grown and self._plan is None and self._sources:
+            self._plan = RowPlan(self._sources)
         return block
 
     def _admit(self, new: Mapping[Name, Reading]) -> bool:
@@ -269,6 +270,7 @@ class EventColumns:
             source = SourceColumn(name, kind, self._size, (), False)
             self._sources[name] = source
             self._size += source.width
+        self.num_growths += len(kinds)
         if kinds:
             self._plan = None
         return bool(kinds)
@@ -289,7 +291,10 @@ class EventColumns:
                 return [NAN] * source.width
         if value is not None:
             if kind == CATEGORY:
-                return [source.find_code(name_reading(value), grow=grow)]
+                before = source.num_codes
+                code = source.find_code(name_reading(value), grow=grow)
+                self.num_growths += source.num_codes - before
+                return [code]
             if kind == NUMBER and type(value) is float:
                 return [value]
             if kind == DATE and isinstance(value, Moment):
@@ -342,6 +347,7 @@ class EventColumns:
             sources[source.name] = source
             size += source.width
         self.num_infinite, self.num_unreadable = state["num_infinite"], state["num_unreadable"]
+        self.num_growths = len(sources) + sum(one.num_codes for one in sources.values())
         self._sources, self._size, self._plan = sources, size, None
 
 

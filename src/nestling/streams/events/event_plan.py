@@ -54,6 +54,11 @@ class SourceColumn:
         """How many columns of the row it becomes."""
         return len(DATE_PARTS) if self.kind == DATE else 1
 
+    @property
+    def num_codes(self) -> int:
+        """How many codes it has given out."""
+        return len(self.codes) + self.has_other
+
     def find_code(self, text: str, *, grow: bool) -> int:
         """The code of a text; -1 if it has none and may get none."""
         code = self.codes.get(text)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 
 from nestling.core.errors import DataError, NestlingError, SettingError, ShapeMismatch
 from nestling.streams.events.event_columns import EventColumns
+from nestling.streams.events.event_values import split_moment, split_moments
 
 NAN = math.nan
 NUMBERS = st.one_of(
@@ -32,12 +35,12 @@ MOMENTS = st.sampled_from(
         pd.NaT,
         np.datetime64("2020-01-01T06"),
         timedelta(minutes=90),
+        np.timedelta64(1, "ns"),
+        np.datetime64("2024-05-01T12:30", "ns"),
     ]
 )
 CELLS = st.one_of(NUMBERS, TEXTS, MOMENTS, st.none(), st.just(pd.NA), st.just(("a", 1)))
-EVENTS = st.lists(
-    st.dictionaries(st.sampled_from(["a", "b", "c", 0, 1]), CELLS, max_size=5), max_size=12
-)
+EVENTS = st.lists(st.dictionaries(st.sampled_from(["a", "b", 0]), CELLS, max_size=3), max_size=12)
 
 
 def encode_one_by_one(columns: EventColumns, events: list, *, grow: bool = True) -> np.ndarray:
@@ -288,6 +291,28 @@ def test_a_list_of_events_is_as_its_events(events: list[dict]) -> None:
     assert_same(one, many)
 
 
+@given(st.lists(st.floats(-1e11, 1e12), max_size=40))
+def test_one_moment_has_the_bits_of_many(seconds: list[float]) -> None:
+    many = split_moments(np.array(seconds, dtype=np.float64))
+    assert [split_moment(one) for one in seconds] == many.tolist()
+
+
+def test_events_that_look_as_usual_but_are_not() -> None:
+    """What the quick way may not take over: it must see it and go the long way."""
+    columns = EventColumns()
+    for _ in range(3):
+        columns.encode_one({"n": 1.0, "m": 2.0}, grow=True)
+    for value, expected in [
+        *((np.timedelta64(10**9, "ns"), 1.0), (np.datetime64(10**9, "ns"), NAN), ("5", 5.0)),
+        *(("1_0", NAN), (np.str_("7"), 7.0), (Decimal("0.25"), 0.25), (torch.tensor(3), 3.0)),
+        *((pd.Timedelta(seconds=4), 4.0), (None, NAN), (-math.inf, NAN), (10**400, NAN)),
+    ]:
+        for event in ({"n": value, "m": 2.0}, {"m": 2.0, "n": value}, {"n": value}):
+            row = columns.encode_one(event, grow=True)
+            np.testing.assert_array_equal(row, [expected, 2.0 if "m" in event else NAN])
+    assert (columns.num_infinite, columns.num_unreadable) == (6, 6)
+
+
 @given(EVENTS, EVENTS)
 def test_a_query_changes_nothing(events: list[dict], queries: list[dict]) -> None:
     columns = EventColumns()
@@ -299,9 +324,29 @@ def test_a_query_changes_nothing(events: list[dict], queries: list[dict]) -> Non
     assert json.dumps(columns.state_dict()) == before
     # Learned categories have their codes from then on.
     learned = columns.encode_many(events, grow=True)
-    assert not (learned == -1).any() or any(
-        isinstance(x, float) for e in events for x in e.values()
+    assert not (learned[:, columns.kinds == 1] == -1).any()
+
+
+@given(EVENTS, EVENTS)
+def test_what_grew_is_counted(events: list[dict], later: list[dict]) -> None:
+    columns = EventColumns()
+    columns.encode_many(events, grow=True)
+    before = columns.num_growths, columns.state_dict()["sources"]
+    columns.encode_many(later, grow=True)
+    grew = columns.state_dict()["sources"] != before[1]
+    assert (columns.num_growths > before[0]) == grew
+    twin = EventColumns()
+    twin.load_state_dict(columns.state_dict())
+    assert twin.num_growths == columns.num_growths
+
+
+def test_pandas_is_imported_by_who_gives_a_frame() -> None:
+    code = (
+        "import sys; from nestling.streams.events.event_columns import EventColumns as E; "
+        "e = E(); e.encode_one({'a': 'x', 'b': None}, grow=True); "
+        "e.encode_many([[1, 2]], grow=True); assert 'pandas' not in sys.modules"
     )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @given(EVENTS, EVENTS)
@@ -352,6 +397,30 @@ def test_a_frame_with_dtypes_is_as_its_rows(rows: list, places: list[int], befor
         ]
         assert_same_rows(encode_one_by_one(one, events), many.encode_many(frame, grow=True))
         assert_same(one, many)
+
+
+def test_numbers_go_to_the_columns_of_their_names() -> None:
+    columns = EventColumns()
+    for _ in range(3):
+        columns.encode_many(pd.DataFrame({"a": [1.0], "b": [2.0]}), grow=True)
+    other_order = pd.DataFrame({"b": [2.0], "a": [1.0]})
+    np.testing.assert_array_equal(columns.encode_many(other_order, grow=False), [[1.0, 2.0]])
+    other_names = pd.DataFrame({"c": [2.0], "d": [1.0]})
+    np.testing.assert_array_equal(columns.encode_many(other_names, grow=False), [[NAN, NAN]])
+    np.testing.assert_array_equal(columns.encode_many(np.ones((1, 2)), grow=False), [[NAN, NAN]])
+    np.testing.assert_array_equal(columns.encode_one(np.ones(2), grow=False), [NAN, NAN])
+    np.testing.assert_array_equal(
+        columns.encode_one(np.ones(2), grow=True), [NAN, NAN, 1.0, 1.0]
+    )  # columns 0 and 1
+
+
+def test_what_is_infinite_decides_no_column_of_a_frame() -> None:
+    columns = EventColumns()
+    frame = pd.DataFrame({"a": [math.inf, "red", -math.inf], "b": [math.inf, 1.0, 2.0]})
+    rows = columns.encode_many(frame, grow=True)
+    np.testing.assert_array_equal(rows, [[NAN, NAN], [0.0, 1.0], [NAN, 2.0]])
+    assert columns.kinds.tolist() == [1, 0]
+    assert columns.num_infinite == 3
 
 
 def test_a_categorical_of_numbers_is_a_category() -> None:

@@ -8,6 +8,7 @@ NestlingError
 │   └── LateParameter       a parameter that appeared after the levels were assigned
 ├── DataError               data that cannot be learned from
 │   ├── UnknownLabel        a label outside the declared classes
+│   ├── UnknownEvent        a label for an event that does not wait for one
 │   ├── NonFiniteInput      NaN or infinity in features or targets
 │   └── ShapeMismatch       shapes or dtypes that do not fit together
 ├── ModelError              a model that cannot be made or loaded
@@ -56,6 +57,10 @@ class DataError(NestlingError):
 
 class UnknownLabel(DataError):
     """A label outside the declared classes."""
+
+
+class UnknownEvent(DataError):
+    """A label for an event that does not wait for one."""
 
 
 class NonFiniteInput(DataError):

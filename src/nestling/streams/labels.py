@@ -24,18 +24,19 @@ class SeenLabels:
     """
 
     def __init__(self) -> None:
+        self._labels: list[Label] = []
         self._places: dict[tuple[type, Label], int] = {}
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._labels)
 
     def __getitem__(self, place: int) -> Label:
-        return self.labels[place]
+        return self._labels[place]
 
     @property
     def labels(self) -> list[Label]:
         """All labels seen, in their order."""
-        return [label for _, label in self._places]
+        return list(self._labels)
 
     def find(self, label: object) -> int | None:
         """The place of a label; None if it was never seen.
@@ -53,7 +54,10 @@ class SeenLabels:
             UnknownLabel: no value that can be a label; nothing changed then.
         """
         plain = read_label(label)
-        return self._places.setdefault((type(plain), plain), len(self._places))
+        place = self._places.setdefault((type(plain), plain), len(self._labels))
+        if place == len(self._labels):
+            self._labels.append(plain)
+        return place
 
     def state_dict(self) -> dict[str, Any]:
         """As plain data for JSON, which tells these types apart."""
@@ -63,12 +67,13 @@ class SeenLabels:
         """Take over what `state_dict` gave.
 
         Raises:
-            DataError: a label stands twice.
+            DataError: a label stands twice, or is none; nothing changed then.
         """
-        places = {(type(label), label): place for place, label in enumerate(state["labels"])}
-        if len(places) < len(state["labels"]):
+        labels = [read_label(label) for label in state["labels"]]
+        places = {(type(label), label): place for place, label in enumerate(labels)}
+        if len(places) < len(labels):
             raise DataError("a label stands twice in the state of a stream's labels")
-        self._places = places
+        self._labels, self._places = labels, places
 
 
 def read_label(label: object) -> Label:

@@ -130,23 +130,43 @@ def open_event(x: object) -> dict[Any, object]:
 
 def open_block(
     X: "np.ndarray | Tensor | pd.DataFrame",
-) -> tuple[np.ndarray | None, list[BlockColumn]]:
-    """A frame, an array or a tensor of N events, column by column.
+) -> tuple[tuple[object, ...], np.ndarray | None]:
+    """The columns' names of a frame, an array or a tensor of N events, and its numbers.
 
-    Returns: the numbers (N, D) if it is an array of them, else None; and its columns.
+    Returns: names (D,), and (N, D) numbers if all columns are plain numbers, else None.
+    Raises:
+        ShapeMismatch: not 2-D.
+        DataError: complex numbers.
+    """
+    if is_frame(X):
+        names = tuple(X.columns.tolist())
+        for dtype in X.dtypes:
+            if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub":
+                return names, None
+        return names, X.to_numpy(dtype=np.float64)
+    block = _open_array(X)
+    return tuple(range(block.shape[1])), block if block.dtype.kind in "fiub" else None
+
+
+def read_columns(X: "np.ndarray | Tensor | pd.DataFrame") -> list[BlockColumn]:
+    """The columns (D,) of a frame, an array or a tensor of N events.
+
     Raises:
         ShapeMismatch: not 2-D.
         DataError: complex numbers, a cell that holds several values.
     """
     if is_frame(X):
-        return None, [
-            _read_series(X.iloc[:, place], name) for place, name in enumerate(X.columns.tolist())
-        ]
+        return [_read_series(cells, name) for name, cells in X.items()]
+    block = _open_array(X)
+    return [_read_cells(block[:, place], place) for place in range(block.shape[1])]
+
+
+def _open_array(X: "np.ndarray | Tensor | pd.DataFrame") -> np.ndarray:
+    assert not is_frame(X)
     block = _open_tensor(X) if isinstance(X, Tensor) else _fill_masked(X)
     if block.ndim != 2:
         raise ShapeMismatch(f"a block of events has shape {block.shape}, expected (N, D)")
-    columns = [_read_cells(block[:, place], place) for place in range(block.shape[1])]
-    return block, columns
+    return block
 
 
 def _open_tensor(x: Tensor) -> np.ndarray:
@@ -195,7 +215,7 @@ def _read_series(cells: "pd.Series[Any]", name: object) -> BlockColumn:
         readings = [one if one != one or _is_infinite(one) else name_reading(one) for one in texts]
         return BlockColumn(name, "readings", codes_N, tuple(readings))
     if isinstance(dtype, pd.StringDtype):
-        places_N, uniques = pd.factorize(cells)
+        places_N, uniques = cells.array.factorize()
         words = tuple(read_value(one, name) for one in uniques.tolist())
         return BlockColumn(name, "readings", np.asarray(places_N, dtype=np.int64), words)
     if isinstance(dtype, pd.DatetimeTZDtype):

@@ -10,7 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from nestling.core.errors import DataError, SettingError, ShapeMismatch
-from nestling.streams.events.event_blocks import BlockColumn, is_frame, open_block, open_event
+from nestling.streams.events.event_blocks import (
+    BlockColumn,
+    is_frame,
+    open_block,
+    open_event,
+    read_columns,
+)
 from nestling.streams.events.event_plan import (
     CATEGORY,
     DATE,
@@ -18,10 +24,9 @@ from nestling.streams.events.event_plan import (
     OTHER,
     Name,
     RowPlan,
-    Source,
+    SourceColumn,
     decide_kind,
     name_column,
-    split_moment,
 )
 from nestling.streams.events.event_values import (
     DATE_PARTS,
@@ -33,6 +38,7 @@ from nestling.streams.events.event_values import (
     parse_moment,
     parse_number,
     read_value,
+    split_moment,
     split_moments,
 )
 
@@ -82,9 +88,9 @@ class EventColumns:
             raise SettingError(f"max_columns is {max_columns}; give 1 or more")
         self.max_columns = max_columns
         self.num_infinite, self.num_unreadable = 0, 0
-        # Columns and codes that have come into being: changes whenever rows can hold more.
-        self.num_grown = 0
-        self._sources: dict[Name, Source] = {}
+        # Columns and codes so far: as long as it stays, names, kinds and codes are what they were.
+        self.num_growths = 0
+        self._sources: dict[Name, SourceColumn] = {}
         self._size = 0
         self._plan: RowPlan | None = None
 
@@ -112,8 +118,7 @@ class EventColumns:
         """How many codes each column has given out (C,) int64; 0 for numbers."""
         counts: list[int] = []
         for source in self._sources.values():
-            own = len(source.codes) + source.has_other if source.kind == CATEGORY else 0
-            counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [own]
+            counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [source.num_codes]
         return np.array(counts, dtype=np.int64)
 
     def list_categories(self, column: int) -> list[str]:
@@ -147,9 +152,10 @@ class EventColumns:
         if type(x) is dict:
             event = x
         elif plan is not None and type(x) is np.ndarray and x.ndim == 1:
-            row = plan.encode_numbers(x)
-            if row is not None:
-                return row
+            if plan.is_positional and len(x) == plan.size:
+                row = plan.encode_numbers(x)
+                if row is not None:
+                    return row
             event = open_event(x)
         else:
             event = open_event(x)
@@ -173,12 +179,12 @@ class EventColumns:
         if isinstance(X, Mapping):
             raise ShapeMismatch("a block is a mapping: one event; give it to encode_one")
         if isinstance(X, np.ndarray | Tensor) or is_frame(X):
-            numbers, columns = open_block(X)
-            if numbers is not None and self._plan is not None:
+            names, numbers = open_block(X)
+            if self._plan is not None and numbers is not None and names == self._plan.names:
                 rows = self._plan.encode_numbers(numbers)
                 if rows is not None:
                     return rows
-            return self._encode_columns(columns, len(X), grow=grow)
+            return self._encode_columns(read_columns(X), len(X), grow=grow)
         if not isinstance(X, Iterable) or isinstance(X, str | bytes):
             raise DataError(f"a block is a {type(X).__name__}; give a frame, an array or a list")
         before: dict[str, Any] | None = None
@@ -214,11 +220,13 @@ class EventColumns:
             source = self._sources.get(name)
             if source is None:
                 self.num_infinite += grow and reading in (_INFINITY, -_INFINITY)
+            elif source.kind != DATE:
+                row_C[source.first] = self._convert(source, reading, 1, grow=grow)[0]
             else:
                 end = source.first + source.width
                 row_C[source.first : end] = self._convert(source, reading, 1, grow=grow)
-        if not has_grown and self._plan is None and found.keys() == self._sources.keys():
-            self._plan = RowPlan(self._sources) if found else None
+        if not has_grown and self._plan is None and self._sources:
+            self._plan = RowPlan(self._sources)
         return row_C
 
     def _encode_columns(
@@ -245,8 +253,8 @@ class EventColumns:
             else:
                 end = source.first + source.width
                 block[:, source.first : end] = self._convert_column(source, column, grow=grow)
-        if not has_grown and self._plan is None and found.keys() == self._sources.keys():
-            self._plan = RowPlan(self._sources) if found else None
+        if not has_grown and self._plan is None and self._sources:
+            self._plan = RowPlan(self._sources)
         return block
 
     def _admit(self, new: Mapping[Name, Reading]) -> bool:
@@ -259,41 +267,44 @@ class EventColumns:
                 f"{self.max_columns} are kept, drop some or raise max_columns"
             )
         for name, kind in kinds:
-            source = Source(name, kind, self._size, (), False)
+            source = SourceColumn(name, kind, self._size, (), False)
             self._sources[name] = source
             self._size += source.width
+        self.num_growths += len(kinds)
         if kinds:
             self._plan = None
-            self.num_grown += len(kinds)
         return bool(kinds)
 
     def _convert(
-        self, source: Source, reading: Reading, times: int, *, grow: bool
-    ) -> float | list[float]:
+        self, source: SourceColumn, reading: Reading, times: int, *, grow: bool
+    ) -> list[float]:
         """What a reading becomes in the source's columns; `times` it stands in the block."""
+        kind = source.kind
         value: Reading | None = reading
-        if isinstance(reading, str) and source.kind != CATEGORY:
-            value = parse_number(reading) if source.kind == NUMBER else parse_moment(reading)
-        if value is not None and not isinstance(value, str):
+        if type(reading) is str and kind != CATEGORY:
+            value = parse_number(reading) if kind == NUMBER else parse_moment(reading)
+        if isinstance(value, float):
             if value != value:
-                return NAN
+                return [NAN] * source.width
             if value in (_INFINITY, -_INFINITY):
                 self.num_infinite += times * grow
-                return NAN
+                return [NAN] * source.width
         if value is not None:
-            if source.kind == CATEGORY:
-                before = len(source.codes) + source.has_other
+            if kind == CATEGORY:
+                before = source.num_codes
                 code = source.find_code(name_reading(value), grow=grow)
-                self.num_grown += len(source.codes) + source.has_other - before
-                return code
-            if isinstance(value, Moment) and source.kind == DATE:
+                self.num_growths += source.num_codes - before
+                return [code]
+            if kind == NUMBER and type(value) is float:
+                return [value]
+            if kind == DATE and isinstance(value, Moment):
                 return split_moment(value)
-            if type(value) is float and source.kind == NUMBER:
-                return value
         self.num_unreadable += times * grow
-        return NAN
+        return [NAN] * source.width
 
-    def _convert_column(self, source: Source, column: BlockColumn, *, grow: bool) -> np.ndarray:
+    def _convert_column(
+        self, source: SourceColumn, column: BlockColumn, *, grow: bool
+    ) -> np.ndarray:
         """The columns (N, 1) or (N, 4) of the source."""
         if source.kind == NUMBER and column.kind == "numbers":
             is_infinite_N = np.isinf(column.values)
@@ -327,16 +338,17 @@ class EventColumns:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
-        sources: dict[Name, Source] = {}
+        sources: dict[Name, SourceColumn] = {}
         size = 0
         for one in state["sources"]:
-            source = Source(one["name"], one["kind"], size, one["categories"], one["has_other"])
+            source = SourceColumn(
+                one["name"], one["kind"], size, one["categories"], one["has_other"]
+            )
             sources[source.name] = source
             size += source.width
         self.num_infinite, self.num_unreadable = state["num_infinite"], state["num_unreadable"]
+        self.num_growths = len(sources) + sum(one.num_codes for one in sources.values())
         self._sources, self._size, self._plan = sources, size, None
-        # A change of its own: what was taken over need not be what was there.
-        self.num_grown += 1
 
 
 def _refuse_twice(name: Name, found: Mapping[Name, object]) -> None:

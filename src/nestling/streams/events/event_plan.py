@@ -5,7 +5,6 @@ Letters: C columns of a row, D values of an event.
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,20 @@ from nestling.streams.events.event_values import (
     Reading,
     parse_moment,
     read_value,
-    split_moments,
+    split_moment,
 )
 
 MAX_CATEGORIES = 256
 OTHER = "(other)"
 NUMBER, CATEGORY, DATE = "number", "category", "date"
 Name = str | int
-_INFINITY = float("inf")
+# Plain numbers; others are looked at, for numpy's times too give a float.
+_NUMBERS = frozenset(
+    {float, int, bool, np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_}
+)
 
 
-class Source:
+class SourceColumn:
     """One column of the events as they are given: its kind, and which columns it becomes.
 
     Args:
@@ -52,6 +54,11 @@ class Source:
         """How many columns of the row it becomes."""
         return len(DATE_PARTS) if self.kind == DATE else 1
 
+    @property
+    def num_codes(self) -> int:
+        """How many codes it has given out."""
+        return len(self.codes) + self.has_other
+
     def find_code(self, text: str, *, grow: bool) -> int:
         """The code of a text; -1 if it has none and may get none."""
         code = self.codes.get(text)
@@ -69,7 +76,7 @@ class Source:
 class RowPlan:
     """How to read events that have exactly the known columns, as nearly all have."""
 
-    def __init__(self, sources: Mapping[Name, Source]) -> None:
+    def __init__(self, sources: Mapping[Name, SourceColumn]) -> None:
         names = tuple(sources)
         self.names = names
         self.sources = tuple(sources.values())
@@ -77,9 +84,7 @@ class RowPlan:
         self.pack_into: Callable[..., None] = struct.Struct(f"{self.size}d").pack_into
         self.is_plain = all(source.kind == NUMBER for source in self.sources)
         self.is_positional = self.is_plain and names == tuple(range(len(names)))
-        self.fetch: Callable[[dict[Any, object]], tuple[object, ...]] = (
-            itemgetter(*names) if len(names) > 1 else lambda event: (event[names[0]],)
-        )
+        self.known = frozenset(names)
 
     def encode(self, event: dict[Any, object]) -> np.ndarray | None:
         """The row (C,) of an event; None where it takes the long way."""
@@ -87,56 +92,47 @@ class RowPlan:
         values: Iterable[object]
         if keys == self.names:
             values = event.values()
-        elif len(keys) == len(self.names):
-            try:
-                values = self.fetch(event)
-            except KeyError:
-                return None
+        elif event.keys() <= self.known:
+            values = list(map(event.get, self.names))
         else:
             return None
+        if not (self.is_plain and _NUMBERS.issuperset(map(type, values))):
+            values = self._read_mixed(values)
         row = np.empty(self.size)
         try:
-            # It takes whatever gives a float, and no text.
-            self.pack_into(row, 0, *(values if self.is_plain else self._read_mixed(values)))
-        except struct.error:
-            if not self.is_plain:
-                return None
-            try:
-                self.pack_into(row, 0, *self._read_mixed(values))
-            except struct.error:
-                return None
+            self.pack_into(row, 0, *values)
+        except struct.error:  # a text says that the event is not as usual
+            return None
         total = sum(row.tolist())  # quicker than numpy on one row, and it warns of no overflow
         return row if total - total == 0.0 or not np.isinf(row).any() else None
 
-    def encode_numbers(self, block: np.ndarray) -> np.ndarray | None:
-        """Numbers (..., D) by position as float64; None where they take the long way."""
-        if not self.is_positional or block.dtype.kind not in "fiub" or len(block.T) != self.size:
+    def encode_numbers(self, numbers: np.ndarray) -> np.ndarray | None:
+        """Numbers (..., D) in the order of `names` as float64; None where they go the long way."""
+        if not self.is_plain or numbers.dtype.kind not in "fiub":
             return None
-        rows = np.array(block, dtype=np.float64, order="C")
+        rows = np.array(numbers, dtype=np.float64, order="C")
         return None if np.isinf(rows).any() else rows
 
     def _read_mixed(self, values: Iterable[object]) -> list[object]:
-        """Values as the row's numbers; a text among them says that the event is not as usual."""
+        """Values as the row's numbers; a text stands for what is not as usual."""
         row: list[object] = []
         add = row.append
         for value, source in zip(values, self.sources, strict=True):
             if value is None:
                 row += [NAN] * source.width
             elif source.kind == NUMBER:
-                add(value)
+                if type(value) in _NUMBERS:
+                    add(value)
+                else:
+                    reading = read_value(value, source.name)
+                    add(reading if type(reading) is float else "no number")
             elif source.kind == CATEGORY:
                 # Only a plain text is looked for: a subclass may compare as it likes.
-                add(source.codes.get(value, "new") if type(value) is str else "other type")
+                add(source.codes.get(value, "new") if type(value) is str else "no text")
             else:
                 moment = read_value(value, source.name)
                 row += split_moment(moment) if isinstance(moment, Moment) else ["no date"]
         return row
-
-
-def split_moment(moment: float) -> list[float]:
-    """The columns of one point in time, in the order of DATE_PARTS."""
-    parts: list[float] = split_moments(np.array([moment]))[0].tolist()
-    return parts
 
 
 def name_column(key: object) -> Name:

@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from nestling.streams.kernels.adwin import make_adwin
 from nestling.streams.kernels.centroids import (
+    ANY_SIDE,
     CATEGORY,
-    NUM_BINS,
+    CODE_SIDES,
+    NUMERIC,
     Histograms,
     clear_histograms,
+    inherit_histogram,
     insert_value,
     make_histograms,
 )
@@ -31,6 +34,8 @@ Forest: TypeAlias = tuple[NDArray[Any], ...]
 MAX_FEATURES = 40
 # Two splits that differ by less than this are as good as one another.
 TIE = 0.05
+# A new leaf takes over what its parent saw as if it were at most this many events.
+INHERITED = 200.0
 # Sample weights beyond these would leave what float32 can hold.
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
@@ -102,7 +107,7 @@ def make_forest(
         arrays by name, in the order in which kernels take them.
     """
     max_nodes = 2 * max_leaves - 1
-    num_leaves = min(num_trees + 3, num_trees * max_leaves)
+    num_leaves = min(num_trees + 3, num_trees * max_leaves + 1)
     numbers, sizes_R, buckets = make_adwin(adwin_delta)
     nodes = np.zeros((num_trees, max_nodes, 5), np.int32)
     nodes[:, :, COLUMN] = -1
@@ -160,15 +165,15 @@ def make_room(arrays: dict[str, NDArray[Any]], num_events: int) -> dict[str, NDA
         the same arrays, or the forest with more of them.
     """
     free = int(arrays["free"][0])
-    if free >= 2 * num_events + 1:
+    if free >= 2 * num_events + 2:
         return arrays
     check_every = arrays["settings"][CHECK_EVERY]
     unchecked_L = arrays["leaf_numbers"][:, UNCHECKED]
     splits = int(((unchecked_L + num_events) // check_every).sum())
     # New leaves may split too; a tree may be planted at each check of ADWIN, every 32 events.
-    needed = splits + num_events // int(check_every) + num_events // 32 + 1
+    needed = splits + num_events // int(check_every) + num_events // 32 + 2
     num_leaves = len(unchecked_L)
-    most = len(arrays["trees"]) * int(arrays["settings"][MAX_LEAVES])
+    most = len(arrays["trees"]) * int(arrays["settings"][MAX_LEAVES]) + 1
     if free >= needed or num_leaves == most:
         return arrays
     num_leaves = min(max(num_leaves + needed - free, num_leaves * 3 // 2), most)
@@ -322,6 +327,37 @@ def insert_event(
 
 
 @compiled
+def _inherit(
+    forest: Forest,
+    leaf: int,
+    split_feature: int,
+    kind: int,
+    child: int,
+    side: int,
+    middle: float,
+) -> None:
+    """A child begins with what its parent knows of each class, as naive Bayes would have it."""
+    columns_LF, histograms, shares_S = forest[6], histograms_of(forest), forest[15][0]
+    seen = 0.0
+    for k in range(shares_S.shape[0]):
+        seen += forest[4][child, k]
+    fade = min(1.0, INHERITED / seen) if seen > 0.0 else 0.0
+    for k in range(shares_S.shape[0]):
+        before = forest[15][4, k] + forest[15][5, k]
+        shares_S[k] = fade * forest[4][child, k] / before if before > 0.0 else 0.0
+    known = 0
+    for feature in range(forest[7][child]):
+        while known < forest[7][leaf] and columns_LF[leaf, known] < columns_LF[child, feature]:
+            known += 1
+        if known == forest[7][leaf] or columns_LF[leaf, known] != columns_LF[child, feature]:
+            continue
+        sides = ANY_SIDE
+        if known == split_feature:
+            sides = side if kind == NUMERIC else side + CODE_SIDES
+        inherit_histogram(histograms, leaf, known, child, feature, shares_S, sides, middle)
+
+
+@compiled
 def split_where_due(
     forest: Forest,
     tree: int,
@@ -350,7 +386,7 @@ def split_where_due(
     if numbers_L4[leaf, UNCHECKED] < settings[CHECK_EVERY]:
         return False
     numbers_L4[leaf, UNCHECKED] = 0.0
-    if trees_T3[tree, NUM_LEAVES] >= settings[MAX_LEAVES] or forest[3][0] == 0:
+    if trees_T3[tree, NUM_LEAVES] >= settings[MAX_LEAVES] or forest[3][0] < 2:
         return False
     if largest_gain <= 0.0:
         return False
@@ -369,12 +405,18 @@ def split_where_due(
     low, high = trees_T3[tree, NUM_NODES], trees_T3[tree, NUM_NODES] + 1
     trees_T3[tree, NUM_NODES] += 2
     trees_T3[tree, NUM_LEAVES] += 1
+    middle = threshold
+    if kinds_C[column] != CATEGORY:
+        middle -= histograms[0][leaf, feature]
+    for side in range(2):
+        child = _open_leaf(forest, tree, low if side == 0 else high, kinds_C.shape[0])
+        forest[4][child] = low_S if side == 0 else high_S
+        if by_class:
+            _inherit(forest, leaf, feature, kinds_C[column], child, side, middle)
     # The row of the leaf is free again.
     forest[3][0] += 1
     forest[3][forest[3][0]] = leaf
-    num_columns = kinds_C.shape[0]
-    forest[4][_open_leaf(forest, tree, low, num_columns)] = low_S
-    forest[4][_open_leaf(forest, tree, high, num_columns)] = high_S
+    numbers_L4[leaf] = 0.0
     nodes_TN5[tree, node, COLUMN] = column
     nodes_TN5[tree, node, KIND] = kinds_C[column]
     nodes_TN5[tree, node, LOW] = low

@@ -8,6 +8,7 @@ Axis letters: L leaves, F features of a leaf, B bins, S statistics (K classes, o
 `counts_LFBS` is the sum of the others.
 """
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 from nestling.streams.kernels.compiled import compiled
 
 NUM_BINS = 24
-# How much unlike classes (or means) hold two neighbours apart, against their distance.
-UNLIKE = 0.05
 NUMERIC, CATEGORY = 0, 1
 # All categories of a full histogram that have no bin share its last one.
 OTHERS = -1.0
 # Places of the statistics of numbers.
 WEIGHT, SUM, SQUARES = range(3)
+# Which bins of a histogram a child takes over.
+ANY_SIDE, CODE_SIDES = -1, 2
+# A child takes over no bin of less weight.
+LEAST_INHERITED = 1e-3
 # Values are kept as float32 differences from the first one; further out is as good as far.
 FARTHEST = 1e30
 
@@ -92,61 +95,36 @@ def relative_value(value: float, origin: float) -> np.float32:
 
 
 @compiled
-def _pair_cost(
-    histograms: Histograms, leaf: int, feature: int, place: int, by_class: bool
+def _weigh_bin(
+    counts_LFBS: NDArray[np.float32], leaf: int, feature: int, place: int, by_class: bool
 ) -> float:
-    """What is lost when a bin and its right neighbour become one.
-
-    w_i w_j/(w_i + w_j) (UNLIKE |p_i - p_j|^2 + (gap/range)^2), with p the shares of the classes;
-    for numbers (m_i - m_j)^2 / variance stands for |p_i - p_j|^2.
-    """
-    _, _, centres_LFB, _, counts_LFBS = histograms
-    num_statistics = counts_LFBS.shape[3]
-    last = NUM_BINS - 1
-    width = float(centres_LFB[leaf, feature, last]) - float(centres_LFB[leaf, feature, 0])
-    gap = float(centres_LFB[leaf, feature, place + 1]) - float(centres_LFB[leaf, feature, place])
-    near = gap / width
-    unlike = 0.0
-    if by_class:
-        left = np.float32(0.0)
-        right = np.float32(0.0)
-        for k in range(num_statistics):
-            left += counts_LFBS[leaf, feature, place, k]
-            right += counts_LFBS[leaf, feature, place + 1, k]
-        share_left = np.float32(1.0) / left
-        share_right = np.float32(1.0) / right
-        total = np.float32(0.0)
-        for k in range(num_statistics):
-            apart = (
-                counts_LFBS[leaf, feature, place, k] * share_left
-                - counts_LFBS[leaf, feature, place + 1, k] * share_right
-            )
-            total += apart * apart
-        unlike = float(total)
-    else:
-        left = counts_LFBS[leaf, feature, place, WEIGHT]
-        right = counts_LFBS[leaf, feature, place + 1, WEIGHT]
-        apart_of_means = (
-            counts_LFBS[leaf, feature, place, SUM] / left
-            - counts_LFBS[leaf, feature, place + 1, SUM] / right
-        )
-        all_weight = float(counts_LFBS[leaf, feature, NUM_BINS, WEIGHT])
-        mean = counts_LFBS[leaf, feature, NUM_BINS, SUM] / all_weight
-        variance = counts_LFBS[leaf, feature, NUM_BINS, SQUARES] / all_weight - mean * mean
-        if variance > 0.0:
-            unlike = min(float(apart_of_means) ** 2 / variance, 2.0)
-    weight = float(left) * (float(right) / (float(left) + float(right)))
-    return weight * (UNLIKE * unlike + near * near)
+    """Weight of the events of one bin."""
+    if not by_class:
+        return float(counts_LFBS[leaf, feature, place, WEIGHT])
+    weight = np.float32(0.0)
+    for k in range(counts_LFBS.shape[3]):
+        weight += counts_LFBS[leaf, feature, place, k]
+    return float(weight)
 
 
 @compiled
 def _refresh_costs(
     histograms: Histograms, leaf: int, feature: int, first: int, last: int, by_class: bool
 ) -> None:
-    """Costs of the pairs that begin at `first` to `last`, as far as there are such pairs."""
-    costs_LFB = histograms[3]
-    for place in range(max(first, 0), min(last, NUM_BINS - 2) + 1):
-        costs_LFB[leaf, feature, place] = _pair_cost(histograms, leaf, feature, place, by_class)
+    """Costs of the pairs that begin at `first` to `last`, as far as there are such pairs.
+
+    The root of the squared error that arises when two bins become one, w_i w_j/(w_i + w_j) gap^2
+    [Ward 1963]; the root, since the square would leave float32.
+    """
+    _, _, centres_LFB, costs_LFB, counts_LFBS = histograms
+    first, last = max(first, 0), min(last, NUM_BINS - 2)
+    left = _weigh_bin(counts_LFBS, leaf, feature, first, by_class)
+    for place in range(first, last + 1):
+        right = _weigh_bin(counts_LFBS, leaf, feature, place + 1, by_class)
+        gap = float(centres_LFB[leaf, feature, place + 1])
+        gap -= float(centres_LFB[leaf, feature, place])
+        costs_LFB[leaf, feature, place] = gap * math.sqrt(left * (right / (left + right)))
+        left = right
 
 
 @compiled
@@ -176,65 +154,16 @@ def _close_bin(histograms: Histograms, leaf: int, feature: int, place: int, last
 
 
 @compiled
-def _weigh_bin(histograms: Histograms, leaf: int, feature: int, place: int, by_class: bool) -> float:
-    """Weight of the events of one bin."""
-    counts_LFBS = histograms[4]
-    if not by_class:
-        return float(counts_LFBS[leaf, feature, place, WEIGHT])
-    weight = np.float32(0.0)
-    for k in range(counts_LFBS.shape[3]):
-        weight += counts_LFBS[leaf, feature, place, k]
-    return float(weight)
-
-
-@compiled
 def _merge_pair(histograms: Histograms, leaf: int, feature: int, place: int, by_class: bool) -> None:
     """A bin takes in its right neighbour, whose place is empty then (not closed)."""
     _, _, centres_LFB, _, counts_LFBS = histograms
-    left = _weigh_bin(histograms, leaf, feature, place, by_class)
-    right = _weigh_bin(histograms, leaf, feature, place + 1, by_class)
+    left = _weigh_bin(counts_LFBS, leaf, feature, place, by_class)
+    right = _weigh_bin(counts_LFBS, leaf, feature, place + 1, by_class)
     near = float(centres_LFB[leaf, feature, place])
     gap = float(centres_LFB[leaf, feature, place + 1]) - near
     centres_LFB[leaf, feature, place] = near + gap * (right / (left + right))
     for k in range(counts_LFBS.shape[3]):
         counts_LFBS[leaf, feature, place, k] += counts_LFBS[leaf, feature, place + 1, k]
-
-
-@compiled
-def _join_cost(
-    histograms: Histograms,
-    leaf: int,
-    feature: int,
-    place: int,
-    value: np.float32,
-    width: float,
-    label: int,
-    target: float,
-    weight: float,
-) -> float:
-    """What is lost when a new value joins a bin; as in `_pair_cost`."""
-    _, _, centres_LFB, _, counts_LFBS = histograms
-    near = (float(value) - float(centres_LFB[leaf, feature, place])) / width
-    unlike = 0.0
-    if label >= 0:
-        held = np.float32(0.0)
-        squares = np.float32(0.0)
-        for k in range(counts_LFBS.shape[3]):
-            count = counts_LFBS[leaf, feature, place, k]
-            held += count
-            squares += count * count
-        share = 1.0 / float(held)
-        own = float(counts_LFBS[leaf, feature, place, label]) * share
-        unlike = 1.0 - 2.0 * own + float(squares) * share * share
-    else:
-        held = counts_LFBS[leaf, feature, place, WEIGHT]
-        all_weight = float(counts_LFBS[leaf, feature, NUM_BINS, WEIGHT])
-        mean = counts_LFBS[leaf, feature, NUM_BINS, SUM] / all_weight
-        variance = counts_LFBS[leaf, feature, NUM_BINS, SQUARES] / all_weight - mean * mean
-        apart = target - counts_LFBS[leaf, feature, place, SUM] / held
-        if variance > 0.0:
-            unlike = min(float(apart) ** 2 / variance, 2.0)
-    return weight * (float(held) / (float(held) + weight)) * (UNLIKE * unlike + near * near)
 
 
 @compiled
@@ -277,13 +206,11 @@ def _place_number(
     leaf: int,
     feature: int,
     value: np.float32,
-    label: int,
-    target: float,
+    by_class: bool,
     weight: float,
 ) -> int:
     """The bin that a number will be counted in, made where it has none."""
-    _, sizes_LF, centres_LFB, costs_LFB, _ = histograms
-    by_class = label >= 0
+    _, sizes_LF, centres_LFB, costs_LFB, counts_LFBS = histograms
     last = NUM_BINS - 1
     size = sizes_LF[leaf, feature]
     place = count_below(centres_LFB, leaf, feature, size, value)
@@ -294,33 +221,24 @@ def _place_number(
         centres_LFB[leaf, feature, place] = value
         sizes_LF[leaf, feature] = size + 1
         return place
-    if place == 0 or place == NUM_BINS:
-        # A new end widens the range against which all gaps are measured.
-        low = min(float(value), float(centres_LFB[leaf, feature, 0]))
-        high = max(float(value), float(centres_LFB[leaf, feature, last]))
-        width = high - low
-    else:
-        width = float(centres_LFB[leaf, feature, last]) - float(centres_LFB[leaf, feature, 0])
-    pair = 0 if place != 1 else 1
+    # Which costs less: that two bins become one, or that the value joins a bin beside it?
+    # The two between which it lies are neighbours no more.
+    pair = 1 if place == 1 else 0
     least = costs_LFB[leaf, feature, pair]
     for other in range(pair + 1, last):
-        # The two bins between which the value lies are no neighbours any more.
         if costs_LFB[leaf, feature, other] < least and other != place - 1:
             least = costs_LFB[leaf, feature, other]
             pair = other
-    join = -1
-    cost = float(least)
+    join, join_weight, cost = -1, 0.0, float(least)
     for other in range(max(place - 1, 0), min(place, last) + 1):
-        of_join = _join_cost(
-            histograms, leaf, feature, other, value, width, label, target, weight
-        )
-        if of_join < cost:
-            cost = of_join
-            join = other
+        held = _weigh_bin(counts_LFBS, leaf, feature, other, by_class)
+        gap = abs(float(value) - float(centres_LFB[leaf, feature, other]))
+        of_join = gap * math.sqrt(held * (weight / (held + weight)))
+        if of_join <= cost:
+            join, join_weight, cost = other, held, of_join
     if join >= 0:
-        held = _weigh_bin(histograms, leaf, feature, join, by_class)
         centre = float(centres_LFB[leaf, feature, join])
-        centre += (float(value) - centre) * (weight / (held + weight))
+        centre += (float(value) - centre) * (weight / (join_weight + weight))
         centres_LFB[leaf, feature, join] = centre
         return join
     _merge_pair(histograms, leaf, feature, pair, by_class)
@@ -331,10 +249,7 @@ def _place_number(
         _open_bin(histograms, leaf, feature, place, pair + 1)
         pair += pair >= place
     centres_LFB[leaf, feature, place] = value
-    if place == 0 or place == last:
-        _refresh_costs(histograms, leaf, feature, 0, last, by_class)
-    else:
-        _refresh_costs(histograms, leaf, feature, pair - 1, pair, by_class)
+    _refresh_costs(histograms, leaf, feature, pair - 1, pair, by_class)
     return place
 
 
@@ -369,7 +284,7 @@ def insert_value(
         if before == 0:
             origins_LF[leaf, feature] = value
         value_32 = relative_value(value, origins_LF[leaf, feature])
-        place = _place_number(histograms, leaf, feature, value_32, label, target, weight)
+        place = _place_number(histograms, leaf, feature, value_32, label >= 0, weight)
     _add_event(counts_LFBS, leaf, feature, place, label, target, weight)
     _add_event(counts_LFBS, leaf, feature, NUM_BINS, label, target, weight)
     if kind == NUMERIC and sizes_LF[leaf, feature] == NUM_BINS:
@@ -377,3 +292,51 @@ def insert_value(
             _refresh_costs(histograms, leaf, feature, 0, NUM_BINS, label >= 0)
         else:
             _refresh_costs(histograms, leaf, feature, place - 1, place, label >= 0)
+
+
+@compiled
+def inherit_histogram(
+    histograms: Histograms,
+    parent: int,
+    parent_feature: int,
+    child: int,
+    feature: int,
+    shares_S: NDArray[np.float64],
+    sides: int,
+    middle: float,
+) -> None:
+    """A child begins with a share of what its parent saw of one feature.
+
+    Args:
+        histograms: changed in place.
+        parent: row of the leaf that is split.
+        parent_feature: which of its features.
+        child: row of the new leaf.
+        feature: which of its features; empty so far.
+        shares_S: the child's share of each of the parent's counts.
+        sides: which bins: ANY_SIDE, 0: up to `middle`, 1: above it; CODE_SIDES: the category that
+            `middle` is, CODE_SIDES + 1: all but that.
+        middle: where this feature is split.
+    """
+    origins_LF, sizes_LF, centres_LFB, _, counts_LFBS = histograms
+    origins_LF[child, feature] = origins_LF[parent, parent_feature]
+    size = 0
+    for place in range(sizes_LF[parent, parent_feature]):
+        centre = centres_LFB[parent, parent_feature, place]
+        is_low = centre == middle if sides >= CODE_SIDES else centre <= middle
+        if sides != ANY_SIDE and is_low == (sides % 2 == 1):
+            continue
+        weight = 0.0
+        for k in range(shares_S.shape[0]):
+            weight += counts_LFBS[parent, parent_feature, place, k] * shares_S[k]
+        if weight < LEAST_INHERITED:
+            continue
+        centres_LFB[child, feature, size] = centre
+        for k in range(shares_S.shape[0]):
+            count = np.float32(counts_LFBS[parent, parent_feature, place, k] * shares_S[k])
+            counts_LFBS[child, feature, size, k] = count
+            counts_LFBS[child, feature, NUM_BINS, k] += count
+        size += 1
+    sizes_LF[child, feature] = size
+    if size == NUM_BINS:
+        _refresh_costs(histograms, child, feature, 0, NUM_BINS, True)

@@ -188,7 +188,7 @@ def _normalise(p_K: NDArray[np.float64], seen: float) -> None:
 
 
 @compiled
-def _find_largest(p_K: NDArray[np.float64]) -> int:
+def find_largest(p_K: NDArray[np.float64]) -> int:
     """The first of the largest."""
     best = 0
     for k in range(1, p_K.shape[0]):
@@ -234,9 +234,9 @@ def learn_one_tree(
     leaf = forest[0][tree, node, LOW]
     p_K = scratch_6S[3]
     _score_counts(forest, leaf, p_K)
-    wrong_plain = _find_largest(p_K) != label
+    wrong_plain = find_largest(p_K) != label
     _score_bayes(forest, leaf, x_C, kinds_C, p_K)
-    wrong_fine = _find_largest(p_K) != label
+    wrong_fine = find_largest(p_K) != label
     by_fine = numbers_L4[leaf, ERRORS_FINE] < numbers_L4[leaf, ERRORS_PLAIN]
     wrong = wrong_fine if by_fine else wrong_plain
     if weight <= 0.0:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nestling.core.errors import DataError, SettingError, suggest
 from nestling.streams.event_run import EventRun
 from nestling.streams.events.event_columns import EventColumns
-from nestling.streams.expert_pool import EXPERTS, ExpertPool
+from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId, WaitingEvents
 
@@ -54,6 +54,8 @@ class StreamClassifier:
         self.expert_names = tuple(name for name in EXPERTS if name not in without)
         if not self.expert_names:
             raise SettingError("no expert is left; leave out fewer")
+        from nestling.streams.expert_pool import ExpertPool
+
         self._seen = SeenLabels()
         self._pool = ExpertPool(self.expert_names, seed)
         waiting = WaitingEvents(max_events=max_waiting, max_age=max_age)
@@ -129,7 +131,7 @@ class StreamClassifier:
         row_C = run.columns.encode_one(x, grow=True)
         label = self._seen.admit(y)
         run.fit_sizes(len(self._seen))
-        run.learn(row_C[None], np.array([label]), np.array([weight]))
+        run.learn(row_C[None], np.array([float(label)]), np.array([weight]))
 
     def predict_proba_many(self, X: object) -> Any:
         """Probabilities of a block of events (N, K); a frame with classes as columns for a frame.
@@ -170,7 +172,7 @@ class StreamClassifier:
         if not labels:
             return
         rows_NC = run.columns.encode_many(X, grow=True)
-        label_N = np.array([self._seen.admit(one) for one in labels])
+        label_N = np.array([float(self._seen.admit(one)) for one in labels])
         run.learn_block(rows_NC, label_N, weight_N)
 
 

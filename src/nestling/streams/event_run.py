@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.events.event_columns import EventColumns
-from nestling.streams.expert_arrays import locate_view
-from nestling.streams.expert_pool import ExpertPool, Sizes
+from nestling.streams.expert_arrays import Sizes, locate_view
+from nestling.streams.expert_pool import Events, ExpertPool
 from nestling.streams.late_labels import EventId, WaitingEvents
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Steps of the kernels; see `kernels.event_step`.
-FORESEE, MIX, TAKE_IN, LEARN = 1, 2, 4, 8
+# What a kernel does with an event; see `kernels.views`.
+FORESEE, TAKE_IN, LEARN = 1, 2, 4
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
 
@@ -34,21 +34,12 @@ class EventRun:
         self.num_events = 0
         self._grown_for = (-1, 0)
         self._num_codes: Ints = np.zeros(0, dtype=np.int64)
-        self._fresh: tuple[bytes, int] | None = None
-        self._num_moves = 0
-        self._make_room(1)
-
-    def _make_room(self, num_events: int) -> None:
-        sizes, num_experts = self.pool.sizes, len(self.pool.names)
-        self._view_BV = np.zeros((num_events, sizes.num_view))
-        self._p_BEK = np.zeros((num_events, num_experts, sizes.num_outputs))
-        self._mixed_BK = np.zeros((num_events, sizes.num_outputs))
-        self._weight_B = np.ones(num_events)
-        self._target_B = self.pool.make_targets(num_events)
+        # The event that was foreseen last, as long as nothing has moved since.
+        self._fresh: tuple[bytes, Events] | None = None
 
     def fit_sizes(self, num_outputs: int) -> None:
         """Make room for all columns, categories and outputs that have appeared."""
-        wanted = (self.columns.num_grown, num_outputs)
+        wanted = (self.columns.num_growths, num_outputs)
         if wanted != self._grown_for:
             self._grow(self.columns.kinds, self.columns.num_codes, num_outputs)
             self._grown_for = wanted
@@ -56,87 +47,77 @@ class EventRun:
     def _grow(self, kinds_C: Ints, num_codes_C: Ints, num_outputs: int) -> None:
         self.pool.grow(kinds_C.tolist(), num_codes_C.tolist(), num_outputs)
         self._num_codes = num_codes_C
-        self._num_moves += 1
         self._fresh = None
-        self._make_room(1)
 
-    def _process(self, mode: int, x_BC: Floats, *, is_fresh: bool = False) -> None:
-        num_events = x_BC.shape[0]
-        if self._mixed_BK.shape[0] != num_events:
-            self._make_room(num_events)
-        self.pool.process(
-            mode,
-            x_BC,
-            self._view_BV,
-            self._p_BEK,
-            self._mixed_BK,
-            self._target_B,
-            self._weight_B,
-            slower=1.0 + self.waiting.mean_delay / HALVING_DELAY,
-            is_fresh=is_fresh,
-        )
+    @property
+    def _slower(self) -> float:
+        return 1.0 + self.waiting.mean_delay / HALVING_DELAY
+
+    def _foresee(self, x_BC: Floats, mode: int) -> Events:
+        """Answers to events as of now."""
+        events = self.pool.make_events(x_BC)
+        self.pool.view(mode, events)
+        self.pool.answer(FORESEE, events)
+        self.pool.mix(FORESEE, events, self._slower)
+        return events
 
     def foresee(self, x_BC: Floats) -> Floats:
         """Answers (B, K) to events that are only asked about; nothing moves."""
-        x_BC = self._fill(x_BC)
-        self._process(FORESEE | MIX, x_BC)
-        self._fresh = (x_BC.tobytes(), self._num_moves) if x_BC.shape[0] == 1 else None
-        return self._mixed_BK.copy()
-
-    def _fill(self, x_BC: Floats) -> Floats:
-        """Rows as wide as the experts know columns: later ones are unknown to them yet."""
         width = self.pool.sizes.num_columns
-        if x_BC.shape[1] == width:
-            return x_BC
-        filled = np.full((x_BC.shape[0], width), np.nan)
-        most = min(width, x_BC.shape[1])
-        filled[:, :most] = x_BC[:, :most]
-        return filled
+        if x_BC.shape[1] != width:  # columns that the experts do not know yet
+            filled_BC = np.full((len(x_BC), width), np.nan)
+            most = min(width, x_BC.shape[1])
+            filled_BC[:, :most] = x_BC[:, :most]
+            x_BC = filled_BC
+        events = self._foresee(x_BC, FORESEE)
+        self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
+        return events.mixed
 
     def expect(self, x_1C: Floats, event_id: EventId) -> Floats:
         """Answer (1, K) to an event that has happened; it waits for its label.
 
         Raises:
-            UnknownEvent: an event of that id waits already; nothing changed then.
+            DataError: an event of that id waits already; nothing changed then.
         """
         self.waiting.check_new(event_id)
-        x_1C = self._fill(x_1C)
+        self._fresh = None
         sizes = self.pool.sizes
-        # Before the first label there is nothing to answer.
-        self._process(FORESEE | MIX | TAKE_IN if sizes.num_outputs else TAKE_IN, x_1C)
+        if sizes.num_outputs:
+            events = self._foresee(x_1C, FORESEE | TAKE_IN)
+        else:  # before the first label there is nothing to answer
+            events = self.pool.make_events(x_1C)
+            self.pool.view(TAKE_IN, events)
         record = {
-            "x": x_1C[0],
-            "view": self._view_BV[0],
-            "answers": self._p_BEK[0],
+            "values": events.values[0],
+            "views": events.views[0],
+            "answers": events.answers[0],
             "sizes": np.array([sizes.num_columns, sizes.num_numeric, sizes.num_inputs]),
         }
         self.num_events += 1
-        self._num_moves += 1
         self.waiting.put(event_id, self.num_events, record)
         self.waiting.expire(self.num_events)
-        self._fresh = None
-        return self._mixed_BK.copy()
+        return events.mixed
 
-    def learn(self, x_BC: Floats, target_B: NDArray[Any], weight_B: Floats) -> Floats:
+    def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
-        num_events = x_BC.shape[0]
-        is_fresh = num_events == 1 and self._fresh == (x_BC.tobytes(), self._num_moves)
-        if not is_fresh and self._mixed_BK.shape[0] != num_events:
-            self._make_room(num_events)
-        self._target_B[:], self._weight_B[:] = target_B, weight_B
-        mode = TAKE_IN | LEARN if is_fresh else FORESEE | MIX | TAKE_IN | LEARN
-        self._process(mode, x_BC, is_fresh=is_fresh)
-        self.num_events += num_events
-        self._num_moves += 1
-        self._fresh = None
-        return self._mixed_BK.copy()
+        fresh, self._fresh = self._fresh, None
+        if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
+            events, mode = fresh[1], LEARN
+        else:
+            events, mode = self.pool.make_events(x_BC), FORESEE | LEARN
+        events.targets[:], events.weights[:] = target_B, weight_B
+        self.pool.view(mode | TAKE_IN, events)
+        self.pool.answer(mode, events)
+        self.pool.mix(mode, events, self._slower)
+        self.num_events += len(events)
+        return events.mixed
 
-    def learn_block(self, x_BC: Floats, target_B: NDArray[Any], weight_B: Floats) -> None:
+    def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.
 
         Args:
             x_BC: as encoded with room for all that the block brings.
-            target_B: classes by number; in order of appearance, where they are new.
+            target_B: classes by number, in order of appearance where they are new; or values.
             weight_B: of the events.
         """
         start = 0
@@ -148,14 +129,12 @@ class EventRun:
             start = end
         rows = np.ascontiguousarray(x_BC[start:, : self.pool.sizes.num_columns])
         self.learn(rows, target_B[start:], weight_B[start:])
-        self._grown_for = (self.columns.num_grown, self.pool.sizes.num_outputs)
+        self._grown_for = (self.columns.num_growths, self.pool.sizes.num_outputs)
 
-    def _find_growth(
-        self, x_BC: Floats, target_B: NDArray[Any]
-    ) -> Iterator[tuple[int, Ints, Ints, int]]:
+    def _find_growth(self, x_BC: Floats, target_B: Floats) -> Iterator[tuple[int, Ints, Ints, int]]:
         """Each event that brings columns, categories or classes, and how much there is then."""
         sizes = self.pool.sizes
-        if self._grown_for[0] == self.columns.num_grown and (
+        if self._grown_for[0] == self.columns.num_growths and (
             not self.pool.classifies or target_B.max() < sizes.num_outputs
         ):
             return
@@ -170,7 +149,8 @@ class EventRun:
         codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
         outputs_B = np.full(len(x_BC), sizes.num_outputs)
         if self.pool.classifies:
-            outputs_B = np.maximum(np.maximum.accumulate(target_B + 1), sizes.num_outputs)
+            found_B = np.maximum.accumulate(target_B.astype(np.int64) + 1)
+            outputs_B = np.maximum(found_B, sizes.num_outputs)
         last = (sizes.num_columns, before.tolist(), sizes.num_outputs)
         for b in range(len(x_BC)):
             width, outputs = int(width_B[b]), int(outputs_B[b])
@@ -184,17 +164,20 @@ class EventRun:
         sizes = self.pool.sizes
         columns, numeric, inputs = (int(size) for size in record["sizes"])
         answers_EK = record["answers"]
-        before = Sizes(columns, numeric, inputs, self.pool.count_outputs(answers_EK))
-        self._make_room(1)
+        before = Sizes(columns, numeric, inputs, answers_EK.shape[1])
         x_1C = np.full((1, sizes.num_columns), np.nan)
-        x_1C[0, :columns] = record["x"]
-        mode = LEARN
-        if before.num_outputs == 0:  # nothing was answered: no label had come yet
-            mode |= FORESEE | MIX
-        else:
-            self._view_BV[0, locate_view(before, sizes)] = record["view"]
-            self._p_BEK[0] = self.pool.pad_answers(answers_EK)
-        self._target_B[0], self._weight_B[0] = target, weight
-        self._process(mode, x_1C)
-        self._num_moves += 1
+        x_1C[0, :columns] = record["values"]
         self._fresh = None
+        events = self.pool.make_events(x_1C)
+        events.targets[:], events.weights[:] = target, weight
+        if before.num_outputs:
+            events.views[0, locate_view(before, sizes)] = record["views"]
+            events.answers[0] = self.pool.pad_answers(answers_EK)
+        else:  # nothing was answered: no label had come yet
+            self.pool.view(FORESEE, events)
+            self.pool.answer(FORESEE, events)
+        self.pool.view(LEARN, events)
+        self.pool.mix(FORESEE | LEARN, events, self._slower)
+        # The gate judges by the answers that were given; what the experts learn from is what they
+        # would answer now.
+        self.pool.answer(FORESEE | LEARN, events)

@@ -15,6 +15,22 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[Any]]
 Ints = NDArray[np.int64]
 
+EXPERTS = (
+    "sgd",
+    "sgd_all",
+    "adamw",
+    "adamw_all",
+    "logistic",
+    "logistic_all",
+    "spine",
+    "ridge_300",
+    "ridge_1000",
+    "concepts",
+    "tree",
+    "trees",
+    "trees_recent",
+    "labels",
+)
 NUM_HIDDEN = 64
 NUM_DENSE = 128
 NUM_INPUTS_OF_UNIT = 16

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.expert_arrays import (
-    NUM_DENSE,
+    EXPERTS,
     MOST_UNITS,
+    NUM_DENSE,
     NUM_SLOTS,
     UNITS_PER_COLUMN,
     Arrays,
@@ -32,35 +34,28 @@ from nestling.streams.expert_arrays import (
     make_sparse_units,
     put_at,
 )
-from nestling.streams.kernels.branches import make_room
-from nestling.streams.kernels.concept_trees import grow_pool, make_pool
-from nestling.streams.kernels.event_step import process_events
-from nestling.streams.kernels.hoeffding import grow_tree, make_tree
-from nestling.streams.kernels.value_trees import grow_value_tree, make_value_tree
+from nestling.streams.kernels.gate_step import process_gate
+from nestling.streams.kernels.network_step import process_networks
+from nestling.streams.kernels.ridge_step import process_ridges
+from nestling.streams.kernels.tree_step import (
+    process_pool,
+    process_tree,
+    process_value_tree,
+    write_recent_columns,
+)
+from nestling.streams.kernels.views import FORESEE, LEARN, process_views
 from nestling.streams.solving import add_waiting, solve_sums
+from nestling.streams.trees.branches import add_leaves
+from nestling.streams.trees.concept_trees import grow_pool, make_pool
+from nestling.streams.trees.hoeffding import grow_tree, make_tree
+from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
 Floats = NDArray[np.float64]
 
-EXPERTS = (
-    "sgd",
-    "sgd_all",
-    "adamw",
-    "adamw_all",
-    "logistic",
-    "logistic_all",
-    "spine",
-    "ridge_300",
-    "ridge_1000",
-    "concepts",
-    "tree",
-    "trees",
-    "trees_recent",
-    "labels",
-)
+NETWORKS, RIDGES, TREES = EXPERTS[:6], EXPERTS[6:10], EXPERTS[10:13]
 HALF_LIVES = {"spine": math.inf, "ridge_300": 300.0, "ridge_1000": 1000.0, "concepts": math.inf}
 MOST_WAITING = {"spine": 64, "ridge_300": 16, "ridge_1000": 32, "concepts": 16}
 STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0}
-TREES = ("tree", "trees", "trees_recent")
 MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
 RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
 WEIGHT_DECAY = 0.01
@@ -70,6 +65,30 @@ FIRST_BOUNDS = (-2.0, 2.0)
 UNJUDGED = 100.0
 # What an answer says of a class that came later.
 LEAST_OF_UNKNOWN = 0.02
+
+
+@dataclass(frozen=True)
+class Events:
+    """A block of events, and what is known of them.
+
+    Attributes:
+        values: (B, C); a category's code; NaN where missing.
+        views: (B, V) what the experts see.
+        targets: (B,) classes by number, or values in running deviations.
+        weights: (B,) how often each counts.
+        answers: (B, E, K) of each expert.
+        mixed: (B, K) what is answered.
+    """
+
+    values: Floats
+    views: Floats
+    targets: Floats
+    weights: Floats
+    answers: Floats
+    mixed: Floats
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 class ExpertPool:
@@ -98,14 +117,16 @@ class ExpertPool:
         self.level = level
         self.seed = seed
         self.sizes = Sizes()
-        rows = [self.names.index(name) if name in self.names else -1 for name in EXPERTS]
-        self.switches: Arrays = {
-            "rows": np.array(rows, dtype=np.int64),
-            "learning": np.ones(len(EXPERTS), dtype=np.int64),
-            "due": np.zeros(4, dtype=np.int64),
-            "clock": np.zeros(6, dtype=np.int64),
-        }
+        self.rows = {name: self.names.index(name) if name in names else -1 for name in EXPERTS}
+        self._of_networks = np.array([self.rows[name] for name in NETWORKS])
+        self._of_ridges = np.array([self.rows[name] for name in RIDGES])
+        self.learning = np.ones(len(EXPERTS), dtype=np.int64)
         self.rates = np.array([*RATES, WEIGHT_DECAY])
+        self.num_learned = 0
+        # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
+        self.clock = np.zeros(2, dtype=np.int64)
+        self.anew = np.zeros(len(TREES), dtype=np.int64)
+        self._due = np.zeros(len(RIDGES), dtype=np.int64)
         self.half_lives = dict(HALF_LIVES)
         self.parts: dict[str, Arrays] = self._make(Sizes())
         self._gather()
@@ -286,55 +307,46 @@ class ExpertPool:
 
     def _gather(self) -> None:
         """Put the arrays together as the kernels take them, and room for what they write."""
-        parts, sizes = self.parts, self.sizes
-        networks = ("sgd", "sgd_all", "adamw", "adamw_all", "logistic", "logistic_all")
-        seen = [
-            tuple(v for key, v in parts[name].items() if key not in ("gram", "cross"))
-            for name in ("spine", "ridge_300", "ridge_1000", "concepts")
-        ]
-        K = max(sizes.num_outputs, 1)
-        num_experts = len(self.names)
-        work = (
-            *(
-                np.zeros(parts[name]["gram"].shape[-1])
-                for name in MOST_WAITING
-                if name != "concepts"
-            ),
-            np.zeros((3, K)),
-            np.zeros((NUM_SLOTS, K)),
-            np.zeros((NUM_SLOTS, K)),
-            np.zeros(K),
-            np.zeros(K, dtype=np.float32),
-            np.zeros(sizes.num_columns + sizes.num_numeric),
+        parts, sizes, num_experts = self.parts, self.sizes, len(self.names)
+        outputs = max(sizes.num_outputs, 1)
+        self._networks: Any = tuple(tuple(parts[name].values()) for name in NETWORKS)
+        self._ridges: Any = tuple(
+            tuple(values for key, values in parts[name].items() if key not in ("gram", "cross"))
+            for name in RIDGES
         )
-        heard = (
-            np.zeros((NUM_MIXERS + 1, K)),
-            np.zeros((num_experts, K)),
-            np.zeros(K),
-            np.zeros(K),
+        self._units: Any = (
+            tuple(parts["sparse_units"].values()),
+            tuple(parts["dense_units"].values()),
         )
-        self._arguments: tuple[Any, ...] = (
-            tuple(parts["scaling"].values()),
-            tuple(parts["past"].values()),
-            (tuple(parts["sparse_units"].values()), tuple(parts["dense_units"].values())),
-            tuple(tuple(parts[name].values()) for name in networks),
-            tuple(seen),
-            tuple(tuple(parts[name].values()) for name in TREES),
-            tuple(parts["recent_columns"].values()),
-            tuple(parts["gate"].values()),
-            tuple(parts["spread"].values()),
-            parts["target_scale"]["moments"],
-            self._settings,
-            heard,
-            tuple(self.switches.values()),
-            self.rates,
-            work,
-            sizes.num_inputs,
+        self._work: Any = (
+            *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
+            np.zeros((3, outputs)),
+            np.zeros((NUM_SLOTS, outputs)),
+            np.zeros((NUM_SLOTS, outputs)),
+        )
+        self._forests: dict[str, Any] = {name: tuple(parts[name].values()) for name in TREES}
+        self._scaling: Any = tuple(parts["scaling"].values())
+        self._past: Any = tuple(parts["past"].values())
+        self._gate: Any = tuple(parts["gate"].values())
+        self._spread: Any = tuple(parts["spread"].values())
+        self._heard: Any = (
+            np.zeros((NUM_MIXERS + 1, outputs)),
+            np.zeros((num_experts, outputs)),
+            np.zeros(outputs),
+            np.zeros(outputs),
         )
 
-    def make_targets(self, num_events: int) -> Floats:
-        """Room for the targets of so many events."""
-        return np.zeros(num_events)
+    def make_events(self, x_BC: Floats) -> Events:
+        """Room for what is known of events."""
+        num_events, sizes = len(x_BC), self.sizes
+        return Events(
+            x_BC,
+            np.zeros((num_events, sizes.num_view)),
+            np.zeros(num_events),
+            np.ones(num_events),
+            np.zeros((num_events, len(self.names), sizes.num_outputs)),
+            np.zeros((num_events, sizes.num_outputs)),
+        )
 
     def count_outputs(self, answers_EK: Floats) -> int:
         """How many outputs there were when these answers were given."""
@@ -347,48 +359,112 @@ class ExpertPool:
         padded[:, : answers_EK.shape[1]] = answers_EK
         return padded / padded.sum(axis=1, keepdims=True)
 
-    def process(
-        self,
-        mode: int,
-        x_BC: Floats,
-        view_BV: Floats,
-        p_BEK: Floats,
-        mixed_BK: Floats,
-        target_B: Floats,
-        weight_B: Floats,
-        *,
-        slower: float = 1.0,
-        is_fresh: bool = False,
-    ) -> None:
-        """Process events one after the other; see `kernels.event_step.process_events`."""
-        next_event = 0
-        while next_event < x_BC.shape[0]:
-            next_event = process_events(
+    def view(self, mode: int, events: Events) -> None:
+        """View events, and let values and targets move what later ones are viewed by."""
+        process_views(
+            mode,
+            self._scaling,
+            self._past,
+            self.parts["target_scale"]["moments"],
+            self.rows["labels"],
+            self.classifies,
+            events.values,
+            events.targets,
+            events.views,
+            events.answers,
+        )
+
+    def answer(self, mode: int, events: Events) -> None:
+        """Let all experts answer events whose views stand, learn them, or both."""
+        given = events.targets, events.weights, events.answers
+        process_networks(
+            mode,
+            self._networks,
+            self._of_networks,
+            self.learning[: len(NETWORKS)],
+            self.rates,
+            self.num_learned,
+            self.sizes.num_inputs,
+            self.classifies,
+            events.views,
+            *given,
+        )
+        next_event, num_events = 0, len(events)
+        while next_event < num_events:
+            next_event = process_ridges(
                 mode,
                 next_event,
-                *self._arguments,
-                slower,
-                is_fresh,
-                x_BC,
-                view_BV,
-                p_BEK,
-                mixed_BK,
-                target_B,
-                weight_B,
+                self._units,
+                self._ridges,
+                self._work,
+                self._of_ridges,
+                self.learning[len(NETWORKS) : len(NETWORKS) + len(RIDGES)],
+                self._due,
+                self.clock,
+                self._scaling[5],
+                self._scaling[6],
+                self.sizes.num_inputs,
+                self.classifies,
+                events.values,
+                events.views,
+                *given,
             )
             self._solve_due()
-            self._make_room(x_BC.shape[0])
+        self._answer_by_trees(mode, events)
+        if mode & LEARN:
+            self.num_learned += num_events
 
-    def _make_room(self, num_events: int) -> None:
-        """Let trees that have no room for their next splits have more."""
-        roomy = {name: make_room(self.parts[name], num_events) for name in TREES}
-        if any(roomy[name] is not self.parts[name] for name in TREES):
-            self.parts |= roomy
-            self._gather()
+    def _answer_by_trees(self, mode: int, events: Events) -> None:
+        given = events.targets, events.weights, events.answers
+        for at, name in enumerate(TREES):
+            row = self.rows[name]
+            if row < 0:
+                continue
+            wanted = mode if self.learning[EXPERTS.index(name)] else mode & FORESEE
+            kinds_C, x_BC = self._scaling[5], events.values
+            if name == "trees_recent":
+                columns = self.parts["recent_columns"]
+                kinds_C = columns["kinds"]
+                x_BC = np.empty((len(x_BC), kinds_C.size))
+                write_recent_columns(
+                    columns["source"],
+                    columns["rank"],
+                    self.sizes.num_inputs,
+                    events.values,
+                    events.views,
+                    x_BC,
+                )
+            process = process_pool if name != "tree" else process_tree
+            process = process if self.classifies else process_value_tree
+            anew_1 = self.anew[at : at + 1]
+            next_event = 0
+            while wanted and next_event < len(x_BC):
+                next_event = process(
+                    wanted, next_event, self._forests[name], row, kinds_C, anew_1, x_BC, *given
+                )
+                if next_event < len(x_BC):
+                    self.parts[name] = add_leaves(self.parts[name])
+                    self._forests[name] = tuple(self.parts[name].values())
+
+    def mix(self, mode: int, events: Events, slower: float) -> None:
+        """Mix what the experts answered, let the gate hear of the targets, or both."""
+        process_gate(
+            mode,
+            self._gate,
+            self._spread,
+            self._heard,
+            self._settings,
+            self.rows["spine"],
+            slower,
+            events.targets,
+            events.weights,
+            events.answers,
+            events.mixed,
+        )
 
     def _solve_due(self) -> None:
-        due = self.switches["due"]
-        for at, name in enumerate(("spine", "ridge_300", "ridge_1000")):
+        due = self._due
+        for at, name in enumerate(RIDGES[:3]):
             if due[at]:
                 part = self.parts[name]
                 self._solve(name, part, int(part["counts"][0]))

@@ -103,11 +103,7 @@ class WaitingEvents:
             DataError: the id waits already or is no id, the number goes back, an array of other
                 things than numbers; nothing changed then.
         """
-        key = _read_id(event_id)
-        if key in self._waiting:
-            raise DataError(
-                f"event {key!r} waits for its label already; give each event an id of its own"
-            )
+        key = self.check_new(event_id)
         self._check_number(event_number)
         kept = {name: _copy_array(name, array) for name, array in record.items()}
         self._now = int(event_number)
@@ -119,6 +115,19 @@ class WaitingEvents:
         oldest: EventId = next(iter(self._waiting))
         self._drop(oldest, "number")
         return oldest
+
+    def check_new(self, event_id: object) -> EventId:
+        """The id of an event that may come to wait.
+
+        Raises:
+            DataError: the id waits already or is no id.
+        """
+        key = _read_id(event_id)
+        if key in self._waiting:
+            raise DataError(
+                f"event {key!r} waits for its label already; give each event an id of its own"
+            )
+        return key
 
     def take(self, event_id: object) -> tuple[dict[str, np.ndarray], int]:
         """Give out what was kept of an event, now that its label has come.

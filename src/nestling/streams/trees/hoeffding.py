@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.kernels.adwin import clear_adwin, update_adwin
-from nestling.streams.kernels.branches import (
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.trees.adwin import clear_adwin, update_adwin
+from nestling.streams.trees.branches import (
     ERRORS_FINE,
     ERRORS_PLAIN,
     LEAST_WEIGHT,
@@ -27,14 +28,13 @@ from nestling.streams.kernels.branches import (
     plant_tree,
     split_where_due,
 )
-from nestling.streams.kernels.centroids import (
+from nestling.streams.trees.centroids import (
     CATEGORY,
     NUM_BINS,
     count_below,
     find_code,
     relative_value,
 )
-from nestling.streams.kernels.compiled import compiled
 
 # Errors of the two ways to answer are forgotten by this factor at each event of a leaf.
 ERROR_DECAY = 0.998

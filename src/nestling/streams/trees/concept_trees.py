@@ -10,17 +10,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.kernels.adwin import clear_adwin, update_adwin
-from nestling.streams.kernels.branches import (
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.trees.adwin import clear_adwin, update_adwin
+from nestling.streams.trees.branches import (
     MEAN_WEIGHT,
-    Forest,
     draw_poisson,
     grow_forest,
     make_forest,
     plant_tree,
 )
-from nestling.streams.kernels.compiled import compiled
-from nestling.streams.kernels.hoeffding import answer_one_tree, find_largest, learn_one_tree
+from nestling.streams.trees.hoeffding import answer_one_tree, find_largest, learn_one_tree
 
 # The arrays of `make_pool` in their order: those of the forest, then the filter's two.
 Pool: TypeAlias = tuple[NDArray[Any], ...]

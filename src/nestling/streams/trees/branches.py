@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.kernels.adwin import make_adwin
-from nestling.streams.kernels.centroids import (
+from nestling.streams.kernels.compiled import compiled
+from nestling.streams.trees.adwin import make_adwin
+from nestling.streams.trees.centroids import (
     ANY_SIDE,
     CATEGORY,
     CODE_SIDES,
@@ -24,8 +25,7 @@ from nestling.streams.kernels.centroids import (
     insert_value,
     make_histograms,
 )
-from nestling.streams.kernels.compiled import compiled
-from nestling.streams.kernels.splitting import find_split, sum_side
+from nestling.streams.trees.splitting import find_split, sum_side
 
 # The arrays of `make_forest` in their order.
 Forest: TypeAlias = tuple[NDArray[Any], ...]
@@ -149,6 +149,18 @@ def _put_leaves(
         grown["free"] = free
     grown["scratch"] = np.zeros((6, num_statistics))
     return grown
+
+
+def add_leaves(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The same forest with room for half as many leaves again, as far as it may have more.
+
+    Args:
+        arrays: of `make_forest`; not changed.
+    """
+    num_leaves, num_statistics = arrays["leaf_sums"].shape
+    most = len(arrays["trees"]) * int(arrays["settings"][MAX_LEAVES])
+    more = min(max(num_leaves + 3, num_leaves * 3 // 2), most)
+    return _put_leaves(arrays, more, arrays["leaf_columns"].shape[1], num_statistics)
 
 
 def make_room(arrays: dict[str, NDArray[Any]], num_events: int) -> dict[str, NDArray[Any]]:

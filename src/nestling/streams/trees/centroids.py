@@ -154,7 +154,9 @@ def _close_bin(histograms: Histograms, leaf: int, feature: int, place: int, last
 
 
 @compiled
-def _merge_pair(histograms: Histograms, leaf: int, feature: int, place: int, by_class: bool) -> None:
+def _merge_pair(
+    histograms: Histograms, leaf: int, feature: int, place: int, by_class: bool
+) -> None:
     """A bin takes in its right neighbour, whose place is empty then (not closed)."""
     _, _, centres_LFB, _, counts_LFBS = histograms
     left = _weigh_bin(counts_LFBS, leaf, feature, place, by_class)
@@ -186,9 +188,7 @@ def _add_event(
 
 
 @compiled
-def _place_category(
-    histograms: Histograms, leaf: int, feature: int, code: np.float32
-) -> int:
+def _place_category(histograms: Histograms, leaf: int, feature: int, code: np.float32) -> int:
     """The bin of a category; a new one as long as there is room, then that of all others."""
     _, sizes_LF, centres_LFB, _, _ = histograms
     size = sizes_LF[leaf, feature]

@@ -1,0 +1,181 @@
+"""Levels of a stream learner: each expert with its clock, its knobs, its tensors and its state."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, Unpack
+
+from torch import Tensor
+
+from nestling.core.errors import MismatchedParameters, SettingError, suggest
+from nestling.core.params import digest_tensors
+from nestling.levels import Freeze
+from nestling.levels.events import Change
+from nestling.levels.level import Clock
+from nestling.levels.readings import LevelReading
+from nestling.streams.expert_pool import EXPERTS, HALF_LIVES, NETWORKS, TREES, ExpertPool
+
+
+# Levels whose tensors have another name among the parts.
+PART_OF = {"labels": "past"}
+
+
+class StreamKnobs(TypedDict, total=False):
+    """Every knob that a level of a stream learner may have."""
+
+    lr: float
+    weight_decay: float
+    half_life: float
+    freeze: Freeze | None
+
+
+@dataclass(frozen=True)
+class StreamExpert:
+    """Specification of an expert of a stream: its kind, and where its knobs stand.
+
+    Attributes:
+        name: of the level.
+        kind: "gradient", "memory", "concepts", "tree" or "average".
+        lr: learning rate of a gradient level.
+        weight_decay: of an AdamW network.
+        half_life: in examples, of a memory.
+        freeze: when it stands still.
+    """
+
+    name: str
+    kind: str
+    lr: float | None = None
+    weight_decay: float | None = None
+    half_life: float | None = None
+    freeze: Freeze | None = None
+
+
+def describe_expert(name: str, pool: ExpertPool) -> StreamExpert:
+    """The specification of an expert as it stands."""
+    freeze = pool.freezes.get(name)
+    if name in NETWORKS:
+        at = NETWORKS.index(name)
+        decay = float(pool.rates[len(NETWORKS)]) if name.startswith("adamw") else None
+        return StreamExpert(name, "gradient", float(pool.rates[at]), decay, freeze=freeze)
+    if name in HALF_LIVES:
+        kind = "concepts" if name == "concepts" else "memory"
+        return StreamExpert(name, kind, half_life=pool.half_lives[name], freeze=freeze)
+    kind = {"tree": "tree", "labels": "average"}.get(name, "concepts")
+    return StreamExpert(name, kind, freeze=freeze)
+
+
+class ExpertLevel:
+    """One expert of a stream learner as a level: read, controlled, digested and saved alone.
+
+    Args:
+        name: of the expert.
+        pool: that it belongs to.
+    """
+
+    def __init__(self, name: str, pool: ExpertPool) -> None:
+        self.name, self._pool = name, pool
+
+    @property
+    def spec(self) -> StreamExpert:
+        """What it is, knobs that were turned included."""
+        return describe_expert(self.name, self._pool)
+
+    @property
+    def clock(self) -> Clock:
+        """Examples seen, those that wait to be solved, and updates made."""
+        seen = self._pool.num_learned
+        waiting = self._count_waiting()
+        updates = self._pool.num_solved.get(self.name, seen)
+        return Clock("examples", age=waiting, num_ticks=seen, num_updates=updates)
+
+    def _count_waiting(self) -> int:
+        if self.name not in HALF_LIVES:
+            return 0
+        counts = self._pool.parts[self.name]["counts"]
+        return int(counts[..., 0].sum())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors of the level (copies): what a version or a digest is made of."""
+        return tensors_of(self._pool.parts[PART_OF.get(self.name, self.name)])
+
+    def digest(self) -> str:
+        """SHA-256 digest of its tensors, names, shapes and dtypes included."""
+        return digest_tensors(self.tensors())
+
+    def read(self) -> LevelReading:
+        """Current statistics of the level; `factor` is what the fixed share believes of it."""
+        pool, clock = self._pool, self.clock
+        sizes = {name: sum(v.size for v in pool.parts[name].values()) for name in EXPERTS[:-1]}
+        own = sizes.get(self.name, sum(v.size for v in pool.parts["past"].values()))
+        period = pool.most_waiting.get(self.name, 1)
+        return LevelReading(
+            level=self.name,
+            kind=self.spec.kind,
+            num_parameters=own,
+            share=own / max(sum(sizes.values()), 1),
+            period=period,
+            age=clock.age,
+            num_steps=clock.num_ticks,
+            num_updates=clock.num_updates,
+            factor=float(pool.parts["gate"]["shares"][pool.rows[self.name]]),
+            lr=self.spec.lr,
+        )
+
+    def control(self, *, reason: str, **knobs: Unpack[StreamKnobs]) -> Change:
+        """Change hyperparameters of the level, in force from the next event on.
+
+        Args:
+            reason: why; kept in the record.
+            knobs: `lr`, `weight_decay` of a gradient level, `half_life` of a memory, `freeze` of
+                any.
+
+        Raises:
+            SettingError: no knob, one that this level has not, or a value that does not fit.
+        """
+        turned = self._check(dict(knobs))
+        pool, name = self._pool, self.name
+        if turned.lr is not None:
+            pool.rates[NETWORKS.index(name)] = turned.lr
+        if turned.weight_decay is not None:
+            pool.rates[len(NETWORKS)] = turned.weight_decay
+        if turned.half_life is not None:
+            pool.half_lives[name] = turned.half_life
+        if "freeze" in knobs:
+            pool.freeze(name, turned.freeze)
+        shown = {
+            knob: dump_freeze(value) if isinstance(value, Freeze) else value
+            for knob, value in knobs.items()
+        }
+        return Change(name, shown, reason, asked_at=pool.num_learned, applied_at=pool.num_learned)
+
+    def _check(self, knobs: Mapping[str, Any]) -> StreamExpert:
+        spec = self.spec
+        known = [
+            knob
+            for knob in ("lr", "weight_decay", "half_life")
+            if getattr(spec, knob) is not None and not (knob == "half_life" and is_slotted(spec))
+        ]
+        known.append("freeze")
+        if not knobs:
+            raise SettingError(f"nothing to turn on level {self.name!r}; knobs: {known}")
+        for knob, value in knobs.items():
+            if knob not in known:
+                raise SettingError(f"level {self.name!r} has no knob {knob!r}; {suggest(knob, known)}")
+            if knob == "freeze":
+                if not (value is None or isinstance(value, Freeze)):
+                    raise SettingError(f"freeze {value!r}; give nl.Freeze(...), or None to end it")
+                continue
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            least_works = value >= 0.0 if is_number and knob != "half_life" else is_number and value > 0
+            if not least_works or (math.isinf(value) and knob != "half_life"):
+                raise SettingError(f"level {self.name!r}: {knob} is {value!r}; a number above 0 works")
+        return replace(spec, **knobs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that its next update and answer depend on; tensors are copies."""
+        return {"spec": dump_expert(self.spec), "clock": self.clock.state_dict(), **self.tensors()}
+
+
+def is_slotted(spec: StreamExpert) -> bool:
+    """Whether it keeps concepts, whose memories never forget."""
+    return spec.kind == "concepts"

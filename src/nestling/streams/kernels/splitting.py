@@ -94,8 +94,10 @@ def find_split(
             for k in range(num_statistics):
                 count = counts_LFBS[leaf, feature, place, k]
                 sums_3S[1, k] = count if is_category else sums_3S[1, k] + count
-                sums_3S[2, k] = max(sums_3S[0, k] - sums_3S[1, k], 0.0) if by_class else (
-                    sums_3S[0, k] - sums_3S[1, k]
+                sums_3S[2, k] = (
+                    max(sums_3S[0, k] - sums_3S[1, k], 0.0)
+                    if by_class
+                    else (sums_3S[0, k] - sums_3S[1, k])
                 )
             centre = float(centres_LFB[leaf, feature, place])
             if is_category and centre < 0.0:

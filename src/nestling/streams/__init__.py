@@ -1,3 +1,8 @@
 """Learners for events that come one by one, with drift and with labels that come late or never."""
 
-__all__: list[str] = []
+from nestling.streams.classifier import StreamClassifier
+from nestling.streams.events.event_columns import EventColumns
+from nestling.streams.late_labels import WaitingEvents
+from nestling.streams.regressor import StreamRegressor
+
+__all__ = ["EventColumns", "StreamClassifier", "StreamRegressor", "WaitingEvents"]

@@ -1,19 +1,46 @@
 """Classify events that come one by one, with drift, new classes and late labels."""
 
-from collections.abc import Iterable, Sequence, Sized
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nestling.core.errors import DataError, SettingError, suggest
-from nestling.streams.event_run import EventRun
-from nestling.streams.events.event_columns import EventColumns
+from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
-from nestling.streams.late_labels import EventId, WaitingEvents
+from nestling.streams.late_labels import EventId
+from nestling.streams.stream_state import read_stream, write_stream
+
+if TYPE_CHECKING:
+    from nestling.streams.concept_readings import ConceptReading, StreamEvent
+    from nestling.streams.expert_levels import StreamLevels
 
 Floats = NDArray[np.float64]
+
+
+def choose_experts(without: Sequence[str], known: Sequence[str] = EXPERTS) -> tuple[str, ...]:
+    """Names of the experts that take part.
+
+    Args:
+        without: those that do not.
+        known: all of them.
+
+    Raises:
+        SettingError: one that there is not, or none is left.
+
+    >>> choose_experts(["tree"], ["tree", "labels"])
+    ('labels',)
+    """
+    for name in without:
+        if name not in known:
+            raise SettingError(f"no expert {name!r}; {suggest(name, known)}")
+    names = tuple(name for name in known if name not in without)
+    if not names:
+        raise SettingError("no expert is left; leave out fewer")
+    return names
 
 
 class StreamClassifier:
@@ -48,23 +75,50 @@ class StreamClassifier:
         max_waiting: int = 10_000,
         max_age: int = 100_000,
     ) -> None:
-        for name in without:
-            if name not in EXPERTS:
-                raise SettingError(f"no expert {name!r}; {suggest(name, EXPERTS)}")
-        self.expert_names = tuple(name for name in EXPERTS if name not in without)
-        if not self.expert_names:
-            raise SettingError("no expert is left; leave out fewer")
-        from nestling.streams.expert_pool import ExpertPool
+        # Kernels come with their learners, so that nobody else needs numba.
+        from nestling.streams.event_run import make_run
 
+        self.expert_names = choose_experts(without)
         self._seen = SeenLabels()
-        self._pool = ExpertPool(self.expert_names, seed)
-        waiting = WaitingEvents(max_events=max_waiting, max_age=max_age)
-        self._run = EventRun(EventColumns(), self._pool, waiting)
+        self._run = make_run(self.expert_names, seed, max_waiting=max_waiting, max_age=max_age)
 
     @property
     def classes(self) -> list[Label]:
         """Classes seen, in the order in which they appeared."""
         return self._seen.labels
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the state: experts, gate, and events that wait."""
+        return self._run.pool.num_bytes + self._run.waiting.num_bytes
+
+    @property
+    def num_events(self) -> int:
+        """Events that have happened."""
+        return self._run.num_events
+
+    @property
+    def num_waiting(self) -> int:
+        """Events that wait for their labels."""
+        return self._run.waiting.num_waiting
+
+    @property
+    def mean_delay(self) -> float:
+        """How many events late labels come, of late."""
+        return self._run.waiting.mean_delay
+
+    @property
+    def levels(self) -> "StreamLevels":
+        """The experts as levels: read, control, digest each."""
+        return self._run.levels
+
+    def read_concepts(self) -> "list[ConceptReading]":
+        """The concepts that are kept, of each level the one in force first."""
+        return self._run.read_concepts()
+
+    def read_events(self) -> "list[StreamEvent]":
+        """What happened to concepts and trees so far: new concepts, and restarts after drift."""
+        return list(self._run.happened)
 
     def predict_proba_one(
         self, x: object = None, *, id: EventId | None = None
@@ -80,24 +134,28 @@ class StreamClassifier:
             DataError: no event, or an id that waits already; nothing changed then.
         """
         row = self._foresee_one(x, id)
-        if not len(self._seen):
+        if not len(row):
             return {}
         return dict(zip(self._seen.labels, row.tolist(), strict=True))
 
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> Label | None:
         """The most probable class; None before the first label. See `predict_proba_one`."""
         row = self._foresee_one(x, id)
-        return self._seen[int(row.argmax())] if len(self._seen) else None
+        return self._seen[int(row.argmax())] if len(row) else None
 
     def _foresee_one(self, x: object, event_id: EventId | None) -> Floats:
         run = self._run
+        if event_id is not None:
+            run.waiting.check_new(event_id)
         row_C = run.columns.encode_one(x, grow=event_id is not None)
         if event_id is None:
             if not len(self._seen):
                 return np.zeros(0)
-            return run.foresee(row_C[None])[0]
+            answer_K: Floats = run.foresee(row_C[None])[0]
+            return answer_K
         run.fit_sizes(len(self._seen))
-        return run.expect(row_C[None], event_id)[0]
+        answer_K = run.expect(row_C[None], event_id)[0]
+        return answer_K
 
     def learn_one(
         self,
@@ -118,64 +176,111 @@ class StreamClassifier:
         Raises:
             DataError: no label, an unknown id, an event that cannot be read; nothing changed then.
         """
-        _check_weight(weight)
+        check_weight(weight)
+        label = read_label(y)
         run = self._run
         if id is not None:
-            read_label(y)
             record, _ = run.waiting.take(id)
-            label = self._seen.admit(y)
+            place = self._seen.admit(label)
             run.fit_sizes(len(self._seen))
-            run.learn_late(record, label, weight)
+            run.learn_late(record, place, weight)
             return
-        read_label(y)
         row_C = run.columns.encode_one(x, grow=True)
-        label = self._seen.admit(y)
+        place = self._seen.admit(label)
         run.fit_sizes(len(self._seen))
-        run.learn(row_C[None], np.array([float(label)]), np.array([weight]))
+        run.learn(row_C[None], np.array([float(place)]), np.array([weight]))
 
     def predict_proba_many(self, X: object) -> Any:
-        """Probabilities of a block of events (N, K); a frame with classes as columns for a frame.
+        """Probabilities of a block of events (N, K), classes in the order of `classes`.
 
         Args:
             X: pandas frame, 2-D array or tensor, or a list of events.
+
+        Returns: an array; of a frame, a frame with the same index and the classes as columns.
         """
+        p_NK = self._foresee_many(X)
+        if not is_frame(X):
+            return p_NK
+        import pandas as pd
+
+        return pd.DataFrame(p_NK, index=X.index, columns=pd.Index(self._seen.labels, dtype=object))
+
+    def _foresee_many(self, X: object) -> Floats:
         rows_NC = self._run.columns.encode_many(X, grow=False)
-        if not len(self._seen):
-            return np.zeros((len(rows_NC), 0))
+        if not len(self._seen) or not len(rows_NC):
+            return np.zeros((len(rows_NC), len(self._seen)))
         return self._run.foresee(rows_NC)
 
-    def predict_many(self, X: object) -> list[Label | None]:
-        """The most probable class of each event of a block."""
-        p_NK = self.predict_proba_many(X)
-        if not p_NK.shape[1]:
-            return [None] * len(p_NK)
-        labels = self._seen.labels
-        return [labels[k] for k in p_NK.argmax(axis=1).tolist()]
+    def predict_many(self, X: object) -> Any:
+        """The most probable class of each event of a block: a list; of a frame, a Series."""
+        p_NK, labels = self._foresee_many(X), self._seen.labels
+        found = [labels[k] if labels else None for k in p_NK.argmax(axis=1)] if len(labels) else []
+        found = found if labels else [None] * len(p_NK)
+        if not is_frame(X):
+            return found
+        import pandas as pd
+
+        return pd.Series(found, index=X.index, dtype=object)
 
     def learn_many(
         self, X: object, y: Iterable[object], *, weights: Iterable[float] | None = None
     ) -> None:
         """Learn a block of events in its order, bit for bit as `learn_one` would."""
-        labels = list(y)
-        for one in labels:
-            read_label(one)
-        run = self._run
-        weight_N = np.ones(len(labels)) if weights is None else np.array(list(weights), dtype=float)
-        for weight in weight_N.tolist():
-            _check_weight(weight)
-        num_events = len(X) if isinstance(X, Sized) else -1
-        if not num_events == len(labels) == len(weight_N):
-            raise DataError(
-                f"{num_events} events, {len(labels)} labels and {len(weight_N)} weights; "
-                "give one for each"
-            )
+        labels = [read_label(one) for one in y]
+        weight_N = read_weights(X, labels, weights)
         if not labels:
             return
-        rows_NC = run.columns.encode_many(X, grow=True)
-        label_N = np.array([float(self._seen.admit(one)) for one in labels])
-        run.learn_block(rows_NC, label_N, weight_N)
+        rows_NC = self._run.columns.encode_many(X, grow=True)
+        place_N = np.array([float(self._seen.admit(one)) for one in labels])
+        self._run.learn_block(rows_NC, place_N, weight_N)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next answer and the next update depend on; tensors are copies."""
+        return {"labels": self._seen.state_dict(), "run": self._run.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state_dict` was taken.
+
+        Raises:
+            ForeignSnapshot: of other experts or another seed; nothing changed then.
+        """
+        seen = SeenLabels()
+        seen.load_state_dict(state["labels"])
+        self._run.load_state_dict(state["run"])
+        self._seen = seen
+
+    def snapshot(self, path: Path | str) -> None:
+        """Save everything in a folder, atomically: JSON and safetensors, a file for each level."""
+        write_stream(Path(path), self.state_dict())
+
+    def restore(self, path: Path | str) -> None:
+        """Go on exactly where `snapshot` was taken, in a learner made with the same arguments.
+
+        Raises:
+            SnapshotError: missing, damaged, or of another learner; nothing changed then.
+        """
+        self.load_state_dict(read_stream(Path(path)))
 
 
-def _check_weight(weight: float) -> None:
+def check_weight(weight: float) -> None:
+    """Raise DataError unless an example may count so often."""
     if not (np.isfinite(weight) and weight >= 0.0):
         raise DataError(f"weight {weight}; a finite number from 0 works")
+
+
+def read_weights(X: object, targets: Sized, weights: Iterable[float] | None) -> Floats:
+    """Weights of a block of events, 1 unless given.
+
+    Raises:
+        DataError: not as many as events and targets, or one that is negative or not finite.
+    """
+    weight_N = np.ones(len(targets)) if weights is None else np.array(list(weights), dtype=float)
+    num_events = len(X) if isinstance(X, Sized) else -1
+    if not num_events == len(targets) == len(weight_N):
+        raise DataError(
+            f"{num_events} events, {len(targets)} targets and {len(weight_N)} weights; give one "
+            "for each"
+        )
+    for weight in weight_N.tolist():
+        check_weight(weight)
+    return weight_N

@@ -1,13 +1,24 @@
 """What a stream learner does with an event: foresee it, keep it until its label comes, learn it."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from nestling.core.errors import NestlingError
+from nestling.streams.concept_readings import (
+    ChangeCounter,
+    ConceptReading,
+    StreamEvent,
+    list_concepts,
+)
 from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_arrays import Sizes, locate_view
+from nestling.streams.expert_levels import StreamLevels
 from nestling.streams.expert_pool import Events, ExpertPool
 from nestling.streams.late_labels import EventId, WaitingEvents
 
@@ -18,6 +29,8 @@ Ints = NDArray[np.int64]
 FORESEE, TAKE_IN, LEARN = 1, 2, 4
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
+# Events of levels that are remembered.
+MOST_REMEMBERED = 1000
 
 
 class EventRun:
@@ -32,6 +45,9 @@ class EventRun:
     def __init__(self, columns: EventColumns, pool: ExpertPool, waiting: WaitingEvents) -> None:
         self.columns, self.pool, self.waiting = columns, pool, waiting
         self.num_events = 0
+        self._changes = ChangeCounter(pool)
+        # What happened to concepts and trees, the latest last; bounded.
+        self.happened: deque[StreamEvent] = deque(maxlen=MOST_REMEMBERED)
         self._grown_for = (-1, 0)
         self._num_codes: Ints = np.zeros(0, dtype=np.int64)
         # The event that was foreseen last, as long as nothing has moved since.
@@ -100,6 +116,9 @@ class EventRun:
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
+        if self.pool.freezes and len(x_BC) > 1:  # a freeze may begin or end within the block
+            rows = [self.learn(*one) for one in _take_apart(x_BC, target_B, weight_B)]
+            return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
         if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
             events, mode = fresh[1], LEARN
@@ -110,6 +129,7 @@ class EventRun:
         self.pool.answer(mode, events)
         self.pool.mix(mode, events, self._slower)
         self.num_events += len(events)
+        self.happened += self._changes.collect()
         return events.mixed
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
@@ -181,3 +201,74 @@ class EventRun:
         # The gate judges by the answers that were given; what the experts learn from is what they
         # would answer now.
         self.pool.answer(FORESEE | LEARN, events)
+        self.happened += self._changes.collect()
+
+    @property
+    def levels(self) -> StreamLevels:
+        """The experts as levels."""
+        return StreamLevels(self.pool)
+
+    def read_concepts(self) -> list[ConceptReading]:
+        """The concepts that are kept, of each level the one in force first."""
+        return list_concepts(self.pool)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next answer and the next update depend on, of any moment."""
+        data, arrays = self.waiting.state_dict()
+        return {
+            "columns": self.columns.state_dict(),
+            "waiting": {
+                "data": data,
+                "arrays": {name: torch.from_numpy(values) for name, values in arrays.items()},
+            },
+            "num_events": self.num_events,
+            "num_codes": self._num_codes.tolist(),
+            "is_grown": self._grown_for[0] == self.columns.num_growths,
+            "happened": [asdict(one) for one in self.happened],
+            "pool": self.pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave; raises with nothing changed."""
+        waiting = state["waiting"]
+        arrays = {name: values.numpy() for name, values in waiting["arrays"].items()}
+        before = self.pool.state_dict()
+        self.pool.load_state_dict(state["pool"])
+        try:
+            self.waiting.load_state_dict(waiting["data"], arrays)
+        except NestlingError:
+            self.pool.load_state_dict(before)
+            raise
+        self.columns.load_state_dict(state["columns"])
+        self.num_events = state["num_events"]
+        self._num_codes = np.array(state["num_codes"], dtype=np.int64)
+        grown = self.columns.num_growths if state["is_grown"] else -1
+        self._grown_for = (grown, self.pool.sizes.num_outputs)
+        self._changes = ChangeCounter(self.pool)
+        self.happened.clear()
+        self.happened += [StreamEvent(**one) for one in state["happened"]]
+        self._fresh = None
+
+
+def make_run(
+    names: Sequence[str],
+    seed: int,
+    *,
+    max_waiting: int,
+    max_age: int,
+    classifies: bool = True,
+    quantile: float | None = None,
+    level: float = 0.9,
+) -> EventRun:
+    """Columns, experts and waiting events of a stream that begins; see `ExpertPool`."""
+    waiting = WaitingEvents(max_events=max_waiting, max_age=max_age)
+    pool = ExpertPool(names, seed, classifies=classifies, quantile=quantile, level=level)
+    return EventRun(EventColumns(), pool, waiting)
+
+
+def _take_apart(
+    x_BC: Floats, target_B: Floats, weight_B: Floats
+) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """Blocks of one event each."""
+    for b in range(len(x_BC)):
+        yield x_BC[b : b + 1], target_B[b : b + 1], weight_B[b : b + 1]

@@ -31,6 +31,8 @@ EXPERTS = (
     "trees_recent",
     "labels",
 )
+# Of values there is one kind of tree, which sees raw values or the recent past too.
+VALUE_EXPERTS = tuple(name for name in EXPERTS if name != "trees")
 NUM_HIDDEN = 64
 NUM_DENSE = 128
 NUM_INPUTS_OF_UNIT = 16
@@ -146,9 +148,6 @@ def make_network(num_inputs: int, num_outputs: int, seed: int) -> Arrays:
     return {
         "weights": np.concatenate([part.ravel() for part in parts]).astype(np.float32),
         "square": np.zeros(1),
-        "first_layer": np.zeros(NUM_HIDDEN, dtype=np.float32),
-        "second_layer": np.zeros(NUM_HIDDEN, dtype=np.float32),
-        "inputs": np.zeros(num_inputs, dtype=np.float32),
     }
 
 
@@ -168,7 +167,7 @@ def grow_network(
     seed: int,
 ) -> Arrays:
     """The same network for more inputs, with weights as drawn at the start, and more outputs."""
-    before = arrays["inputs"].size
+    before = places.size
     outputs_before = (arrays["weights"].size - NUM_HIDDEN * (before + NUM_HIDDEN + 2)) // (
         NUM_HIDDEN + 1
     )
@@ -188,8 +187,7 @@ def grow_network(
         return np.concatenate([part.ravel() for part in (first, b1, second, b2, third, b3)])
 
     made["weights"] = grow(arrays["weights"], with_new=True)
-    for name in ("square", "first_layer", "second_layer"):
-        made[name] = arrays[name].copy()
+    made["square"] = arrays["square"].copy()
     if "moments" not in arrays:
         return {name: made[name] for name in arrays}
     halves = np.split(arrays["moments"], 2)

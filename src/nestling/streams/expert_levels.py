@@ -1,20 +1,27 @@
 """Levels of a stream learner: each expert with its clock, its knobs, its tensors and its state."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from nestling.core.errors import MismatchedParameters, SettingError, suggest
+from nestling.core.errors import SettingError, UnknownLevel, suggest
 from nestling.core.params import digest_tensors
 from nestling.levels import Freeze
 from nestling.levels.events import Change
 from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
-from nestling.streams.expert_pool import EXPERTS, HALF_LIVES, NETWORKS, TREES, ExpertPool
-
+from nestling.streams.expert_arrays import EXPERTS
+from nestling.streams.expert_pool import (
+    HALF_LIVES,
+    MOST_WAITING,
+    NETWORKS,
+    ExpertPool,
+    dump_freeze,
+    tensors_of,
+)
 
 # Levels whose tensors have another name among the parts.
 PART_OF = {"labels": "past"}
@@ -107,7 +114,7 @@ class ExpertLevel:
         pool, clock = self._pool, self.clock
         sizes = {name: sum(v.size for v in pool.parts[name].values()) for name in EXPERTS[:-1]}
         own = sizes.get(self.name, sum(v.size for v in pool.parts["past"].values()))
-        period = pool.most_waiting.get(self.name, 1)
+        period = MOST_WAITING.get(self.name, 1)
         return LevelReading(
             level=self.name,
             kind=self.spec.kind,
@@ -160,22 +167,68 @@ class ExpertLevel:
             raise SettingError(f"nothing to turn on level {self.name!r}; knobs: {known}")
         for knob, value in knobs.items():
             if knob not in known:
-                raise SettingError(f"level {self.name!r} has no knob {knob!r}; {suggest(knob, known)}")
+                raise SettingError(
+                    f"level {self.name!r} has no knob {knob!r}; {suggest(knob, known)}"
+                )
             if knob == "freeze":
                 if not (value is None or isinstance(value, Freeze)):
                     raise SettingError(f"freeze {value!r}; give nl.Freeze(...), or None to end it")
                 continue
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            least_works = value >= 0.0 if is_number and knob != "half_life" else is_number and value > 0
+            least_works = (
+                value >= 0.0 if is_number and knob != "half_life" else is_number and value > 0
+            )
             if not least_works or (math.isinf(value) and knob != "half_life"):
-                raise SettingError(f"level {self.name!r}: {knob} is {value!r}; a number above 0 works")
+                raise SettingError(
+                    f"level {self.name!r}: {knob} is {value!r}; a number above 0 works"
+                )
         return replace(spec, **knobs)
 
     def state_dict(self) -> dict[str, Any]:
         """All that its next update and answer depend on; tensors are copies."""
-        return {"spec": dump_expert(self.spec), "clock": self.clock.state_dict(), **self.tensors()}
+        return {
+            "name": self.name,
+            "spec": asdict(replace(self.spec, freeze=None)),
+            "clock": self.clock.state_dict(),
+            "tensors": self.tensors(),
+        }
 
 
 def is_slotted(spec: StreamExpert) -> bool:
     """Whether it keeps concepts, whose memories never forget."""
     return spec.kind == "concepts"
+
+
+class StreamLevels(Mapping[str, ExpertLevel]):
+    """Levels of a stream learner by name, fast and slow alike.
+
+    Args:
+        pool: the experts.
+    """
+
+    def __init__(self, pool: ExpertPool) -> None:
+        self._pool = pool
+        self._levels = {name: ExpertLevel(name, pool) for name in pool.names}
+
+    def __getitem__(self, name: str) -> ExpertLevel:
+        if name not in self._levels:
+            raise UnknownLevel(f"no level {name!r}; {suggest(name, self._levels)}")
+        return self._levels[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._levels)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    def release(self, event: str) -> None:
+        """End the freezes that last until this event."""
+        self._pool.release(event)
+
+    def read(self) -> list[LevelReading]:
+        """Statistics of all levels."""
+        return [level.read() for level in self._levels.values()]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 digest of each level."""
+        return {name: level.digest() for name, level in self._levels.items()}

@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from nestling.core.errors import ForeignSnapshot
+from nestling.levels import Freeze
 from nestling.streams.expert_arrays import (
     EXPERTS,
     MOST_UNITS,
     NUM_DENSE,
+    NUM_HIDDEN,
     NUM_SLOTS,
     UNITS_PER_COLUMN,
     Arrays,
@@ -43,10 +47,10 @@ from nestling.streams.kernels.tree_step import (
     process_value_tree,
     write_recent_columns,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN, process_views
+from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
 from nestling.streams.solving import add_waiting, solve_sums
-from nestling.streams.trees.branches import add_leaves
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
+from nestling.streams.trees.forest import add_leaves
 from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
@@ -126,6 +130,10 @@ class ExpertPool:
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
         self.clock = np.zeros(2, dtype=np.int64)
         self.anew = np.zeros(len(TREES), dtype=np.int64)
+        # How often each memory was solved.
+        self.num_solved = dict.fromkeys(RIDGES, 0)
+        self.freezes: dict[str, Freeze] = {}
+        self._released: set[str] = set()
         self._due = np.zeros(len(RIDGES), dtype=np.int64)
         self.half_lives = dict(HALF_LIVES)
         self.parts: dict[str, Arrays] = self._make(Sizes())
@@ -309,7 +317,11 @@ class ExpertPool:
         """Put the arrays together as the kernels take them, and room for what they write."""
         parts, sizes, num_experts = self.parts, self.sizes, len(self.names)
         outputs = max(sizes.num_outputs, 1)
-        self._networks: Any = tuple(tuple(parts[name].values()) for name in NETWORKS)
+        inputs = (sizes.num_inputs, sizes.num_view) * 2
+        self._networks: Any = tuple(
+            (*parts[name].values(), *_make_layers(count))
+            for name, count in zip(NETWORKS[:4], inputs, strict=True)
+        ) + tuple(tuple(parts[name].values()) for name in NETWORKS[4:])
         self._ridges: Any = tuple(
             tuple(values for key, values in parts[name].items() if key not in ("gram", "cross"))
             for name in RIDGES
@@ -357,7 +369,93 @@ class ExpertPool:
         num_outputs = self.sizes.num_outputs
         padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
         padded[:, : answers_EK.shape[1]] = answers_EK
-        return padded / padded.sum(axis=1, keepdims=True)
+        shared: Floats = padded / padded.sum(axis=1, keepdims=True)
+        return shared
+
+    def freeze(self, name: str, freeze: Freeze | None) -> None:
+        """Let an expert stand still as said; None ends it."""
+        self.freezes.pop(name, None)
+        self._released.discard(name)
+        if freeze is not None:
+            self.freezes[name] = freeze
+        self.obey_freezes()
+
+    def release(self, event: str) -> None:
+        """End the freezes that last until this event."""
+        self._released |= {name for name, one in self.freezes.items() if one.until == event}
+        self.obey_freezes()
+
+    def obey_freezes(self) -> None:
+        """Let those stand still that are frozen at the next event."""
+        for at, name in enumerate(EXPERTS):
+            freeze = self.freezes.get(name)
+            self.learning[at] = freeze is None or not freeze.covers(
+                self.num_learned + 1, is_released=name in self._released
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next answer and the next update depend on; tensors are copies."""
+        return {
+            "names": list(self.names),
+            "seed": self.seed,
+            "classifies": self.classifies,
+            "settings": self._settings.tolist(),
+            "sizes": asdict(self.sizes),
+            "parts": {name: tensors_of(part) for name, part in self.parts.items()},
+            "rates": self.rates.tolist(),
+            "half_lives": dict(self.half_lives),
+            "num_learned": self.num_learned,
+            "clock": self.clock.tolist(),
+            "anew": self.anew.tolist(),
+            "num_solved": dict(self.num_solved),
+            "freezes": {name: dump_freeze(one) for name, one in self.freezes.items()},
+            "released": sorted(self._released),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, of a pool of the same experts.
+
+        Raises:
+            ForeignSnapshot: of other experts, another seed or another task; nothing changed then.
+        """
+        for name in ("names", "seed", "classifies", "settings"):
+            own = self._settings.tolist() if name == "settings" else getattr(self, name)
+            own = list(own) if name == "names" else own
+            if state.get(name) != own:
+                raise ForeignSnapshot(
+                    f"the state has {name} {state.get(name)!r}, this learner {own!r}; make it with "
+                    "the same arguments"
+                )
+        self.parts = {
+            name: {key: _numpy(part[key], array) for key, array in self.parts[name].items()}
+            for name, part in state["parts"].items()
+        }
+        self.sizes = Sizes(**state["sizes"])
+        self.rates[:] = state["rates"]
+        self.half_lives = dict(state["half_lives"])
+        self.num_learned = state["num_learned"]
+        self.clock[:], self.anew[:] = state["clock"], state["anew"]
+        self.num_solved = dict(state["num_solved"])
+        self.freezes = {name: Freeze(**one) for name, one in state["freezes"].items()}
+        self._released = set(state["released"])
+        self.obey_freezes()
+        self._gather()
+
+    def read_interval(self) -> tuple[float, float]:
+        """How far below and above an answer its interval ends, in units of the target."""
+        low, high, scale = self.parts["spread"]["interval"][:3]
+        unit = float(scale * find_deviation(self.parts["target_scale"]["moments"]))
+        return float(low) * unit, float(high) * unit
+
+    def read_coverage(self) -> float:
+        """Share of targets inside their intervals since these are judged; NaN before."""
+        inside, judged = self.parts["spread"]["interval"][3:5]
+        return float(inside / judged) if judged > 0 else math.nan
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(values.nbytes for part in self.parts.values() for values in part.values())
 
     def view(self, mode: int, events: Events) -> None:
         """View events, and let values and targets move what later ones are viewed by."""
@@ -413,6 +511,8 @@ class ExpertPool:
         self._answer_by_trees(mode, events)
         if mode & LEARN:
             self.num_learned += num_events
+            if self.freezes:
+                self.obey_freezes()
 
     def _answer_by_trees(self, mode: int, events: Events) -> None:
         given = events.targets, events.weights, events.answers
@@ -461,6 +561,9 @@ class ExpertPool:
             events.answers,
             events.mixed,
         )
+        if mode & FORESEE and not self.classifies:
+            moments = self.parts["target_scale"]["moments"]
+            events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
 
     def _solve_due(self) -> None:
         due = self._due
@@ -498,6 +601,33 @@ class ExpertPool:
         strength = STRENGTHS[name]
         if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:
             strength = STRENGTH_OF_MANY
+        self.num_solved[name] += 1
         weights = solve_sums(part["gram"], part["cross"], strength)
         if weights is not None:
             part["weights"][:] = weights
+
+
+def _make_layers(num_inputs: int) -> tuple[NDArray[np.float32], ...]:
+    """Room for what an answer of a network goes through: two hidden layers, and the inputs."""
+    hidden = np.zeros((2, NUM_HIDDEN), dtype=np.float32)
+    return hidden[0], hidden[1], np.zeros(num_inputs, dtype=np.float32)
+
+
+def tensors_of(part: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Arrays as tensors of their own; unsigned integers, which files may lack, bit for bit."""
+    return {
+        name: torch.from_numpy(
+            (values.view(np.int64) if values.dtype == np.uint64 else values).copy()
+        )
+        for name, values in part.items()
+    }
+
+
+def _numpy(tensor: torch.Tensor, like: NDArray[Any]) -> NDArray[Any]:
+    values = tensor.numpy().copy()
+    return values.view(like.dtype) if values.dtype != like.dtype else values
+
+
+def dump_freeze(freeze: Freeze) -> dict[str, Any]:
+    """A freeze as plain data."""
+    return {"windows": [list(window) for window in freeze.windows], "until": freeze.until}

@@ -11,10 +11,11 @@ from nestling.streams.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
-# weights, mean square of the inputs (1,), h1_H, h2_H, x_I: what the last answer went through
+# weights, mean square of the inputs (1,); h1_H, h2_H, x_I: what the last answer went through
 Network = tuple[Singles, Floats, Singles, Singles, Singles]
-# the same, with both moments in one array (2, size of weights) and updates per unit (2 H + 1,)
-AdamNetwork = tuple[Singles, Floats, Singles, Singles, Singles, Singles, Floats]
+# weights, mean square; both moments in one array (2 sizes of weights), updates per unit
+# (2 H + K,); h1_H, h2_H, x_I
+AdamNetwork = tuple[Singles, Floats, Singles, Floats, Singles, Singles, Singles]
 # weights_KJ with the intercept in the last column J = I + 1
 Linear = tuple[Floats]
 

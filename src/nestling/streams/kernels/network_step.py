@@ -62,11 +62,11 @@ def answer_networks(
         _answer_by(z_K, classify, p_EK[rows_6[SGD_ALL]])
     if rows_6[ADAM_VALUES] >= 0:
         net = adam_values
-        answer_network(net[0], net[2], net[3], net[4], view_D, z_K)
+        answer_network(net[0], net[4], net[5], net[6], view_D, z_K)
         _answer_by(z_K, classify, p_EK[rows_6[ADAM_VALUES]])
     if rows_6[ADAM_ALL] >= 0:
         net = adam_all
-        answer_network(net[0], net[2], net[3], net[4], view_V, z_K)
+        answer_network(net[0], net[4], net[5], net[6], view_V, z_K)
         _answer_by(z_K, classify, p_EK[rows_6[ADAM_ALL]])
     if rows_6[LINEAR_VALUES] >= 0:
         answer_linear(linear_values[0], view_D, z_K)
@@ -120,16 +120,16 @@ def learn_networks(
     if rows_6[ADAM_VALUES] >= 0 and learning_6[ADAM_VALUES]:
         slow = adam_values
         _write_error(p_EK[rows_6[ADAM_VALUES]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_VALUES] * follow_square(slow[1], slow[4], num_seen)
+        rate = rates_7[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[2], slow[3], slow[4], slow[5], slow[6], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
         )
     if rows_6[ADAM_ALL] >= 0 and learning_6[ADAM_ALL]:
         slow = adam_all
         _write_error(p_EK[rows_6[ADAM_ALL]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_ALL] * follow_square(slow[1], slow[4], num_seen)
+        rate = rates_7[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[2], slow[3], slow[4], slow[5], slow[6], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
         )
     if rows_6[LINEAR_VALUES] >= 0 and learning_6[LINEAR_VALUES]:
         _write_error(p_EK[rows_6[LINEAR_VALUES]], target, weight, classify, error_K)

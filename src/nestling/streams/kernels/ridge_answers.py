@@ -200,7 +200,8 @@ def answer_slots(
 @compiled
 def _root_density(error: float, variance: float) -> float:
     """Square root of a normal density, up to a factor that all share."""
-    return np.exp(-0.25 * min(error * error / variance, MOST_SPREADS)) * variance**-0.25
+    spreads = min(error * error / variance, MOST_SPREADS)
+    return float(np.exp(-0.25 * spreads) * variance**-0.25)
 
 
 @compiled

@@ -9,13 +9,22 @@ from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.views import FORESEE, LEARN
-from nestling.streams.trees.branches import Forest
 from nestling.streams.trees.concept_trees import answer_pool, learn_pool
+from nestling.streams.trees.forest import (
+    FREE,
+    LEAF_SUMS,
+    MAX_LEAVES,
+    SETTINGS,
+    TREES,
+    Forest,
+)
 from nestling.streams.trees.hoeffding import answer_tree, learn_tree
 from nestling.streams.trees.value_trees import answer_value_tree, learn_value_tree
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# One event may split a leaf and have a tree begin anew.
+MOST_NEW_LEAVES = 3
 
 
 @compiled
@@ -47,8 +56,8 @@ def write_recent_columns(
 @compiled
 def lacks_room(forest: Forest) -> bool:
     """Whether there is no room for what one more event may split."""
-    most = forest[2].shape[0] * int(forest[14][0])
-    return bool(forest[3][0] < 3 and forest[4].shape[0] < most)
+    most = forest[TREES].shape[0] * int(forest[SETTINGS][MAX_LEAVES])
+    return bool(forest[FREE][0] < MOST_NEW_LEAVES and forest[LEAF_SUMS].shape[0] < most)
 
 
 @compiled

@@ -65,7 +65,7 @@ def _lose(value: float, target: float, quantile: float, by_quantile: bool) -> fl
     """Squared loss, or the pinball loss of a quantile."""
     error = target - value
     if by_quantile:
-        return max(quantile * error, (quantile - 1.0) * error)
+        return float(max(quantile * error, (quantile - 1.0) * error))
     return error * error
 
 
@@ -74,8 +74,8 @@ def _count_nats(loss: float, error: float, by_quantile: bool) -> float:
     """Negative log density, up to what all share."""
     error = max(error, SMALLEST)
     if by_quantile:
-        return np.log(error) + loss / error
-    return 0.5 * (np.log(error) + loss / error)
+        return float(np.log(error) + loss / error)
+    return float(0.5 * (np.log(error) + loss / error))
 
 
 @compiled

@@ -28,6 +28,12 @@ TARGET_HALF_LIVES = (8.0, 64.0, 20.0)
 
 
 @compiled
+def is_spread(variance: float, mean: float) -> bool:
+    """Whether values vary: a smaller spread beside their mean is rounding."""
+    return variance > 1e-26 * mean * mean + 1e-300
+
+
+@compiled
 def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[float, float, float]:
     """Where a value stands: ((x - mean) / deviation within +-8, mean, squares), this one included.
 
@@ -41,8 +47,7 @@ def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[fl
         new_squares *= MOST_COUNTED / count
         count = MOST_COUNTED
     variance = new_squares / count
-    # Below this a spread is rounding of the mean.
-    if not variance > 1e-26 * new_mean * new_mean + 1e-300:
+    if not is_spread(variance, new_mean):
         return 0.0, new_mean, new_squares
     z = (x - new_mean) / np.sqrt(variance)
     return min(max(z, -LARGEST), LARGEST), new_mean, new_squares
@@ -159,6 +164,14 @@ def scale_target(scale_3: Floats, target: float) -> float:
     z, mean, squares = scale_value(target, scale_3[0], scale_3[1], scale_3[2])
     scale_3[0], scale_3[1], scale_3[2] = min(scale_3[0] + 1.0, MOST_COUNTED), mean, squares
     return z
+
+
+@compiled
+def find_deviation(scale_3: Floats) -> float:
+    """Standard deviation of the targets so far; 1 while all are equal."""
+    if scale_3[0] <= 0.0 or not is_spread(scale_3[2] / scale_3[0], scale_3[1]):
+        return 1.0
+    return float(np.sqrt(scale_3[2] / scale_3[0]))
 
 
 @compiled

@@ -9,7 +9,7 @@ Axis letters: L leaves, F features of a leaf, B bins, S statistics (K classes, o
 """
 
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,20 @@ Histograms: TypeAlias = tuple[
     NDArray[np.int32],  # sizes_LF
     NDArray[np.float32],  # centres_LFB
     NDArray[np.float32],  # costs_LFB
-    NDArray[np.float32],  # counts_LFBS, B + 1 rows
+    NDArray[Any],  # counts_LFBS, B + 1 rows; float32 or float64
 ]
 
 
-def make_histograms(num_leaves: int, num_features: int, num_statistics: int) -> Histograms:
+def make_histograms(
+    num_leaves: int, num_features: int, num_statistics: int, dtype: type[np.floating[Any]]
+) -> Histograms:
     """Empty histograms of a number of leaves, each with that many features.
+
+    Args:
+        num_leaves: L.
+        num_features: F of each leaf.
+        num_statistics: K classes, or 3 for numbers.
+        dtype: of the counts: float32 holds classes, squares of numbers want float64.
 
     Returns:
         `origins_LF`, `sizes_LF` bins in use, `centres_LFB`, `costs_LFB` of merging a bin with its
@@ -51,7 +59,7 @@ def make_histograms(num_leaves: int, num_features: int, num_statistics: int) -> 
         np.zeros(shape, np.int32),
         np.zeros((*shape, NUM_BINS), np.float32),
         np.zeros((*shape, NUM_BINS), np.float32),
-        np.zeros((*shape, NUM_BINS + 1, num_statistics), np.float32),
+        np.zeros((*shape, NUM_BINS + 1, num_statistics), dtype),
     )
 
 
@@ -96,7 +104,7 @@ def relative_value(value: float, origin: float) -> np.float32:
 
 @compiled
 def _weigh_bin(
-    counts_LFBS: NDArray[np.float32], leaf: int, feature: int, place: int, by_class: bool
+    counts_LFBS: NDArray[Any], leaf: int, feature: int, place: int, by_class: bool
 ) -> float:
     """Weight of the events of one bin."""
     if not by_class:
@@ -170,7 +178,7 @@ def _merge_pair(
 
 @compiled
 def _add_event(
-    counts_LFBS: NDArray[np.float32],
+    counts_LFBS: NDArray[Any],
     leaf: int,
     feature: int,
     place: int,

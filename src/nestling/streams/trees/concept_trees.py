@@ -2,7 +2,7 @@
 
 A concept that returns finds its tree as it was, instead of being learned again.
 
-Axis letters as in `branches`: T trees, of which some are open.
+Axis letters as in `forest`: T trees, of which some are open.
 """
 
 from typing import Any, TypeAlias
@@ -13,11 +13,19 @@ from numpy.typing import NDArray
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.trees.adwin import clear_adwin, update_adwin
 from nestling.streams.trees.branches import (
-    MEAN_WEIGHT,
+    adwin_of,
     draw_poisson,
+    plant_tree,
+)
+from nestling.streams.trees.forest import (
+    FOREST_END,
+    GENERATOR,
+    LEAF_SUMS,
+    MEAN_WEIGHT,
+    SCRATCH,
+    SETTINGS,
     grow_forest,
     make_forest,
-    plant_tree,
 )
 from nestling.streams.trees.hoeffding import answer_one_tree, find_largest, learn_one_tree
 
@@ -33,6 +41,8 @@ CHANGE = 0.01
 # What a concept that is opened is given at once.
 OPENED_SHARE = 0.7
 
+# After the arrays of the forest.
+SHARES, CONCEPTS, NUM_EVENTS = range(FOREST_END, FOREST_END + 3)
 # What `learn_pool` says.
 NOTHING, OPENED, SWITCHED = 0, 1, 2
 # Places in the last axis of `concepts`: events learned when it was opened (-1: not open), and when
@@ -110,8 +120,8 @@ def answer_pool(
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         p_K: filled; sums to 1, all above 0.
     """
-    forest, shares_T, concepts_T2 = pool[:19], pool[19], pool[20]
-    one_K = np.empty_like(p_K)
+    forest, shares_T, concepts_T2 = pool[:FOREST_END], pool[SHARES], pool[CONCEPTS]
+    one_K = forest[SCRATCH][2, : p_K.shape[0]]
     p_K[:] = 0.0
     for tree in range(shares_T.shape[0]):
         if concepts_T2[tree, BORN] >= 0:
@@ -123,14 +133,14 @@ def answer_pool(
 @compiled
 def _open_concept(pool: Pool, num_columns: int, now: int) -> bool:
     """A new tree takes over; where all are open, that which was in force longest ago goes."""
-    shares_T, concepts_T2 = pool[19], pool[20]
+    shares_T, concepts_T2 = pool[SHARES], pool[CONCEPTS]
     tree = 0
     for other in range(1, shares_T.shape[0]):
         if concepts_T2[other, LAST] < concepts_T2[tree, LAST]:
             tree = other
-    if not plant_tree(pool[:19], tree, num_columns):
+    if not plant_tree(pool[:FOREST_END], tree, num_columns):
         return False
-    clear_adwin((pool[16][tree], pool[17][tree], pool[18][tree]))
+    clear_adwin(adwin_of(pool, tree))
     shares_T[tree] = 0.0
     rest = shares_T.sum()
     for other in range(shares_T.shape[0]):
@@ -164,12 +174,17 @@ def learn_pool(
     Returns:
         NOTHING, OPENED a concept, or SWITCHED to another.
     """
-    forest, shares_T, concepts_T2, num_events = pool[:19], pool[19], pool[20], pool[21]
+    forest, shares_T, concepts_T2, num_events = (
+        pool[:FOREST_END],
+        pool[SHARES],
+        pool[CONCEPTS],
+        pool[NUM_EVENTS],
+    )
     if weight <= 0.0:
         return NOTHING
     num_events[0] += 1
-    num_classes = forest[4].shape[1]
-    p_K = np.empty(num_classes)
+    num_classes = forest[LEAF_SUMS].shape[1]
+    p_K = forest[SCRATCH][2]
     before = find_largest(shares_T)
     total = 0.0
     num_open = 0
@@ -184,9 +199,9 @@ def learn_pool(
             shares_T[tree] = (1.0 - CHANGE) * shares_T[tree] / total + CHANGE / num_open
     now = find_largest(shares_T)
     concepts_T2[now, LAST] = num_events[0]
-    times = draw_poisson(forest[13], forest[14][MEAN_WEIGHT])
+    times = draw_poisson(forest[GENERATOR], forest[SETTINGS][MEAN_WEIGHT])
     wrong = learn_one_tree(forest, now, x_C, kinds_C, label, weight * times)
-    adwin = (forest[16][now], forest[17][now], forest[18][now])
+    adwin = adwin_of(forest, now)
     if update_adwin(adwin, 1.0 if wrong else 0.0) > 0:
         clear_adwin(adwin)
         if _open_concept(pool, kinds_C.shape[0], num_events[0]):
@@ -204,9 +219,10 @@ def read_concepts(arrays: dict[str, NDArray[Any]]) -> list[tuple[int, float, int
         for each open concept: its tree, its probability, how many events had been learned when it
         was opened, and when it was last in force.
     """
-    open_trees = np.flatnonzero(arrays["concepts"][:, BORN] >= 0)
-    order = sorted(open_trees, key=lambda tree: -arrays["shares"][tree])
-    return [
-        (int(tree), float(arrays["shares"][tree]), *map(int, arrays["concepts"][tree]))
-        for tree in order
+    shares_T, concepts_T2 = arrays["shares"].tolist(), arrays["concepts"].tolist()
+    known = [
+        (tree, share, born, last)
+        for tree, (share, (born, last)) in enumerate(zip(shares_T, concepts_T2, strict=True))
+        if born >= 0
     ]
+    return sorted(known, key=lambda concept: -concept[1])

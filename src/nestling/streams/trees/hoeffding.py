@@ -1,6 +1,6 @@
 """Hoeffding trees of classes: leaves answer by naive Bayes or by class counts; drift restarts them.
 
-Axis letters as in `branches`; K classes.
+Axis letters as in `forest`; K classes.
 """
 
 import math
@@ -12,28 +12,39 @@ from numpy.typing import NDArray
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.trees.adwin import clear_adwin, update_adwin
 from nestling.streams.trees.branches import (
-    ERRORS_FINE,
-    ERRORS_PLAIN,
-    LEAST_WEIGHT,
-    LOW,
-    MOST_WEIGHT,
-    RESTARTS,
-    SEEN,
-    Forest,
+    adwin_of,
     find_node,
-    grow_forest,
     histograms_of,
     insert_event,
-    make_forest,
     plant_tree,
     split_where_due,
 )
 from nestling.streams.trees.centroids import (
     CATEGORY,
     NUM_BINS,
+    Histograms,
     count_below,
     find_code,
     relative_value,
+)
+from nestling.streams.trees.forest import (
+    ERRORS_FINE,
+    ERRORS_PLAIN,
+    LEAF_COLUMNS,
+    LEAF_NUMBERS,
+    LEAF_SUMS,
+    LEAST_WEIGHT,
+    LOW,
+    MOST_WEIGHT,
+    NODES,
+    NUM_FEATURES,
+    RESTARTS,
+    SCRATCH,
+    SEEN,
+    TREES,
+    Forest,
+    grow_forest,
+    make_forest,
 )
 
 # Errors of the two ways to answer are forgotten by this factor at each event of a leaf.
@@ -102,9 +113,41 @@ def grow_tree(
 @compiled
 def _score_counts(forest: Forest, leaf: int, p_K: NDArray[np.float64]) -> None:
     """Class counts of a leaf, not normalised."""
-    sums_LS = forest[4]
+    sums_LS = forest[LEAF_SUMS]
     for k in range(p_K.shape[0]):
         p_K[k] = sums_LS[leaf, k] if k < sums_LS.shape[1] else 0.0
+
+
+@compiled
+def find_bins(
+    histograms: Histograms,
+    leaf: int,
+    feature: int,
+    columns_LF: NDArray[np.int32],
+    x_C: NDArray[np.float64],
+    kinds_C: NDArray[np.int64],
+) -> tuple[int, int, np.float32]:
+    """The two bins beside the value of a feature (-1: unknown), and how near it is to the second.
+
+    A category has one bin, named twice.
+    """
+    origins_LF, sizes_LF, centres_LFB, _, _ = histograms
+    column = columns_LF[leaf, feature]
+    size = sizes_LF[leaf, feature]
+    part = np.float32(0.0)
+    if column >= x_C.shape[0] or size == 0 or not math.isfinite(x_C[column]):
+        return -1, -1, part
+    if kinds_C[column] == CATEGORY:
+        low = find_code(centres_LFB, leaf, feature, size, np.float32(x_C[column]))
+        return low, low, part
+    value = relative_value(x_C[column], origins_LF[leaf, feature])
+    high = count_below(centres_LFB, leaf, feature, size, value)
+    low = max(high - 1, 0)
+    high = min(high, size - 1)
+    if high > low:
+        start = centres_LFB[leaf, feature, low]
+        part = (value - start) / (centres_LFB[leaf, feature, high] - start)
+    return low, high, part
 
 
 @compiled
@@ -121,29 +164,14 @@ def _score_bayes(
     events near x, read between the two centres beside x; m PRIOR_EVENTS.
     """
     _score_counts(forest, leaf, p_K)
-    origins_LF, sizes_LF, centres_LFB, _, counts_LFBS = histograms_of(forest)
-    columns_LF = forest[6]
+    histograms = histograms_of(forest)
+    counts_LFBS, columns_LF = histograms[4], forest[LEAF_COLUMNS]
     num_classes = min(p_K.shape[0], counts_LFBS.shape[3])
     since = 0
-    for feature in range(forest[7][leaf]):
-        column = columns_LF[leaf, feature]
-        size = sizes_LF[leaf, feature]
-        if column >= x_C.shape[0] or size == 0 or not math.isfinite(x_C[column]):
+    for feature in range(forest[NUM_FEATURES][leaf]):
+        low, high, part = find_bins(histograms, leaf, feature, columns_LF, x_C, kinds_C)
+        if low < 0:
             continue
-        part = np.float32(0.0)
-        if kinds_C[column] == CATEGORY:
-            low = find_code(centres_LFB, leaf, feature, size, np.float32(x_C[column]))
-            if low < 0:
-                continue
-            high = low
-        else:
-            value = relative_value(x_C[column], origins_LF[leaf, feature])
-            high = count_below(centres_LFB, leaf, feature, size, value)
-            low = max(high - 1, 0)
-            high = min(high, size - 1)
-            if high > low:
-                start = centres_LFB[leaf, feature, low]
-                part = (value - start) / (centres_LFB[leaf, feature, high] - start)
         rest = np.float32(1.0) - part
         here = np.float32(0.0)
         whole = np.float32(0.0)
@@ -206,12 +234,12 @@ def answer_one_tree(
     p_K: NDArray[np.float64],
 ) -> None:
     """Probabilities by one tree of a forest, written to `p_K`."""
-    numbers_L4 = forest[5]
-    leaf = forest[0][tree, find_node(forest, tree, x_C), LOW]
+    numbers_L5 = forest[LEAF_NUMBERS]
+    leaf = forest[NODES][tree, find_node(forest, tree, x_C), LOW]
     seen = 0.0
-    if numbers_L4[leaf, ERRORS_FINE] < numbers_L4[leaf, ERRORS_PLAIN]:
+    if numbers_L5[leaf, ERRORS_FINE] < numbers_L5[leaf, ERRORS_PLAIN]:
         _score_bayes(forest, leaf, x_C, kinds_C, p_K)
-        seen = numbers_L4[leaf, SEEN]
+        seen = numbers_L5[leaf, SEEN]
     else:
         _score_counts(forest, leaf, p_K)
         for k in range(p_K.shape[0]):
@@ -229,21 +257,21 @@ def learn_one_tree(
     weight: float,
 ) -> bool:
     """One tree of a forest learns an event; whether it would have answered wrongly."""
-    sums_LS, numbers_L4, scratch_6S = forest[4], forest[5], forest[15]
+    sums_LS, numbers_L5, scratch_6S = forest[LEAF_SUMS], forest[LEAF_NUMBERS], forest[SCRATCH]
     node = find_node(forest, tree, x_C)
-    leaf = forest[0][tree, node, LOW]
+    leaf = forest[NODES][tree, node, LOW]
     p_K = scratch_6S[3]
     _score_counts(forest, leaf, p_K)
     wrong_plain = find_largest(p_K) != label
     _score_bayes(forest, leaf, x_C, kinds_C, p_K)
     wrong_fine = find_largest(p_K) != label
-    by_fine = numbers_L4[leaf, ERRORS_FINE] < numbers_L4[leaf, ERRORS_PLAIN]
+    by_fine = numbers_L5[leaf, ERRORS_FINE] < numbers_L5[leaf, ERRORS_PLAIN]
     wrong = wrong_fine if by_fine else wrong_plain
     if weight <= 0.0:
         return wrong
     weight = min(max(weight, LEAST_WEIGHT), MOST_WEIGHT)
-    numbers_L4[leaf, ERRORS_PLAIN] = ERROR_DECAY * numbers_L4[leaf, ERRORS_PLAIN] + wrong_plain
-    numbers_L4[leaf, ERRORS_FINE] = ERROR_DECAY * numbers_L4[leaf, ERRORS_FINE] + wrong_fine
+    numbers_L5[leaf, ERRORS_PLAIN] = ERROR_DECAY * numbers_L5[leaf, ERRORS_PLAIN] + wrong_plain
+    numbers_L5[leaf, ERRORS_FINE] = ERROR_DECAY * numbers_L5[leaf, ERRORS_FINE] + wrong_fine
     sums_LS[leaf, label] += weight
     insert_event(forest, leaf, x_C, kinds_C, label, 0.0, weight)
     num_present = 0
@@ -294,10 +322,10 @@ def learn_tree(
     wrong = learn_one_tree(tree, 0, x_C, kinds_C, label, weight)
     if weight <= 0.0:
         return False
-    adwin = (tree[16][0], tree[17][0], tree[18][0])
+    adwin = adwin_of(tree, 0)
     if update_adwin(adwin, 1.0 if wrong else 0.0) <= 0:
         return False
     clear_adwin(adwin)
     plant_tree(tree, 0, kinds_C.shape[0])
-    tree[2][0, RESTARTS] += 1
+    tree[TREES][0, RESTARTS] += 1
     return True

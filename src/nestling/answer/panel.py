@@ -153,6 +153,32 @@ class Panel:
             of = concepts.spec.of
             concepts.learn(self.levels.memories[of], rows.read[of], found.concepts[name])
 
+    @torch.no_grad()
+    def measure_errors(self, batch: Batch, task: int | None) -> list[float]:
+        """How wrong the read-out is about a batch that it has not learned, of each labelled answer.
+
+        0 or 1 of classes, where no answer is a wrong one; of values the mean absolute distance,
+        without those that have no finite answer. Empty before anything was learned.
+
+        Args:
+            batch: N examples with their target.
+            task: restricts the answer to the classes seen under this label, where there are any.
+        """
+        readout, target = self.readout, batch.target
+        if readout is None or target is None:
+            return []
+        found = self.experts.answer(Batch(batch.inputs, batch.keywords))
+        mixed, target = self.mix(found), target.cpu()
+        is_finite = mixed.isfinite().all(dim=-1).cpu()
+        if readout.task == "regression":
+            gap = (mixed.cpu() - target.reshape(len(mixed), -1)).abs().mean(dim=-1)
+            return [float(value) for value in gap[is_finite]]
+        if task in self.targets.task_classes:
+            mixed = self.targets.restrict(mixed, task)
+        labels = target.reshape(-1)
+        is_wrong = ~is_finite | (mixed.argmax(dim=-1).cpu() != labels)
+        return [float(value) for value in is_wrong[labels >= 0]]
+
     def finish(self) -> None:
         """After many examples: solve now what the next answer needs, where it has been left
         behind, and let the gate hear of all."""

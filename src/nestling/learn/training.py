@@ -157,6 +157,7 @@ class Training:
             ]
             self.protections.check_batch(batch)
         is_first = panel.targets.task is None
+        errors = self._find_errors(batch, task) if is_new else []
         answers, taken = self._try_step(batch, found, is_new)
         self.protections.note(task)
         panel.targets = panel.targets.admit(found.classes, task)
@@ -167,6 +168,8 @@ class Training:
             panel.learn(batch, found.labels, found.read, found.checked, answers, output)
             for level, rows in seen:
                 level.learn(rows)
+            loss = None if taken is None or taken.refused else taken.loss
+            self.levels.watch(errors, loss)
         self.counts.num_examples += batch.size
         self.counts.seconds += time.perf_counter() - started
         report = self._report(batch, taken)
@@ -268,6 +271,18 @@ class Training:
             if not is_alarm or before.task is None:
                 panel.targets = before
             raise
+
+    def _find_errors(self, batch: Batch, task: int | None) -> list[float]:
+        """How wrong the answers to a batch are before it is learned, if a watch wants to know."""
+        watches = [w.spec for w in self.levels.watches.values() if w.spec.of == "error"]
+        assert batch.target is not None
+        shy = next((spec for spec in watches if spec.takes_shares), None)
+        if shy is not None and batch.target.is_floating_point():
+            raise DataError(
+                f"watch {shy.name!r}: {shy.detector} takes errors of classes, 0 or 1; the targets "
+                "are values, for which detector='adwin' works"
+            )
+        return self.panel.measure_errors(batch, task) if watches else []
 
     def answer(self, batch: Batch, task: int | None, kind: Task | None) -> tuple[Tensor, Task]:
         """Probabilities or values of the read-out, and which; see `Learner.predict`.

@@ -81,6 +81,8 @@ def read_value(kind: str, value: object, low: float = -LARGEST, high: float = LA
     >>> read_value("adwin", True)
     1.0
     """
+    if type(value) is float and low <= value <= high:  # what nearly all of them are
+        return value
     try:
         number = float(value)  # type: ignore[arg-type]  # whatever it is that was given
     except (TypeError, ValueError, OverflowError):

@@ -147,6 +147,9 @@ def check_same_alarms(pair: Pair, streams: dict[str, list[float]]) -> int:
 @pytest.mark.parametrize("seed", range(2))
 def test_alarms_on_generated_streams_are_those_of_river(pair: Pair, seed: int) -> None:
     streams = make_errors(seed) if pair in ERRORS else make_streams(seed) | make_errors(seed)
+    if pair[0] is KSWIN:  # River takes 0.3 ms for each value
+        names = ("steps", "ramp", "two constants", "wider", "few values", "rise", "between")
+        streams = {name: streams[name][::3] for name in names}
     assert check_same_alarms(pair, streams) > 0
 
 
@@ -155,8 +158,8 @@ def test_alarms_on_electricity_are_those_of_river(pair: Pair) -> None:
     streams = read_elec2()
     if pair in ERRORS:
         streams = {"label changes": streams["label changes"]}
-    if pair[0] is KSWIN:  # River takes 0.3 ms for each value
-        streams = {name: values[:2000] for name, values in streams.items()}
+    if pair[0] is KSWIN:
+        streams = {name: values[:1000] for name, values in streams.items()}
     check_same_alarms(pair, streams)
 
 

@@ -1,7 +1,9 @@
 """What holds for every drift detector: alarms, resuming, refusals."""
 
+import copy
 import json
 import math
+import pickle
 import random
 from typing import Any
 
@@ -224,3 +226,14 @@ def test_page_hinkley_hears_one_side_if_told_so() -> None:
     up, down = PageHinkley(threshold=5.0, mode="up"), PageHinkley(threshold=5.0, mode="down")
     assert not any(up.update(-value) for value in rising)
     assert any(down.update(-value) for value in rising)
+
+
+@every
+def test_it_survives_being_copied_and_pickled(kind: str) -> None:
+    detector = make(kind)
+    for value in draw(150, 0.3):
+        detector.update(value)
+    twins = [copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))]
+    later = [detector.update(value) for value in draw(300, 0.9)]
+    for twin in twins:
+        assert [twin.update(value) for value in draw(300, 0.9)] == later

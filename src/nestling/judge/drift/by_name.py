@@ -10,6 +10,7 @@ from nestling.judge.drift.hddm import HDDMAverage, HDDMWeighted
 from nestling.judge.drift.kswin import KSWIN
 from nestling.judge.drift.page_hinkley import PageHinkley
 
+# Every drift detector by its name.
 DETECTORS: Mapping[str, type[DriftDetector]] = {
     kind.kind: kind for kind in (ADWIN, PageHinkley, KSWIN, HDDMAverage, HDDMWeighted)
 }

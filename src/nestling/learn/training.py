@@ -157,7 +157,9 @@ class Training:
             ]
             self.protections.check_batch(batch)
         is_first = panel.targets.task is None
-        errors = self._find_errors(batch, task) if is_new else []
+        if is_new:
+            self._check_watches(batch)
+            panel.ask_errors(batch)
         answers, taken = self._try_step(batch, found, is_new)
         self.protections.note(task)
         panel.targets = panel.targets.admit(found.classes, task)
@@ -169,7 +171,7 @@ class Training:
             for level, rows in seen:
                 level.learn(rows)
             loss = None if taken is None or taken.refused else taken.loss
-            self.levels.watch(errors, loss)
+            self.levels.watch(panel.take_errors(), loss)
         self.counts.num_examples += batch.size
         self.counts.seconds += time.perf_counter() - started
         report = self._report(batch, taken)
@@ -272,17 +274,16 @@ class Training:
                 panel.targets = before
             raise
 
-    def _find_errors(self, batch: Batch, task: int | None) -> list[float]:
-        """How wrong the answers to a batch are before it is learned, if a watch wants to know."""
-        watches = [w.spec for w in self.levels.watches.values() if w.spec.of == "error"]
+    def _check_watches(self, batch: Batch) -> None:
+        """Raise DataError if a watch cannot hear of errors of such targets."""
         assert batch.target is not None
-        shy = next((spec for spec in watches if spec.takes_shares), None)
-        if shy is not None and batch.target.is_floating_point():
-            raise DataError(
-                f"watch {shy.name!r}: {shy.detector} takes errors of classes, 0 or 1; the targets "
-                "are values, for which detector='adwin' works"
-            )
-        return self.panel.measure_errors(batch, task) if watches else []
+        watches = self.levels.watches.values() if batch.target.is_floating_point() else ()
+        for spec in (watch.spec for watch in watches):
+            if spec.takes_shares:
+                raise DataError(
+                    f"watch {spec.name!r}: {spec.detector} takes errors of classes, 0 or 1; the "
+                    "targets are values, for which detector='adwin' works"
+                )
 
     def answer(self, batch: Batch, task: int | None, kind: Task | None) -> tuple[Tensor, Task]:
         """Probabilities or values of the read-out, and which; see `Learner.predict`.

@@ -44,6 +44,18 @@ def test_show_says_what_sleeps(nestling: Run, desk: Path) -> None:
     assert "sleep 's' of 'n'" in err
 
 
+def test_show_says_what_is_watched(nestling: Run, desk: Path) -> None:
+    text = (desk / "plan.toml").read_text() + '[[level]]\nkind = "watch"\nname = "w"\n'
+    (desk / "watched.toml").write_text(text)
+    code, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "watched.toml")
+    assert code == 0
+    assert "adwin on the error" in " ".join(out.replace("│", " ").replace("\n", " ").split())
+    (desk / "wrong.toml").write_text(text + "settings = { delta = 2.0 }\n")
+    code, _, err = nestling("plan", "check", "wrong.toml", "--model", "desk_net:make_net")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "watch 'w': ADWIN delta: a number less than 1 works, got 2.0" in err
+
+
 def test_the_toml_that_show_prints_is_a_plan(nestling: Run, desk: Path) -> None:
     _, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "plan.toml", "--toml")
     (desk / "again.toml").write_text(out)

@@ -124,6 +124,18 @@ def test_every_epoch_experience_and_seed_has_an_order_of_its_own(
     assert asked == {("a", (0, 1)), ("a", (0, 1, 2, 3)), ("b", (0, 1, 2, 3))}
 
 
+def test_drifts_are_written_to_the_record(tmp_path: Path) -> None:
+    """New classes are a drift: they are wrong until they are learned."""
+    level = {"name": "all", "match": ["*"], "freeze": {"until": "drift"}}
+    watch = {"kind": "watch", "name": "shift", "detector": "hddm_average"}
+    job = make_job(tmp_path / "run", plan={"level": [level, watch]}, epochs=1)
+    run_job(job)
+    drifts = [record for record in read_records(job.out) if record["kind"] == "drift"]
+    assert drifts
+    assert drifts[0]["level"] == "shift"
+    assert "the error rose" in str(drifts[0]["message"])
+
+
 def test_another_job_in_the_same_folder_is_refused(whole: Job) -> None:
     with pytest.raises(JobError, match="different: epochs"):
         run_job(whole.model_copy(update={"epochs": 3}), resume=True)

@@ -98,10 +98,12 @@ def test_alarms_and_changes_are_told(tmp_path):
     extra = (
         # As `asdict` of an alarm gives it, with a kind of its own.
         ("alarm", {"level": "all", "kind": "dead", "message": "level 'all' is dead"}),
+        ("drift", {"level": "shift", "message": "watch 'shift': the error rose"}),
         ("change", {"level": "all", "knobs": {"period": 4}, "reason": "slower"}),
     )
     page = write_report(write_run(tmp_path, extra=extra)).read_text()
     assert "level &#39;all&#39; is dead" in page
+    assert "Drift: watch &#39;shift&#39;: the error rose" in page
     assert "period = 4. Reason: slower" in page
 
 

@@ -47,6 +47,7 @@ class Panel:
         self.experts = Experts(levels, find_live, targets, output_transform)
         self.readout: Readout | None = None
         self.waiting: list[UnheardRows] = []
+        self.errors: list[float] = []  # that no watch has heard of
         moving = self.experts.list_moving()
         # Whether the forward pass of training says what the one moving expert would answer.
         self.is_heard_in_training = is_plain and moving == ["live"] and bool(levels.gradient)
@@ -122,6 +123,9 @@ class Panel:
                 for name in self.experts.list_compared():
                     memories[name].renew()
             self.waiting.append(rows.own())
+        if readout.gate is None and output is not None and self._tells_live and self.is_watched:
+            live = self.experts.read_step(batch, output)["live"]
+            self.errors += measure_errors(live, labels, readout.task)
         for name, level in memories.items():
             level.learn(checked[name], readout.task)
         if self.waiting and self.num_waiting >= self._find_most_waiting():
@@ -145,6 +149,13 @@ class Panel:
         assert readout is not None
         self.waiting = []
         found = self.experts.foresee(rows)
+        if found.by_expert is not None and readout.gate is not None and self.is_watched:
+            compared = rows.read.get(readout.compares or "")
+            features = None if compared is None else compared.features
+            mixed = readout.mix(found.by_expert, features, found.knowers)
+            if readout.task == "classification":
+                mixed = keep_known(mixed, self.experts.find_known(mixed.shape[-1]))
+            self.errors += measure_errors(mixed, rows.target, readout.task)
         readout.observe(found.by_expert, rows.target, found.knowers)
         if readout.gate is not None:
             compared = rows.read.get(readout.compares or "")
@@ -152,6 +163,37 @@ class Panel:
         for name, concepts in self.levels.concepts.items():
             of = concepts.spec.of
             concepts.learn(self.levels.memories[of], rows.read[of], found.concepts[name])
+
+    # --- how wrong it is, for watches
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a watch hears of errors."""
+        return any(watch.spec.of == "error" for watch in self.levels.watches.values())
+
+    def ask_errors(self, batch: Batch) -> None:
+        """Note how wrong the answers to a batch are before it is learned, where learning does not
+        tell: without a gate, which hears of all, and with more than the live model.
+
+        Args:
+            batch: N examples with their target.
+        """
+        readout = self.readout
+        if readout is None or readout.gate is not None or self._tells_live or not self.is_watched:
+            return
+        assert batch.target is not None
+        mixed = self.mix(self.experts.answer(Batch(batch.inputs, batch.keywords)))
+        self.errors += measure_errors(mixed, batch.target, readout.task)
+
+    @property
+    def _tells_live(self) -> bool:
+        """Whether the forward pass of training is the answer."""
+        return self.is_heard_in_training and self.experts.names == ("live",)
+
+    def take_errors(self) -> list[float]:
+        """Take the errors of answers since the last call, in the order of the examples."""
+        errors, self.errors = self.errors, []
+        return errors
 
     def finish(self) -> None:
         """After many examples: solve now what the next answer needs, where it has been left
@@ -169,6 +211,7 @@ class Panel:
             "targets": self.targets.state_dict(),
             "readout": None if self.readout is None else self.readout.state_dict(),
             "waiting": [join_unheard(self.waiting).state_dict()] if self.waiting else [],
+            "errors": list(self.errors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,6 +219,7 @@ class Panel:
         self.readout = None
         self.targets = TargetSpace.from_state(state["targets"])
         self.waiting = [UnheardRows.from_state(one) for one in state["waiting"]]
+        self.errors = list(state["errors"])
         if self.readout is not None:
             self.readout.load_state_dict(state["readout"])
 
@@ -216,6 +260,30 @@ def mix_answers(readout: Readout, experts: Experts, found: Answers) -> Tensor:
     if readout.task == "classification":
         mixed = keep_known(mixed, experts.find_known(mixed.shape[-1]))
     return mixed
+
+
+def measure_errors(answers: Tensor, target: Tensor, task: Task) -> list[float]:
+    """How wrong answers are, in their order: 0 or 1 of classes, mean absolute distances of values.
+
+    Args:
+        answers: (R, K) probabilities, or (R, M) values. No finite answer is a wrong one of
+            classes, and left out of values.
+        target: R classes in any shape, below 0 where there is none, which are left out; or R M
+            values.
+        task: which of both.
+
+    >>> answers = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    >>> measure_errors(answers, torch.tensor([0, 0]), "classification")
+    [0.0, 1.0]
+    """
+    answers, target = answers.detach().cpu(), target.cpu()
+    is_finite = answers.isfinite().all(dim=-1)
+    if task == "regression":
+        gap = (answers - target.reshape(answers.shape)).abs().mean(dim=-1)
+        return [float(value) for value in gap[is_finite]]
+    labels = target.reshape(-1)
+    is_wrong = ~is_finite | (answers.argmax(dim=-1) != labels)
+    return [float(value) for value in is_wrong[labels >= 0]]
 
 
 def check_answer(mixed: Tensor) -> None:

@@ -206,7 +206,9 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
     Raises:
         SettingError: the plan does not fit the model.
     """
-    from nestling.levels import Concepts, Copy, Level, Memory, Sleep, assign_levels
+    from nestling.judge import make_detector
+    from nestling.levels import Concepts, Copy, DriftWatch, Level, Memory, Sleep, assign_levels
+    from nestling.levels.watching import make_watches
     from nestling.optim import CustomOptimizer
 
     claims = assign_levels(model, plan)
@@ -237,6 +239,10 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
             row |= _describe(None, num_all, 1, how, "")
         elif isinstance(level, Concepts):
             how = f"up to {level.num_slots} meanings of the labels, beside {level.of}"
+            row |= _describe(None, num_all, 1, how, "")
+        elif isinstance(level, DriftWatch):
+            make_watches([level], make_detector)  # raises if the detector cannot be as it says
+            how = f"{level.detector} on the {level.of}, says {level.event!r}"
             row |= _describe(None, num_all, 1, how, "")
         elif isinstance(level, Sleep):
             taught = level.teaches or [one.name for one in plan.gradient_levels]

@@ -112,7 +112,7 @@ def _suggest_list(value: object) -> str:
 
 def _name_place(found: ErrorDetails, names: Sequence[str]) -> str:
     """The key as its user wrote it: arguments by name, entries counted, no tags of pydantic."""
-    kinds = ("gradient", "copy", "memory", "sleep")
+    kinds = ("gradient", "copy", "memory", "concepts", "sleep", "watch")
     parts: list[str] = []
     for index, part in enumerate(found["loc"]):
         if isinstance(part, int):

@@ -23,7 +23,7 @@ from nestling.jobs.scoring import (
     summarize,
 )
 from nestling.learn.learner import Learner
-from nestling.levels import Alarm, Event
+from nestling.levels import Alarm, DriftAlarm, Event
 from nestling.report import RunWriter, read_run, write_report
 from nestling.store import write_whole
 
@@ -217,6 +217,8 @@ class _Run:
         for event in events:
             if isinstance(event, Alarm):
                 self.writer.write("alarm", self._sign(asdict(event)))
+            if isinstance(event, DriftAlarm):
+                self.writer.write("drift", self._sign(asdict(event)))
 
     def _sign(self, record: dict[str, object]) -> dict[str, object]:
         return {"method": "nestling", "seed": self.job.seed} | record

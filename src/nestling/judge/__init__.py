@@ -1,4 +1,4 @@
-"""Measures of continual learning: accuracy matrix, forgetting, adaptation, intervals."""
+"""Measures of continual learning: accuracy, forgetting, adaptation, intervals, drift."""
 
 from nestling.judge.curves import (
     negative_flip_rate,
@@ -6,18 +6,36 @@ from nestling.judge.curves import (
     steps_to_fraction,
     worst_case_accuracy,
 )
+from nestling.judge.drift import (
+    ADWIN,
+    KSWIN,
+    Drift,
+    DriftDetector,
+    HDDMAverage,
+    HDDMWeighted,
+    PageHinkley,
+    make_detector,
+)
 from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
 from nestling.judge.scores import measure_accuracy, measure_r_squared
 
 __all__ = [
+    "ADWIN",
     "FORMULAS",
+    "KSWIN",
     "AccuracyMatrix",
+    "Drift",
+    "DriftDetector",
     "Estimate",
+    "HDDMAverage",
+    "HDDMWeighted",
     "LevelCompute",
+    "PageHinkley",
     "compare_paired",
     "estimate_mean",
     "formula",
+    "make_detector",
     "measure_accuracy",
     "measure_r_squared",
     "negative_flip_rate",

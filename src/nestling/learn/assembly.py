@@ -14,6 +14,7 @@ from nestling.core.arguments import check_callable, check_device, check_model, n
 from nestling.core.batches import Loss, default_loss
 from nestling.core.errors import SettingError
 from nestling.core.heads import check_width
+from nestling.judge import make_detector
 from nestling.learn.default import EarlyView, describe_choice, make_default_plan, make_replay
 from nestling.learn.growth import Head
 from nestling.learn.guard import check_settings
@@ -23,6 +24,7 @@ from nestling.learn.reports import Counts, Writer
 from nestling.learn.training import GradientStep, Training
 from nestling.levels import Levels, NestedOptimizer, Plan
 from nestling.levels.assign import unwrap
+from nestling.levels.watching import make_watches
 from nestling.protect import Retention
 
 _LOGGER = logging.getLogger("nestling")
@@ -68,7 +70,8 @@ def assemble(
     kept = make_replay(replay, seed) if replay else None
     protections = Protections(model, retain, chosen, loss, kept)
     asked = None if judge is None else _JudgeOf(model, judge)
-    levels = Levels(model, chosen, judge=asked, seed=seed, has_memories=True)
+    watches = make_watches(chosen.watches, make_detector)
+    levels = Levels(model, chosen, judge=asked, seed=seed, has_memories=True, watches=watches)
     if levels.gradient and num_classes is not None:
         check_width(levels.model, num_classes)
     optimizer = NestedOptimizer.over(levels) if levels.gradient else None

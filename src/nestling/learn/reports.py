@@ -15,7 +15,7 @@ class StepReport:
         loss: of this batch, before the update; NaN if there was nothing to learn from.
         num_examples: in the batch.
         refused: why the step was refused; empty if it was taken.
-        events: alarms of levels, updates and steps that were refused, knobs that came into force.
+        events: alarms of levels, refused updates and steps, knobs that came into force, drifts.
     """
 
     loss: float

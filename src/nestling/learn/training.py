@@ -157,6 +157,9 @@ class Training:
             ]
             self.protections.check_batch(batch)
         is_first = panel.targets.task is None
+        if is_new:
+            self._check_watches(batch)
+            panel.ask_errors(batch)
         answers, taken = self._try_step(batch, found, is_new)
         self.protections.note(task)
         panel.targets = panel.targets.admit(found.classes, task)
@@ -167,6 +170,8 @@ class Training:
             panel.learn(batch, found.labels, found.read, found.checked, answers, output)
             for level, rows in seen:
                 level.learn(rows)
+            loss = None if taken is None or taken.refused else taken.loss
+            self.levels.watch(panel.take_errors(), loss)
         self.counts.num_examples += batch.size
         self.counts.seconds += time.perf_counter() - started
         report = self._report(batch, taken)
@@ -268,6 +273,17 @@ class Training:
             if not is_alarm or before.task is None:
                 panel.targets = before
             raise
+
+    def _check_watches(self, batch: Batch) -> None:
+        """Raise DataError if a watch cannot hear of errors of such targets."""
+        assert batch.target is not None
+        watches = self.levels.watches.values() if batch.target.is_floating_point() else ()
+        for spec in (watch.spec for watch in watches):
+            if spec.takes_shares:
+                raise DataError(
+                    f"watch {spec.name!r}: {spec.detector} takes errors of classes, 0 or 1; the "
+                    "targets are values, for which detector='adwin' works"
+                )
 
     def answer(self, batch: Batch, task: int | None, kind: Task | None) -> tuple[Tensor, Task]:
         """Probabilities or values of the read-out, and which; see `Learner.predict`.

@@ -1,9 +1,11 @@
 """Levels: groups of parameters that learn at different speeds, copies and memories."""
 
 from nestling.levels.assign import assign_levels
-from nestling.levels.events import Alarm, Change, Event, LevelAlarm, Refusal
+from nestling.levels.drift_watch import DriftWatch
+from nestling.levels.events import Alarm, Change, DriftAlarm, Event, LevelAlarm, Refusal
 from nestling.levels.gates import (
     AgreementGate,
+    DriftGate,
     Gate,
     ImportanceGate,
     ParentGate,
@@ -25,6 +27,9 @@ __all__ = [
     "Clock",
     "Concepts",
     "Copy",
+    "DriftAlarm",
+    "DriftGate",
+    "DriftWatch",
     "Event",
     "Freeze",
     "Gate",

@@ -1,4 +1,4 @@
-"""Events of levels: alarms, refused updates, hyperparameters that were changed."""
+"""Events of levels: alarms, refused updates, changed hyperparameters, drifts."""
 
 from dataclasses import dataclass
 
@@ -59,5 +59,25 @@ class Change:
     applied_at: int | None = None
 
 
-# What happens to levels besides learning: an alarm, a refused update, a changed hyperparameter.
-Event = Alarm | Refusal | Change
+@dataclass(frozen=True)
+class DriftAlarm:
+    """Alarm of a watch: errors or losses have changed, and an event was said.
+
+    Attributes:
+        level: name of the watch.
+        event: what was said.
+        at: values that the watch had heard, the last one included.
+        is_rise: whether they went up: it got worse.
+        message: what happened, in words.
+    """
+
+    level: str
+    event: str
+    at: int
+    is_rise: bool
+    message: str
+
+
+# What happens to levels besides learning: an alarm, a refused update, a changed hyperparameter,
+# a drift.
+Event = Alarm | Refusal | Change | DriftAlarm

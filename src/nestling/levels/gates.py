@@ -21,6 +21,7 @@ from nestling.core.params import wide_dtype, widen_half
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 HalfLife = Annotated[float, Field(gt=0.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 # Below this product of two lengths float32 begins to lose the squares that they are made of.
 _SMALLEST_SIZE = 1e-30
 
@@ -169,6 +170,26 @@ class AgreementGate:
 
 @checked
 @dataclass(frozen=True, config=_CONFIG)
+class DriftGate:
+    """Gate that opens for some optimizer steps after a drift: learn where the world has changed.
+
+    Whoever watches says the event, see `nl.DriftWatch`, or `learner.release("drift")`; said again
+    while it is open, it counts from there.
+
+    Args:
+        steps: optimizer steps for which it is open.
+        on: the event that opens it.
+        floor: the factor that always remains, in [0, 1].
+    """
+
+    steps: Annotated[int, Field(ge=1)]
+    on: Name = "drift"
+    floor: Share = 0.0
+    kind: Literal["drift"] = "drift"
+
+
+@checked
+@dataclass(frozen=True, config=_CONFIG)
 class ParentGate:
     """Hierarchical gate: multiplies a level's updates by the factor of another level's gates."""
 
@@ -178,7 +199,7 @@ class ParentGate:
 
 # Any of the gates that multiply a level's updates.
 Gate = Annotated[
-    ScheduleGate | SurpriseGate | ImportanceGate | AgreementGate | ParentGate,
+    ScheduleGate | SurpriseGate | ImportanceGate | AgreementGate | DriftGate | ParentGate,
     Field(discriminator="kind"),
 ]
 
@@ -199,6 +220,18 @@ class GateState:
         self.slow: list[Tensor] = []
         self.importance: list[Tensor] = []
         self.importance_is_given = False
+        self.open_until = 0  # the last step for which a drift gate is open
+
+    @property
+    def awaited(self) -> set[str]:
+        """Events that open a gate."""
+        return {gate.on for gate in self.gates if isinstance(gate, DriftGate)}
+
+    def hear(self, event: str, step: int) -> None:
+        """Open the gates that wait for an event, said after optimizer step `step`."""
+        for gate in self.gates:
+            if isinstance(gate, DriftGate) and gate.on == event:
+                self.open_until = step + gate.steps
 
     @property
     def needs_loss(self) -> bool:
@@ -242,6 +275,8 @@ class GateState:
                     factor *= schedule_factor(step, gate.start, gate.stop, gate.low, gate.high)
                 case SurpriseGate():
                     factor *= self.surprise
+                case DriftGate():
+                    factor *= 1.0 if step <= self.open_until else gate.floor
                 case AgreementGate():
                     factor *= self._agree(gate, gradients)
                 case ImportanceGate():
@@ -280,6 +315,7 @@ class GateState:
             "slow": [value.clone() for value in self.slow],
             "importance": [value.clone() for value in self.importance],
             "importance_is_given": self.importance_is_given,
+            "open_until": self.open_until,
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:

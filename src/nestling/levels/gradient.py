@@ -135,19 +135,20 @@ class GradientLevel:
                 resume(param) if wanted else pause(param)
             self.is_enabled = wanted
 
-    def hear(self, event: str) -> bool:
-        """End a freeze until an event, asked for or in force; whether one waited for it."""
-        waits = self.spec.freeze is not None and self.spec.freeze.until == event
-        self.is_released |= waits
+    def hear(self, event: str, step: int) -> None:
+        """End freezes until an event, asked for or in force, and open gates: it was said after
+        optimizer step `step`."""
+        self.gates.hear(event, step)
+        self.is_released |= self.spec.freeze is not None and self.spec.freeze.until == event
         for waiting in self.changes.waiting:
             if waiting.spec.freeze is not None and waiting.spec.freeze.until == event:
-                waiting.is_released = waits = True
-        return waits
+                waiting.is_released = True
 
     def list_awaited(self) -> set[str]:
-        """Events that end a freeze, in force or asked for."""
+        """Events that end a freeze, in force or asked for, or open a gate."""
         specs = [self.spec, *(waiting.spec for waiting in self.changes.waiting)]
-        return {one.freeze.until for one in specs if one.freeze and one.freeze.until}
+        ends = {one.freeze.until for one in specs if one.freeze and one.freeze.until}
+        return ends | self.gates.awaited
 
     def remember_buffers(self, step: int) -> None:
         """Before step `step`: if it is frozen then, what its running statistics must stay."""

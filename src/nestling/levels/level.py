@@ -1,6 +1,6 @@
 """The protocol of a level: state with its own clock, read, changed, digested and saved alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Unpack
 
@@ -103,4 +103,14 @@ def check_kind(state: Mapping[str, Any], spec: AnySpec, keys: set[str]) -> None:
     if missing := sorted(keys - state.keys()):
         raise MismatchedParameters(
             f"the state of level {spec.name!r} lacks {missing[0]!r}; give it a whole state_dict()"
+        )
+
+
+def check_level_names(kind: str, ours: Iterable[str], saved: Iterable[str]) -> None:
+    """Raise MismatchedParameters unless a state has the levels of a plan, in its order."""
+    own, other = list(ours), list(saved)
+    if own != other:
+        raise MismatchedParameters(
+            f"the state has {kind} {other}, this plan has {own}; "
+            "restore it with the plan it was saved with"
         )

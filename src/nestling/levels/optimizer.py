@@ -13,9 +13,10 @@ from nestling.core.arguments import check_model
 from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
 from nestling.levels.control import Knobs
 from nestling.levels.events import Alarm, Change, Event, LevelAlarm
+from nestling.levels.level import check_level_names
 from nestling.levels.plan import Plan
 from nestling.levels.readings import LevelReading
-from nestling.levels.stack import Levels, check_level_names
+from nestling.levels.stack import Levels
 from nestling.optim.inner_state import export_group, import_group
 
 # Events that nobody takes: the oldest go.
@@ -210,7 +211,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         return self.levels.control(name, reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """Release the levels that are frozen until this event.
+        """Release the levels that are frozen until this event, and open gates that wait for it.
 
         Raises:
             SettingError: no level waits for that event.

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from nestling.core.arguments import name_kind
 from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
+from nestling.levels.drift_watch import DriftWatch
 from nestling.levels.gates import ParentGate
 from nestling.levels.spec import AnyLevel, AnySpec, Concepts, Copy, Level, Memory, Mix, Sleep
 from nestling.optim import CustomOptimizer
@@ -81,6 +82,11 @@ class Plan:
     def concepts(self) -> tuple[Concepts, ...]:
         """The levels of concepts, in the plan's order."""
         return tuple(level for level in self.levels if isinstance(level, Concepts))
+
+    @property
+    def watches(self) -> tuple[DriftWatch, ...]:
+        """The watches for drift, in the plan's order."""
+        return tuple(level for level in self.levels if isinstance(level, DriftWatch))
 
     @property
     def trained_levels(self) -> tuple[Level | Sleep, ...]:
@@ -287,6 +293,12 @@ class Plan:
                     f"sleep {sleep.name!r} has no gradient level to teach; add "
                     "nl.Level('net', match=['*'])"
                 )
+        for watch in self.watches:
+            if watch.of == "loss" and not gradient:
+                raise SettingError(
+                    f"watch {watch.name!r} hears of losses, and no gradient level has any; "
+                    "of='error' works"
+                )
         for name in self.answering:
             if name not in answers:
                 raise UnknownLevel(f"read-out {name!r} cannot answer; {suggest(name, answers)}")
@@ -372,6 +384,7 @@ def _list_keys(raw: object) -> list[str]:
         "memory": Memory,
         "concepts": Concepts,
         "sleep": Sleep,
+        "watch": DriftWatch,
     }
     kind = kinds.get(str(raw.get("kind"))) if isinstance(raw, dict) else None
     return [] if kind is None else [field.name for field in fields(kind)]

@@ -20,7 +20,7 @@ class LevelReading:
 
     Attributes:
         level: its name.
-        kind: "gradient", "copy", "memory", "concepts" or "sleep".
+        kind: "gradient", "copy", "memory", "concepts", "sleep" or "watch".
         num_parameters: scalars that it owns, copies or keeps.
         share: of the model's trainable scalars, in [0, 1].
         period: optimizer steps between two updates.

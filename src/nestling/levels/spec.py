@@ -15,14 +15,14 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nestling.core.checked import checked
-from nestling.levels.gates import Gate, HalfLife, ParentGate, ScheduleGate
+from nestling.levels.drift_watch import DriftWatch
+from nestling.levels.gates import Gate, HalfLife, Name, ParentGate, ScheduleGate
 from nestling.optim import AdamW, OptimizerFactory, OptimizerSpec
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
 # Before the name of a submodule: what goes into it, not what comes out.
 INPUT_OF = "input of "
 Count = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
 Pattern = Annotated[str, Field(min_length=1)]
 AsTuple = AfterValidator(tuple)
 # A text alone is a sequence to type checkers, and means one entry to whoever writes it.
@@ -50,7 +50,7 @@ class Freeze:
 
     Args:
         windows: pairs (first step, last step) of frozen steps, counted from 1, both included.
-        until: frozen until `release` is called with this name; None for no such wait.
+        until: frozen until `release` is called, or a `DriftWatch` fires, with this name.
 
     >>> freeze = Freeze(windows=((1, 100),))
     >>> freeze.covers(100), freeze.covers(101)
@@ -333,7 +333,7 @@ class Concepts:
     kind: Literal["concepts"] = "concepts"
 
 
-AnySpec = Level | Copy | Memory | Sleep | Concepts
+AnySpec = Level | Copy | Memory | Sleep | Concepts | DriftWatch
 AnyLevel = Annotated[AnySpec, Field(discriminator="kind")]
 _SPECS: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}

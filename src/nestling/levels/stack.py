@@ -1,6 +1,6 @@
 """All levels of a plan together: their order, boundaries, turned knobs, digests and state."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, Unpack
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.arguments import check_callable, check_model, check_seed
-from nestling.core.errors import LateParameter, MismatchedParameters, SettingError, suggest
+from nestling.core.errors import LateParameter, SettingError, suggest
 from nestling.core.params import check_same_names
 from nestling.core.pauses import resume_all
 from nestling.levels.assign import (
@@ -26,13 +26,15 @@ from nestling.levels.events import Change, Event
 from nestling.levels.gates import feed_gates
 from nestling.levels.gradient import GradientLevel
 from nestling.levels.importance import match_importance
+from nestling.levels.level import check_level_names
 from nestling.levels.memory import MemoryLevel, make_memories
 from nestling.levels.plan import Plan, order_by_parent
 from nestling.levels.readings import LevelReading
 from nestling.levels.sleep import SleepLevel
 from nestling.levels.spec import AnySpec, Copy, Level
+from nestling.levels.watching import WatchLevel, find_drifts
 
-AnyLive = GradientLevel | CopyLevel | MemoryLevel | ConceptsLevel | SleepLevel
+AnyLive = GradientLevel | CopyLevel | MemoryLevel | ConceptsLevel | SleepLevel | WatchLevel
 
 
 class Levels(Mapping[str, AnyLive]):
@@ -45,6 +47,7 @@ class Levels(Mapping[str, AnyLive]):
         judge: asked with a level's name about updates of levels with `protect`.
         seed: of the copies that update by chance.
         has_memories: also the memory, concepts and sleep levels, which a learner feeds.
+        watches: for drift, by name, which a learner feeds.
 
     Raises:
         SettingError: the plan does not fit the model; see `assign_levels`.
@@ -65,6 +68,7 @@ class Levels(Mapping[str, AnyLive]):
         judge: Callable[[str], bool] | None = None,
         seed: int = 0,
         has_memories: bool = False,
+        watches: Mapping[str, WatchLevel] | None = None,
     ) -> None:
         model = check_model(model, "NestedOptimizer")
         check_seed(seed)
@@ -101,6 +105,7 @@ class Levels(Mapping[str, AnyLive]):
             self.memories = make_memories(
                 plan.memories, self.model, plan.compared, plan.find_slow_memory()
             )
+        self.watches = dict(watches or {})
         for level in self.gradient.values():
             level.changes.admit = self._admit
         for copy in self.copies.values():
@@ -125,7 +130,8 @@ class Levels(Mapping[str, AnyLive]):
         return len(self._join())
 
     def _join(self) -> dict[str, AnyLive]:
-        return {**self.gradient, **self.copies, **self.memories, **self.concepts, **self.sleeps}
+        learning: dict[str, AnyLive] = {**self.gradient, **self.copies, **self.memories}
+        return learning | self.concepts | self.sleeps | self.watches
 
     def prepare_step(self) -> None:
         """Stop backward before levels whose gradient will not count; see `NestedOptimizer`.
@@ -237,7 +243,7 @@ class Levels(Mapping[str, AnyLive]):
         return self[name].control(reason=reason, **knobs)
 
     def release(self, event: str) -> None:
-        """End a freeze until an event: say that the event has happened.
+        """Say that an event has happened: it ends freezes and opens gates that wait for it.
 
         It is heard as soon as the freeze was asked for; the next freeze waits anew.
 
@@ -247,9 +253,17 @@ class Levels(Mapping[str, AnyLive]):
         awaited = {name for level in self._order for name in level.list_awaited()}
         if event not in awaited:
             raise SettingError(f"no level waits for event {event!r}; {suggest(event, awaited)}")
+        self._announce(event)
+
+    def _announce(self, event: str) -> None:
         for level in self._order:
-            level.hear(event)
+            level.hear(event, self.num_steps)
         self._remember_buffers()
+
+    def watch(self, errors: Sequence[float], loss: float | None) -> None:
+        """Let the watches hear of a batch that was learned; see `find_drifts`."""
+        for event in find_drifts(self.watches.values(), errors, loss):
+            self._announce(event)
 
     def set_importance(self, importance: Mapping[str, Tensor]) -> None:
         """Give importance gates a Fisher diagonal; see `NestedOptimizer.set_importance`."""
@@ -354,18 +368,14 @@ class Levels(Mapping[str, AnyLive]):
     def _measure_model(self) -> None:
         """Tell every level how many trainable scalars the model has."""
         num_all = sum(param.numel() for level in self._order for param in level.params)
-        for level in self.gradient.values():
+        levels: list[GradientLevel | CopyLevel] = [*self.gradient.values(), *self.copies.values()]
+        for level in levels:
             level.num_all = num_all
-        for copy in self.copies.values():
-            copy.num_all = num_all
 
     def _list_waiting(self) -> list[Level | Copy]:
-        waiting: list[Level | Copy] = []
-        for level in self.gradient.values():
-            waiting += [one.spec for one in level.changes.waiting]
-        for copy in self.copies.values():
-            waiting += [one.spec for one in copy.changes.waiting]
-        return waiting
+        levels = [one.spec for level in self.gradient.values() for one in level.changes.waiting]
+        copies = [one.spec for copy in self.copies.values() for one in copy.changes.waiting]
+        return [*levels, *copies]
 
     def _admit(self, changed: Level | Copy) -> None:
         """Raise SettingError if the plan cannot be with a changed level, now or when others
@@ -388,13 +398,3 @@ class Levels(Mapping[str, AnyLive]):
         specs = [*(one.spec for one in self.gradient.values()), *self._list_waiting(), *changed]
         names = order_by_parent(spec for spec in specs if isinstance(spec, Level))
         self._order = [self.gradient[name] for name in names]
-
-
-def check_level_names(kind: str, ours: Iterable[str], saved: Iterable[str]) -> None:
-    """Raise MismatchedParameters unless a state has the levels of a plan, in its order."""
-    own, other = list(ours), list(saved)
-    if own != other:
-        raise MismatchedParameters(
-            f"the state has {kind} {other}, this plan has {own}; "
-            "restore it with the plan it was saved with"
-        )

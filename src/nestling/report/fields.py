@@ -82,6 +82,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "seconds": _NUMBER,
     },
     "alarm": {"message": _TEXT},
+    "drift": {"message": _TEXT},
     "change": {"level": _TEXT, "knobs": Field("an object", lambda v: isinstance(v, dict))},
 }
 

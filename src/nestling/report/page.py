@@ -114,7 +114,11 @@ def render_report(run: Run) -> str:
         difference_heads=tables.head_differences(digests),
         plots=_make_plots(run, digests, names, test) if is_whole else [],
         compute=tables.tabulate_compute(run.select("compute")),
-        alarms=[f"Alarm: {record.get('message')}" for record in run.select("alarm")],
+        alarms=[
+            f"{kind.capitalize()}: {record.get('message')}"
+            for kind in ("alarm", "drift")
+            for record in run.select(kind)
+        ],
         changes=[_show_change(record) for record in run.select("change")],
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
     )

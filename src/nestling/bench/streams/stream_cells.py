@@ -32,8 +32,8 @@ _SHARED_CODE = (
     "bench/streams/following_events.py",
 )
 _RIVALS_CODE = ("bench/streams/online_networks.py", "bench/streams/stream_rivals.py")
-# What our learner is made of; rooms that do not exist yet have no files.
-_OUR_CODE = ("core", "judge", "memory", "levels", "learn", "streams")
+# What our learner is made of.
+OUR_CODE = ("core", "judge", "memory", "levels", "learn", "streams")
 
 
 @dataclass(frozen=True)
@@ -125,16 +125,23 @@ def build_outcome(cell: StreamCell, found: Followed) -> StreamOutcome:
     )
 
 
-@functools.lru_cache
 def identify_system(system: str) -> str:
-    """Eight hex digits over the code that a system's cells depend on.
+    """Eight hex digits over the code that a system's cells depend on."""
+    return identify_files(*_SHARED_CODE, *(_RIVALS_CODE if system in RIVALS else OUR_CODE))
+
+
+@functools.lru_cache
+def identify_files(*names: str) -> str:
+    """Eight hex digits over files of the package, and over those in folders of it.
 
     Comments, docstrings and the form of the lines do not count.
+
+    Args:
+        names: paths from the package's folder.
     """
-    own = _RIVALS_CODE if system in RIVALS else _OUR_CODE
     root = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for name in sorted({*_SHARED_CODE, *own}):
+    for name in sorted(set(names)):
         place = root / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(path.relative_to(root).as_posix().encode())

@@ -212,7 +212,14 @@ _STREAMS = (
         partial(read_columns_file, skip=2),  # date and day tell the place in the file
         "elec2",
     ),
-    _made("sea", "SEA concepts, 3 numbers", 40_000, _BINARY, make_sea, ("0", "3", "0", "3")),
+    _made(
+        "sea",
+        "SEA concepts, 3 numbers",
+        40_000,
+        (False, True),
+        make_sea,
+        ("0", "3", "0", "3"),
+    ),
     _made(
         "agrawal",
         "people who ask for a loan, 9 figures, two rules by turns",
@@ -288,7 +295,7 @@ def open_events(name: str) -> EventStream:
     (10000, 20000, 30000)
     >>> x, y = next(stream.read(1))
     >>> sorted(x), y
-    ([0, 1, 2], 1)
+    ([0, 1, 2], True)
     """
     streams = {stream.name: stream for stream in list_event_streams()}
     if name not in streams:

@@ -119,12 +119,15 @@ def read_flights(path: Path, *, with_weather: bool = False) -> Rows:
     """
     table, hours = _read_members(path, ["data/flights.csv.zip", "data/weather.csv"])
     with zipfile.ZipFile(io.BytesIO(table)) as inner:
-        text = inner.read(inner.namelist()[0]).decode()
-    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["arr_delay"] not in ("", "NA")]
-    order = ("year", "month", "day", "sched_dep_time")
-    rows.sort(key=lambda row: tuple(int(row[name]) for name in order))
+        lines = csv.reader(io.StringIO(inner.read(inner.namelist()[0]).decode()))
+    names = next(lines)
+    delay = names.index("arr_delay")
+    times = [names.index(name) for name in ("year", "month", "day", "sched_dep_time")]
+    rows = [line for line in lines if line[delay] not in ("", "NA")]
+    rows.sort(key=lambda line: [int(line[place]) for place in times])
     weather = _read_weather(hours.decode()) if with_weather else {}
-    for row in rows[::EVERY_FLIGHT]:
+    for line in rows[::EVERY_FLIGHT]:
+        row = dict(zip(names, line, strict=True))
         x: dict[str, Any] = _describe_flight(row)
         if with_weather:
             x |= weather.get((row["origin"], row["time_hour"]), {})
@@ -160,6 +163,8 @@ def _read_members(path: Path, endings: Sequence[str]) -> list[bytes]:
             file = archive.extractfile(member) if ending is not None else None
             if ending is not None and file is not None:
                 found[ending] = file.read()
+            if len(found) == len(endings):
+                break  # what follows may be long
     for ending in endings:
         if ending not in found:
             raise DataError(f"'{path}' holds no {ending}; fetch the archive again")

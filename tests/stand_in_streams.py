@@ -52,10 +52,11 @@ class StandInValues:
     """Says the mean of what came."""
 
     def __init__(self, *, seed: int = 0) -> None:
+        self.seed = seed
         self.total = 0.0
         self.count = 0
 
-    def predict_one(self, x: Mapping[Any, Any]) -> float:
+    def predict_one(self, _: Mapping[Any, Any]) -> float:
         return self.total / self.count if self.count else 0.0
 
     def predict_interval_one(
@@ -64,7 +65,7 @@ class StandInValues:
         middle = self.predict_one(x)
         return middle - 200.0 * coverage, middle + 200.0 * coverage
 
-    def learn_one(self, x: Mapping[Any, Any], y: float) -> None:
+    def learn_one(self, _: Mapping[Any, Any], y: float) -> None:
         self.total += y
         self.count += 1
 
@@ -73,4 +74,4 @@ class Failing(StandIn):
     """Cannot divide."""
 
     def predict_proba_one(self, x: Mapping[Any, Any], *, id: int | None = None) -> dict[Any, float]:
-        raise ZeroDivisionError("nothing to divide by")
+        raise ZeroDivisionError(f"nothing to divide by in {len(x)} values, {id}")

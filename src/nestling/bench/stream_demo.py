@@ -44,7 +44,7 @@ STREAMS = (
 
 
 def run(
-    streams: tuple[DemoStream, ...] = STREAMS,
+    streams: tuple[DemoStream, ...] | None = None,
     *,
     folder: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -52,7 +52,8 @@ def run(
     """Follow streams with ours and with logistic regression, event by event.
 
     Args:
-        streams: one whose file is not at hand is left out, with a line that says so.
+        streams: one whose file is not at hand is left out, with a line that says so; None for
+            STREAMS.
         folder: where files lie; see `find_folder`.
         say: told a line at a time: accuracies since the last line, where a concept changes, and
             at the end of a stream over all of it.
@@ -66,7 +67,7 @@ def run(
     rows: Rows = []
     figures: dict[str, float] = {}
     with use_threads(1):
-        for one in streams:
+        for one in STREAMS if streams is None else streams:
             stream = open_events(one.name)
             try:
                 events = stream.read(one.num_events, folder=folder, offline=True)

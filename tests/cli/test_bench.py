@@ -9,6 +9,7 @@ import pytest
 from nestling.bench.personal import personal_promises
 from nestling.bench.promises import memory_promises
 from nestling.bench.result import LIMITS, SuiteResult
+from nestling.bench.streams import stream_runs
 from nestling.bench.suites.parallel_cells import CellFolders
 
 Run = Callable[..., tuple[int, str, str]]
@@ -97,3 +98,25 @@ def test_other_suites_have_no_parts(nestling: Run) -> None:
     code, out, err = nestling("bench", "ridge", "--parts", "predict")
     assert (code, out) == (2, "")
     assert "--parts for suite 'ridge'; parts can be measured of memory and personal" in err
+
+
+def test_the_streams_suite_shows_a_table_per_part_and_writes_curves(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(stream_runs, "_OUR_LEARNER", "stand_in_streams:StandIn")
+    words = ("bench", "streams", "--streams", "digits", "--seeds", "1", "--workers", "1")
+    code, out, err = nestling(*words, "--parts", "accuracy, retention", "--json", "s.json")
+    assert code == 0
+    assert "accuracy_digits" in out
+    assert "retention_0_4 = 0" in err
+    assert (desk / "runs" / "bench" / "streams" / "curves.png").exists()
+    data = json.loads((desk / "s.json").read_text())
+    assert [row["part"] for row in data["rows"]] == ["accuracy", *["retention"] * 3]
+    assert data["machine"]["num_threads"] == 1
+    code, _, err = nestling("bench", "ridge", "--streams", "digits")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "only suite 'streams' has streams" in err
+    code, _, err = nestling(*words, "--parts", "acuracy")
+    assert code == 2
+    assert "did you mean 'accuracy'" in err

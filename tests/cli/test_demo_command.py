@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nestling.bench.stream_demo import DemoStream
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -32,3 +34,19 @@ def test_demo_refuses_the_folder_of_another_run(nestling: Run, desk: Path) -> No
     code, out, err = nestling("demo", "--out", "run")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "another run" in err
+
+
+def test_demo_stream_says_lines_and_a_table(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("river")
+    monkeypatch.setattr(
+        "nestling.bench.streams.stream_runs._OUR_LEARNER", "stand_in_streams:StandIn"
+    )
+    monkeypatch.setattr("nestling.bench.stream_demo.STREAMS", (DemoStream("digits", 400),))
+    code, out, err = nestling("demo-stream", "--json", "s.json")
+    assert (code, err) == (0, "")
+    assert "whole stream: nestling" in out
+    assert "logistic_per_cpu_second" in out
+    data = json.loads((desk / "s.json").read_text())
+    assert (data["suite"], len(data["rows"])) == ("demo-stream", 1)

@@ -20,8 +20,8 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/suites"),
-    *("data/sources", "data/suites"),
+    *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/streams"),
+    *("bench/suites", "data/events", "data/sources", "data/suites"),
     *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from nestling.bench.suites.suite_run import SuiteRequest
 
 # Of nestling itself, or of papers; all others are suites of learning.
-OWN = ("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "reproduce")
-IN_PARTS = ("memory", "personal")  # kept part by part, with one thread
+OWN = ("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "reproduce")
+IN_PARTS = ("memory", "personal", "streams")  # kept part by part, with one thread
 NUM_SEEDS = 10
 
 
@@ -23,7 +23,9 @@ NUM_SEEDS = 10
 @json_option
 @click.option("--methods", help="Names with commas between; without it, what --budget holds.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), help="Test streams; by default 10, of personal 5."
+    "--seeds",
+    type=click.IntRange(min=1),
+    help="Test streams; by default 10, of personal 5, of our learner on streams 3.",
 )
 @click.option(
     "--budget",
@@ -36,7 +38,10 @@ NUM_SEEDS = 10
     type=click.Path(file_okay=False, path_type=Path),
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
-@click.option("--parts", help="Of memory or personal: names with commas between; without it, all.")
+@click.option(
+    "--parts", help="Of memory, personal or streams: names with commas between; without it, all."
+)
+@click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
 @click.option(
     "--looks",
@@ -49,7 +54,7 @@ NUM_SEEDS = 10
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory and personal always have 1.",
+    help="Of torch; memory, personal and streams always have 1.",
 )
 @click.option(
     "--data",
@@ -66,6 +71,7 @@ def bench(
     budget: str,
     out: Path | None,
     parts: str | None,
+    streams: str | None,
     workers: int | None,
     looks: int | None,
     offline: bool,
@@ -73,8 +79,8 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, reproduce, or one of
-    continual learning.
+    """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, reproduce, or
+    one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -87,6 +93,7 @@ def bench(
       nestling bench reproduce --methods smnist,hsu_class
       nestling bench memory --parts split-mnist-full,learn-b10
       nestling bench personal --parts first-events,writers --json personal.json
+      nestling bench streams --parts accuracy,speed --streams elec2,agrawal --seeds 1
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
@@ -95,9 +102,13 @@ def bench(
         raise SettingError(
             f"--parts for suite {suite!r}; parts can be measured of {' and '.join(IN_PARTS)}"
         )
+    if streams is not None and suite != "streams":
+        raise SettingError(f"--streams for suite {suite!r}; only suite 'streams' has streams")
 
     if suite == "reproduce":
         result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
+    elif suite == "streams":
+        result = _follow_streams(parts, streams, seeds, out, workers, data_folder, offline)
     elif suite in IN_PARTS:
         result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
     elif suite in OWN:
@@ -168,7 +179,7 @@ def _reproduce(
     from nestling.bench.reproduction.reproduce import choose_targets, reproduce
     from nestling.bench.suites.parallel_cells import CellFolders
 
-    targets = choose_targets([] if names is None else [one.strip() for one in names.split(",")])
+    targets = choose_targets(_split_names(names))
     place = CellFolders(out or Path("runs") / "bench" / "reproduce", data_folder, offline)
     with show_progress("reproduce") as advance:
         result = reproduce(
@@ -176,6 +187,45 @@ def _reproduce(
         )
     show_table(build_table(result.rows, title="published figures again"))
     return result
+
+
+def _follow_streams(
+    parts: str | None,
+    streams: str | None,
+    num_seeds: int | None,
+    out: Path | None,
+    num_workers: int | None,
+    data_folder: Path | None,
+    offline: bool,
+) -> "SuiteResult":
+    from nestling.bench import build_table
+    from nestling.bench.streams import stream_curves, stream_promises
+    from nestling.bench.suites.parallel_cells import CellFolders
+
+    place = CellFolders(out or Path("runs") / "bench" / "streams", data_folder, offline)
+    with show_progress("streams") as advance:
+        result, outcomes = stream_promises.run(
+            place,
+            _split_names(parts),
+            streams=_split_names(streams),
+            num_seeds=num_seeds or stream_promises.NUM_SEEDS,
+            num_workers=num_workers,
+            progress=advance,
+        )
+    for part in dict.fromkeys(str(row["part"]) for row in result.rows):
+        shown = [
+            {name: value for name, value in row.items() if name not in ("part", "code")}
+            for row in result.rows
+            if row["part"] == part
+        ]
+        show_table(build_table(shown, title=part))
+    if outcomes:
+        click.echo(f"written: {stream_curves.write_curves(outcomes, place.folder)}")
+    return result
+
+
+def _split_names(names: str | None) -> list[str]:
+    return [] if names is None else [one.strip() for one in names.split(",")]
 
 
 def _measure_parts(
@@ -191,7 +241,7 @@ def _measure_parts(
     from nestling.bench.suites.parallel_cells import CellFolders
 
     place = CellFolders(out or Path("runs") / "bench" / suite, data_folder, offline)
-    parts = [] if names is None else [one.strip() for one in names.split(",")]
+    parts = _split_names(names)
     with show_progress(suite) as advance:
         if suite == "memory":
             return memory_promises.run(place, parts, progress=advance)

@@ -56,7 +56,7 @@ def measure_changing(name: str, seeds: Sequence[int], place: CellFolders) -> tup
         for momentum, rates in RATES.items():
             for rate in rates:
                 label = f"sgd {rate:g}" + (f", momentum {momentum:g}" if momentum else "")
-                sides.append((label, *_make_sgd(setup.make_model(), rate, momentum)))
+                sides.append((label, *make_sgd(setup.make_model(), rate, momentum)))
         for label, learn, predict in sides:
             row: dict[str, object] = {"suite": name, "seed": seed, "method": label}
             row["prequential"] = follow_stream(batches, learn, predict)
@@ -100,7 +100,8 @@ def _average(rows: Rows, method: str, column: str) -> float:
     return statistics.mean(float(str(row[column])) for row in rows if row["method"] == method)
 
 
-def _make_sgd(model: nn.Module, rate: float, momentum: float) -> tuple[Learn, Predict]:
+def make_sgd(model: nn.Module, rate: float, momentum: float) -> tuple[Learn, Predict]:
+    """Plain SGD on a model: what learns a batch, and what answers one."""
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=momentum)
 
     def learn(x: Tensor, y: Tensor) -> None:

@@ -21,6 +21,7 @@ def measure_parts(
     names: Sequence[str] = (),
     *,
     settings: Mapping[str, int] | None = None,
+    codes: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Figures, Rows]:
     """Measure parts with one thread, each once by the same code on the same machine.
@@ -31,6 +32,8 @@ def measure_parts(
             other settings is measured again.
         names: of parts; none for all.
         settings: that the parts were made with, such as the number of seeds.
+        codes: part -> name of the code that it depends on; of one that is not named it is all of
+            the package.
         progress: told what is measured next, and the share that is done.
 
     Returns: the figures of these parts, and their rows; each row says its part and the code
@@ -51,17 +54,18 @@ def measure_parts(
         for number, name in enumerate(chosen):
             if progress is not None:
                 progress(name, number / len(chosen))
-            found, seen = _measure_once(name, parts[name], place, dict(settings or {}))
+            code = (codes or {}).get(name) or identify_code()
+            found, seen = _measure_once(name, parts[name], place, dict(settings or {}), code)
             figures |= found
-            rows += [{"part": name, **row, "code": identify_code()} for row in seen]
+            rows += [{"part": name, **row, "code": code} for row in seen]
     return figures, rows
 
 
 def _measure_once(
-    name: str, measure: Measure, place: CellFolders, settings: dict[str, int]
+    name: str, measure: Measure, place: CellFolders, settings: dict[str, int], code: str
 ) -> tuple[Figures, Rows]:
     path = place.folder / "parts" / f"{name}.json"
-    key: dict[str, object] = {"part": name, "code": identify_code(), "machine": fingerprint()}
+    key: dict[str, object] = {"part": name, "code": code, "machine": fingerprint()}
     key |= {"settings": settings} if settings else {}
     known = _read_part(path, key)
     if known is not None:

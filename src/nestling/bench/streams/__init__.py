@@ -1,0 +1,1 @@
+"""The stream learner beside River's and plain online networks, on streams of events."""

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
     from nestling.optim import adam, adamw, sgd
+    from nestling.streams import StreamClassifier, StreamRegressor
 
 __version__ = "0.1.0"
 
@@ -104,6 +105,7 @@ _HOMES = {
         "adamw",
         "sgd",
     ),
+    "nestling.streams": ("StreamClassifier", "StreamRegressor"),
 }
 
 # Rooms that can be reached as `nl.NAME`. They stand beside `__all__`, not in it: a star import
@@ -151,6 +153,8 @@ __all__ = [
     "RidgeMemory",
     "ScheduleGate",
     "Sleep",
+    "StreamClassifier",
+    "StreamRegressor",
     "SurpriseGate",
     "Verdict",
     "__version__",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,11 +151,9 @@ class StreamClassifier:
         if event_id is None:
             if not len(self._seen):
                 return np.zeros(0)
-            answer_K: Floats = run.foresee(row_C[None])[0]
-            return answer_K
+            return cast(Floats, run.foresee(row_C[None])[0])
         run.fit_sizes(len(self._seen))
-        answer_K = run.expect(row_C[None], event_id)[0]
-        return answer_K
+        return cast(Floats, run.expect(row_C[None], event_id)[0])
 
     def learn_one(
         self,

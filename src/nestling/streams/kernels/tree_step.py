@@ -130,7 +130,8 @@ def process_pool(
         if mode & FORESEE:
             answer_pool(forest, x_BC[b], kinds_C, p_BEK[b, row])
         if mode & LEARN:
-            clock_1[0] += learn_pool(forest, x_BC[b], kinds_C, int(target_B[b]), weight_B[b]) == 1
+            label = int(target_B[b])
+            clock_1[0] += learn_pool(forest, x_BC[b], kinds_C, label, weight_B[b]) == 1
     return int(x_BC.shape[0])
 
 

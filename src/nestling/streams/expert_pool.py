@@ -41,7 +41,7 @@ from nestling.streams.expert_arrays import (
 from nestling.streams.kernels.gate_step import process_gate
 from nestling.streams.kernels.network_step import process_networks
 from nestling.streams.kernels.ridge_step import process_ridges
-from nestling.streams.kernels.tree_step import (
+from nestling.streams.trees.tree_step import (
     process_pool,
     process_tree,
     process_value_tree,

@@ -29,7 +29,8 @@ from nestling.data.sources import obtain
 
 Value = float | int | str | bool
 Label = float | int | str | bool
-Event = tuple[dict[Any, Value], Label]  # River names some features by numbers
+# One event of a stream: its values by name (River names some by numbers), and its label.
+Event = tuple[dict[Any, Value], Label]
 HeldOut = dict[str, list[Event]]
 
 _CONCEPT_STARTS = tuple(range(NUM_PER_CONCEPT, 4 * NUM_PER_CONCEPT, NUM_PER_CONCEPT))

@@ -41,17 +41,17 @@ from nestling.streams.expert_arrays import (
 from nestling.streams.kernels.gate_step import process_gate
 from nestling.streams.kernels.network_step import process_networks
 from nestling.streams.kernels.ridge_step import process_ridges
+from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
+from nestling.streams.solving import add_waiting, solve_sums
+from nestling.streams.trees.concept_trees import grow_pool, make_pool
+from nestling.streams.trees.forest import add_leaves
+from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.tree_step import (
     process_pool,
     process_tree,
     process_value_tree,
     write_recent_columns,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
-from nestling.streams.solving import add_waiting, solve_sums
-from nestling.streams.trees.concept_trees import grow_pool, make_pool
-from nestling.streams.trees.forest import add_leaves
-from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
 Floats = NDArray[np.float64]

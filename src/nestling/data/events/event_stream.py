@@ -31,6 +31,7 @@ Value = float | int | str | bool
 Label = float | int | str | bool
 # One event of a stream: its values by name (River names some by numbers), and its label.
 Event = tuple[dict[Any, Value], Label]
+# Rows that are held out: events and their labels.
 HeldOut = dict[str, list[Event]]
 
 _CONCEPT_STARTS = tuple(range(NUM_PER_CONCEPT, 4 * NUM_PER_CONCEPT, NUM_PER_CONCEPT))

@@ -110,7 +110,7 @@ def process_pool(
     weight_B: Floats,
     p_BEK: Floats,
 ) -> int:
-    """Answer and learn events by a pool of concept trees; stops before one for which there is no room.
+    """Answer and learn events by a pool of concept trees; stops before one without room.
 
     Args:
         mode: FORESEE, LEARN or both; see `network_step.process_networks`.

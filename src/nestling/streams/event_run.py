@@ -87,7 +87,7 @@ class EventRun:
             x_BC = filled_BC
         events = self._foresee(x_BC, FORESEE)
         self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
-        return events.mixed
+        return events.mixed.copy()
 
     def expect(self, x_1C: Floats, event_id: EventId) -> Floats:
         """Answer (1, K) to an event that has happened; it waits for its label.
@@ -112,7 +112,7 @@ class EventRun:
         self.num_events += 1
         self.waiting.put(event_id, self.num_events, record)
         self.waiting.expire(self.num_events)
-        return events.mixed
+        return events.mixed.copy()
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
@@ -130,7 +130,7 @@ class EventRun:
         self.pool.mix(mode, events, self._slower)
         self.num_events += len(events)
         self.happened += self._changes.collect()
-        return events.mixed
+        return events.mixed.copy()
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.

@@ -38,6 +38,7 @@ from nestling.streams.expert_arrays import (
     make_sparse_units,
     put_at,
 )
+from nestling.streams.kernels.addresses import tabulate
 from nestling.streams.kernels.gate_step import process_gate
 from nestling.streams.kernels.network_step import process_networks
 from nestling.streams.kernels.ridge_step import process_ridges
@@ -78,6 +79,7 @@ class Events:
     Attributes:
         values: (B, C); a category's code; NaN where missing.
         views: (B, V) what the experts see.
+        recent: (B, Q) columns of the trees that see the recent past.
         targets: (B,) classes by number, or values in running deviations.
         weights: (B,) how often each counts.
         answers: (B, E, K) of each expert.
@@ -86,6 +88,7 @@ class Events:
 
     values: Floats
     views: Floats
+    recent: Floats
     targets: Floats
     weights: Floats
     answers: Floats
@@ -125,6 +128,13 @@ class ExpertPool:
         self._of_networks = np.array([self.rows[name] for name in NETWORKS])
         self._of_ridges = np.array([self.rows[name] for name in RIDGES])
         self.learning = np.ones(len(EXPERTS), dtype=np.int64)
+        ends = np.cumsum([len(NETWORKS), len(RIDGES), len(TREES)])
+        self._networks_learn, self._ridges_learn, self._trees_learn, _ = np.split(
+            self.learning, ends
+        )
+        self._process_trees = (process_tree, process_pool, process_pool)
+        if not classifies:
+            self._process_trees = (process_value_tree,) * 3
         self.rates = np.array([*RATES, WEIGHT_DECAY])
         self.num_learned = 0
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
@@ -314,51 +324,60 @@ class ExpertPool:
         return grown
 
     def _gather(self) -> None:
-        """Put the arrays together as the kernels take them, and room for what they write."""
+        """Tell the kernels where the arrays lie, and make room for what they write."""
         parts, sizes, num_experts = self.parts, self.sizes, len(self.names)
         outputs = max(sizes.num_outputs, 1)
         inputs = (sizes.num_inputs, sizes.num_view) * 2
-        self._networks: Any = tuple(
-            (*parts[name].values(), *_make_layers(count))
-            for name, count in zip(NETWORKS[:4], inputs, strict=True)
-        ) + tuple(tuple(parts[name].values()) for name in NETWORKS[4:])
-        self._ridges: Any = tuple(
-            tuple(values for key, values in parts[name].items() if key not in ("gram", "cross"))
+        layers = [*map(_make_layers, inputs), (), ()]
+        memories = [
+            [values for key, values in parts[name].items() if key not in ("gram", "cross")]
             for name in RIDGES
-        )
-        self._units: Any = (
-            tuple(parts["sparse_units"].values()),
-            tuple(parts["dense_units"].values()),
-        )
-        self._work: Any = (
+        ]
+        work = [
             *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
-            np.zeros((3, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-        )
-        self._forests: dict[str, Any] = {name: tuple(parts[name].values()) for name in TREES}
-        self._scaling: Any = tuple(parts["scaling"].values())
-        self._past: Any = tuple(parts["past"].values())
-        self._gate: Any = tuple(parts["gate"].values())
-        self._spread: Any = tuple(parts["spread"].values())
-        self._heard: Any = (
-            np.zeros((NUM_MIXERS + 1, outputs)),
-            np.zeros((num_experts, outputs)),
-            np.zeros(outputs),
-            np.zeros(outputs),
-        )
+            *(np.zeros((rows, outputs)) for rows in (3, NUM_SLOTS, NUM_SLOTS)),
+        ]
+        heard = [
+            *(np.zeros((rows, outputs)) for rows in (NUM_MIXERS + 1, num_experts)),
+            *(np.zeros(outputs) for _ in range(2)),
+        ]
+        arrays = {
+            "views": [*_list_arrays(parts, "scaling", "past", "target_scale")],
+            "networks": [
+                array
+                for name, room in zip(NETWORKS, layers, strict=True)
+                for array in (*parts[name].values(), *room)
+            ],
+            "ridges": [
+                *_list_arrays(parts, "sparse_units", "dense_units"),
+                *(array for memory in memories for array in memory),
+                *work,
+            ],
+            "gate": [*_list_arrays(parts, "gate", "spread"), *heard],
+            **{name: _list_arrays(parts, name) for name in TREES},
+        }
+        self._tables = {name: tabulate(found) for name, found in arrays.items()}
+        # Whoever has a table keeps its arrays alive.
+        self._held = arrays
+        self._one = self._make_room(1)
 
-    def make_events(self, x_BC: Floats) -> Events:
-        """Room for what is known of events."""
-        num_events, sizes = len(x_BC), self.sizes
+    def _make_room(self, num_events: int) -> Events:
+        sizes = self.sizes
         return Events(
-            x_BC,
+            np.zeros((num_events, sizes.num_columns)),
             np.zeros((num_events, sizes.num_view)),
+            np.zeros((num_events, sizes.num_columns + sizes.num_numeric)),
             np.zeros(num_events),
             np.ones(num_events),
             np.zeros((num_events, len(self.names), sizes.num_outputs)),
             np.zeros((num_events, sizes.num_outputs)),
         )
+
+    def make_events(self, x_BC: Floats) -> Events:
+        """Room for what is known of events; that of a single one is used again."""
+        events = self._one if len(x_BC) == 1 else self._make_room(len(x_BC))
+        events.values[:] = x_BC
+        return events
 
     def count_outputs(self, answers_EK: Floats) -> int:
         """How many outputs there were when these answers were given."""
@@ -461,9 +480,7 @@ class ExpertPool:
         """View events, and let values and targets move what later ones are viewed by."""
         process_views(
             mode,
-            self._scaling,
-            self._past,
-            self.parts["target_scale"]["moments"],
+            self._tables["views"],
             self.rows["labels"],
             self.classifies,
             events.values,
@@ -477,9 +494,9 @@ class ExpertPool:
         given = events.targets, events.weights, events.answers
         process_networks(
             mode,
-            self._networks,
+            self._tables["networks"],
             self._of_networks,
-            self.learning[: len(NETWORKS)],
+            self._networks_learn,
             self.rates,
             self.num_learned,
             self.sizes.num_inputs,
@@ -487,27 +504,27 @@ class ExpertPool:
             events.views,
             *given,
         )
+        scaling = self.parts["scaling"]
         next_event, num_events = 0, len(events)
         while next_event < num_events:
             next_event = process_ridges(
                 mode,
                 next_event,
-                self._units,
-                self._ridges,
-                self._work,
+                self._tables["ridges"],
                 self._of_ridges,
-                self.learning[len(NETWORKS) : len(NETWORKS) + len(RIDGES)],
+                self._ridges_learn,
                 self._due,
                 self.clock,
-                self._scaling[5],
-                self._scaling[6],
+                scaling["kinds"],
+                scaling["place"],
                 self.sizes.num_inputs,
                 self.classifies,
                 events.values,
                 events.views,
                 *given,
             )
-            self._solve_due()
+            if mode & LEARN:
+                self._solve_due()
         self._answer_by_trees(mode, events)
         if mode & LEARN:
             self.num_learned += num_events
@@ -515,44 +532,47 @@ class ExpertPool:
                 self.obey_freezes()
 
     def _answer_by_trees(self, mode: int, events: Events) -> None:
-        given = events.targets, events.weights, events.answers
-        for at, name in enumerate(TREES):
+        columns, kinds_C = self.parts["recent_columns"], self.parts["scaling"]["kinds"]
+        if mode & FORESEE and self.rows["trees_recent"] >= 0:
+            write_recent_columns(
+                columns["source"],
+                columns["rank"],
+                self.sizes.num_inputs,
+                events.values,
+                events.views,
+                events.recent,
+            )
+        seen = (events.values, kinds_C), (events.values, kinds_C), (events.recent, columns["kinds"])
+        for at, (name, process, (x_BC, kinds)) in enumerate(
+            zip(TREES, self._process_trees, seen, strict=True)
+        ):
             row = self.rows[name]
-            if row < 0:
-                continue
-            wanted = mode if self.learning[EXPERTS.index(name)] else mode & FORESEE
-            kinds_C, x_BC = self._scaling[5], events.values
-            if name == "trees_recent":
-                columns = self.parts["recent_columns"]
-                kinds_C = columns["kinds"]
-                x_BC = np.empty((len(x_BC), kinds_C.size))
-                write_recent_columns(
-                    columns["source"],
-                    columns["rank"],
-                    self.sizes.num_inputs,
-                    events.values,
-                    events.views,
-                    x_BC,
-                )
-            process = process_pool if name != "tree" else process_tree
-            process = process if self.classifies else process_value_tree
-            anew_1 = self.anew[at : at + 1]
-            next_event = 0
-            while wanted and next_event < len(x_BC):
+            wanted = mode if self._trees_learn[at] else mode & FORESEE
+            next_event = 0 if row >= 0 and wanted else len(events)
+            while next_event < len(events):
                 next_event = process(
-                    wanted, next_event, self._forests[name], row, kinds_C, anew_1, x_BC, *given
+                    wanted,
+                    next_event,
+                    self._tables[name],
+                    row,
+                    kinds,
+                    at,
+                    self.anew,
+                    x_BC,
+                    events.targets,
+                    events.weights,
+                    events.answers,
                 )
-                if next_event < len(x_BC):
+                if next_event < len(events):
                     self.parts[name] = add_leaves(self.parts[name])
-                    self._forests[name] = tuple(self.parts[name].values())
+                    self._held[name] = _list_arrays(self.parts, name)
+                    self._tables[name] = tabulate(self._held[name])
 
     def mix(self, mode: int, events: Events, slower: float) -> None:
         """Mix what the experts answered, let the gate hear of the targets, or both."""
         process_gate(
             mode,
-            self._gate,
-            self._spread,
-            self._heard,
+            self._tables["gate"],
             self._settings,
             self.rows["spine"],
             slower,
@@ -567,6 +587,8 @@ class ExpertPool:
 
     def _solve_due(self) -> None:
         due = self._due
+        if not due.any():
+            return
         for at, name in enumerate(RIDGES[:3]):
             if due[at]:
                 part = self.parts[name]
@@ -631,3 +653,7 @@ def _numpy(tensor: torch.Tensor, like: NDArray[Any]) -> NDArray[Any]:
 def dump_freeze(freeze: Freeze) -> dict[str, Any]:
     """A freeze as plain data."""
     return {"windows": [list(window) for window in freeze.windows], "until": freeze.until}
+
+
+def _list_arrays(parts: Mapping[str, Arrays], *names: str) -> list[NDArray[Any]]:
+    return [array for name in names for array in parts[name].values()]

@@ -7,6 +7,7 @@ V = D + N + 3 K.
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
@@ -175,11 +176,31 @@ def find_deviation(scale_3: Floats) -> float:
 
 
 @compiled
+def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
+    """What events are viewed by, of which the table holds the addresses."""
+    scaling = (
+        array_1(table, 0, np.float64),
+        array_1(table, 1, np.float64),
+        array_1(table, 2, np.float64),
+        array_1(table, 3, np.float64),
+        array_1(table, 4, np.float64),
+        array_1(table, 5, np.int64),
+        array_1(table, 6, np.int64),
+        array_1(table, 7, np.int64),
+        array_2(table, 8, np.int64),
+    )
+    past = (
+        array_2(table, 9, np.float64),
+        array_1(table, 10, np.float64),
+        array_1(table, 11, np.float64),
+    )
+    return scaling, past, array_1(table, 12, np.float64)
+
+
+@compiled
 def process_views(
     mode: int,
-    scaling: Scaling,
-    past: TargetPast,
-    scale_3: Floats,
+    table: Ints,
     row: int,
     classify: bool,
     x_BC: Floats,
@@ -192,14 +213,15 @@ def process_views(
     Args:
         mode: sum of FORESEE (views, and the average of recent targets, are written), TAKE_IN (the
             values move scaling and recent past) and LEARN (targets move the past).
-        scaling, past: moved.
-        scale_3: events, mean and squares of values that are foreseen; moved.
+        table: addresses of scaling, past, and of events, mean and squares of values that are
+            foreseen; all move.
         row: of the average of recent targets in the answers, -1 for none.
         classify: whether targets are classes.
         x_BC: values of the events.
         target_B: classes by number; values, which are written over in running deviations.
         view_BV, p_BEK: written.
     """
+    scaling, past, scale_3 = open_views(table)
     for b in range(x_BC.shape[0]):
         if mode & FORESEE:
             view_event(scaling, past, x_BC[b], classify, view_BV[b])

@@ -20,13 +20,14 @@ from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_arrays import Sizes, locate_view
 from nestling.streams.expert_levels import StreamLevels
 from nestling.streams.expert_pool import Events, ExpertPool
+from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# What a kernel does with an event; see `kernels.views`.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+FORESEE = VIEW | ANSWER | MIX
+TAKE_TARGET = TARGET | LEARN | HEAR
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
 # Events of levels that are remembered.
@@ -69,14 +70,6 @@ class EventRun:
     def _slower(self) -> float:
         return 1.0 + self.waiting.mean_delay / HALVING_DELAY
 
-    def _foresee(self, x_BC: Floats, mode: int) -> Events:
-        """Answers to events as of now."""
-        events = self.pool.make_events(x_BC)
-        self.pool.view(mode, events)
-        self.pool.answer(FORESEE, events)
-        self.pool.mix(FORESEE, events, self._slower)
-        return events
-
     def foresee(self, x_BC: Floats) -> Floats:
         """Answers (B, K) to events that are only asked about; nothing moves."""
         width = self.pool.sizes.num_columns
@@ -85,7 +78,8 @@ class EventRun:
             most = min(width, x_BC.shape[1])
             filled_BC[:, :most] = x_BC[:, :most]
             x_BC = filled_BC
-        events = self._foresee(x_BC, FORESEE)
+        events = self.pool.make_events(x_BC)
+        self.pool.process(FORESEE, events, self._slower)
         self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
         return events.mixed.copy()
 
@@ -98,11 +92,10 @@ class EventRun:
         self.waiting.check_new(event_id)
         self._fresh = None
         sizes = self.pool.sizes
-        if sizes.num_outputs:
-            events = self._foresee(x_1C, FORESEE | TAKE_IN)
-        else:  # before the first label there is nothing to answer
-            events = self.pool.make_events(x_1C)
-            self.pool.view(TAKE_IN, events)
+        events = self.pool.make_events(x_1C)
+        # Before the first label there is nothing to answer.
+        mode = FORESEE | TAKE_IN if sizes.num_outputs else TAKE_IN
+        self.pool.process(mode, events, self._slower)
         record = {
             "values": events.values[0],
             "views": events.views[0],
@@ -121,13 +114,11 @@ class EventRun:
             return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
         if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
-            events, mode = fresh[1], LEARN
+            events, mode = fresh[1], TAKE_IN | TAKE_TARGET
         else:
-            events, mode = self.pool.make_events(x_BC), FORESEE | LEARN
+            events, mode = self.pool.make_events(x_BC), FORESEE | TAKE_IN | TAKE_TARGET
         events.targets[:], events.weights[:] = target_B, weight_B
-        self.pool.view(mode | TAKE_IN, events)
-        self.pool.answer(mode, events)
-        self.pool.mix(mode, events, self._slower)
+        self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
         self.happened += self._changes.collect()
         return events.mixed.copy()
@@ -194,13 +185,11 @@ class EventRun:
             events.views[0, locate_view(before, sizes)] = record["views"]
             events.answers[0] = self.pool.pad_answers(answers_EK)
         else:  # nothing was answered: no label had come yet
-            self.pool.view(FORESEE, events)
-            self.pool.answer(FORESEE, events)
-        self.pool.view(LEARN, events)
-        self.pool.mix(FORESEE | LEARN, events, self._slower)
+            self.pool.process(VIEW | ANSWER, events)
         # The gate judges by the answers that were given; what the experts learn from is what they
         # would answer now.
-        self.pool.answer(FORESEE | LEARN, events)
+        self.pool.process(TARGET | MIX | HEAR, events, self._slower)
+        self.pool.process(ANSWER | LEARN, events)
         self.happened += self._changes.collect()
 
     @property

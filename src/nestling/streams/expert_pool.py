@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.core.errors import ForeignSnapshot
 from nestling.levels import Freeze
+from nestling.streams.event_step import process_events, process_value_events
 from nestling.streams.expert_arrays import (
     EXPERTS,
     MOST_UNITS,
@@ -39,19 +40,13 @@ from nestling.streams.expert_arrays import (
     put_at,
 )
 from nestling.streams.kernels.addresses import tabulate
-from nestling.streams.kernels.gate_step import process_gate
-from nestling.streams.kernels.network_step import process_networks
-from nestling.streams.kernels.ridge_step import process_ridges
-from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
+from nestling.streams.kernels.views import LEARN, MIX, find_deviation
 from nestling.streams.solving import add_waiting, solve_sums
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
 from nestling.streams.trees.forest import add_leaves
 from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.tree_step import (
-    process_pool,
-    process_tree,
-    process_value_tree,
-    write_recent_columns,
+    lacks_room,
 )
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
@@ -125,16 +120,9 @@ class ExpertPool:
         self.seed = seed
         self.sizes = Sizes()
         self.rows = {name: self.names.index(name) if name in names else -1 for name in EXPERTS}
-        self._of_networks = np.array([self.rows[name] for name in NETWORKS])
-        self._of_ridges = np.array([self.rows[name] for name in RIDGES])
+        self._rows = np.array([self.rows[name] for name in EXPERTS])
         self.learning = np.ones(len(EXPERTS), dtype=np.int64)
-        ends = np.cumsum([len(NETWORKS), len(RIDGES), len(TREES)])
-        self._networks_learn, self._ridges_learn, self._trees_learn, _ = np.split(
-            self.learning, ends
-        )
-        self._process_trees = (process_tree, process_pool, process_pool)
-        if not classifies:
-            self._process_trees = (process_value_tree,) * 3
+        self._process_events = process_events if classifies else process_value_events
         self.rates = np.array([*RATES, WEIGHT_DECAY])
         self.num_learned = 0
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
@@ -354,9 +342,16 @@ class ExpertPool:
                 *work,
             ],
             "gate": [*_list_arrays(parts, "gate", "spread"), *heard],
+            "switches": [
+                *(self._rows, self.learning, self.rates, self._due, self.clock, self.anew),
+                *(self._settings, *parts["recent_columns"].values()),
+            ],
             **{name: _list_arrays(parts, name) for name in TREES},
         }
-        self._tables = {name: tabulate(found) for name, found in arrays.items()}
+        self._table = tabulate(array for section in arrays.values() for array in section)
+        # The number of the first array of each section.
+        lengths = [len(section) for section in arrays.values()]
+        self._starts = np.cumsum([0, *lengths[:-1]])
         # Whoever has a table keeps its arrays alive.
         self._held = arrays
         self._one = self._make_room(1)
@@ -476,119 +471,54 @@ class ExpertPool:
         """Bytes of all arrays."""
         return sum(values.nbytes for part in self.parts.values() for values in part.values())
 
-    def view(self, mode: int, events: Events) -> None:
-        """View events, and let values and targets move what later ones are viewed by."""
-        process_views(
-            mode,
-            self._tables["views"],
-            self.rows["labels"],
-            self.classifies,
-            events.values,
-            events.targets,
-            events.views,
-            events.answers,
-        )
+    def process(self, mode: int, events: Events, slower: float = 1.0) -> None:
+        """Process events one after the other.
 
-    def answer(self, mode: int, events: Events) -> None:
-        """Let all experts answer events whose views stand, learn them, or both."""
-        given = events.targets, events.weights, events.answers
-        process_networks(
-            mode,
-            self._tables["networks"],
-            self._of_networks,
-            self._networks_learn,
-            self.rates,
-            self.num_learned,
-            self.sizes.num_inputs,
-            self.classifies,
-            events.views,
-            *given,
-        )
-        scaling = self.parts["scaling"]
+        Args:
+            mode: sum of what is to be done; see `kernels.views`.
+            events: what is known of them, which is written.
+            slower: of the gate, 1 + delay / 100.
+        """
         next_event, num_events = 0, len(events)
         while next_event < num_events:
-            next_event = process_ridges(
+            before = next_event
+            next_event = self._process_events(
                 mode,
-                next_event,
-                self._tables["ridges"],
-                self._of_ridges,
-                self._ridges_learn,
-                self._due,
-                self.clock,
-                scaling["kinds"],
-                scaling["place"],
+                before,
+                self._table,
+                self._starts,
                 self.sizes.num_inputs,
-                self.classifies,
-                events.values,
-                events.views,
-                *given,
-            )
-            if mode & LEARN:
-                self._solve_due()
-        self._answer_by_trees(mode, events)
-        if mode & LEARN:
-            self.num_learned += num_events
-            if self.freezes:
-                self.obey_freezes()
-
-    def _answer_by_trees(self, mode: int, events: Events) -> None:
-        columns, kinds_C = self.parts["recent_columns"], self.parts["scaling"]["kinds"]
-        if mode & FORESEE and self.rows["trees_recent"] >= 0:
-            write_recent_columns(
-                columns["source"],
-                columns["rank"],
-                self.sizes.num_inputs,
+                self.num_learned,
+                slower,
                 events.values,
                 events.views,
                 events.recent,
+                events.targets,
+                events.weights,
+                events.answers,
+                events.mixed,
             )
-        seen = (events.values, kinds_C), (events.values, kinds_C), (events.recent, columns["kinds"])
-        for at, (name, process, (x_BC, kinds)) in enumerate(
-            zip(TREES, self._process_trees, seen, strict=True)
-        ):
-            row = self.rows[name]
-            wanted = mode if self._trees_learn[at] else mode & FORESEE
-            next_event = 0 if row >= 0 and wanted else len(events)
-            while next_event < len(events):
-                next_event = process(
-                    wanted,
-                    next_event,
-                    self._tables[name],
-                    row,
-                    kinds,
-                    at,
-                    self.anew,
-                    x_BC,
-                    events.targets,
-                    events.weights,
-                    events.answers,
-                )
-                if next_event < len(events):
-                    self.parts[name] = add_leaves(self.parts[name])
-                    self._held[name] = _list_arrays(self.parts, name)
-                    self._tables[name] = tabulate(self._held[name])
-
-    def mix(self, mode: int, events: Events, slower: float) -> None:
-        """Mix what the experts answered, let the gate hear of the targets, or both."""
-        process_gate(
-            mode,
-            self._tables["gate"],
-            self._settings,
-            self.rows["spine"],
-            slower,
-            events.targets,
-            events.weights,
-            events.answers,
-            events.mixed,
-        )
-        if mode & FORESEE and not self.classifies:
+            if mode & LEARN:
+                self.num_learned += next_event - before
+                if self._due.any():
+                    self._solve_due()
+                elif next_event < num_events:
+                    self._add_leaves()
+        if mode & LEARN and self.freezes:
+            self.obey_freezes()
+        if mode & MIX and not self.classifies:
             moments = self.parts["target_scale"]["moments"]
             events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
 
+    def _add_leaves(self) -> None:
+        """Give the trees that have no room for one more split more of it."""
+        for name in TREES:
+            if self.rows[name] >= 0 and lacks_room(tuple(self.parts[name].values())):
+                self.parts[name] = add_leaves(self.parts[name])
+        self._gather()
+
     def _solve_due(self) -> None:
         due = self._due
-        if not due.any():
-            return
         for at, name in enumerate(RIDGES[:3]):
             if due[at]:
                 part = self.parts[name]

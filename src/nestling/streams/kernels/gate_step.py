@@ -14,7 +14,7 @@ from nestling.streams.kernels.value_gate import (
     learn_value_gate,
     mix_values,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.kernels.views import HEAR, MIX
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -57,7 +57,7 @@ def process_gate(
     """Mix the answers to events and hear of their targets, one after the other.
 
     Args:
-        mode: FORESEE (the mixture is written), LEARN (the gate hears of the target), or both.
+        mode: MIX (the mixture is written), HEAR (the gate hears of the target), or both.
         table: addresses of weights, which move, and of what a mixture goes through.
         settings_2: 1 for classes, 0 for values; the quantile that is wanted, 0 for the mean.
         spine: row of the expert that keeps absent classes, -1 for none.
@@ -68,14 +68,14 @@ def process_gate(
     gate, spread, heard = open_gate(table)
     classify, by_quantile = settings_2[0] == 1.0, settings_2[1] > 0.0
     for b in range(p_BEK.shape[0]):
-        if mode & FORESEE:
+        if mode & MIX:
             if classify:
                 mix_answers(gate, p_BEK[b], spine, heard)
                 mixed_BK[b, :] = heard[2] if is_plain(gate[4]) else heard[3]
             else:
                 mix_values(gate, spread, p_BEK[b], by_quantile, heard)
                 mixed_BK[b, 0] = heard[3][0]
-        if mode & LEARN:
+        if mode & HEAR:
             if classify:
                 label = int(target_B[b])
                 learn_gate(gate, p_BEK[b], heard, label, weight_B[b], slower)

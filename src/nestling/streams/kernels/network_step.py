@@ -20,7 +20,7 @@ from nestling.streams.kernels.network import (
     learn_linear,
     softmax_into,
 )
-from nestling.streams.kernels.views import FORESEE, LARGEST, LEARN
+from nestling.streams.kernels.views import ANSWER, LARGEST, LEARN
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -195,8 +195,8 @@ def process_networks(
     """Answer and learn events one after the other.
 
     Args:
-        mode: FORESEE (answers are written), LEARN (targets are learned, by the answers that were
-            foreseen last), or both.
+        mode: ANSWER (answers are written), LEARN (targets are learned, by the answers that were
+            given last), or both.
         table: addresses of the weights.
         rows_6: row of each in the answers, -1 where it takes no part.
         learning_6: 0 where it stands still.
@@ -212,7 +212,7 @@ def process_networks(
     networks = open_networks(table)
     for b in range(view_BV.shape[0]):
         view_V, p_EK = view_BV[b], p_BEK[b]
-        if mode & FORESEE:
+        if mode & ANSWER:
             answer_networks(networks, rows_6, view_V, num_inputs, classify, p_EK)
         if mode & LEARN:
             learn_networks(

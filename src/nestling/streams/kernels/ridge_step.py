@@ -20,7 +20,7 @@ from nestling.streams.kernels.ridge_answers import (
     write_dense_units,
     write_sparse_units,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.kernels.views import ANSWER, LEARN
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -165,7 +165,6 @@ def open_ridges(table: Ints) -> tuple[Units, Ridges, Work]:
 @compiled
 def process_ridges(
     mode: int,
-    start: int,
     table: Ints,
     rows_4: Ints,
     learning_4: Ints,
@@ -180,12 +179,11 @@ def process_ridges(
     target_B: Floats,
     weight_B: Floats,
     p_BEK: Floats,
-) -> int:
-    """Answer and learn events one after the other; stops behind one after which one is to solve.
+) -> None:
+    """Answer and learn events one after the other; say which are to be solved.
 
     Args:
-        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
-        start: first event to be processed.
+        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
         table: addresses of units, memories, slots, and what an answer goes through.
         rows_4: row of each in the answers, -1 where it takes no part.
         learning_4: 0 where it stands still.
@@ -195,14 +193,11 @@ def process_ridges(
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
         x_BC, view_BV, target_B, weight_B, p_BEK: events, and what is known of them.
-
-    Returns:
-        the next event to be processed, B if none.
     """
     units, ridges, work = open_ridges(table)
-    for b in range(start, x_BC.shape[0]):
+    for b in range(x_BC.shape[0]):
         p_EK = p_BEK[b]
-        if mode & FORESEE:
+        if mode & ANSWER:
             write_features(units, work, kinds_C, place_C, x_BC[b], view_BV[b], num_inputs)
             answer_ridges(ridges, work, rows_4, classify, p_EK)
         if mode & LEARN:
@@ -219,6 +214,3 @@ def process_ridges(
                 classify,
             )
             clock_2[0] += 1
-            if due_4[0] + due_4[1] + due_4[2] + due_4[3] > 0:
-                return b + 1
-    return int(x_BC.shape[0])

@@ -17,8 +17,9 @@ Scaling = tuple[Floats, Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints]
 # averages_JK of labels by half-life, weights_J they sum to, last_K the last label
 TargetPast = tuple[Floats, Floats, Floats]
 
-# What is to be done with an event.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+# What is to be done with an event: view it, have all experts answer, mix what they say; let its
+# values move what later ones are viewed by, and its target; let the experts learn, the gate hear.
+VIEW, ANSWER, MIX, TAKE_IN, TARGET, LEARN, HEAR = 1, 2, 4, 8, 16, 32, 64
 # Beyond this many events the scaling forgets, so that a drift of many years is followed.
 MOST_COUNTED = 100_000.0
 LARGEST = 8.0
@@ -211,8 +212,8 @@ def process_views(
     """View events one after the other, and let values and targets move what they are viewed by.
 
     Args:
-        mode: sum of FORESEE (views, and the average of recent targets, are written), TAKE_IN (the
-            values move scaling and recent past) and LEARN (targets move the past).
+        mode: sum of VIEW (views, and the average of recent targets, are written), TAKE_IN (the
+            values move scaling and recent past) and TARGET (targets move the past).
         table: addresses of scaling, past, and of events, mean and squares of values that are
             foreseen; all move.
         row: of the average of recent targets in the answers, -1 for none.
@@ -223,13 +224,13 @@ def process_views(
     """
     scaling, past, scale_3 = open_views(table)
     for b in range(x_BC.shape[0]):
-        if mode & FORESEE:
+        if mode & VIEW:
             view_event(scaling, past, x_BC[b], classify, view_BV[b])
             if row >= 0:
                 answer_average(past, classify, p_BEK[b, row])
         if mode & TAKE_IN:
             take_in_values(scaling, x_BC[b])
-        if mode & LEARN:
+        if mode & TARGET:
             if not classify:
                 target_B[b] = scale_target(scale_3, target_B[b])
             take_in_target(past, target_B[b], classify)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.streams.kernels.addresses import array_1, array_2, array_3, array_4
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.kernels.views import ANSWER, LEARN
 from nestling.streams.trees.concept_trees import Pool, answer_pool, learn_pool
 from nestling.streams.trees.forest import (
     FREE,
@@ -116,7 +116,6 @@ def open_value_tree(table: Ints) -> Forest:
 @compiled
 def process_tree(
     mode: int,
-    start: int,
     table: Ints,
     row: int,
     kinds_C: Ints,
@@ -126,37 +125,29 @@ def process_tree(
     target_B: Floats,
     weight_B: Floats,
     p_BEK: Floats,
-) -> int:
-    """Answer and learn events by a Hoeffding tree; stops before one for which there is no room.
+) -> None:
+    """Answer and learn events by a Hoeffding tree.
 
     Args:
-        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
-        start: first event to be processed.
+        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
         table: addresses of the arrays.
         row: in the answers.
         kinds_C: of the columns.
         at: its place in `anew`.
         anew: how often each began anew; moved.
         x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
-
-    Returns:
-        the next event to be processed, B if none.
     """
     forest = open_tree(table)
-    for b in range(start, x_BC.shape[0]):
-        if mode & LEARN and lacks_room(forest):
-            return b
-        if mode & FORESEE:
+    for b in range(x_BC.shape[0]):
+        if mode & ANSWER:
             answer_tree(forest, x_BC[b], kinds_C, p_BEK[b, row])
         if mode & LEARN:
             anew[at] += int(learn_tree(forest, x_BC[b], kinds_C, int(target_B[b]), weight_B[b]))
-    return int(x_BC.shape[0])
 
 
 @compiled
 def process_pool(
     mode: int,
-    start: int,
     table: Ints,
     row: int,
     kinds_C: Ints,
@@ -166,38 +157,30 @@ def process_pool(
     target_B: Floats,
     weight_B: Floats,
     p_BEK: Floats,
-) -> int:
-    """Answer and learn events by a pool of concept trees; stops before one without room.
+) -> None:
+    """Answer and learn events by a pool of concept trees.
 
     Args:
-        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
-        start: first event to be processed.
+        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
         table: addresses of the arrays.
         row: in the answers.
         kinds_C: of the columns.
         at: its place in `anew`.
         anew: how often each began anew; moved.
         x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
-
-    Returns:
-        the next event to be processed, B if none.
     """
     forest = open_pool(table)
-    for b in range(start, x_BC.shape[0]):
-        if mode & LEARN and lacks_room(forest):
-            return b
-        if mode & FORESEE:
+    for b in range(x_BC.shape[0]):
+        if mode & ANSWER:
             answer_pool(forest, x_BC[b], kinds_C, p_BEK[b, row])
         if mode & LEARN:
             label = int(target_B[b])
             anew[at] += learn_pool(forest, x_BC[b], kinds_C, label, weight_B[b]) == 1
-    return int(x_BC.shape[0])
 
 
 @compiled
 def process_value_tree(
     mode: int,
-    start: int,
     table: Ints,
     row: int,
     kinds_C: Ints,
@@ -207,28 +190,21 @@ def process_value_tree(
     target_B: Floats,
     weight_B: Floats,
     p_BEK: Floats,
-) -> int:
-    """Answer and learn events by a tree of values; stops before one for which there is no room.
+) -> None:
+    """Answer and learn events by a tree of values.
 
     Args:
-        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
-        start: first event to be processed.
+        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
         table: addresses of the arrays.
         row: in the answers.
         kinds_C: of the columns.
         at: its place in `anew`.
         anew: how often each began anew; moved.
         x_BC, target_B, weight_B, p_BEK: events, and what is known of them.
-
-    Returns:
-        the next event to be processed, B if none.
     """
     forest = open_value_tree(table)
-    for b in range(start, x_BC.shape[0]):
-        if mode & LEARN and lacks_room(forest):
-            return b
-        if mode & FORESEE:
+    for b in range(x_BC.shape[0]):
+        if mode & ANSWER:
             p_BEK[b, row, 0] = answer_value_tree(forest, x_BC[b], kinds_C)
         if mode & LEARN:
             anew[at] += int(learn_value_tree(forest, x_BC[b], kinds_C, target_B[b], weight_B[b]))
-    return int(x_BC.shape[0])

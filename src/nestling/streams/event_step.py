@@ -168,12 +168,9 @@ def process_events(
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
-            (rows[10] >= 0
-            and lacks_room(open_tree(_section(table, starts, TREE))))
-            or (rows[11] >= 0
-            and lacks_room(open_pool(_section(table, starts, TREES))))
-            or (rows[12] >= 0
-            and lacks_room(open_pool(_section(table, starts, TREES_RECENT))))
+            (rows[10] >= 0 and lacks_room(open_tree(_section(table, starts, TREE))))
+            or (rows[11] >= 0 and lacks_room(open_pool(_section(table, starts, TREES))))
+            or (rows[12] >= 0 and lacks_room(open_pool(_section(table, starts, TREES_RECENT))))
         ):
             return b
         value, view, near = values[b : b + 1], views[b : b + 1], recent[b : b + 1]
@@ -269,10 +266,10 @@ def process_value_events(
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
-            (rows[10] >= 0
-            and lacks_room(open_value_tree(_section(table, starts, TREE))))
-            or (rows[12] >= 0
-            and lacks_room(open_value_tree(_section(table, starts, TREES_RECENT))))
+            (rows[10] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREE))))
+            or (
+                rows[12] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREES_RECENT)))
+            )
         ):
             return b
         value, view, near = values[b : b + 1], views[b : b + 1], recent[b : b + 1]

@@ -539,16 +539,14 @@ class ExpertPool:
         due[:] = 0
 
     def _solve(self, name: str, part: Mapping[str, NDArray[Any]], num_waiting: int) -> None:
-        targets = part["targets"][:num_waiting, None]
-        if self.classifies:
-            targets = (targets == np.arange(self.sizes.num_outputs)).astype(np.float64)
         add_waiting(
             part["gram"],
             part["cross"],
             part["waiting"][:num_waiting],
-            targets,
+            part["targets"][:num_waiting],
             part["example_weights"][:num_waiting],
             self.half_lives[name],
+            classify=self.classifies,
         )
         strength = STRENGTHS[name]
         if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:

@@ -154,9 +154,8 @@ class EventRun:
     def _find_growth(self, x_BC: Floats, target_B: Floats) -> Iterator[tuple[int, Ints, Ints, int]]:
         """Each event that brings columns, categories or classes, and how much there is then."""
         sizes = self.pool.sizes
-        if self._grown_for[0] == self.columns.num_growths and (
-            not self.pool.classifies or target_B.max() < sizes.num_outputs
-        ):
+        least = int(target_B.max()) + 1 if self.pool.classifies else 1
+        if self._grown_for[0] == self.columns.num_growths and least <= sizes.num_outputs:
             return
         kinds_C = self.columns.kinds
         known = ~np.isnan(x_BC)
@@ -164,10 +163,11 @@ class EventRun:
         width_B = np.maximum.accumulate(np.where(known, place_C + 1, 0).max(axis=1, initial=0))
         width_B = np.maximum(width_B, sizes.num_columns)
         codes_BC = np.where(known & (kinds_C == 1), x_BC + 1.0, 0.0).astype(np.int64)
+        codes_BC = np.maximum(codes_BC, np.where(known, self.columns.num_codes_at_once, 0))
         codes_BC = np.maximum.accumulate(codes_BC, axis=0)
         before = self._num_codes
         codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
-        outputs_B = np.full(len(x_BC), sizes.num_outputs)
+        outputs_B = np.full(len(x_BC), max(sizes.num_outputs, 1))
         if self.pool.classifies:
             found_B = np.maximum.accumulate(target_B.astype(np.int64) + 1)
             outputs_B = np.maximum(found_B, sizes.num_outputs)
@@ -230,6 +230,8 @@ class EventRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; raises with nothing changed."""
+        # Even a state that is refused puts new arrays in the place of those of the last answer.
+        self._fresh = None
         waiting = state["waiting"]
         arrays = {name: values.numpy() for name, values in waiting["arrays"].items()}
         before = self.pool.state_dict()
@@ -247,7 +249,6 @@ class EventRun:
         self._changes = ChangeCounter(self.pool)
         self.happened.clear()
         self.happened += [StreamEvent(**one) for one in state["happened"]]
-        self._fresh = None
 
 
 def make_run(

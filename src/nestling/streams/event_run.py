@@ -116,7 +116,10 @@ class EventRun:
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
-        if self.pool.freezes and len(x_BC) > 1:  # a freeze may begin or end within the block
+        if len(x_BC) == 1 and weight_B[0] == 0.0:
+            return self._pass(x_BC)
+        # A freeze may begin or end within the block.
+        if len(x_BC) > 1 and (self.pool.freezes or (weight_B == 0.0).any()):
             rows = [self.learn(*one) for one in _take_apart(x_BC, target_B, weight_B)]
             return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
@@ -129,7 +132,17 @@ class EventRun:
         self.pool.answer(mode, events)
         self.pool.mix(mode, events, self._slower)
         self.num_events += len(events)
+        self.waiting.expire(self.num_events)
         self.happened += self._changes.collect()
+        return events.mixed
+
+    def _pass(self, x_1C: Floats) -> Floats:
+        """Let an event happen whose label counts for nothing."""
+        self._fresh = None
+        events = self.pool.make_events(x_1C)
+        self.pool.view(TAKE_IN, events)
+        self.num_events += 1
+        self.waiting.expire(self.num_events)
         return events.mixed
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
@@ -181,6 +194,8 @@ class EventRun:
 
     def learn_late(self, record: Mapping[str, NDArray[Any]], target: float, weight: float) -> None:
         """Learn an event that waited, as it was seen when it was foreseen."""
+        if weight == 0.0:
+            return
         sizes = self.pool.sizes
         columns, numeric, inputs = (int(size) for size in record["sizes"])
         answers_EK = record["answers"]

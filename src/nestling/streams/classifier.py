@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.core.errors import DataError, SettingError, suggest
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError, suggest
+from nestling.core.locks import RemadeLock, locked
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
@@ -78,6 +79,7 @@ class StreamClassifier:
         # Kernels come with their learners, so that nobody else needs numba.
         from nestling.streams.event_run import make_run
 
+        self._lock = RemadeLock()
         self.expert_names = choose_experts(without)
         self._seen = SeenLabels()
         self._run = make_run(self.expert_names, seed, max_waiting=max_waiting, max_age=max_age)
@@ -112,14 +114,17 @@ class StreamClassifier:
         """The experts as levels: read, control, digest each."""
         return self._run.levels
 
+    @locked
     def read_concepts(self) -> "list[ConceptReading]":
         """The concepts that are kept, of each level the one in force first."""
         return self._run.read_concepts()
 
+    @locked
     def read_events(self) -> "list[StreamEvent]":
         """What happened to concepts and trees so far: new concepts, and restarts after drift."""
         return list(self._run.happened)
 
+    @locked
     def predict_proba_one(
         self, x: object = None, *, id: EventId | None = None
     ) -> dict[Label, float]:
@@ -138,6 +143,7 @@ class StreamClassifier:
             return {}
         return dict(zip(self._seen.labels, row.tolist(), strict=True))
 
+    @locked
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> Label | None:
         """The most probable class; None before the first label. See `predict_proba_one`."""
         row = self._foresee_one(x, id)
@@ -155,6 +161,7 @@ class StreamClassifier:
         run.fit_sizes(len(self._seen))
         return cast(Floats, run.expect(row_C[None], event_id)[0])
 
+    @locked
     def learn_one(
         self,
         x: object = None,
@@ -188,6 +195,7 @@ class StreamClassifier:
         run.fit_sizes(len(self._seen))
         run.learn(row_C[None], np.array([float(place)]), np.array([weight]))
 
+    @locked
     def predict_proba_many(self, X: object) -> Any:
         """Probabilities of a block of events (N, K), classes in the order of `classes`.
 
@@ -209,6 +217,7 @@ class StreamClassifier:
             return np.zeros((len(rows_NC), len(self._seen)))
         return self._run.foresee(rows_NC)
 
+    @locked
     def predict_many(self, X: object) -> Any:
         """The most probable class of each event of a block: a list; of a frame, a Series."""
         p_NK, labels = self._foresee_many(X), self._seen.labels
@@ -220,6 +229,7 @@ class StreamClassifier:
 
         return pd.Series(found, index=X.index, dtype=object)
 
+    @locked
     def learn_many(
         self, X: object, y: Iterable[object], *, weights: Iterable[float] | None = None
     ) -> None:
@@ -232,16 +242,20 @@ class StreamClassifier:
         place_N = np.array([float(self._seen.admit(one)) for one in labels])
         self._run.learn_block(rows_NC, place_N, weight_N)
 
+    @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
         return {"labels": self._seen.state_dict(), "run": self._run.state_dict()}
 
+    @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken.
 
         Raises:
             ForeignSnapshot: of other experts or another seed; nothing changed then.
         """
+        if "labels" not in state:
+            raise ForeignSnapshot("the state has no labels; it is not of a StreamClassifier")
         seen = SeenLabels()
         seen.load_state_dict(state["labels"])
         self._run.load_state_dict(state["run"])

@@ -109,7 +109,10 @@ class EventRun:
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
-        if self.pool.freezes and len(x_BC) > 1:  # a freeze may begin or end within the block
+        if len(x_BC) == 1 and weight_B[0] == 0.0:
+            return self._pass(x_BC)
+        # A freeze may begin or end within the block.
+        if len(x_BC) > 1 and (self.pool.freezes or (weight_B == 0.0).any()):
             rows = [self.learn(*one) for one in _take_apart(x_BC, target_B, weight_B)]
             return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
@@ -120,8 +123,18 @@ class EventRun:
         events.targets[:], events.weights[:] = target_B, weight_B
         self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
+        self.waiting.expire(self.num_events)
         self.happened += self._changes.collect()
         return events.mixed.copy()
+
+    def _pass(self, x_1C: Floats) -> Floats:
+        """Let an event happen whose label counts for nothing."""
+        self._fresh = None
+        events = self.pool.make_events(x_1C)
+        self.pool.process(TAKE_IN, events)
+        self.num_events += 1
+        self.waiting.expire(self.num_events)
+        return events.mixed
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.
@@ -145,9 +158,8 @@ class EventRun:
     def _find_growth(self, x_BC: Floats, target_B: Floats) -> Iterator[tuple[int, Ints, Ints, int]]:
         """Each event that brings columns, categories or classes, and how much there is then."""
         sizes = self.pool.sizes
-        if self._grown_for[0] == self.columns.num_growths and (
-            not self.pool.classifies or target_B.max() < sizes.num_outputs
-        ):
+        least = int(target_B.max()) + 1 if self.pool.classifies else 1
+        if self._grown_for[0] == self.columns.num_growths and least <= sizes.num_outputs:
             return
         kinds_C = self.columns.kinds
         known = ~np.isnan(x_BC)
@@ -155,10 +167,11 @@ class EventRun:
         width_B = np.maximum.accumulate(np.where(known, place_C + 1, 0).max(axis=1, initial=0))
         width_B = np.maximum(width_B, sizes.num_columns)
         codes_BC = np.where(known & (kinds_C == 1), x_BC + 1.0, 0.0).astype(np.int64)
+        codes_BC = np.maximum(codes_BC, np.where(known, self.columns.num_codes_at_once, 0))
         codes_BC = np.maximum.accumulate(codes_BC, axis=0)
         before = self._num_codes
         codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
-        outputs_B = np.full(len(x_BC), sizes.num_outputs)
+        outputs_B = np.full(len(x_BC), max(sizes.num_outputs, 1))
         if self.pool.classifies:
             found_B = np.maximum.accumulate(target_B.astype(np.int64) + 1)
             outputs_B = np.maximum(found_B, sizes.num_outputs)
@@ -172,6 +185,8 @@ class EventRun:
 
     def learn_late(self, record: Mapping[str, NDArray[Any]], target: float, weight: float) -> None:
         """Learn an event that waited, as it was seen when it was foreseen."""
+        if weight == 0.0:
+            return
         sizes = self.pool.sizes
         columns, numeric, inputs = (int(size) for size in record["sizes"])
         answers_EK = record["answers"]
@@ -219,6 +234,8 @@ class EventRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; raises with nothing changed."""
+        # Even a state that is refused puts new arrays in the place of those of the last answer.
+        self._fresh = None
         waiting = state["waiting"]
         arrays = {name: values.numpy() for name, values in waiting["arrays"].items()}
         before = self.pool.state_dict()
@@ -236,7 +253,6 @@ class EventRun:
         self._changes = ChangeCounter(self.pool)
         self.happened.clear()
         self.happened += [StreamEvent(**one) for one in state["happened"]]
-        self._fresh = None
 
 
 def make_run(

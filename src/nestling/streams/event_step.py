@@ -58,7 +58,17 @@ def _process_but_trees(
     """View one event, and let networks and memories answer and learn it."""
     switches, of_views = _section(table, starts, SWITCHES), _section(table, starts, VIEWS)
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
-    process_views(mode, of_views, rows[LABELS_ROW], classify, values, targets, views, answers)
+    process_views(
+        mode,
+        of_views,
+        rows[LABELS_ROW],
+        learning[LABELS_ROW],
+        classify,
+        values,
+        targets,
+        views,
+        answers,
+    )
     if mode & (ANSWER | LEARN):
         process_networks(
             mode,

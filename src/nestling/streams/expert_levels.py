@@ -15,6 +15,7 @@ from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.expert_pool import (
+    DECAYED,
     HALF_LIVES,
     MOST_WAITING,
     NETWORKS,
@@ -57,12 +58,16 @@ class StreamExpert:
     freeze: Freeze | None = None
 
 
+def _place_of_decay(name: str) -> int:
+    return len(NETWORKS) + DECAYED.index(name)
+
+
 def describe_expert(name: str, pool: ExpertPool) -> StreamExpert:
     """The specification of an expert as it stands."""
     freeze = pool.freezes.get(name)
     if name in NETWORKS:
         at = NETWORKS.index(name)
-        decay = float(pool.rates[len(NETWORKS)]) if name.startswith("adamw") else None
+        decay = float(pool.rates[_place_of_decay(name)]) if name in DECAYED else None
         return StreamExpert(name, "gradient", float(pool.rates[at]), decay, freeze=freeze)
     if name in HALF_LIVES:
         kind = "concepts" if name == "concepts" else "memory"
@@ -144,7 +149,7 @@ class ExpertLevel:
         if turned.lr is not None:
             pool.rates[NETWORKS.index(name)] = turned.lr
         if turned.weight_decay is not None:
-            pool.rates[len(NETWORKS)] = turned.weight_decay
+            pool.rates[_place_of_decay(name)] = turned.weight_decay
         if turned.half_life is not None:
             pool.half_lives[name] = turned.half_life
         if "freeze" in knobs:

@@ -59,6 +59,7 @@ STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0
 MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
 RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
 WEIGHT_DECAY = 0.01
+DECAYED = NETWORKS[2:4]
 NUM_MIXERS = 3
 # Of an interval of values: bounds in running absolute errors, and events before it is judged.
 FIRST_BOUNDS = (-2.0, 2.0)
@@ -123,7 +124,7 @@ class ExpertPool:
         self._rows = np.array([self.rows[name] for name in EXPERTS])
         self.learning = np.ones(len(EXPERTS), dtype=np.int64)
         self._process_events = process_events if classifies else process_value_events
-        self.rates = np.array([*RATES, WEIGHT_DECAY])
+        self.rates = np.array([*RATES, *[WEIGHT_DECAY] * len(DECAYED)])
         self.num_learned = 0
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
         self.clock = np.zeros(2, dtype=np.int64)
@@ -145,7 +146,8 @@ class ExpertPool:
         top = np.full(NUM_MIXERS + 1, 1.0 / (NUM_MIXERS + 1))
         return {
             "scaling": {
-                **{name: np.zeros(0) for name in ("count", "mean", "squares", "recent", "last")},
+                **{name: np.zeros(0) for name in ("count", "mean", "squares", "recent")},
+                "last": np.zeros(1, dtype=np.int64),
                 **{name: np.zeros(0, dtype=np.int64) for name in ("kinds", "place", "rank")},
                 "hot": np.zeros((0, 1), dtype=np.int64),
             },
@@ -219,12 +221,13 @@ class ExpertPool:
             num_outputs=num_outputs,
         )
         del scaling["count_inputs"]
-        if before.num_outputs == 0 or before.num_columns == 0:
+        if before.num_outputs == 0 or before.num_columns == 0 < after.num_columns:
             made = self._make(after)
             made["scaling"] = scaling
             made["recent_columns"] = grow_recent_columns(made["recent_columns"], scaling)
             if before.num_outputs:  # all events so far were empty
                 made["past"], made["gate"] = self._grow_judged(num_outputs)
+                made |= {name: parts[name] for name in ("spread", "target_scale")}
             self.parts, self.sizes = made, after
             self._gather()
             return
@@ -290,6 +293,7 @@ class ExpertPool:
         grown = {
             name: put_at(values, 0, np.arange(before), num_columns)
             for name, values in scaling.items()
+            if name != "last"
         }
         most = max([1, *num_categories])
         hot: Ints = np.full((num_columns, most), -1, dtype=np.int64)
@@ -298,7 +302,6 @@ class ExpertPool:
         for column in range(num_columns):
             if column >= before:
                 grown["kinds"][column] = kinds[column]
-                grown["last"][column] = np.nan
                 grown["place"][column] = -1
             if kinds[column] == 0 and column >= before:
                 grown["place"][column], grown["rank"][column] = next_input, next_rank
@@ -307,6 +310,8 @@ class ExpertPool:
                 if hot[column, code] < 0:
                     hot[column, code] = next_input
                     next_input += 1
+        # In the order in which kernels take them.
+        grown = {name: grown.get(name, values) for name, values in scaling.items()}
         grown["hot"] = hot
         grown["count_inputs"] = np.array([next_input])
         return grown
@@ -414,6 +419,7 @@ class ExpertPool:
             "seed": self.seed,
             "classifies": self.classifies,
             "settings": self._settings.tolist(),
+            "level": self.level,
             "sizes": asdict(self.sizes),
             "parts": {name: tensors_of(part) for name, part in self.parts.items()},
             "rates": self.rates.tolist(),
@@ -432,7 +438,7 @@ class ExpertPool:
         Raises:
             ForeignSnapshot: of other experts, another seed or another task; nothing changed then.
         """
-        for name in ("names", "seed", "classifies", "settings"):
+        for name in ("names", "seed", "classifies", "settings", "level"):
             own = self._settings.tolist() if name == "settings" else getattr(self, name)
             own = list(own) if name == "names" else own
             if state.get(name) != own:
@@ -552,6 +558,8 @@ class ExpertPool:
         if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:
             strength = STRENGTH_OF_MANY
         self.num_solved[name] += 1
+        for waited in ("waiting", "targets", "example_weights"):
+            part[waited][:num_waiting] = 0.0  # what is summed is kept nowhere else
         weights = solve_sums(part["gram"], part["cross"], strength)
         if weights is not None:
             part["weights"][:] = weights

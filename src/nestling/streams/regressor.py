@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.core.errors import NonFiniteInput, SettingError
+from nestling.core.locks import RemadeLock, locked
 from nestling.streams.classifier import check_weight, choose_experts, read_weights
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import VALUE_EXPERTS
@@ -67,6 +68,7 @@ class StreamRegressor:
         # Kernels come with their learners, so that nobody else needs numba.
         from nestling.streams.event_run import make_run
 
+        self._lock = RemadeLock()
         self.expert_names = choose_experts(without, VALUE_EXPERTS)
         self.loss = loss
         self._run = make_run(
@@ -109,14 +111,17 @@ class StreamRegressor:
         """The experts as levels: read, control, digest each."""
         return self._run.levels
 
+    @locked
     def read_concepts(self) -> "list[ConceptReading]":
         """The concepts that are kept, of each level the one in force first."""
         return self._run.read_concepts()
 
+    @locked
     def read_events(self) -> "list[StreamEvent]":
         """What happened to concepts and trees so far: new concepts, and restarts after drift."""
         return list(self._run.happened)
 
+    @locked
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> float:
         """The value of an event; 0 before the first target.
 
@@ -137,6 +142,7 @@ class StreamRegressor:
         run.fit_sizes(1)
         return float(run.expect(row_C[None], id)[0, 0])
 
+    @locked
     def predict_interval_one(self, x: object) -> tuple[float, float]:
         """Interval in which the target of an event should lie; without end before the first.
 
@@ -149,6 +155,7 @@ class StreamRegressor:
         low, high = self._run.pool.read_interval()
         return value + low, value + high
 
+    @locked
     def learn_one(
         self,
         x: object = None,
@@ -170,6 +177,7 @@ class StreamRegressor:
         run.fit_sizes(1)
         run.learn(row_C[None], np.array([target]), np.array([weight]))
 
+    @locked
     def predict_many(self, X: object) -> Any:
         """The value of each event of a block: an array; of a frame, a Series."""
         rows_NC = self._run.columns.encode_many(X, grow=False)
@@ -182,6 +190,7 @@ class StreamRegressor:
 
         return pd.Series(values_N, index=X.index)
 
+    @locked
     def learn_many(
         self, X: object, y: Iterable[float], *, weights: Iterable[float] | None = None
     ) -> None:
@@ -192,10 +201,12 @@ class StreamRegressor:
             rows_NC = self._run.columns.encode_many(X, grow=True)
             self._run.learn_block(rows_NC, np.array(targets), weight_N)
 
+    @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
         return {"loss": self.loss, "run": self._run.state_dict()}
 
+    @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken; see `StreamClassifier.load_state_dict`."""
         self._run.load_state_dict(state["run"])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.network import (
+    MOST_STEPS,
     AdamNetwork,
     Linear,
     Network,
@@ -82,6 +83,7 @@ def _write_error(
     p_K: Floats, target: float, weight: float, classify: bool, error_K: Singles
 ) -> None:
     """Derivative of the loss by the outputs: of log-loss, or of Huber's."""
+    weight = min(weight, MOST_STEPS)
     if not classify:
         error_K[0] = weight * min(max(p_K[0] - target, -MOST_MISSED), MOST_MISSED)
         return
@@ -95,7 +97,7 @@ def learn_networks(
     networks: Networks,
     rows_6: Ints,
     learning_6: Ints,
-    rates_7: Floats,
+    rates_8: Floats,
     num_seen: int,
     view_V: Floats,
     num_inputs: int,
@@ -111,33 +113,33 @@ def learn_networks(
     if rows_6[SGD_VALUES] >= 0 and learning_6[SGD_VALUES]:
         net = values
         _write_error(p_EK[rows_6[SGD_VALUES]], target, weight, classify, error_K)
-        rate = rates_7[SGD_VALUES] * follow_square(net[1], net[4], num_seen)
+        rate = rates_8[SGD_VALUES] * follow_square(net[1], net[4], num_seen)
         learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
     if rows_6[SGD_ALL] >= 0 and learning_6[SGD_ALL]:
         net = everything
         _write_error(p_EK[rows_6[SGD_ALL]], target, weight, classify, error_K)
-        rate = rates_7[SGD_ALL] * follow_square(net[1], net[4], num_seen)
+        rate = rates_8[SGD_ALL] * follow_square(net[1], net[4], num_seen)
         learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
     if rows_6[ADAM_VALUES] >= 0 and learning_6[ADAM_VALUES]:
         slow = adam_values
         _write_error(p_EK[rows_6[ADAM_VALUES]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
+        rate = rates_8[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[6]
         )
     if rows_6[ADAM_ALL] >= 0 and learning_6[ADAM_ALL]:
         slow = adam_all
         _write_error(p_EK[rows_6[ADAM_ALL]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
+        rate = rates_8[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[7]
         )
     if rows_6[LINEAR_VALUES] >= 0 and learning_6[LINEAR_VALUES]:
         _write_error(p_EK[rows_6[LINEAR_VALUES]], target, weight, classify, error_K)
-        learn_linear(linear_values[0], view_D, error_K, rates_7[LINEAR_VALUES])
+        learn_linear(linear_values[0], view_D, error_K, rates_8[LINEAR_VALUES])
     if rows_6[LINEAR_ALL] >= 0 and learning_6[LINEAR_ALL]:
         _write_error(p_EK[rows_6[LINEAR_ALL]], target, weight, classify, error_K)
-        learn_linear(linear_all[0], view_V, error_K, rates_7[LINEAR_ALL])
+        learn_linear(linear_all[0], view_V, error_K, rates_8[LINEAR_ALL])
 
 
 @compiled
@@ -183,7 +185,7 @@ def process_networks(
     table: Ints,
     rows_6: Ints,
     learning_6: Ints,
-    rates_7: Floats,
+    rates_8: Floats,
     num_seen: int,
     num_inputs: int,
     classify: bool,
@@ -200,7 +202,7 @@ def process_networks(
         table: addresses of the weights.
         rows_6: row of each in the answers, -1 where it takes no part.
         learning_6: 0 where it stands still.
-        rates_7: learning rates, and weight decay.
+        rates_8: learning rates, and weight decay of both AdamW networks.
         num_seen: events learned before.
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
@@ -219,7 +221,7 @@ def process_networks(
                 networks,
                 rows_6,
                 learning_6,
-                rates_7,
+                rates_8,
                 num_seen + b,
                 view_V,
                 num_inputs,

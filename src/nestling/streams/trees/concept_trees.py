@@ -121,7 +121,7 @@ def answer_pool(
         p_K: filled; sums to 1, all above 0.
     """
     forest, shares_T, concepts_T2 = pool[:FOREST_END], pool[SHARES], pool[CONCEPTS]
-    one_K = forest[SCRATCH][2, : p_K.shape[0]]
+    one_K = np.empty(p_K.shape[0])  # not the scratch: a query leaves every array as it is
     p_K[:] = 0.0
     for tree in range(shares_T.shape[0]):
         if concepts_T2[tree, BORN] >= 0:

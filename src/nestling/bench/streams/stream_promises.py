@@ -16,10 +16,11 @@ from nestling.bench.streams.pixel_events import measure_pixels_as_events
 from nestling.bench.streams.stream_cells import (
     OUR_CODE,
     OURS,
+    RIVALS_CODE,
+    SHARED_CODE,
     StreamCell,
     StreamOutcome,
     identify_files,
-    identify_system,
 )
 from nestling.bench.streams.stream_figures import (
     BEST,
@@ -262,7 +263,7 @@ def _describe_settings(
 
 def _name_code(name: str) -> str:
     if name == "bike-arf":
-        return identify_system(_FOREST)
+        return identify_files(*SHARED_CODE, *RIVALS_CODE, "bench/streams/stream_values.py")
     return identify_files("bench/streams", "bench/timing.py", "data/events", *OUR_CODE)
 
 

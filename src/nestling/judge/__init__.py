@@ -8,18 +8,31 @@ from nestling.judge.curves import (
 )
 from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
+from nestling.judge.recoveries import (
+    Recovery,
+    compare_visits,
+    count_excess_errors,
+    measure_recoveries,
+)
 from nestling.judge.scores import measure_accuracy, measure_r_squared
+from nestling.judge.stream_scores import StreamScores, ValueScores
 
 __all__ = [
     "FORMULAS",
     "AccuracyMatrix",
     "Estimate",
     "LevelCompute",
+    "Recovery",
+    "StreamScores",
+    "ValueScores",
     "compare_paired",
+    "compare_visits",
+    "count_excess_errors",
     "estimate_mean",
     "formula",
     "measure_accuracy",
     "measure_r_squared",
+    "measure_recoveries",
     "negative_flip_rate",
     "retention_half_life",
     "steps_to_fraction",

@@ -55,8 +55,8 @@ def run(
         streams: one whose file is not at hand is left out, with a line that says so; None for
             STREAMS.
         folder: where files lie; see `find_folder`.
-        say: told a line at a time: accuracies since the last line, where another concept begins, and
-            at the end of a stream over all of it.
+        say: told a line at a time: accuracies since the last line, where another concept begins,
+            and at the end of a stream over all of it.
 
     Returns: `accuracy_over_logistic_...` per stream, and `total_seconds`; a row per stream.
 

@@ -53,6 +53,8 @@ class StreamClassifier:
     mixes them; see `docs/streams.md`. One default, no setting per stream.
 
     Args:
+        classes: labels that are known to come, so that the first events can be answered before the
+            first label; others are learned as they appear all the same.
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
         model: a torch module that is one more expert, "model": from numeric columns in running
@@ -77,6 +79,7 @@ class StreamClassifier:
     def __init__(
         self,
         *,
+        classes: Iterable[Label] = (),
         seed: int = 0,
         without: Sequence[str] = (),
         model: nn.Module | None = None,
@@ -89,6 +92,8 @@ class StreamClassifier:
 
         self._lock = RemadeLock()
         self._seen = SeenLabels()
+        for label in classes:
+            self._seen.admit(label)
         self._run = make_run(
             choose_experts(without),
             seed,
@@ -170,8 +175,8 @@ class StreamClassifier:
             run.waiting.check_new(event_id)
         row_C = run.columns.encode_one(x, grow=event_id is not None)
         if event_id is None:
-            if not len(self._seen):
-                return np.zeros(0)
+            if not run.pool.sizes.num_outputs:
+                return np.full(len(self._seen), 1.0 / max(len(self._seen), 1))
             return cast(Floats, run.foresee(row_C[None])[0])
         run.fit_sizes(len(self._seen))
         return cast(Floats, run.expect(row_C[None], event_id)[0])
@@ -228,8 +233,9 @@ class StreamClassifier:
 
     def _foresee_many(self, X: object) -> Floats:
         rows_NC = self._run.columns.encode_many(X, grow=False)
-        if not len(self._seen) or not len(rows_NC):
-            return np.zeros((len(rows_NC), len(self._seen)))
+        if not self._run.pool.sizes.num_outputs or not len(rows_NC):
+            num_classes = len(self._seen)
+            return np.full((len(rows_NC), num_classes), 1.0 / max(num_classes, 1))
         return self._run.foresee(rows_NC)
 
     @locked

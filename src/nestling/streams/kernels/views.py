@@ -111,7 +111,7 @@ def hash_values(x_C: Floats) -> int:
         if not np.isnan(x_C[c]):
             mixed = (mixed ^ np.uint64(bits_C[c])) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(c)
             mixed = mixed ^ (mixed >> np.uint64(31))
-    return np.int64(mixed)
+    return int(np.int64(mixed))
 
 
 @compiled

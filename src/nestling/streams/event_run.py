@@ -20,13 +20,14 @@ from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_arrays import Sizes, locate_view
 from nestling.streams.expert_levels import StreamLevels
 from nestling.streams.expert_pool import Events, ExpertPool
+from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# What a kernel does with an event; see `kernels.views`.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+FORESEE = VIEW | ANSWER | MIX
+TAKE_TARGET = TARGET | LEARN | HEAR
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
 # Events of levels that are remembered.
@@ -53,6 +54,10 @@ class EventRun:
         # The event that was foreseen last, as long as nothing has moved since.
         self._fresh: tuple[bytes, Events] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: what was foreseen last went through arrays that it has no more."""
+        return {**self.__dict__, "_fresh": None}
+
     def fit_sizes(self, num_outputs: int) -> None:
         """Make room for all columns, categories and outputs that have appeared."""
         wanted = (self.columns.num_growths, num_outputs)
@@ -69,14 +74,6 @@ class EventRun:
     def _slower(self) -> float:
         return 1.0 + self.waiting.mean_delay / HALVING_DELAY
 
-    def _foresee(self, x_BC: Floats, mode: int) -> Events:
-        """Answers to events as of now."""
-        events = self.pool.make_events(x_BC)
-        self.pool.view(mode, events)
-        self.pool.answer(FORESEE, events)
-        self.pool.mix(FORESEE, events, self._slower)
-        return events
-
     def foresee(self, x_BC: Floats) -> Floats:
         """Answers (B, K) to events that are only asked about; nothing moves."""
         width = self.pool.sizes.num_columns
@@ -85,9 +82,10 @@ class EventRun:
             most = min(width, x_BC.shape[1])
             filled_BC[:, :most] = x_BC[:, :most]
             x_BC = filled_BC
-        events = self._foresee(x_BC, FORESEE)
+        events = self.pool.make_events(x_BC)
+        self.pool.process(FORESEE, events, self._slower)
         self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
-        return events.mixed
+        return events.mixed.copy()
 
     def expect(self, x_1C: Floats, event_id: EventId) -> Floats:
         """Answer (1, K) to an event that has happened; it waits for its label.
@@ -98,11 +96,10 @@ class EventRun:
         self.waiting.check_new(event_id)
         self._fresh = None
         sizes = self.pool.sizes
-        if sizes.num_outputs:
-            events = self._foresee(x_1C, FORESEE | TAKE_IN)
-        else:  # before the first label there is nothing to answer
-            events = self.pool.make_events(x_1C)
-            self.pool.view(TAKE_IN, events)
+        events = self.pool.make_events(x_1C)
+        # Before the first label there is nothing to answer.
+        mode = FORESEE | TAKE_IN if sizes.num_outputs else TAKE_IN
+        self.pool.process(mode, events, self._slower)
         record = {
             "values": events.values[0],
             "views": events.views[0],
@@ -112,7 +109,7 @@ class EventRun:
         self.num_events += 1
         self.waiting.put(event_id, self.num_events, record)
         self.waiting.expire(self.num_events)
-        return events.mixed
+        return events.mixed.copy()
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
@@ -124,26 +121,24 @@ class EventRun:
             return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
         if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
-            events, mode = fresh[1], LEARN
+            events, mode = fresh[1], TAKE_IN | TAKE_TARGET
         else:
-            events, mode = self.pool.make_events(x_BC), FORESEE | LEARN
+            events, mode = self.pool.make_events(x_BC), FORESEE | TAKE_IN | TAKE_TARGET
         events.targets[:], events.weights[:] = target_B, weight_B
-        self.pool.view(mode | TAKE_IN, events)
-        self.pool.answer(mode, events)
-        self.pool.mix(mode, events, self._slower)
+        self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
         self.waiting.expire(self.num_events)
         self.happened += self._changes.collect()
-        return events.mixed
+        return events.mixed.copy()
 
     def _pass(self, x_1C: Floats) -> Floats:
         """Let an event happen whose label counts for nothing."""
         self._fresh = None
         events = self.pool.make_events(x_1C)
-        self.pool.view(TAKE_IN, events)
+        self.pool.process(TAKE_IN, events)
         self.num_events += 1
         self.waiting.expire(self.num_events)
-        return events.mixed
+        return events.mixed.copy()
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.
@@ -206,16 +201,15 @@ class EventRun:
         events = self.pool.make_events(x_1C)
         events.targets[:], events.weights[:] = target, weight
         if before.num_outputs:
+            events.views[:] = 0.0  # the room of a single event holds what was seen last
             events.views[0, locate_view(before, sizes)] = record["views"]
             events.answers[0] = self.pool.pad_answers(answers_EK)
         else:  # nothing was answered: no label had come yet
-            self.pool.view(FORESEE, events)
-            self.pool.answer(FORESEE, events)
-        self.pool.view(LEARN, events)
-        self.pool.mix(FORESEE | LEARN, events, self._slower)
+            self.pool.process(VIEW | ANSWER, events)
         # The gate judges by the answers that were given; what the experts learn from is what they
         # would answer now.
-        self.pool.answer(FORESEE | LEARN, events)
+        self.pool.process(TARGET | MIX | HEAR, events, self._slower)
+        self.pool.process(ANSWER | LEARN, events)
         self.happened += self._changes.collect()
 
     @property

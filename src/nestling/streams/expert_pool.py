@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.core.errors import ForeignSnapshot
 from nestling.levels import Freeze
+from nestling.streams.event_step import process_events, process_value_events
 from nestling.streams.expert_arrays import (
     EXPERTS,
     MOST_UNITS,
@@ -38,19 +39,14 @@ from nestling.streams.expert_arrays import (
     make_sparse_units,
     put_at,
 )
-from nestling.streams.kernels.gate_step import process_gate
-from nestling.streams.kernels.network_step import process_networks
-from nestling.streams.kernels.ridge_step import process_ridges
-from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
+from nestling.streams.kernels.addresses import tabulate
+from nestling.streams.kernels.views import LEARN, MIX, find_deviation
 from nestling.streams.solving import add_waiting, solve_sums
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
 from nestling.streams.trees.forest import add_leaves
 from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.tree_step import (
-    process_pool,
-    process_tree,
-    process_value_tree,
-    write_recent_columns,
+    lacks_room,
 )
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
@@ -79,6 +75,7 @@ class Events:
     Attributes:
         values: (B, C); a category's code; NaN where missing.
         views: (B, V) what the experts see.
+        recent: (B, Q) columns of the trees that see the recent past.
         targets: (B,) classes by number, or values in running deviations.
         weights: (B,) how often each counts.
         answers: (B, E, K) of each expert.
@@ -87,6 +84,7 @@ class Events:
 
     values: Floats
     views: Floats
+    recent: Floats
     targets: Floats
     weights: Floats
     answers: Floats
@@ -123,9 +121,9 @@ class ExpertPool:
         self.seed = seed
         self.sizes = Sizes()
         self.rows = {name: self.names.index(name) if name in names else -1 for name in EXPERTS}
-        self._of_networks = np.array([self.rows[name] for name in NETWORKS])
-        self._of_ridges = np.array([self.rows[name] for name in RIDGES])
+        self._rows = np.array([self.rows[name] for name in EXPERTS])
         self.learning = np.ones(len(EXPERTS), dtype=np.int64)
+        self._process_events = process_events if classifies else process_value_events
         self.rates = np.array([*RATES, *[WEIGHT_DECAY] * len(DECAYED)])
         self.num_learned = 0
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
@@ -138,6 +136,11 @@ class ExpertPool:
         self._due = np.zeros(len(RIDGES), dtype=np.int64)
         self.half_lives = dict(HALF_LIVES)
         self.parts: dict[str, Arrays] = self._make(Sizes())
+        self._gather()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: its kernels must read its own arrays."""
+        self.__dict__.update(state)
         self._gather()
 
     def _make(self, sizes: Sizes) -> dict[str, Arrays]:
@@ -319,51 +322,67 @@ class ExpertPool:
         return grown
 
     def _gather(self) -> None:
-        """Put the arrays together as the kernels take them, and room for what they write."""
+        """Tell the kernels where the arrays lie, and make room for what they write."""
         parts, sizes, num_experts = self.parts, self.sizes, len(self.names)
         outputs = max(sizes.num_outputs, 1)
         inputs = (sizes.num_inputs, sizes.num_view) * 2
-        self._networks: Any = tuple(
-            (*parts[name].values(), *_make_layers(count))
-            for name, count in zip(NETWORKS[:4], inputs, strict=True)
-        ) + tuple(tuple(parts[name].values()) for name in NETWORKS[4:])
-        self._ridges: Any = tuple(
-            tuple(values for key, values in parts[name].items() if key not in ("gram", "cross"))
+        layers = [*map(_make_layers, inputs), (), ()]
+        memories = [
+            [values for key, values in parts[name].items() if key not in ("gram", "cross")]
             for name in RIDGES
-        )
-        self._units: Any = (
-            tuple(parts["sparse_units"].values()),
-            tuple(parts["dense_units"].values()),
-        )
-        self._work: Any = (
+        ]
+        work = [
             *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
-            np.zeros((3, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-        )
-        self._forests: dict[str, Any] = {name: tuple(parts[name].values()) for name in TREES}
-        self._scaling: Any = tuple(parts["scaling"].values())
-        self._past: Any = tuple(parts["past"].values())
-        self._gate: Any = tuple(parts["gate"].values())
-        self._spread: Any = tuple(parts["spread"].values())
-        self._heard: Any = (
-            np.zeros((NUM_MIXERS + 1, outputs)),
-            np.zeros((num_experts, outputs)),
-            np.zeros(outputs),
-            np.zeros(outputs),
-        )
+            *(np.zeros((rows, outputs)) for rows in (3, NUM_SLOTS, NUM_SLOTS)),
+        ]
+        heard = [
+            *(np.zeros((rows, outputs)) for rows in (NUM_MIXERS + 1, num_experts)),
+            *(np.zeros(outputs) for _ in range(2)),
+        ]
+        arrays = {
+            "views": [*_list_arrays(parts, "scaling", "past", "target_scale")],
+            "networks": [
+                array
+                for name, room in zip(NETWORKS, layers, strict=True)
+                for array in (*parts[name].values(), *room)
+            ],
+            "ridges": [
+                *_list_arrays(parts, "sparse_units", "dense_units"),
+                *(array for memory in memories for array in memory),
+                *work,
+            ],
+            "gate": [*_list_arrays(parts, "gate", "spread"), *heard],
+            "switches": [
+                *(self._rows, self.learning, self.rates, self._due, self.clock, self.anew),
+                *(self._settings, *parts["recent_columns"].values()),
+            ],
+            **{name: _list_arrays(parts, name) for name in TREES},
+        }
+        self._table = tabulate(array for section in arrays.values() for array in section)
+        # The number of the first array of each section.
+        lengths = [len(section) for section in arrays.values()]
+        self._starts = np.cumsum([0, *lengths[:-1]])
+        # Whoever has a table keeps its arrays alive.
+        self._held = arrays
+        self._one = self._make_room(1)
 
-    def make_events(self, x_BC: Floats) -> Events:
-        """Room for what is known of events."""
-        num_events, sizes = len(x_BC), self.sizes
+    def _make_room(self, num_events: int) -> Events:
+        sizes = self.sizes
         return Events(
-            x_BC,
+            np.zeros((num_events, sizes.num_columns)),
             np.zeros((num_events, sizes.num_view)),
+            np.zeros((num_events, sizes.num_columns + sizes.num_numeric)),
             np.zeros(num_events),
             np.ones(num_events),
             np.zeros((num_events, len(self.names), sizes.num_outputs)),
             np.zeros((num_events, sizes.num_outputs)),
         )
+
+    def make_events(self, x_BC: Floats) -> Events:
+        """Room for what is known of events; that of a single one is used again."""
+        events = self._one if len(x_BC) == 1 else self._make_room(len(x_BC))
+        events.values[:] = x_BC
+        return events
 
     def count_outputs(self, answers_EK: Floats) -> int:
         """How many outputs there were when these answers were given."""
@@ -463,114 +482,51 @@ class ExpertPool:
         """Bytes of all arrays."""
         return sum(values.nbytes for part in self.parts.values() for values in part.values())
 
-    def view(self, mode: int, events: Events) -> None:
-        """View events, and let values and targets move what later ones are viewed by."""
-        process_views(
-            mode,
-            self._scaling,
-            self._past,
-            self.parts["target_scale"]["moments"],
-            self.rows["labels"],
-            int(self.learning[EXPERTS.index("labels")]),
-            self.classifies,
-            events.values,
-            events.targets,
-            events.views,
-            events.answers,
-        )
+    def process(self, mode: int, events: Events, slower: float = 1.0) -> None:
+        """Process events one after the other.
 
-    def answer(self, mode: int, events: Events) -> None:
-        """Let all experts answer events whose views stand, learn them, or both."""
-        given = events.targets, events.weights, events.answers
-        process_networks(
-            mode,
-            self._networks,
-            self._of_networks,
-            self.learning[: len(NETWORKS)],
-            self.rates,
-            self.num_learned,
-            self.sizes.num_inputs,
-            self.classifies,
-            events.views,
-            *given,
-        )
+        Args:
+            mode: sum of what is to be done; see `kernels.views`.
+            events: what is known of them, which is written.
+            slower: of the gate, 1 + delay / 100.
+        """
         next_event, num_events = 0, len(events)
         while next_event < num_events:
-            next_event = process_ridges(
+            before = next_event
+            next_event = self._process_events(
                 mode,
-                next_event,
-                self._units,
-                self._ridges,
-                self._work,
-                self._of_ridges,
-                self.learning[len(NETWORKS) : len(NETWORKS) + len(RIDGES)],
-                self._due,
-                self.clock,
-                self._scaling[5],
-                self._scaling[6],
+                before,
+                self._table,
+                self._starts,
                 self.sizes.num_inputs,
-                self.classifies,
+                self.num_learned,
+                slower,
                 events.values,
                 events.views,
-                *given,
+                events.recent,
+                events.targets,
+                events.weights,
+                events.answers,
+                events.mixed,
             )
-            self._solve_due()
-        self._answer_by_trees(mode, events)
-        if mode & LEARN:
-            self.num_learned += num_events
-            if self.freezes:
-                self.obey_freezes()
-
-    def _answer_by_trees(self, mode: int, events: Events) -> None:
-        given = events.targets, events.weights, events.answers
-        for at, name in enumerate(TREES):
-            row = self.rows[name]
-            if row < 0:
-                continue
-            wanted = mode if self.learning[EXPERTS.index(name)] else mode & FORESEE
-            kinds_C, x_BC = self._scaling[5], events.values
-            if name == "trees_recent":
-                columns = self.parts["recent_columns"]
-                kinds_C = columns["kinds"]
-                x_BC = np.empty((len(x_BC), kinds_C.size))
-                write_recent_columns(
-                    columns["source"],
-                    columns["rank"],
-                    self.sizes.num_inputs,
-                    events.values,
-                    events.views,
-                    x_BC,
-                )
-            process = process_pool if name != "tree" else process_tree
-            process = process if self.classifies else process_value_tree
-            anew_1 = self.anew[at : at + 1]
-            next_event = 0
-            while wanted and next_event < len(x_BC):
-                next_event = process(
-                    wanted, next_event, self._forests[name], row, kinds_C, anew_1, x_BC, *given
-                )
-                if next_event < len(x_BC):
-                    self.parts[name] = add_leaves(self.parts[name])
-                    self._forests[name] = tuple(self.parts[name].values())
-
-    def mix(self, mode: int, events: Events, slower: float) -> None:
-        """Mix what the experts answered, let the gate hear of the targets, or both."""
-        process_gate(
-            mode,
-            self._gate,
-            self._spread,
-            self._heard,
-            self._settings,
-            self.rows["spine"],
-            slower,
-            events.targets,
-            events.weights,
-            events.answers,
-            events.mixed,
-        )
-        if mode & FORESEE and not self.classifies:
+            if mode & LEARN:
+                self.num_learned += next_event - before
+                if self._due.any():
+                    self._solve_due()
+                elif next_event < num_events:
+                    self._add_leaves()
+        if mode & LEARN and self.freezes:
+            self.obey_freezes()
+        if mode & MIX and not self.classifies:
             moments = self.parts["target_scale"]["moments"]
             events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
+
+    def _add_leaves(self) -> None:
+        """Give the trees that have no room for one more split more of it."""
+        for name in TREES:
+            if self.rows[name] >= 0 and lacks_room(tuple(self.parts[name].values())):
+                self.parts[name] = add_leaves(self.parts[name])
+        self._gather()
 
     def _solve_due(self) -> None:
         due = self._due
@@ -594,16 +550,14 @@ class ExpertPool:
         due[:] = 0
 
     def _solve(self, name: str, part: Mapping[str, NDArray[Any]], num_waiting: int) -> None:
-        targets = part["targets"][:num_waiting, None]
-        if self.classifies:
-            targets = (targets == np.arange(self.sizes.num_outputs)).astype(np.float64)
         add_waiting(
             part["gram"],
             part["cross"],
             part["waiting"][:num_waiting],
-            targets,
+            part["targets"][:num_waiting],
             part["example_weights"][:num_waiting],
             self.half_lives[name],
+            classify=self.classifies,
         )
         strength = STRENGTHS[name]
         if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:
@@ -640,3 +594,7 @@ def _numpy(tensor: torch.Tensor, like: NDArray[Any]) -> NDArray[Any]:
 def dump_freeze(freeze: Freeze) -> dict[str, Any]:
     """A freeze as plain data."""
     return {"windows": [list(window) for window in freeze.windows], "until": freeze.until}
+
+
+def _list_arrays(parts: Mapping[str, Arrays], *names: str) -> list[NDArray[Any]]:
+    return [array for name in names for array in parts[name].values()]

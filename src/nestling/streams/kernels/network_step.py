@@ -6,6 +6,7 @@ Axes: B events of a block, V = D + N + 3 K inputs of a view, E experts that take
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.network import (
     MOST_STEPS,
@@ -20,7 +21,7 @@ from nestling.streams.kernels.network import (
     learn_linear,
     softmax_into,
 )
-from nestling.streams.kernels.views import FORESEE, LARGEST, LEARN
+from nestling.streams.kernels.views import ANSWER, LARGEST, LEARN
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -148,9 +149,46 @@ def learn_networks(
 
 
 @compiled
+def _open_network(table: Ints, at: int) -> Network:
+    return (
+        array_1(table, at, np.float32),
+        array_1(table, at + 1, np.float64),
+        array_1(table, at + 2, np.float32),
+        array_1(table, at + 3, np.float32),
+        array_1(table, at + 4, np.float32),
+    )
+
+
+@compiled
+def _open_adam_network(table: Ints, at: int) -> AdamNetwork:
+    return (
+        array_1(table, at, np.float32),
+        array_1(table, at + 1, np.float64),
+        array_1(table, at + 2, np.float32),
+        array_1(table, at + 3, np.float64),
+        array_1(table, at + 4, np.float32),
+        array_1(table, at + 5, np.float32),
+        array_1(table, at + 6, np.float32),
+    )
+
+
+@compiled
+def open_networks(table: Ints) -> Networks:
+    """The arrays of all networks and regressions, of which the table holds the addresses."""
+    return (
+        _open_network(table, 0),
+        _open_network(table, 5),
+        _open_adam_network(table, 10),
+        _open_adam_network(table, 17),
+        (array_2(table, 24, np.float64),),
+        (array_2(table, 25, np.float64),),
+    )
+
+
+@compiled
 def process_networks(
     mode: int,
-    networks: Networks,
+    table: Ints,
     rows_6: Ints,
     learning_6: Ints,
     rates_8: Floats,
@@ -165,9 +203,9 @@ def process_networks(
     """Answer and learn events one after the other.
 
     Args:
-        mode: FORESEE (answers are written), LEARN (targets are learned, by the answers that were
-            foreseen last), or both.
-        networks: weights.
+        mode: ANSWER (answers are written), LEARN (targets are learned, by the answers that were
+            given last), or both.
+        table: addresses of the weights.
         rows_6: row of each in the answers, -1 where it takes no part.
         learning_6: 0 where it stands still.
         rates_8: learning rates, and weight decay of both AdamW networks.
@@ -179,9 +217,10 @@ def process_networks(
         weight_B: how often each event counts.
         p_BEK: answers.
     """
+    networks = open_networks(table)
     for b in range(view_BV.shape[0]):
         view_V, p_EK = view_BV[b], p_BEK[b]
-        if mode & FORESEE:
+        if mode & ANSWER:
             answer_networks(networks, rows_6, view_V, num_inputs, classify, p_EK)
         if mode & LEARN:
             learn_networks(

@@ -7,6 +7,7 @@ V = D + N + 3 K.
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
@@ -16,8 +17,9 @@ Scaling = tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints, Ints]
 # averages_JK of labels by half-life, weights_J they sum to, last_K the last label
 TargetPast = tuple[Floats, Floats, Floats]
 
-# What is to be done with an event.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+# What is to be done with an event: view it, have all experts answer, mix what they say; let its
+# values move what later ones are viewed by, and its target; let the experts learn, the gate hear.
+VIEW, ANSWER, MIX, TAKE_IN, TARGET, LEARN, HEAR = 1, 2, 4, 8, 16, 32, 64
 # Beyond this many events the scaling forgets, so that a drift of many years is followed.
 MOST_COUNTED = 100_000.0
 LARGEST = 8.0
@@ -186,11 +188,31 @@ def find_deviation(scale_3: Floats) -> float:
 
 
 @compiled
+def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
+    """What events are viewed by, of which the table holds the addresses."""
+    scaling = (
+        array_1(table, 0, np.float64),
+        array_1(table, 1, np.float64),
+        array_1(table, 2, np.float64),
+        array_1(table, 3, np.float64),
+        array_1(table, 4, np.int64),
+        array_1(table, 5, np.int64),
+        array_1(table, 6, np.int64),
+        array_1(table, 7, np.int64),
+        array_2(table, 8, np.int64),
+    )
+    past = (
+        array_2(table, 9, np.float64),
+        array_1(table, 10, np.float64),
+        array_1(table, 11, np.float64),
+    )
+    return scaling, past, array_1(table, 12, np.float64)
+
+
+@compiled
 def process_views(
     mode: int,
-    scaling: Scaling,
-    past: TargetPast,
-    scale_3: Floats,
+    table: Ints,
     row: int,
     learns: int,
     classify: bool,
@@ -202,10 +224,10 @@ def process_views(
     """View events one after the other, and let values and targets move what they are viewed by.
 
     Args:
-        mode: sum of FORESEE (views, and the average of recent targets, are written), TAKE_IN (the
-            values move scaling and recent past) and LEARN (targets move the past).
-        scaling, past: moved.
-        scale_3: events, mean and squares of values that are foreseen; moved.
+        mode: sum of VIEW (views, and the average of recent targets, are written), TAKE_IN (the
+            values move scaling and recent past) and TARGET (targets move the past).
+        table: addresses of scaling, past, and of events, mean and squares of values that are
+            foreseen; all move.
         row: of the average of recent targets in the answers, -1 for none.
         learns: 0 where the averages of targets stand still.
         classify: whether targets are classes.
@@ -213,14 +235,15 @@ def process_views(
         target_B: classes by number; values, which are written over in running deviations.
         view_BV, p_BEK: written.
     """
+    scaling, past, scale_3 = open_views(table)
     for b in range(x_BC.shape[0]):
-        if mode & FORESEE:
+        if mode & VIEW:
             view_event(scaling, past, x_BC[b], classify, view_BV[b])
             if row >= 0:
                 answer_average(past, classify, p_BEK[b, row])
         if mode & TAKE_IN:
             take_in_values(scaling, x_BC[b])
-        if mode & LEARN:
+        if mode & TARGET:
             if not classify:
                 target_B[b] = scale_target(scale_3, target_B[b])
             if learns:

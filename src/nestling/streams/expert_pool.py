@@ -389,7 +389,12 @@ class ExpertPool:
         return int(answers_EK.shape[1])
 
     def pad_answers(self, answers_EK: Floats) -> Floats:
-        """Answers to all classes of now; those that were unknown then get hardly anything."""
+        """Answers to all classes of now; those that were unknown then get hardly anything.
+
+        Values stay as they are.
+        """
+        if not self.classifies:
+            return answers_EK
         num_outputs = self.sizes.num_outputs
         padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
         padded[:, : answers_EK.shape[1]] = answers_EK

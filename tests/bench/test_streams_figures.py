@@ -180,11 +180,11 @@ def test_curves_mark_the_drifts_and_draw_ours_last() -> None:
     from nestling.bench.streams.stream_curves import draw_streams, smooth_curve
 
     outcomes = [
-        make_outcome("sea", 0.8),
-        make_outcome("sea", 0.9, seed=1),
-        make_outcome("sea", 0.7, system="arf"),
-        make_outcome("elec2", 0.7, system="arf"),
-        make_outcome("elec2", failure="it broke", curve=[]),
+        make_outcome("sea", errors=[(0, 200)]),
+        make_outcome("sea", errors=[(0, 400)], seed=1),
+        make_outcome("sea", system="arf"),
+        make_outcome("elec2", system="arf"),
+        make_outcome("elec2", failure="it broke", num_events=0),
     ]
     figure = draw_streams(outcomes)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["sea", "elec2"]
@@ -192,11 +192,14 @@ def test_curves_mark_the_drifts_and_draw_ours_last() -> None:
     drifts = [line for line in sea.lines if len(set(line.get_xdata())) == 1]
     assert [line.get_xdata()[0] for line in drifts] == [10_000, 20_000, 30_000]
     curves = [line for line in sea.lines if line not in drifts]
-    assert [line.get_label() for line in curves] == ["arf", "nestling"]
-    assert curves[1].get_ydata()[0] == pytest.approx(85.0)
+    assert [line.get_label() for line in curves] == ["nestling", "arf"]
+    assert curves[0].get_zorder() > curves[1].get_zorder()
+    assert curves[0].get_ydata()[0] == pytest.approx(70.0)  # of a thousand events each
     assert [line.get_label() for line in elec2.lines] == ["arf"]
     assert figure.legends
     points = smooth_curve(outcomes[:1])
     assert points[0] == (500.0, pytest.approx(80.0))
+    assert points[1] == (1_500.0, 100.0)
     assert len(points) == 40
+    assert len(smooth_curve([make_outcome("phishing")])) == 25
     assert smooth_curve([]) == []

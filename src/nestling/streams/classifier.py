@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from nestling.core.errors import DataError, ForeignSnapshot, SettingError, suggest
 from nestling.core.locks import RemadeLock, locked
+from nestling.optim import OptimizerSpec
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
@@ -53,6 +55,10 @@ class StreamClassifier:
     Args:
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
+        model: a torch module that is one more expert, "model": from numeric columns in running
+            z-scores and one-hots of categories (B, D) to logits of the classes in the order in
+            which they appear, or to one value; learned in place.
+        optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their labels.
         max_age: events after which one stops to wait.
 
@@ -73,6 +79,8 @@ class StreamClassifier:
         *,
         seed: int = 0,
         without: Sequence[str] = (),
+        model: nn.Module | None = None,
+        optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
     ) -> None:
@@ -80,9 +88,16 @@ class StreamClassifier:
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
-        self.expert_names = choose_experts(without)
         self._seen = SeenLabels()
-        self._run = make_run(self.expert_names, seed, max_waiting=max_waiting, max_age=max_age)
+        self._run = make_run(
+            choose_experts(without),
+            seed,
+            model=model,
+            optimizer=optimizer,
+            max_waiting=max_waiting,
+            max_age=max_age,
+        )
+        self.expert_names = self._run.pool.names
 
     @property
     def classes(self) -> list[Label]:

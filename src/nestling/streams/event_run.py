@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from nestling.core.errors import NestlingError
+from nestling.optim import OptimizerSpec, adamw
 from nestling.streams.concept_readings import (
     ChangeCounter,
     ConceptReading,
@@ -22,6 +24,7 @@ from nestling.streams.expert_levels import StreamLevels
 from nestling.streams.expert_pool import Events, ExpertPool
 from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
+from nestling.streams.model_expert import ModelExpert
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -269,10 +272,18 @@ def make_run(
     classifies: bool = True,
     quantile: float | None = None,
     level: float = 0.9,
+    model: nn.Module | None = None,
+    optimizer: OptimizerSpec | None = None,
 ) -> EventRun:
     """Columns, experts and waiting events of a stream that begins; see `ExpertPool`."""
+    added = None
+    if model is not None:
+        added = ModelExpert(model, optimizer or adamw(), classifies=classifies)
+        names = (*names, "model")
     waiting = WaitingEvents(max_events=max_waiting, max_age=max_age)
-    pool = ExpertPool(names, seed, classifies=classifies, quantile=quantile, level=level)
+    pool = ExpertPool(
+        names, seed, classifies=classifies, quantile=quantile, level=level, model=added
+    )
     return EventRun(EventColumns(), pool, waiting)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,8 @@ from nestling.streams.expert_arrays import (
     put_at,
 )
 from nestling.streams.kernels.addresses import tabulate
-from nestling.streams.kernels.views import LEARN, MIX, find_deviation
+from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
+from nestling.streams.model_expert import ModelExpert
 from nestling.streams.solving import add_waiting, solve_sums
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
 from nestling.streams.trees.forest import add_leaves
@@ -93,6 +94,10 @@ class Events:
     def __len__(self) -> int:
         return len(self.values)
 
+    def cut(self, b: int) -> "Events":
+        """One event of the block; what is written to it is written here."""
+        return Events(*(getattr(self, field.name)[b : b + 1] for field in fields(self)))
+
 
 class ExpertPool:
     """Experts of a stream and their gate, as arrays by name.
@@ -103,6 +108,7 @@ class ExpertPool:
         classifies: whether targets are classes.
         quantile: of values, that is foreseen; None for the mean.
         level: share of values that their interval should hold.
+        model: the expert "model" of `names`.
     """
 
     def __init__(
@@ -113,11 +119,13 @@ class ExpertPool:
         classifies: bool = True,
         quantile: float | None = None,
         level: float = 0.9,
+        model: ModelExpert | None = None,
     ) -> None:
         self.names = tuple(names)
         self.classifies = classifies
         self._settings = np.array([1.0 if classifies else 0.0, quantile or 0.0])
         self.level = level
+        self.model = model
         self.seed = seed
         self.sizes = Sizes()
         self.rows = {name: self.names.index(name) if name in names else -1 for name in EXPERTS}
@@ -417,10 +425,13 @@ class ExpertPool:
     def obey_freezes(self) -> None:
         """Let those stand still that are frozen at the next event."""
         for at, name in enumerate(EXPERTS):
-            freeze = self.freezes.get(name)
-            self.learning[at] = freeze is None or not freeze.covers(
-                self.num_learned + 1, is_released=name in self._released
-            )
+            self.learning[at] = not self._is_frozen(name)
+
+    def _is_frozen(self, name: str) -> bool:
+        freeze = self.freezes.get(name)
+        return freeze is not None and freeze.covers(
+            self.num_learned + 1, is_released=name in self._released
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
@@ -440,6 +451,7 @@ class ExpertPool:
             "num_solved": dict(self.num_solved),
             "freezes": {name: dump_freeze(one) for name, one in self.freezes.items()},
             "released": sorted(self._released),
+            "model": None if self.model is None else self.model.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -456,6 +468,8 @@ class ExpertPool:
                     f"the state has {name} {state.get(name)!r}, this learner {own!r}; make it with "
                     "the same arguments"
                 )
+        if self.model is not None:
+            self.model.load_state_dict(state["model"])
         self.parts = {
             name: {key: _numpy(part[key], array) for key, array in self.parts[name].items()}
             for name, part in state["parts"].items()
@@ -471,6 +485,12 @@ class ExpertPool:
         self.obey_freezes()
         self._gather()
 
+    def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Tensors of an expert by name (copies)."""
+        if name == "model" and self.model is not None:
+            return self.model.tensors()
+        return tensors_of(self.parts["past" if name == "labels" else name])
+
     def read_interval(self) -> tuple[float, float]:
         """How far below and above an answer its interval ends, in units of the target."""
         low, high, scale = self.parts["spread"]["interval"][:3]
@@ -485,7 +505,9 @@ class ExpertPool:
     @property
     def num_bytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(values.nbytes for part in self.parts.values() for values in part.values())
+        own = sum(values.nbytes for part in self.parts.values() for values in part.values())
+        tensors = {} if self.model is None else self.model.tensors()
+        return own + sum(tensor.nbytes for tensor in tensors.values())
 
     def process(self, mode: int, events: Events, slower: float = 1.0) -> None:
         """Process events one after the other.
@@ -495,6 +517,20 @@ class ExpertPool:
             events: what is known of them, which is written.
             slower: of the gate, 1 + delay / 100.
         """
+        if self.model is None:
+            self._process(mode, events, slower)
+        else:
+            for b in range(len(events)):
+                self._process_with_model(self.model, mode, events.cut(b), slower)
+                if mode & LEARN and self.freezes:
+                    self.obey_freezes()
+        if mode & LEARN and self.freezes:
+            self.obey_freezes()
+        if mode & MIX and not self.classifies:
+            moments = self.parts["target_scale"]["moments"]
+            events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
+
+    def _process(self, mode: int, events: Events, slower: float) -> None:
         next_event, num_events = 0, len(events)
         while next_event < num_events:
             before = next_event
@@ -520,11 +556,20 @@ class ExpertPool:
                     self._solve_due()
                 elif next_event < num_events:
                     self._add_leaves()
-        if mode & LEARN and self.freezes:
-            self.obey_freezes()
-        if mode & MIX and not self.classifies:
-            moments = self.parts["target_scale"]["moments"]
-            events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
+
+    def _process_with_model(
+        self, model: ModelExpert, mode: int, event: Events, slower: float
+    ) -> None:
+        """One event; the model answers and learns beside the kernels."""
+        row, is_frozen = self.names.index("model"), self._is_frozen("model")
+        if mode & ANSWER:
+            self._process(mode & (VIEW | ANSWER), event, slower)
+            model.answer(event.views[0], self.sizes.num_inputs, event.answers[0, row])
+        if rest := mode & ~(VIEW | ANSWER):
+            self._process(rest, event, slower)
+        if mode & LEARN and not is_frozen:
+            target, weight = float(event.targets[0]), float(event.weights[0])
+            model.learn(event.views[0], self.sizes.num_inputs, target, weight)
 
     def _add_leaves(self) -> None:
         """Give the trees that have no room for one more split more of it."""

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError
 from nestling.core.locks import RemadeLock, locked
+from nestling.optim import OptimizerSpec
 from nestling.streams.classifier import check_weight, choose_experts, read_weights
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import VALUE_EXPERTS
@@ -35,6 +37,10 @@ class StreamRegressor:
         interval: share of targets that should lie in their intervals, in (0, 1).
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
+        model: a torch module that is one more expert, "model": from numeric columns in running
+            z-scores and one-hots of categories (B, D) to logits of the classes in the order in
+            which they appear, or to one value; learned in place.
+        optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their targets.
         max_age: events after which one stops to wait.
 
@@ -57,6 +63,8 @@ class StreamRegressor:
         interval: float = 0.9,
         seed: int = 0,
         without: Sequence[str] = (),
+        model: nn.Module | None = None,
+        optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
     ) -> None:
@@ -69,17 +77,19 @@ class StreamRegressor:
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
-        self.expert_names = choose_experts(without, VALUE_EXPERTS)
         self.loss = loss
         self._run = make_run(
-            self.expert_names,
+            choose_experts(without, VALUE_EXPERTS),
             seed,
             max_waiting=max_waiting,
             max_age=max_age,
+            model=model,
+            optimizer=optimizer,
             classifies=False,
             quantile={"squared": None, "absolute": 0.5, "quantile": quantile}[loss],
             level=interval,
         )
+        self.expert_names = self._run.pool.names
 
     @property
     def num_bytes(self) -> int:

@@ -57,6 +57,10 @@ class EventRun:
         # The event that was foreseen last, as long as nothing has moved since.
         self._fresh: tuple[bytes, Events] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: what was foreseen last went through arrays that it has no more."""
+        return {**self.__dict__, "_fresh": None}
+
     def fit_sizes(self, num_outputs: int) -> None:
         """Make room for all columns, categories and outputs that have appeared."""
         wanted = (self.columns.num_growths, num_outputs)
@@ -137,7 +141,7 @@ class EventRun:
         self.pool.process(TAKE_IN, events)
         self.num_events += 1
         self.waiting.expire(self.num_events)
-        return events.mixed
+        return events.mixed.copy()
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.
@@ -200,6 +204,7 @@ class EventRun:
         events = self.pool.make_events(x_1C)
         events.targets[:], events.weights[:] = target, weight
         if before.num_outputs:
+            events.views[:] = 0.0  # the room of a single event holds what was seen last
             events.views[0, locate_view(before, sizes)] = record["views"]
             events.answers[0] = self.pool.pad_answers(answers_EK)
         else:  # nothing was answered: no label had come yet

@@ -146,6 +146,11 @@ class ExpertPool:
         self.parts: dict[str, Arrays] = self._make(Sizes())
         self._gather()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: its kernels must read its own arrays."""
+        self.__dict__.update(state)
+        self._gather()
+
     def _make(self, sizes: Sizes) -> dict[str, Arrays]:
         values, view, outputs = sizes.num_inputs, sizes.num_view, sizes.num_outputs
         units = make_sparse_units(sizes.num_units, sizes.num_columns, self.seed)
@@ -392,7 +397,12 @@ class ExpertPool:
         return int(answers_EK.shape[1])
 
     def pad_answers(self, answers_EK: Floats) -> Floats:
-        """Answers to all classes of now; those that were unknown then get hardly anything."""
+        """Answers to all classes of now; those that were unknown then get hardly anything.
+
+        Values stay as they are.
+        """
+        if not self.classifies:
+            return answers_EK
         num_outputs = self.sizes.num_outputs
         padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
         padded[:, : answers_EK.shape[1]] = answers_EK

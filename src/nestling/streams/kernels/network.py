@@ -24,7 +24,7 @@ SQUARE_RATE = 0.001
 # A larger input than of this square norm gets smaller steps.
 USUAL_SQUARE = 64.0
 # A step counts at most so often, whatever the weight: a larger one would overshoot.
-MOST_STEPS = 10.0
+MOST_STEPS = 2.0
 DECAY_MEAN, DECAY_SQUARE = 0.9, 0.999
 # Below this a moment is zero: smaller numbers would soon be denormal, which costs 5 x.
 TINY = 1e-15

@@ -36,11 +36,17 @@ MOST_MISSED = 3.0
 
 @compiled
 def _answer_by(z_K: Floats, classify: bool, p_K: Floats) -> None:
-    """What outputs say: probabilities of classes, or a value within 8 deviations."""
+    """What outputs say: probabilities of classes, or a value within 8 deviations.
+
+    A network that a learning rate of somebody's choice has blown up says nothing: the gate, which
+    hears all, must stay finite.
+    """
     if classify:
         softmax_into(z_K, p_K)
+        if not np.isfinite(p_K[0]):
+            p_K[:] = 1.0 / p_K.shape[0]
     else:
-        p_K[0] = min(max(z_K[0], -LARGEST), LARGEST)
+        p_K[0] = min(max(z_K[0], -LARGEST), LARGEST) if np.isfinite(z_K[0]) else 0.0
 
 
 @compiled

@@ -195,7 +195,7 @@ def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
         array_1(table, 1, np.float64),
         array_1(table, 2, np.float64),
         array_1(table, 3, np.float64),
-        array_1(table, 4, np.float64),
+        array_1(table, 4, np.int64),
         array_1(table, 5, np.int64),
         array_1(table, 6, np.int64),
         array_1(table, 7, np.int64),

@@ -157,7 +157,7 @@ def make_adam_network(num_inputs: int, num_outputs: int, seed: int) -> Arrays:
     """The same, with moments and updates per unit."""
     arrays = make_network(num_inputs, num_outputs, seed)
     arrays["moments"] = np.zeros(2 * arrays["weights"].size, dtype=np.float32)
-    arrays["counts"] = np.zeros(2 * NUM_HIDDEN + num_outputs)
+    arrays["faded"] = np.ones((2, 2 * NUM_HIDDEN + num_outputs))
     return arrays
 
 
@@ -194,9 +194,7 @@ def grow_network(
         return {name: made[name] for name in arrays}
     halves = np.split(arrays["moments"], 2)
     made["moments"] = np.concatenate([grow(half, with_new=False) for half in halves])
-    made["counts"] = put_at(
-        arrays["counts"], 0, np.arange(arrays["counts"].size), 2 * NUM_HIDDEN + num_outputs
-    )
+    made["faded"][:, : arrays["faded"].shape[1]] = arrays["faded"]
     return made
 
 

@@ -159,7 +159,7 @@ def _open_adam_network(table: Ints, at: int) -> AdamNetwork:
         array_1(table, at, np.float32),
         array_1(table, at + 1, np.float64),
         array_1(table, at + 2, np.float32),
-        array_1(table, at + 3, np.float64),
+        array_2(table, at + 3, np.float64),
         array_1(table, at + 4, np.float32),
         array_1(table, at + 5, np.float32),
         array_1(table, at + 6, np.float32),

@@ -167,7 +167,7 @@ class EventRun:
         codes_BC = np.maximum.accumulate(codes_BC, axis=0)
         before = self._num_codes
         codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
-        outputs_B = np.full(len(x_BC), sizes.num_outputs)
+        outputs_B = np.full(len(x_BC), sizes.num_outputs if self.pool.classifies else 1)
         if self.pool.classifies:
             found_B = np.maximum.accumulate(target_B.astype(np.int64) + 1)
             outputs_B = np.maximum(found_B, sizes.num_outputs)

@@ -92,14 +92,17 @@ class RiverStreamClassifier(MiniBatchClassifier):
 
     @property
     def _raw_memory_usage(self) -> int:
-        # River would walk through compiled kernels, which all learners share.
+        # River would count an array again for each view of it.
         return self.learner.num_bytes
 
     @classmethod
     def _unit_test_params(cls) -> Iterator[dict[str, Any]]:
         yield {}
 
-    def predict_proba_one(self, x: Features, *, id: EventId | None = None) -> dict[Label, float]:
+    # River passes on what a signature names; we name it instead of taking anything.
+    def predict_proba_one(  # type: ignore[override]
+        self, x: Features, *, id: EventId | None = None
+    ) -> dict[Label, float]:
         """Probabilities of the classes seen so far; empty before the first label.
 
         Args:
@@ -110,7 +113,9 @@ class RiverStreamClassifier(MiniBatchClassifier):
             x = self._columns.sort(x)
         return self.learner.predict_proba_one(x, id=id)
 
-    def predict_one(self, x: Features, *, id: EventId | None = None) -> Label | None:
+    def predict_one(  # type: ignore[override]
+        self, x: Features, *, id: EventId | None = None
+    ) -> Label | None:
         """The most probable class; None before the first label. See `predict_proba_one`."""
         if id is not None:
             x = self._columns.sort(x)

@@ -15,7 +15,7 @@ from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
-from nestling.streams.stream_state import read_stream, write_stream
+from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
     from nestling.streams.concept_readings import ConceptReading, StreamEvent
@@ -91,8 +91,17 @@ class StreamClassifier:
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
+        self._arguments = {
+            "classes": (known := tuple(classes)),
+            "seed": seed,
+            "without": tuple(without),
+            "model": model,
+            "optimizer": optimizer,
+            "max_waiting": max_waiting,
+            "max_age": max_age,
+        }
         self._seen = SeenLabels()
-        for label in classes:
+        for label in known:
             self._seen.admit(label)
         self._run = make_run(
             choose_experts(without),
@@ -123,6 +132,10 @@ class StreamClassifier:
     def num_waiting(self) -> int:
         """Events that wait for their labels."""
         return self._run.waiting.num_waiting
+
+    def is_waiting(self, id: EventId) -> bool:
+        """Whether an event of this id waits for its label."""
+        return id in self._run.waiting
 
     @property
     def mean_delay(self) -> float:
@@ -293,6 +306,10 @@ class StreamClassifier:
             SnapshotError: missing, damaged, or of another learner; nothing changed then.
         """
         self.load_state_dict(read_stream(Path(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Kernels and their arrays stay behind: what was learned is plain data.
+        return remake_learner, (type(self), self._arguments, to_plain(self.state_dict()))
 
 
 def check_weight(weight: float) -> None:

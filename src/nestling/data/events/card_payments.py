@@ -235,7 +235,9 @@ def _draw_fraud(scheme: str, customer: _Customer, drawn: Generator) -> dict[str,
         amount, device, is_known = 240.0 * noise, "chip", True
         country = _pick(("th", "br", "tr", "us", "ng"), (0.3, 0.25, 0.2, 0.15, 0.1), drawn)
     else:
-        merchant = _pick(("gift cards", "digital", "clothes", "travel"), (0.4, 0.2, 0.2, 0.2), drawn)
+        merchant = _pick(
+            ("gift cards", "digital", "clothes", "travel"), (0.4, 0.2, 0.2, 0.2), drawn
+        )
         amount = customer.level * 3.0 * noise
         device, changed = _pick(("phone", "browser"), (0.6, 0.4), drawn), drawn.exponential(1.5)
     if not is_known and drawn.random() < 0.15:  # the device is imitated

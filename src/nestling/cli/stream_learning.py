@@ -291,9 +291,11 @@ def _list_figures(learner: "StreamLearner", stream: "FollowedStream | None") -> 
 def _describe(figures: dict[str, Any]) -> str:
     """One line for people."""
     said = [f"{figures['events']:,} events, {figures['learned']:,} learned"]
-    for name in ("accuracy", "kappa", "mae", "rmse"):
-        if figures.get(name) is not None:
-            said.append(f"{name} {figures[name]:.4g}")
+    said += [
+        f"{name} {figures[name]:.4g}"
+        for name in ("accuracy", "kappa", "mae", "rmse")
+        if figures.get(name) is not None
+    ]
     for name, text in (
         ("late", "labels came late"),
         ("waiting", "wait for their labels"),

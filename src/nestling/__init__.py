@@ -56,6 +56,14 @@ if TYPE_CHECKING:
     from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
     from nestling.optim import adam, adamw, sgd
     from nestling.streams import StreamClassifier, StreamRegressor
+    from nestling.streams.adapters.river_estimators import (
+        RiverStreamClassifier,
+        RiverStreamRegressor,
+    )
+    from nestling.streams.adapters.stream_estimators import (
+        NestedStreamClassifier,
+        NestedStreamRegressor,
+    )
 
 __version__ = "0.1.0"
 
@@ -106,6 +114,14 @@ _HOMES = {
         "sgd",
     ),
     "nestling.streams": ("StreamClassifier", "StreamRegressor"),
+    "nestling.streams.adapters.river_estimators": (
+        "RiverStreamClassifier",
+        "RiverStreamRegressor",
+    ),
+    "nestling.streams.adapters.stream_estimators": (
+        "NestedStreamClassifier",
+        "NestedStreamRegressor",
+    ),
 }
 
 # Rooms that can be reached as `nl.NAME`. They stand beside `__all__`, not in it: a star import
@@ -145,12 +161,16 @@ __all__ = [
     "NestedClassifier",
     "NestedOptimizer",
     "NestedRegressor",
+    "NestedStreamClassifier",
+    "NestedStreamRegressor",
     "NestlingError",
     "ParentGate",
     "PersonalLearner",
     "Plan",
     "RandomFeatures",
     "RidgeMemory",
+    "RiverStreamClassifier",
+    "RiverStreamRegressor",
     "ScheduleGate",
     "Sleep",
     "StreamClassifier",

@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from nestling.bench.streams.stream_figures import (
     build_retention_figures,
     build_visit_figures,
     list_held_out,
+    list_late,
     list_recoveries,
     list_scores,
     list_worth,
+    measure_late,
 )
 from nestling.data.events import open_events
 
@@ -131,8 +134,19 @@ def test_a_partial_cell_has_no_recoveries() -> None:
 
 
 def test_late_labels_have_figures_of_ours_alone() -> None:
-    outcomes = [make_outcome("elec2", 0.9), make_outcome("elec2", 0.7, system="logistic")]
-    assert build_late_figures(outcomes) == {"delayed_elec2": 0.9}
+    outcomes = [make_outcome("elec2"), make_outcome("elec2", system="logistic")]
+    assert list(build_late_figures(outcomes)) == ["delayed_elec2"]
+    assert [row["system"] for row in list_late(outcomes)] == ["nestling", "logistic"]
+
+
+@pytest.mark.parametrize("num_wrong", [0, 1_001])
+def test_answers_before_the_first_label_count_as_guesses(num_wrong: int) -> None:
+    """Whether they were right or not: nobody had heard of a class."""
+    outcome = make_outcome("elec2", errors=[(0, num_wrong), (2_000, 312)])
+    late = replace(outcome, cell=replace(outcome.cell, delay=1_000))
+    assert measure_late(late) == pytest.approx(1.0 - (500.5 + 312) / 45_312)
+    assert build_late_figures([late])["delayed_elec2"] == measure_late(late)
+    assert list_late([late])[0]["delayed"] == measure_late(late)
 
 
 def test_a_row_per_stream_and_system() -> None:

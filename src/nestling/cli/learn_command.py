@@ -4,17 +4,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from nestling.cli.output import json_option, show_progress, show_table, write_json
+from nestling.cli.stream_learning import StreamChoices, learn_stream
 
 if TYPE_CHECKING:
     from nestling.jobs.job import Job
     from nestling.jobs.running import Position
 
 
+# What only a stream takes, and what it does not take.
+_STREAM_ONLY = (
+    *("task", "block", "id_column", "late_labels", "time", "categories", "predictions"),
+    *("save", "restore", "strict"),
+)
+_NOT_OF_STREAMS = ("test", "out", "resume")
+
+
 @click.command()
-@click.argument("source", metavar="JOB.toml|TABLE", type=click.Path(path_type=Path))
-@click.option("--target", help="Column to predict, for a table in place of a job.")
+@click.argument("source", metavar="JOB.toml|TABLE|-", type=click.Path(path_type=Path))
+@click.option("--target", help="Column to predict, for a table or a stream in place of a job.")
 @click.option(
     "--test",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -22,16 +32,72 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="The run folder.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    help="Stream: what the target is; labels by default.",
+)
+@click.option(
+    "--block",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Stream: events that are answered together, then learned together; more is faster.",
+)
+@click.option("--id", "id_column", help="Stream: column that names events for late labels.")
+@click.option(
+    "--late-labels",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Stream: CSV of ids and labels, read along; a column 'after' says after how many events.",
+)
+@click.option("--time", help="Stream: column, here and in late labels, that says when.")
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    help="Stream: column whose numbers are names; may be given several times.",
+)
+@click.option(
+    "--predictions",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Stream: write every answer to this CSV; - for standard output.",
+)
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Stream: save the learner in this folder at the end, or when stopped.",
+)
+@click.option(
+    "--restore",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Stream: go on with the learner saved in this folder.",
+)
+@click.option("--strict", is_flag=True, help="Stream: stop at a broken line in place of skipping.")
 @json_option
+@click.pass_context
 def learn(
+    context: click.Context,
     source: Path,
     target: str | None,
     test: Path | None,
     out: Path | None,
     resume: bool,
+    task: str | None,
+    block: int,
+    id_column: str | None,
+    late_labels: Path | None,
+    time: str | None,
+    categories: tuple[str, ...],
+    predictions: Path | None,
+    save: Path | None,
+    restore: Path | None,
+    strict: bool,
     json_file: Path | None,
-) -> None:
+) -> int:
     """Learn the experiences of a job, or a table, in order and write a run folder with a report.
+
+    With - in place of a file: learn a stream of events from standard input, each answered before
+    its label is learned.
 
     A table (.csv, .parquet) may hold numbers, text, dates and blanks: it is encoded, and a model
     is made to fit.
@@ -41,6 +107,9 @@ def learn(
       nestling learn customers.csv --target churned
       nestling learn job.toml
       nestling learn job.toml --resume     # after it was stopped
+      nestling learn - --target fraud < payments.csv
+      tail -f payments.csv | nestling learn - --target fraud --id payment \\
+        --late-labels reports.csv --predictions answers.csv --save learner
 
     \b
     job.toml:
@@ -49,6 +118,48 @@ def learn(
       out = "runs/days"
       epochs = 2
     """
+    is_stream = str(source) == "-"
+    _refuse_options(context, _NOT_OF_STREAMS if is_stream else _STREAM_ONLY, is_stream=is_stream)
+    if is_stream:
+        if target is None:
+            raise click.UsageError("which column of the stream is to be predicted? give --target")
+        choices = StreamChoices(
+            target=target,
+            task=task,
+            block=block,
+            id=id_column,
+            late_labels=late_labels,
+            time=time,
+            categories=categories,
+            predictions=predictions,
+            save=save,
+            restore=restore,
+            is_strict=strict,
+            json_file=json_file,
+        )
+        return learn_stream(choices)
+    _learn_job(source, target, test, out, resume=resume, json_file=json_file)
+    return 0
+
+
+def _refuse_options(context: click.Context, names: tuple[str, ...], *, is_stream: bool) -> None:
+    """Raise UsageError if one of these was given."""
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            said = "with a job or a table" if is_stream else "with a stream: nestling learn - ..."
+            raise click.UsageError(f"{parameter.opts[0]} goes {said}")
+
+
+def _learn_job(
+    source: Path,
+    target: str | None,
+    test: Path | None,
+    out: Path | None,
+    *,
+    resume: bool,
+    json_file: Path | None,
+) -> None:
     from nestling.bench.table import build_table
     from nestling.jobs.running import run_job
     from nestling.report import read_run

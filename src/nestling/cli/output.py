@@ -69,6 +69,25 @@ def show_progress(title: str) -> Iterator[Advance]:
         yield lambda text, share: progress.update(task, description=text, completed=share)
 
 
+@contextmanager
+def show_status(text: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that changes while a block runs, on a terminal only.
+
+    Args:
+        text: what it says at first.
+
+    Returns: a function that is told what it shall say.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _text: None
+        return
+    with console.status(text) as status:
+        yield status.update
+
+
 def write_json(path: Path, data: Mapping[str, object] | Sequence[object]) -> None:
     """Write JSON; the file is there whole or not at all.
 

@@ -3,6 +3,14 @@
 from nestling.streams.classifier import StreamClassifier
 from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.late_labels import WaitingEvents
+from nestling.streams.live.follow import Arrival, follow
 from nestling.streams.regressor import StreamRegressor
 
-__all__ = ["EventColumns", "StreamClassifier", "StreamRegressor", "WaitingEvents"]
+__all__ = [
+    "Arrival",
+    "EventColumns",
+    "StreamClassifier",
+    "StreamRegressor",
+    "WaitingEvents",
+    "follow",
+]

@@ -15,7 +15,7 @@ from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
-from nestling.streams.stream_state import read_stream, write_stream
+from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
     from nestling.streams.concept_readings import ConceptReading, StreamEvent
@@ -53,6 +53,8 @@ class StreamClassifier:
     mixes them; see `docs/streams.md`. One default, no setting per stream.
 
     Args:
+        classes: labels that are known to come, so that the first events can be answered before the
+            first label; others are learned as they appear all the same.
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
         model: a torch module that is one more expert, "model": from numeric columns in running
@@ -77,6 +79,7 @@ class StreamClassifier:
     def __init__(
         self,
         *,
+        classes: Iterable[Label] = (),
         seed: int = 0,
         without: Sequence[str] = (),
         model: nn.Module | None = None,
@@ -88,7 +91,18 @@ class StreamClassifier:
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
+        self._arguments = {
+            "classes": (known := tuple(classes)),
+            "seed": seed,
+            "without": tuple(without),
+            "model": model,
+            "optimizer": optimizer,
+            "max_waiting": max_waiting,
+            "max_age": max_age,
+        }
         self._seen = SeenLabels()
+        for label in known:
+            self._seen.admit(label)
         self._run = make_run(
             choose_experts(without),
             seed,
@@ -118,6 +132,10 @@ class StreamClassifier:
     def num_waiting(self) -> int:
         """Events that wait for their labels."""
         return self._run.waiting.num_waiting
+
+    def is_waiting(self, id: EventId) -> bool:
+        """Whether an event of this id waits for its label."""
+        return id in self._run.waiting
 
     @property
     def mean_delay(self) -> float:
@@ -170,8 +188,8 @@ class StreamClassifier:
             run.waiting.check_new(event_id)
         row_C = run.columns.encode_one(x, grow=event_id is not None)
         if event_id is None:
-            if not len(self._seen):
-                return np.zeros(0)
+            if not run.pool.sizes.num_outputs:
+                return np.full(len(self._seen), 1.0 / max(len(self._seen), 1))
             return cast(Floats, run.foresee(row_C[None])[0])
         run.fit_sizes(len(self._seen))
         return cast(Floats, run.expect(row_C[None], event_id)[0])
@@ -228,8 +246,9 @@ class StreamClassifier:
 
     def _foresee_many(self, X: object) -> Floats:
         rows_NC = self._run.columns.encode_many(X, grow=False)
-        if not len(self._seen) or not len(rows_NC):
-            return np.zeros((len(rows_NC), len(self._seen)))
+        if not self._run.pool.sizes.num_outputs or not len(rows_NC):
+            num_classes = len(self._seen)
+            return np.full((len(rows_NC), num_classes), 1.0 / max(num_classes, 1))
         return self._run.foresee(rows_NC)
 
     @locked
@@ -287,6 +306,10 @@ class StreamClassifier:
             SnapshotError: missing, damaged, or of another learner; nothing changed then.
         """
         self.load_state_dict(read_stream(Path(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Kernels and their arrays stay behind: what was learned is plain data.
+        return remake_learner, (type(self), self._arguments, to_plain(self.state_dict()))
 
 
 def check_weight(weight: float) -> None:

@@ -15,7 +15,7 @@ from nestling.streams.classifier import check_weight, choose_experts, read_weigh
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import VALUE_EXPERTS
 from nestling.streams.late_labels import EventId
-from nestling.streams.stream_state import read_stream, write_stream
+from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
     from nestling.streams.concept_readings import ConceptReading, StreamEvent
@@ -77,6 +77,17 @@ class StreamRegressor:
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
+        self._arguments = {
+            "loss": loss,
+            "quantile": quantile,
+            "interval": interval,
+            "seed": seed,
+            "without": tuple(without),
+            "model": model,
+            "optimizer": optimizer,
+            "max_waiting": max_waiting,
+            "max_age": max_age,
+        }
         self.loss = loss
         self._run = make_run(
             choose_experts(without, VALUE_EXPERTS),
@@ -105,6 +116,10 @@ class StreamRegressor:
     def num_waiting(self) -> int:
         """Events that wait for their targets."""
         return self._run.waiting.num_waiting
+
+    def is_waiting(self, id: EventId) -> bool:
+        """Whether an event of this id waits for its target."""
+        return id in self._run.waiting
 
     @property
     def mean_delay(self) -> float:
@@ -228,6 +243,10 @@ class StreamRegressor:
     def restore(self, path: Path | str) -> None:
         """Go on exactly where `snapshot` was taken; see `StreamClassifier.restore`."""
         self.load_state_dict(read_stream(Path(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Kernels and their arrays stay behind: what was learned is plain data.
+        return remake_learner, (type(self), self._arguments, to_plain(self.state_dict()))
 
 
 def read_target(y: object) -> float:

@@ -30,6 +30,7 @@ from nestling.bench.streams.stream_figures import (
     build_retention_figures,
     build_visit_figures,
     list_held_out,
+    list_late,
     list_recoveries,
     list_scores,
     list_worth,
@@ -105,7 +106,7 @@ def list_cell_parts(num_seeds: int, streams: Sequence[str] = ()) -> dict[str, Ce
         "retention": CellPart(ours(["digits"]), build_retention_figures, list_held_out),
         "second-visits": CellPart(ours(RETURNING), build_visit_figures, list_recoveries),
         "late": CellPart(
-            (*ours(LATE, DELAY), *theirs(LATE, LATE_RIVALS, DELAY)), build_late_figures, list_scores
+            (*ours(LATE, DELAY), *theirs(LATE, LATE_RIVALS, DELAY)), build_late_figures, list_late
         ),
         "recovery": CellPart(
             (*ours(RECOVERING), *theirs(RECOVERING, [_FOREST])),

@@ -38,7 +38,10 @@ def make_system(cell: StreamCell) -> Any:
         return RIVALS[cell.system](cell.seed, len(open_events(cell.stream).classes))
     source = _OUR_LEARNER if cell.system == OURS else cell.system
     make: Any = import_function(source)
-    return make(seed=cell.seed, without=cell.without)
+    # Where labels come late one knows which there are long before the first has come. Rivals that
+    # are networks are always told how many.
+    told = {"classes": open_events(cell.stream).classes} if cell.delay else {}
+    return make(seed=cell.seed, without=cell.without, **told)
 
 
 def run_stream_cell(cell: StreamCell, place: CellFolders) -> None:

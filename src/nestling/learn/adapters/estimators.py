@@ -173,24 +173,14 @@ class NestedClassifier(ClassifierMixin, _NestedEstimator):  # type: ignore[misc]
         is_first = not hasattr(self, "learner_")
         X, y = validate_data(self, X, y, dtype=np.float64, reset=is_first)
         check_classification_targets(y)
-        found, given = np.unique(y), None if classes is None else np.unique(np.asarray(classes))
-        known = (found if given is None else given) if is_first else self.classes_
-        if given is not None and not np.array_equal(given, known):
-            raise SettingError(
-                f"classes={given.tolist()} but they were {known.tolist()} before; leave them out"
-            )
-        if isinstance(found[0], str) != isinstance(known[0], str):
-            raise DataError(
-                f"labels such as {found.tolist()[0]!r} among {known.tolist()}; keep one kind"
-            )
-        new = np.setdiff1d(found, known)
-        if len(new) and (given is not None or self.is_declared_):
-            raise UnknownLabel(
-                f"label {new.tolist()[0]!r} is not in classes {known.tolist()}; declare it in the "
-                "first call of partial_fit, or give no classes there"
-            )
+        known, new = admit_labels(
+            y,
+            None if is_first else self.classes_,
+            declared=classes,
+            is_closed=not is_first and self.is_declared_,
+        )
         if is_first:
-            self._open(X, known, is_declared=given is not None)
+            self._open(X, known, is_declared=classes is not None)
         if len(new):
             self._number(np.concatenate([self.labels_, new]))
         index = self.columns_[np.searchsorted(self.classes_, y)]
@@ -267,6 +257,43 @@ class NestedRegressor(RegressorMixin, _NestedEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def admit_labels(
+    y: Array, known: Array | None, *, declared: Array | None, is_closed: bool
+) -> tuple[Array, Array]:
+    """Which labels of a call of `partial_fit` are known, and which come new.
+
+    Args:
+        y: (n,) labels.
+        known: of the calls before, ascending; None at the first.
+        declared: the argument `classes` of this call.
+        is_closed: `classes` was given at the first call: no others may come.
+
+    Returns: those known, ascending (at the first call: all), and the new ones.
+    Raises:
+        UnknownLabel: a label outside the declared classes.
+        DataError: labels of another kind.
+        SettingError: other classes than before.
+    """
+    found, given = np.unique(y), None if declared is None else np.unique(np.asarray(declared))
+    if known is None:
+        known = found if given is None else given
+    if given is not None and not np.array_equal(given, known):
+        raise SettingError(
+            f"classes={given.tolist()} but they were {known.tolist()} before; leave them out"
+        )
+    if isinstance(found[0], str) != isinstance(known[0], str):
+        raise DataError(
+            f"labels such as {found.tolist()[0]!r} among {known.tolist()}; keep one kind"
+        )
+    new = np.setdiff1d(found, known)
+    if len(new) and (given is not None or is_closed):
+        raise UnknownLabel(
+            f"label {new.tolist()[0]!r} is not in classes {known.tolist()}; declare it in the "
+            "first call of partial_fit, or give no classes there"
+        )
+    return known, new
 
 
 class _ShuffledBatches:

@@ -83,9 +83,9 @@ def open_forest(table: Ints, counts_LFBS: NDArray[Any]) -> Forest:
         array_1(table, 13, np.uint64),
         array_1(table, 14, np.float64),
         array_2(table, 15, np.float64),
-        array_2(table, 16, np.float64),
-        array_2(table, 17, np.int64),
-        array_4(table, 18, np.float64),
+        array_1(table, 16, np.float64),
+        array_1(table, 17, np.int64),
+        array_3(table, 18, np.float64),
     )
 
 

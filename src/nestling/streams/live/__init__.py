@@ -1,0 +1,1 @@
+"""Streams as they arrive: lines and late labels read, and a learner that follows them."""

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_streams import (
+    assert_finite,
     assert_same,
+    flatten,
     learn_all,
     make_either,
     make_growing,
@@ -22,6 +24,7 @@ from made_streams import (
 
 import nestling as nl
 from nestling.core.errors import ForeignSnapshot, NestlingError, SnapshotError
+from nestling.streams.expert_arrays import EXPERTS, VALUE_EXPERTS
 
 BOTH = pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
 
@@ -236,3 +239,25 @@ def test_damaged_snapshots_are_refused(tmp_path: Path) -> None:
     assert_same(learner, twin)
     learner.restore(tmp_path)
     assert_same(learner, twin)
+
+
+@BOTH
+@pytest.mark.parametrize("name", EXPERTS)
+def test_each_expert_alone(name: str, values: bool) -> None:
+    known = VALUE_EXPERTS if values else EXPERTS
+    if name not in known:
+        return
+    without = [other for other in known if other != name]
+    single, block = (make_learner(values=values, without=without) for _ in range(2))
+    examples = make_either(120, values=values)
+    learn_all(single, examples)
+    block.learn_many([x for x, _ in examples], [y for _, y in examples])
+    assert_same(single, block)
+    assert_finite(single)
+    # Those that are left out learn nothing.
+    idle = make_learner(values=values, without=without)
+    learn_all(idle, examples[:110])
+    before = idle.state_dict()["run"]["pool"]["parts"]
+    learn_all(idle, examples[110:])
+    after = idle.state_dict()["run"]["pool"]["parts"]
+    assert flatten(before[without[0]]) == flatten(after[without[0]]) or without[0] == "labels"

@@ -137,6 +137,9 @@ class ExpertPool:
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
         self.clock = np.zeros(2, dtype=np.int64)
         self.anew = np.zeros(len(TREES), dtype=np.int64)
+        # Levels that changed since `changes` was emptied, and at which event; see `_note_changes`.
+        self.changes: list[tuple[str, int]] = []
+        self._seen, self._counted = b"", self._count_changes()
         # How often each memory was solved.
         self.num_solved = dict.fromkeys(RIDGES, 0)
         self.freezes: dict[str, Freeze] = {}
@@ -479,6 +482,8 @@ class ExpertPool:
         self.half_lives = dict(state["half_lives"])
         self.num_learned = state["num_learned"]
         self.clock[:], self.anew[:] = state["clock"], state["anew"]
+        self.changes, self._counted = [], self._count_changes()
+        self._seen = b""
         self.num_solved = dict(state["num_solved"])
         self.freezes = {name: Freeze(**one) for name, one in state["freezes"].items()}
         self._released = set(state["released"])
@@ -552,10 +557,25 @@ class ExpertPool:
             )
             if mode & LEARN:
                 self.num_learned += next_event - before
+                self._note_changes()
                 if self._due.any():
                     self._solve_due()
-                elif next_event < num_events:
+                elif next_event == before:
                     self._add_leaves()
+
+    def _note_changes(self) -> None:
+        """Note at which event a concept was opened or a tree began anew."""
+        seen = self.clock[1:].tobytes() + self.anew.tobytes()
+        if seen == self._seen:  # as nearly always, and this is asked at every event
+            return
+        counts = self._count_changes()
+        for level, count in counts.items():
+            self.changes += [(level, self.num_learned)] * (count - self._counted[level])
+        self._seen, self._counted = seen, counts
+
+    def _count_changes(self) -> dict[str, int]:
+        counts = zip(TREES, self.anew.tolist(), strict=True)
+        return {"concepts": int(self.clock[1]), **dict(counts)}
 
     def _process_with_model(
         self, model: ModelExpert, mode: int, event: Events, slower: float

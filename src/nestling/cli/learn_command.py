@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 
 # What only a stream takes, and what it does not take.
-_STREAM_ONLY = ("task", "block", "id_column", "late_labels", "time", "categories", "predictions")
-_STREAM_ONLY += ("save", "restore", "strict")
+_STREAM_ONLY = (
+    *("task", "block", "id_column", "late_labels", "time", "categories"),
+    *("predictions", "save", "restore", "strict"),
+)
 _NOT_OF_STREAMS = ("test", "out", "resume")
 
 

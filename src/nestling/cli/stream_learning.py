@@ -47,7 +47,7 @@ class StreamChoices:
     json_file: Path | None
 
 
-class _Stop:
+class Stop:
     """Whether a signal has asked to stop; it breaks off reading, and nothing else."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def learn_stream(choices: StreamChoices) -> int:
         NestlingError: what was given cannot be learned; what was learned until then is saved.
         BrokenPipeError: whoever read our answers has gone; likewise.
     """
-    from nestling.streams.live.event_lines import LineFormat, read_event_lines
+    from nestling.streams.live.event_lines import BrokenLine, LineFormat, read_event_lines
     from nestling.streams.live.follow import follow
     from nestling.streams.live.label_lines import LabelLines, join_late_labels
 
@@ -140,7 +140,7 @@ def learn_stream(choices: StreamChoices) -> int:
         stop = stack.enter_context(_stop_on_signals())
         found = read_event_lines(stop.read_lines(_open_input()), form)
         arrivals: Iterator[Arrival | BrokenLine] = (
-            (getattr(one, "arrival", one) for one in found)
+            (one if isinstance(one, BrokenLine) else one.arrival for one in found)
             if labels is None
             else join_late_labels(found, labels, learner.is_waiting)
         )
@@ -248,9 +248,9 @@ def _round(value: object) -> str:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
+def _stop_on_signals() -> Iterator[Stop]:
     """Ctrl-C, or a signal to terminate, ends the stream between two events."""
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # only that one hears signals
         yield stop
         return
@@ -290,21 +290,21 @@ def _list_figures(learner: "StreamLearner", stream: "FollowedStream | None") -> 
 
 def _describe(figures: dict[str, Any]) -> str:
     """One line for people."""
-    said = [f"{figures['events']:,} events, {figures['learned']:,} learned"]
-    for name in ("accuracy", "kappa", "mae", "rmse"):
-        if figures.get(name) is not None:
-            said.append(f"{name} {figures[name]:.4g}")
-    for name, text in (
-        ("late", "labels came late"),
-        ("waiting", "wait for their labels"),
-        ("unknown_ids", "late labels for unknown ids"),
-        ("repeated_ids", "repeated ids"),
-        ("broken_lines", "broken lines skipped"),
-        ("drifts", "restarts after drift"),
-    ):
-        if figures.get(name):
-            said.append(f"{figures[name]:,} {text}")
-    said.append(f"{figures['concepts']} concepts")
+    scores = ("accuracy", "kappa", "mae", "rmse")
+    said = [
+        f"{figures['events']:,} events, {figures['learned']:,} learned",
+        *(f"{name} {figures[name]:.4g}" for name in scores if figures.get(name) is not None),
+    ]
+    counts = {
+        "late": "late labels",
+        "waiting": "still waiting",
+        "unknown_ids": "unknown ids",
+        "repeated_ids": "repeated ids",
+        "broken_lines": "broken lines skipped",
+        "drifts": "restarts after drift",
+    }
+    said += [f"{text} {figures[name]:,}" for name, text in counts.items() if figures.get(name)]
+    said.append(f"concepts {figures['concepts']}")
     if figures.get("saved"):
         said.append(f"saved in {figures['saved']}")
     return ", ".join(said)

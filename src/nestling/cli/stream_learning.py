@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import signal
 import sys
 import threading
@@ -116,7 +115,7 @@ def learn_stream(choices: StreamChoices) -> int:
         BrokenPipeError: whoever read our answers has gone; likewise.
     """
     from nestling.streams.live.event_lines import BrokenLine, LineFormat, read_event_lines
-    from nestling.streams.live.follow import follow
+    from nestling.streams.live.follow import follow, list_figures
     from nestling.streams.live.label_lines import LabelLines, join_late_labels
 
     _check(choices)
@@ -156,7 +155,7 @@ def learn_stream(choices: StreamChoices) -> int:
                 if now - looked >= _SECONDS_PER_LOOK:
                     looked = now
                     rate = stream.num_events / (now - started)
-                    text = _describe(_list_figures(learner, stream))
+                    text = _describe(list_figures(learner, stream))
                     show(f"{text}, {rate:,.0f} events/s")
         except (NestlingError, BrokenPipeError) as error:
             if stream is None:  # nothing was learned
@@ -164,7 +163,7 @@ def learn_stream(choices: StreamChoices) -> int:
             failure = error
         if choices.save is not None:
             learner.snapshot(choices.save)
-    figures = _list_figures(learner, stream) | {
+    figures = list_figures(learner, stream) | {
         "broken_lines": journal.num_broken,
         "is_interrupted": stop.is_asked,
         "saved": None if choices.save is None else str(choices.save),
@@ -262,30 +261,6 @@ def _stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, former in before.items():
             signal.signal(number, former)
-
-
-def _list_figures(learner: "StreamLearner", stream: "FollowedStream | None") -> dict[str, Any]:
-    """How the stream goes, by name; None what is not known."""
-    figures: dict[str, Any] = {
-        "events": 0 if stream is None else stream.num_events,
-        "learned": 0 if stream is None else stream.num_learned,
-        "late": 0 if stream is None else stream.num_late,
-        "waiting": learner.num_waiting,
-        "unknown_ids": 0 if stream is None else stream.num_unknown,
-        "repeated_ids": 0 if stream is None else stream.num_repeated,
-        "drifts": 0 if stream is None else stream.num_restarts,
-        "new_concepts": 0 if stream is None else stream.num_new_concepts,
-        "concepts": sum(one.level == "concepts" for one in learner.read_concepts()),
-    }
-    if stream is None or not stream.scores.num_events:
-        return figures
-    found = stream.scores.to_figures()
-    names = {"accuracy", "kappa", "mae", "rmse", "r_squared"}
-    return figures | {
-        name: value if math.isfinite(value) else None
-        for name, value in found.items()
-        if name in names
-    }
 
 
 def _describe(figures: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: install demo demo-stream demo-assistant test lint reference clean lock
+.PHONY: install demo demo-stream demo-assistant demo-fraud test lint reference clean lock
 
 install: $(READY)
 
@@ -23,6 +23,11 @@ demo-stream: $(READY)
 # One person's habits on an assistant's requests; fetches texts, and the encoder if need be
 demo-assistant: $(READY)
 	$(BIN)/python examples/assistant/assistant.py
+
+# Card fraud with labels weeks late, in money, beside River; made-up payments, fetches nothing
+demo-fraud: $(READY)
+	mkdir -p runs
+	$(BIN)/python examples/fraud/fraud.py --picture runs/fraud.png --json runs/fraud.json
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses 2

@@ -59,11 +59,9 @@ class StandInValues:
     def predict_one(self, _: Mapping[Any, Any]) -> float:
         return self.total / self.count if self.count else 0.0
 
-    def predict_interval_one(
-        self, x: Mapping[Any, Any], coverage: float = 0.9
-    ) -> tuple[float, float]:
+    def predict_interval_one(self, x: Mapping[Any, Any]) -> tuple[float, float]:
         middle = self.predict_one(x)
-        return middle - 200.0 * coverage, middle + 200.0 * coverage
+        return middle - 180.0, middle + 180.0
 
     def learn_one(self, _: Mapping[Any, Any], y: float) -> None:
         self.total += y

@@ -26,7 +26,7 @@ def test_a_line_per_look_and_the_change_is_said(tmp_path: Path) -> None:
     assert set(result.figures) == {"accuracy_over_logistic_digits", "total_seconds"}
     looks = [line for line in lines if " events: nestling " in line]
     assert len(looks) == 8
-    changed = [index for index, line in enumerate(looks) if line.endswith("the concept changes")]
+    changed = [index for index, line in enumerate(looks) if line.endswith("another concept")]
     assert changed == [3, 6]  # windows of 436: places 1,398 and 2,794
     assert lines[-1].startswith("elec2 is left out: data not fetched")
 

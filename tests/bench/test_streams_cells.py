@@ -208,7 +208,7 @@ def test_a_run_goes_on_where_it_was(place: CellFolders, monkeypatch: pytest.Monk
         cells, place, num_workers=1, progress=lambda text, share: told.append((text, share))
     )
     assert [one.cell for one in outcomes] == cells
-    assert made == [2, 2]  # once before anything starts
+    assert made == [2, 2, 2]  # one before anything starts, and one to warm up
     assert told == [(f"{OWN} on digits, seed 2", 1.0)]
     assert outcomes[0].num_events == 200
     assert set(outcomes[0].held_out) == {"200"}

@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from nestling.bench.streams.stream_figures import (
     build_retention_figures,
     build_visit_figures,
     list_held_out,
+    list_late,
     list_recoveries,
     list_scores,
     list_worth,
+    measure_late,
 )
 from nestling.data.events import open_events
 
@@ -131,8 +134,19 @@ def test_a_partial_cell_has_no_recoveries() -> None:
 
 
 def test_late_labels_have_figures_of_ours_alone() -> None:
-    outcomes = [make_outcome("elec2", 0.9), make_outcome("elec2", 0.7, system="logistic")]
-    assert build_late_figures(outcomes) == {"delayed_elec2": 0.9}
+    outcomes = [make_outcome("elec2"), make_outcome("elec2", system="logistic")]
+    assert list(build_late_figures(outcomes)) == ["delayed_elec2"]
+    assert [row["system"] for row in list_late(outcomes)] == ["nestling", "logistic"]
+
+
+@pytest.mark.parametrize("num_wrong", [0, 1_001])
+def test_answers_before_the_first_label_count_as_guesses(num_wrong: int) -> None:
+    """Whether they were right or not: nobody had heard of a class."""
+    outcome = make_outcome("elec2", errors=[(0, num_wrong), (2_000, 312)])
+    late = replace(outcome, cell=replace(outcome.cell, delay=1_000))
+    assert measure_late(late) == pytest.approx(1.0 - (500.5 + 312) / 45_312)
+    assert build_late_figures([late])["delayed_elec2"] == measure_late(late)
+    assert list_late([late])[0]["delayed"] == measure_late(late)
 
 
 def test_a_row_per_stream_and_system() -> None:
@@ -180,11 +194,11 @@ def test_curves_mark_the_drifts_and_draw_ours_last() -> None:
     from nestling.bench.streams.stream_curves import draw_streams, smooth_curve
 
     outcomes = [
-        make_outcome("sea", 0.8),
-        make_outcome("sea", 0.9, seed=1),
-        make_outcome("sea", 0.7, system="arf"),
-        make_outcome("elec2", 0.7, system="arf"),
-        make_outcome("elec2", failure="it broke", curve=[]),
+        make_outcome("sea", errors=[(0, 200)]),
+        make_outcome("sea", errors=[(0, 400)], seed=1),
+        make_outcome("sea", system="arf"),
+        make_outcome("elec2", system="arf"),
+        make_outcome("elec2", failure="it broke", num_events=0),
     ]
     figure = draw_streams(outcomes)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["sea", "elec2"]
@@ -192,11 +206,14 @@ def test_curves_mark_the_drifts_and_draw_ours_last() -> None:
     drifts = [line for line in sea.lines if len(set(line.get_xdata())) == 1]
     assert [line.get_xdata()[0] for line in drifts] == [10_000, 20_000, 30_000]
     curves = [line for line in sea.lines if line not in drifts]
-    assert [line.get_label() for line in curves] == ["arf", "nestling"]
-    assert curves[1].get_ydata()[0] == pytest.approx(85.0)
+    assert [line.get_label() for line in curves] == ["nestling", "arf"]
+    assert curves[0].get_zorder() > curves[1].get_zorder()
+    assert curves[0].get_ydata()[0] == pytest.approx(70.0)  # of a thousand events each
     assert [line.get_label() for line in elec2.lines] == ["arf"]
     assert figure.legends
     points = smooth_curve(outcomes[:1])
     assert points[0] == (500.0, pytest.approx(80.0))
+    assert points[1] == (1_500.0, 100.0)
     assert len(points) == 40
+    assert len(smooth_curve([make_outcome("phishing")])) == 25
     assert smooth_curve([]) == []

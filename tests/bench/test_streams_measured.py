@@ -18,6 +18,7 @@ from nestling.bench.streams.pixel_events import (
     follow_pixels,
     follow_tensors,
     measure_pixels_as_events,
+    scale_rows,
 )
 from nestling.bench.streams.stream_speed import SpeedAmounts, measure_speed, measure_state
 from nestling.bench.streams.stream_values import follow_values, measure_values
@@ -207,6 +208,7 @@ def test_a_changing_stream_of_pixels(
         pixel_events, "make_suite", lambda _, seed, **__: tiny_suites.make_conflict(seed, "test")
     )
     monkeypatch.setattr(pixel_events, "RATES", {0.0: (0.1,), 0.9: (0.01,)})
+    monkeypatch.setattr(pixel_events, "EVENT_RATES", (0.01,))
     figures, rows = measure_pixels_as_events(name, lambda seed: StandIn(seed=seed), (0,), place)
     expected = {f"{name}_prequential", f"{name}_over_sgd", f"{name}_after_changes"}
     assert set(figures) == expected | ({"drift_final"} if name == "drift" else set())
@@ -214,6 +216,23 @@ def test_a_changing_stream_of_pixels(
     best = max(float(row["prequential"]) for row in rows[1:])
     ours = float(rows[0]["prequential"])
     assert figures[f"{name}_over_sgd"] == pytest.approx(100 * (ours - best))
+
+
+def test_rows_are_scaled_by_what_came() -> None:
+    x = torch.tensor([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0], [1e3, 5.0]])
+    z, further = scale_rows(x, torch.tensor([[1.0, 9.0]]))
+    for row in range(1, 4):
+        seen = x[: row + 1, 0].double()
+        expected = (seen[-1] - seen.mean()) / seen.std(correction=0)
+        assert float(z[row, 0]) == pytest.approx(float(expected))
+    assert float(z[0, 0]) == 0.0
+    assert z[:, 1].tolist() == [0.0] * 4  # a constant says nothing
+    seen = x[:, 0].double()
+    assert float(further[0, 0]) == pytest.approx(
+        float((1.0 - seen.mean()) / seen.std(correction=0))
+    )
+    wild, _ = scale_rows(torch.tensor([[0.0]] * 999 + [[1.0]]))
+    assert float(wild[-1, 0]) == 8.0
 
 
 def test_the_best_sgd_is_that_of_all_seeds_together() -> None:

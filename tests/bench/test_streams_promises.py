@@ -127,7 +127,6 @@ def test_measured_parts_are_kept_by_the_code_they_need(
 def test_codes_of_parts() -> None:
     names = list_measured_parts(1)
     codes = {name: stream_promises._name_code(name) for name in names}
-    assert codes["bike-arf"] == stream_promises.identify_system("arf")
     assert {code for name, code in codes.items() if name != "bike-arf"} == {codes["bike"]}
     assert codes["bike"] != codes["bike-arf"]
 
@@ -138,3 +137,21 @@ def test_unknown_parts_and_streams(place: CellFolders) -> None:
     with pytest.raises(SettingError, match="did you mean 'elec2'"):
         run(place, streams=["elec"])
     assert not place.folder.joinpath("cells").exists()
+
+
+def test_what_is_absent_is_left_out_with_a_line(tmp_path: Path) -> None:
+    place = CellFolders(tmp_path, tmp_path, offline=True)
+    parts = ["late", "bike", "bike-arf", "speed"]
+    result, outcomes = run(place, parts, streams=["elec2"], num_seeds=1, num_workers=1)
+    assert outcomes == []
+    assert result.figures == {}
+    rows = {str(row["stream"]): row for row in result.rows}
+    assert set(rows) == {"elec2", "bike"}  # and no others, of which nothing is asked
+    assert {row["part"] for row in result.rows} == {"absent"}
+    assert "nestling data fetch elec2 --from DIR" in str(rows["elec2"]["why"])
+
+
+def test_parts_without_their_streams_are_left_out() -> None:
+    assert "bike" not in list_measured_parts(1, absent=["bike"])
+    assert "speed" in list_measured_parts(1, absent=["elec2"])
+    assert "speed" not in list_measured_parts(1, ["elec2"], ["elec2"])

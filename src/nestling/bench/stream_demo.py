@@ -39,7 +39,7 @@ class DemoStream:
 STREAMS = (
     DemoStream("image-segments", 2_310),
     DemoStream("agrawal", 40_000),
-    DemoStream("elec2", 20_000),
+    DemoStream("elec2", 10_000),
 )
 
 
@@ -55,8 +55,8 @@ def run(
         streams: one whose file is not at hand is left out, with a line that says so; None for
             STREAMS.
         folder: where files lie; see `find_folder`.
-        say: told a line at a time: accuracies since the last line, where a concept changes, and
-            at the end of a stream over all of it.
+        say: told a line at a time: accuracies since the last line, where another concept begins,
+            and at the end of a stream over all of it.
 
     Returns: `accuracy_over_logistic_...` per stream, and `total_seconds`; a row per stream.
 
@@ -104,11 +104,11 @@ def _follow(
             seconds[name] += time.process_time() - start
             for (_, y), answer in zip(chunk, answers, strict=True):
                 scores[name].update(y, answer)
-        changed = any(num_seen < drift <= num_seen + len(chunk) for drift in stream.drifts)
+        changed = any(num_seen <= drift < num_seen + len(chunk) for drift in stream.drifts)
         num_seen += len(chunk)
         if len(chunk) == window:
             latest = ", ".join(f"{name} {scores[name].curve[-1]:.3f}" for name in learners)
-            say(f"  {num_seen:>7,} events: {latest}{', the concept changes' if changed else ''}")
+            say(f"  {num_seen:>7,} events: {latest}{', another concept' if changed else ''}")
     found: dict[str, object] = {name: scores[name].accuracy for name in learners}
     say(f"  whole stream: {', '.join(f'{name} {value:.3f}' for name, value in found.items())}")
     speeds = {f"{name}_per_cpu_second": num_seen / max(seconds[name], 1e-9) for name in learners}

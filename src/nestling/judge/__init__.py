@@ -18,7 +18,14 @@ from nestling.judge.drift import (
 )
 from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
+from nestling.judge.recoveries import (
+    Recovery,
+    compare_visits,
+    count_excess_errors,
+    measure_recoveries,
+)
 from nestling.judge.scores import measure_accuracy, measure_r_squared
+from nestling.judge.stream_scores import StreamScores, ValueScores
 
 __all__ = [
     "ADWIN",
@@ -32,12 +39,18 @@ __all__ = [
     "HDDMWeighted",
     "LevelCompute",
     "PageHinkley",
+    "Recovery",
+    "StreamScores",
+    "ValueScores",
     "compare_paired",
+    "compare_visits",
+    "count_excess_errors",
     "estimate_mean",
     "formula",
     "make_detector",
     "measure_accuracy",
     "measure_r_squared",
+    "measure_recoveries",
     "negative_flip_rate",
     "retention_half_life",
     "steps_to_fraction",

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from nestling.core.errors import DataError, SettingError, suggest
+from nestling.core.errors import DataError, ForeignSnapshot, SettingError, suggest
+from nestling.core.locks import RemadeLock, locked
+from nestling.optim import OptimizerSpec
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
@@ -50,8 +53,14 @@ class StreamClassifier:
     mixes them; see `docs/streams.md`. One default, no setting per stream.
 
     Args:
+        classes: labels that are known to come, so that the first events can be answered before the
+            first label; others are learned as they appear all the same.
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
+        model: a torch module that is one more expert, "model": from numeric columns in running
+            z-scores and one-hots of categories (B, D) to logits of the classes in the order in
+            which they appear, or to one value; learned in place.
+        optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their labels.
         max_age: events after which one stops to wait.
 
@@ -70,23 +79,39 @@ class StreamClassifier:
     def __init__(
         self,
         *,
+        classes: Iterable[Label] = (),
         seed: int = 0,
         without: Sequence[str] = (),
+        model: nn.Module | None = None,
+        optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
     ) -> None:
         # Kernels come with their learners, so that nobody else needs numba.
         from nestling.streams.event_run import make_run
 
-        self.expert_names = choose_experts(without)
+        self._lock = RemadeLock()
         self._arguments = {
+            "classes": (known := tuple(classes)),
             "seed": seed,
             "without": tuple(without),
+            "model": model,
+            "optimizer": optimizer,
             "max_waiting": max_waiting,
             "max_age": max_age,
         }
         self._seen = SeenLabels()
-        self._run = make_run(self.expert_names, seed, max_waiting=max_waiting, max_age=max_age)
+        for label in known:
+            self._seen.admit(label)
+        self._run = make_run(
+            choose_experts(without),
+            seed,
+            model=model,
+            optimizer=optimizer,
+            max_waiting=max_waiting,
+            max_age=max_age,
+        )
+        self.expert_names = self._run.pool.names
 
     @property
     def classes(self) -> list[Label]:
@@ -122,14 +147,17 @@ class StreamClassifier:
         """The experts as levels: read, control, digest each."""
         return self._run.levels
 
+    @locked
     def read_concepts(self) -> "list[ConceptReading]":
         """The concepts that are kept, of each level the one in force first."""
         return self._run.read_concepts()
 
+    @locked
     def read_events(self) -> "list[StreamEvent]":
         """What happened to concepts and trees so far: new concepts, and restarts after drift."""
         return list(self._run.happened)
 
+    @locked
     def predict_proba_one(
         self, x: object = None, *, id: EventId | None = None
     ) -> dict[Label, float]:
@@ -148,6 +176,7 @@ class StreamClassifier:
             return {}
         return dict(zip(self._seen.labels, row.tolist(), strict=True))
 
+    @locked
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> Label | None:
         """The most probable class; None before the first label. See `predict_proba_one`."""
         row = self._foresee_one(x, id)
@@ -159,12 +188,13 @@ class StreamClassifier:
             run.waiting.check_new(event_id)
         row_C = run.columns.encode_one(x, grow=event_id is not None)
         if event_id is None:
-            if not len(self._seen):
-                return np.zeros(0)
+            if not run.pool.sizes.num_outputs:
+                return np.full(len(self._seen), 1.0 / max(len(self._seen), 1))
             return cast(Floats, run.foresee(row_C[None])[0])
         run.fit_sizes(len(self._seen))
         return cast(Floats, run.expect(row_C[None], event_id)[0])
 
+    @locked
     def learn_one(
         self,
         x: object = None,
@@ -198,6 +228,7 @@ class StreamClassifier:
         run.fit_sizes(len(self._seen))
         run.learn(row_C[None], np.array([float(place)]), np.array([weight]))
 
+    @locked
     def predict_proba_many(self, X: object) -> Any:
         """Probabilities of a block of events (N, K), classes in the order of `classes`.
 
@@ -215,10 +246,12 @@ class StreamClassifier:
 
     def _foresee_many(self, X: object) -> Floats:
         rows_NC = self._run.columns.encode_many(X, grow=False)
-        if not len(self._seen) or not len(rows_NC):
-            return np.zeros((len(rows_NC), len(self._seen)))
+        if not self._run.pool.sizes.num_outputs or not len(rows_NC):
+            num_classes = len(self._seen)
+            return np.full((len(rows_NC), num_classes), 1.0 / max(num_classes, 1))
         return self._run.foresee(rows_NC)
 
+    @locked
     def predict_many(self, X: object) -> Any:
         """The most probable class of each event of a block: a list; of a frame, a Series."""
         p_NK, labels = self._foresee_many(X), self._seen.labels
@@ -230,6 +263,7 @@ class StreamClassifier:
 
         return pd.Series(found, index=X.index, dtype=object)
 
+    @locked
     def learn_many(
         self, X: object, y: Iterable[object], *, weights: Iterable[float] | None = None
     ) -> None:
@@ -242,16 +276,20 @@ class StreamClassifier:
         place_N = np.array([float(self._seen.admit(one)) for one in labels])
         self._run.learn_block(rows_NC, place_N, weight_N)
 
+    @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
         return {"labels": self._seen.state_dict(), "run": self._run.state_dict()}
 
+    @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken.
 
         Raises:
             ForeignSnapshot: of other experts or another seed; nothing changed then.
         """
+        if "labels" not in state:
+            raise ForeignSnapshot("the state has no labels; it is not of a StreamClassifier")
         seen = SeenLabels()
         seen.load_state_dict(state["labels"])
         self._run.load_state_dict(state["run"])

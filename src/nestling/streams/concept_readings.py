@@ -84,6 +84,7 @@ class ChangeCounter:
     def __init__(self, pool: ExpertPool) -> None:
         self._pool = pool
         self._counted = self._count()
+        self._seen = b""
 
     def _count(self) -> dict[str, int]:
         counted = {"concepts": int(self._pool.clock[1])}
@@ -91,6 +92,10 @@ class ChangeCounter:
 
     def collect(self) -> list[StreamEvent]:
         """What has happened since."""
+        seen = self._pool.clock[1:].tobytes() + self._pool.anew.tobytes()
+        if seen == self._seen:  # as nearly always, and this is asked at every event
+            return []
+        self._seen = seen
         before, self._counted = self._counted, self._count()
         return [
             StreamEvent(

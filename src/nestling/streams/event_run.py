@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from nestling.core.errors import NestlingError
+from nestling.optim import OptimizerSpec, adamw
 from nestling.streams.concept_readings import (
     ChangeCounter,
     ConceptReading,
@@ -20,13 +22,15 @@ from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.expert_arrays import Sizes, locate_view
 from nestling.streams.expert_levels import StreamLevels
 from nestling.streams.expert_pool import Events, ExpertPool
+from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
+from nestling.streams.model_expert import ModelExpert
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# What a kernel does with an event; see `kernels.views`.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+FORESEE = VIEW | ANSWER | MIX
+TAKE_TARGET = TARGET | LEARN | HEAR
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
 # Events of levels that are remembered.
@@ -53,6 +57,10 @@ class EventRun:
         # The event that was foreseen last, as long as nothing has moved since.
         self._fresh: tuple[bytes, Events] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy: what was foreseen last went through arrays that it has no more."""
+        return {**self.__dict__, "_fresh": None}
+
     def fit_sizes(self, num_outputs: int) -> None:
         """Make room for all columns, categories and outputs that have appeared."""
         wanted = (self.columns.num_growths, num_outputs)
@@ -69,14 +77,6 @@ class EventRun:
     def _slower(self) -> float:
         return 1.0 + self.waiting.mean_delay / HALVING_DELAY
 
-    def _foresee(self, x_BC: Floats, mode: int) -> Events:
-        """Answers to events as of now."""
-        events = self.pool.make_events(x_BC)
-        self.pool.view(mode, events)
-        self.pool.answer(FORESEE, events)
-        self.pool.mix(FORESEE, events, self._slower)
-        return events
-
     def foresee(self, x_BC: Floats) -> Floats:
         """Answers (B, K) to events that are only asked about; nothing moves."""
         width = self.pool.sizes.num_columns
@@ -85,9 +85,10 @@ class EventRun:
             most = min(width, x_BC.shape[1])
             filled_BC[:, :most] = x_BC[:, :most]
             x_BC = filled_BC
-        events = self._foresee(x_BC, FORESEE)
+        events = self.pool.make_events(x_BC)
+        self.pool.process(FORESEE, events, self._slower)
         self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
-        return events.mixed
+        return events.mixed.copy()
 
     def expect(self, x_1C: Floats, event_id: EventId) -> Floats:
         """Answer (1, K) to an event that has happened; it waits for its label.
@@ -98,11 +99,10 @@ class EventRun:
         self.waiting.check_new(event_id)
         self._fresh = None
         sizes = self.pool.sizes
-        if sizes.num_outputs:
-            events = self._foresee(x_1C, FORESEE | TAKE_IN)
-        else:  # before the first label there is nothing to answer
-            events = self.pool.make_events(x_1C)
-            self.pool.view(TAKE_IN, events)
+        events = self.pool.make_events(x_1C)
+        # Before the first label there is nothing to answer.
+        mode = FORESEE | TAKE_IN if sizes.num_outputs else TAKE_IN
+        self.pool.process(mode, events, self._slower)
         record = {
             "values": events.values[0],
             "views": events.views[0],
@@ -112,25 +112,36 @@ class EventRun:
         self.num_events += 1
         self.waiting.put(event_id, self.num_events, record)
         self.waiting.expire(self.num_events)
-        return events.mixed
+        return events.mixed.copy()
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
-        if self.pool.freezes and len(x_BC) > 1:  # a freeze may begin or end within the block
+        if len(x_BC) == 1 and weight_B[0] == 0.0:
+            return self._pass(x_BC)
+        # A freeze may begin or end within the block.
+        if len(x_BC) > 1 and (self.pool.freezes or (weight_B == 0.0).any()):
             rows = [self.learn(*one) for one in _take_apart(x_BC, target_B, weight_B)]
             return np.concatenate(rows)
         fresh, self._fresh = self._fresh, None
         if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
-            events, mode = fresh[1], LEARN
+            events, mode = fresh[1], TAKE_IN | TAKE_TARGET
         else:
-            events, mode = self.pool.make_events(x_BC), FORESEE | LEARN
+            events, mode = self.pool.make_events(x_BC), FORESEE | TAKE_IN | TAKE_TARGET
         events.targets[:], events.weights[:] = target_B, weight_B
-        self.pool.view(mode | TAKE_IN, events)
-        self.pool.answer(mode, events)
-        self.pool.mix(mode, events, self._slower)
+        self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
+        self.waiting.expire(self.num_events)
         self.happened += self._changes.collect()
-        return events.mixed
+        return events.mixed.copy()
+
+    def _pass(self, x_1C: Floats) -> Floats:
+        """Let an event happen whose label counts for nothing."""
+        self._fresh = None
+        events = self.pool.make_events(x_1C)
+        self.pool.process(TAKE_IN, events)
+        self.num_events += 1
+        self.waiting.expire(self.num_events)
+        return events.mixed.copy()
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
         """Learn a block, bit for bit as its events one after the other.
@@ -154,9 +165,8 @@ class EventRun:
     def _find_growth(self, x_BC: Floats, target_B: Floats) -> Iterator[tuple[int, Ints, Ints, int]]:
         """Each event that brings columns, categories or classes, and how much there is then."""
         sizes = self.pool.sizes
-        if self._grown_for[0] == self.columns.num_growths and (
-            not self.pool.classifies or target_B.max() < sizes.num_outputs
-        ):
+        least = int(target_B.max()) + 1 if self.pool.classifies else 1
+        if self._grown_for[0] == self.columns.num_growths and least <= sizes.num_outputs:
             return
         kinds_C = self.columns.kinds
         known = ~np.isnan(x_BC)
@@ -164,10 +174,11 @@ class EventRun:
         width_B = np.maximum.accumulate(np.where(known, place_C + 1, 0).max(axis=1, initial=0))
         width_B = np.maximum(width_B, sizes.num_columns)
         codes_BC = np.where(known & (kinds_C == 1), x_BC + 1.0, 0.0).astype(np.int64)
+        codes_BC = np.maximum(codes_BC, np.where(known, self.columns.num_codes_at_once, 0))
         codes_BC = np.maximum.accumulate(codes_BC, axis=0)
         before = self._num_codes
         codes_BC[:, : before.size] = np.maximum(codes_BC[:, : before.size], before)
-        outputs_B = np.full(len(x_BC), sizes.num_outputs if self.pool.classifies else 1)
+        outputs_B = np.full(len(x_BC), max(sizes.num_outputs, 1))
         if self.pool.classifies:
             found_B = np.maximum.accumulate(target_B.astype(np.int64) + 1)
             outputs_B = np.maximum(found_B, sizes.num_outputs)
@@ -181,6 +192,8 @@ class EventRun:
 
     def learn_late(self, record: Mapping[str, NDArray[Any]], target: float, weight: float) -> None:
         """Learn an event that waited, as it was seen when it was foreseen."""
+        if weight == 0.0:
+            return
         sizes = self.pool.sizes
         columns, numeric, inputs = (int(size) for size in record["sizes"])
         answers_EK = record["answers"]
@@ -191,16 +204,15 @@ class EventRun:
         events = self.pool.make_events(x_1C)
         events.targets[:], events.weights[:] = target, weight
         if before.num_outputs:
+            events.views[:] = 0.0  # the room of a single event holds what was seen last
             events.views[0, locate_view(before, sizes)] = record["views"]
             events.answers[0] = self.pool.pad_answers(answers_EK)
         else:  # nothing was answered: no label had come yet
-            self.pool.view(FORESEE, events)
-            self.pool.answer(FORESEE, events)
-        self.pool.view(LEARN, events)
-        self.pool.mix(FORESEE | LEARN, events, self._slower)
+            self.pool.process(VIEW | ANSWER, events)
         # The gate judges by the answers that were given; what the experts learn from is what they
         # would answer now.
-        self.pool.answer(FORESEE | LEARN, events)
+        self.pool.process(TARGET | MIX | HEAR, events, self._slower)
+        self.pool.process(ANSWER | LEARN, events)
         self.happened += self._changes.collect()
 
     @property
@@ -230,6 +242,8 @@ class EventRun:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave; raises with nothing changed."""
+        # Even a state that is refused puts new arrays in the place of those of the last answer.
+        self._fresh = None
         waiting = state["waiting"]
         arrays = {name: values.numpy() for name, values in waiting["arrays"].items()}
         before = self.pool.state_dict()
@@ -247,7 +261,6 @@ class EventRun:
         self._changes = ChangeCounter(self.pool)
         self.happened.clear()
         self.happened += [StreamEvent(**one) for one in state["happened"]]
-        self._fresh = None
 
 
 def make_run(
@@ -259,10 +272,18 @@ def make_run(
     classifies: bool = True,
     quantile: float | None = None,
     level: float = 0.9,
+    model: nn.Module | None = None,
+    optimizer: OptimizerSpec | None = None,
 ) -> EventRun:
     """Columns, experts and waiting events of a stream that begins; see `ExpertPool`."""
+    added = None
+    if model is not None:
+        added = ModelExpert(model, optimizer or adamw(), classifies=classifies)
+        names = (*names, "model")
     waiting = WaitingEvents(max_events=max_waiting, max_age=max_age)
-    pool = ExpertPool(names, seed, classifies=classifies, quantile=quantile, level=level)
+    pool = ExpertPool(
+        names, seed, classifies=classifies, quantile=quantile, level=level, model=added
+    )
     return EventRun(EventColumns(), pool, waiting)
 
 

@@ -37,7 +37,8 @@ NUM_HIDDEN = 64
 NUM_DENSE = 128
 NUM_INPUTS_OF_UNIT = 16
 LEAST_UNITS, MOST_UNITS, UNITS_PER_COLUMN = 128, 1600, 8
-# With more columns the memories look at their random units only, with more inputs the spine too.
+# With more columns the memories look at their random units only, with more inputs the spine too,
+# and with more numbers nobody's sums look at where they stand in the recent past.
 MOST_COLUMNS_IN_VIEW, MOST_INPUTS_IN_SPINE = 150, 600
 FIRST_LN_TAU = math.log(4.0)
 NUM_SLOTS = 6
@@ -74,7 +75,8 @@ class Sizes:
     def of_middle(self) -> int:
         """Features of the memory that looks at labels."""
         seen = self.num_inputs if self.num_columns <= MOST_COLUMNS_IN_VIEW else 0
-        return 1 + seen + self.num_numeric + 3 * self.num_outputs
+        recent = self.num_numeric if self.num_numeric <= MOST_INPUTS_IN_SPINE else 0
+        return 1 + seen + recent + 3 * self.num_outputs
 
     def of_spine(self, num_units: int) -> int:
         """Features of the spine."""
@@ -155,7 +157,7 @@ def make_adam_network(num_inputs: int, num_outputs: int, seed: int) -> Arrays:
     """The same, with moments and updates per unit."""
     arrays = make_network(num_inputs, num_outputs, seed)
     arrays["moments"] = np.zeros(2 * arrays["weights"].size, dtype=np.float32)
-    arrays["counts"] = np.zeros(2 * NUM_HIDDEN + num_outputs)
+    arrays["faded"] = np.ones((2, 2 * NUM_HIDDEN + num_outputs))
     return arrays
 
 
@@ -174,7 +176,7 @@ def grow_network(
     made = make_adam_network(num_inputs, num_outputs, seed)
     new = np.ones(num_inputs, dtype=bool)
     new[places] = False
-    scale = 1.0 / math.sqrt(num_inputs)
+    scale = 1.0 / math.sqrt(max(num_inputs, 1))
     drawn = draw(seed, num_inputs).uniform(-scale, scale, (NUM_HIDDEN, num_inputs))
 
     def grow(w: NDArray[Any], *, with_new: bool) -> NDArray[Any]:
@@ -192,9 +194,7 @@ def grow_network(
         return {name: made[name] for name in arrays}
     halves = np.split(arrays["moments"], 2)
     made["moments"] = np.concatenate([grow(half, with_new=False) for half in halves])
-    made["counts"] = put_at(
-        arrays["counts"], 0, np.arange(arrays["counts"].size), 2 * NUM_HIDDEN + num_outputs
-    )
+    made["faded"][:, : arrays["faded"].shape[1]] = arrays["faded"]
     return made
 
 

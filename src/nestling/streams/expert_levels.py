@@ -13,18 +13,14 @@ from nestling.levels import Freeze
 from nestling.levels.events import Change
 from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
-from nestling.streams.expert_arrays import EXPERTS
 from nestling.streams.expert_pool import (
+    DECAYED,
     HALF_LIVES,
     MOST_WAITING,
     NETWORKS,
     ExpertPool,
     dump_freeze,
-    tensors_of,
 )
-
-# Levels whose tensors have another name among the parts.
-PART_OF = {"labels": "past"}
 
 
 class StreamKnobs(TypedDict, total=False):
@@ -57,12 +53,18 @@ class StreamExpert:
     freeze: Freeze | None = None
 
 
+def _place_of_decay(name: str) -> int:
+    return len(NETWORKS) + DECAYED.index(name)
+
+
 def describe_expert(name: str, pool: ExpertPool) -> StreamExpert:
     """The specification of an expert as it stands."""
     freeze = pool.freezes.get(name)
+    if name == "model" and pool.model is not None:
+        return StreamExpert(name, "gradient", pool.model.lr, freeze=freeze)
     if name in NETWORKS:
         at = NETWORKS.index(name)
-        decay = float(pool.rates[len(NETWORKS)]) if name.startswith("adamw") else None
+        decay = float(pool.rates[_place_of_decay(name)]) if name in DECAYED else None
         return StreamExpert(name, "gradient", float(pool.rates[at]), decay, freeze=freeze)
     if name in HALF_LIVES:
         kind = "concepts" if name == "concepts" else "memory"
@@ -103,7 +105,7 @@ class ExpertLevel:
 
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors of the level (copies): what a version or a digest is made of."""
-        return tensors_of(self._pool.parts[PART_OF.get(self.name, self.name)])
+        return self._pool.read_tensors(self.name)
 
     def digest(self) -> str:
         """SHA-256 digest of its tensors, names, shapes and dtypes included."""
@@ -112,8 +114,11 @@ class ExpertLevel:
     def read(self) -> LevelReading:
         """Current statistics of the level; `factor` is what the fixed share believes of it."""
         pool, clock = self._pool, self.clock
-        sizes = {name: sum(v.size for v in pool.parts[name].values()) for name in EXPERTS[:-1]}
-        own = sizes.get(self.name, sum(v.size for v in pool.parts["past"].values()))
+        sizes = {
+            name: sum(tensor.numel() for tensor in pool.read_tensors(name).values())
+            for name in pool.names
+        }
+        own = sizes[self.name]
         period = MOST_WAITING.get(self.name, 1)
         return LevelReading(
             level=self.name,
@@ -124,7 +129,7 @@ class ExpertLevel:
             age=clock.age,
             num_steps=clock.num_ticks,
             num_updates=clock.num_updates,
-            factor=float(pool.parts["gate"]["shares"][pool.rows[self.name]]),
+            factor=float(pool.parts["gate"]["shares"][pool.names.index(self.name)]),
             lr=self.spec.lr,
         )
 
@@ -141,10 +146,12 @@ class ExpertLevel:
         """
         turned = self._check(dict(knobs))
         pool, name = self._pool, self.name
-        if turned.lr is not None:
+        if pool.model is not None and name == "model":
+            pool.model.lr = turned.lr or 0.0
+        elif turned.lr is not None:
             pool.rates[NETWORKS.index(name)] = turned.lr
         if turned.weight_decay is not None:
-            pool.rates[len(NETWORKS)] = turned.weight_decay
+            pool.rates[_place_of_decay(name)] = turned.weight_decay
         if turned.half_life is not None:
             pool.half_lives[name] = turned.half_life
         if "freeze" in knobs:

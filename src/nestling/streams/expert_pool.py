@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.core.errors import ForeignSnapshot
 from nestling.levels import Freeze
+from nestling.streams.event_step import process_events, process_value_events
 from nestling.streams.expert_arrays import (
     EXPERTS,
     MOST_UNITS,
@@ -38,19 +39,15 @@ from nestling.streams.expert_arrays import (
     make_sparse_units,
     put_at,
 )
-from nestling.streams.kernels.gate_step import process_gate
-from nestling.streams.kernels.network_step import process_networks
-from nestling.streams.kernels.ridge_step import process_ridges
-from nestling.streams.kernels.views import FORESEE, LEARN, find_deviation, process_views
+from nestling.streams.kernels.addresses import tabulate
+from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
+from nestling.streams.model_expert import ModelExpert
 from nestling.streams.solving import add_waiting, solve_sums
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
 from nestling.streams.trees.forest import add_leaves
 from nestling.streams.trees.hoeffding import grow_tree, make_tree
 from nestling.streams.trees.tree_step import (
-    process_pool,
-    process_tree,
-    process_value_tree,
-    write_recent_columns,
+    lacks_room,
 )
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
@@ -63,6 +60,7 @@ STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0
 MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
 RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
 WEIGHT_DECAY = 0.01
+DECAYED = NETWORKS[2:4]
 NUM_MIXERS = 3
 # Of an interval of values: bounds in running absolute errors, and events before it is judged.
 FIRST_BOUNDS = (-2.0, 2.0)
@@ -78,6 +76,7 @@ class Events:
     Attributes:
         values: (B, C); a category's code; NaN where missing.
         views: (B, V) what the experts see.
+        recent: (B, Q) columns of the trees that see the recent past.
         targets: (B,) classes by number, or values in running deviations.
         weights: (B,) how often each counts.
         answers: (B, E, K) of each expert.
@@ -86,6 +85,7 @@ class Events:
 
     values: Floats
     views: Floats
+    recent: Floats
     targets: Floats
     weights: Floats
     answers: Floats
@@ -93,6 +93,10 @@ class Events:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def cut(self, b: int) -> "Events":
+        """One event of the block; what is written to it is written here."""
+        return Events(*(getattr(self, field.name)[b : b + 1] for field in fields(self)))
 
 
 class ExpertPool:
@@ -104,6 +108,7 @@ class ExpertPool:
         classifies: whether targets are classes.
         quantile: of values, that is foreseen; None for the mean.
         level: share of values that their interval should hold.
+        model: the expert "model" of `names`.
     """
 
     def __init__(
@@ -114,18 +119,20 @@ class ExpertPool:
         classifies: bool = True,
         quantile: float | None = None,
         level: float = 0.9,
+        model: ModelExpert | None = None,
     ) -> None:
         self.names = tuple(names)
         self.classifies = classifies
         self._settings = np.array([1.0 if classifies else 0.0, quantile or 0.0])
         self.level = level
+        self.model = model
         self.seed = seed
         self.sizes = Sizes()
         self.rows = {name: self.names.index(name) if name in names else -1 for name in EXPERTS}
-        self._of_networks = np.array([self.rows[name] for name in NETWORKS])
-        self._of_ridges = np.array([self.rows[name] for name in RIDGES])
+        self._rows = np.array([self.rows[name] for name in EXPERTS])
         self.learning = np.ones(len(EXPERTS), dtype=np.int64)
-        self.rates = np.array([*RATES, WEIGHT_DECAY])
+        self._process_events = process_events if classifies else process_value_events
+        self.rates = np.array([*RATES, *[WEIGHT_DECAY] * len(DECAYED)])
         self.num_learned = 0
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
         self.clock = np.zeros(2, dtype=np.int64)
@@ -139,6 +146,11 @@ class ExpertPool:
         self.parts: dict[str, Arrays] = self._make(Sizes())
         self._gather()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy: its kernels must read its own arrays."""
+        self.__dict__.update(state)
+        self._gather()
+
     def _make(self, sizes: Sizes) -> dict[str, Arrays]:
         values, view, outputs = sizes.num_inputs, sizes.num_view, sizes.num_outputs
         units = make_sparse_units(sizes.num_units, sizes.num_columns, self.seed)
@@ -147,7 +159,8 @@ class ExpertPool:
         top = np.full(NUM_MIXERS + 1, 1.0 / (NUM_MIXERS + 1))
         return {
             "scaling": {
-                **{name: np.zeros(0) for name in ("count", "mean", "squares", "recent", "last")},
+                **{name: np.zeros(0) for name in ("count", "mean", "squares", "recent")},
+                "last": np.zeros(1, dtype=np.int64),
                 **{name: np.zeros(0, dtype=np.int64) for name in ("kinds", "place", "rank")},
                 "hot": np.zeros((0, 1), dtype=np.int64),
             },
@@ -221,12 +234,13 @@ class ExpertPool:
             num_outputs=num_outputs,
         )
         del scaling["count_inputs"]
-        if before.num_outputs == 0 or before.num_columns == 0:
+        if before.num_outputs == 0 or before.num_columns == 0 < after.num_columns:
             made = self._make(after)
             made["scaling"] = scaling
             made["recent_columns"] = grow_recent_columns(made["recent_columns"], scaling)
             if before.num_outputs:  # all events so far were empty
                 made["past"], made["gate"] = self._grow_judged(num_outputs)
+                made |= {name: parts[name] for name in ("spread", "target_scale")}
             self.parts, self.sizes = made, after
             self._gather()
             return
@@ -292,6 +306,7 @@ class ExpertPool:
         grown = {
             name: put_at(values, 0, np.arange(before), num_columns)
             for name, values in scaling.items()
+            if name != "last"
         }
         most = max([1, *num_categories])
         hot: Ints = np.full((num_columns, most), -1, dtype=np.int64)
@@ -300,7 +315,6 @@ class ExpertPool:
         for column in range(num_columns):
             if column >= before:
                 grown["kinds"][column] = kinds[column]
-                grown["last"][column] = np.nan
                 grown["place"][column] = -1
             if kinds[column] == 0 and column >= before:
                 grown["place"][column], grown["rank"][column] = next_input, next_rank
@@ -309,63 +323,86 @@ class ExpertPool:
                 if hot[column, code] < 0:
                     hot[column, code] = next_input
                     next_input += 1
+        # In the order in which kernels take them.
+        grown = {name: grown.get(name, values) for name, values in scaling.items()}
         grown["hot"] = hot
         grown["count_inputs"] = np.array([next_input])
         return grown
 
     def _gather(self) -> None:
-        """Put the arrays together as the kernels take them, and room for what they write."""
+        """Tell the kernels where the arrays lie, and make room for what they write."""
         parts, sizes, num_experts = self.parts, self.sizes, len(self.names)
         outputs = max(sizes.num_outputs, 1)
         inputs = (sizes.num_inputs, sizes.num_view) * 2
-        self._networks: Any = tuple(
-            (*parts[name].values(), *_make_layers(count))
-            for name, count in zip(NETWORKS[:4], inputs, strict=True)
-        ) + tuple(tuple(parts[name].values()) for name in NETWORKS[4:])
-        self._ridges: Any = tuple(
-            tuple(values for key, values in parts[name].items() if key not in ("gram", "cross"))
+        layers = [*map(_make_layers, inputs), (), ()]
+        memories = [
+            [values for key, values in parts[name].items() if key not in ("gram", "cross")]
             for name in RIDGES
-        )
-        self._units: Any = (
-            tuple(parts["sparse_units"].values()),
-            tuple(parts["dense_units"].values()),
-        )
-        self._work: Any = (
+        ]
+        work = [
             *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
-            np.zeros((3, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-            np.zeros((NUM_SLOTS, outputs)),
-        )
-        self._forests: dict[str, Any] = {name: tuple(parts[name].values()) for name in TREES}
-        self._scaling: Any = tuple(parts["scaling"].values())
-        self._past: Any = tuple(parts["past"].values())
-        self._gate: Any = tuple(parts["gate"].values())
-        self._spread: Any = tuple(parts["spread"].values())
-        self._heard: Any = (
-            np.zeros((NUM_MIXERS + 1, outputs)),
-            np.zeros((num_experts, outputs)),
-            np.zeros(outputs),
-            np.zeros(outputs),
-        )
+            *(np.zeros((rows, outputs)) for rows in (3, NUM_SLOTS, NUM_SLOTS)),
+        ]
+        heard = [
+            *(np.zeros((rows, outputs)) for rows in (NUM_MIXERS + 1, num_experts)),
+            *(np.zeros(outputs) for _ in range(2)),
+        ]
+        arrays = {
+            "views": [*_list_arrays(parts, "scaling", "past", "target_scale")],
+            "networks": [
+                array
+                for name, room in zip(NETWORKS, layers, strict=True)
+                for array in (*parts[name].values(), *room)
+            ],
+            "ridges": [
+                *_list_arrays(parts, "sparse_units", "dense_units"),
+                *(array for memory in memories for array in memory),
+                *work,
+            ],
+            "gate": [*_list_arrays(parts, "gate", "spread"), *heard],
+            "switches": [
+                *(self._rows, self.learning, self.rates, self._due, self.clock, self.anew),
+                *(self._settings, *parts["recent_columns"].values()),
+            ],
+            **{name: _list_arrays(parts, name) for name in TREES},
+        }
+        self._table = tabulate(array for section in arrays.values() for array in section)
+        # The number of the first array of each section.
+        lengths = [len(section) for section in arrays.values()]
+        self._starts = np.cumsum([0, *lengths[:-1]])
+        # Whoever has a table keeps its arrays alive.
+        self._held = arrays
+        self._one = self._make_room(1)
 
-    def make_events(self, x_BC: Floats) -> Events:
-        """Room for what is known of events."""
-        num_events, sizes = len(x_BC), self.sizes
+    def _make_room(self, num_events: int) -> Events:
+        sizes = self.sizes
         return Events(
-            x_BC,
+            np.zeros((num_events, sizes.num_columns)),
             np.zeros((num_events, sizes.num_view)),
+            np.zeros((num_events, sizes.num_columns + sizes.num_numeric)),
             np.zeros(num_events),
             np.ones(num_events),
             np.zeros((num_events, len(self.names), sizes.num_outputs)),
             np.zeros((num_events, sizes.num_outputs)),
         )
 
+    def make_events(self, x_BC: Floats) -> Events:
+        """Room for what is known of events; that of a single one is used again."""
+        events = self._one if len(x_BC) == 1 else self._make_room(len(x_BC))
+        events.values[:] = x_BC
+        return events
+
     def count_outputs(self, answers_EK: Floats) -> int:
         """How many outputs there were when these answers were given."""
         return int(answers_EK.shape[1])
 
     def pad_answers(self, answers_EK: Floats) -> Floats:
-        """Answers to all classes of now; those that were unknown then get hardly anything."""
+        """Answers to all classes of now; those that were unknown then get hardly anything.
+
+        Values stay as they are.
+        """
+        if not self.classifies:
+            return answers_EK
         num_outputs = self.sizes.num_outputs
         padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
         padded[:, : answers_EK.shape[1]] = answers_EK
@@ -388,10 +425,13 @@ class ExpertPool:
     def obey_freezes(self) -> None:
         """Let those stand still that are frozen at the next event."""
         for at, name in enumerate(EXPERTS):
-            freeze = self.freezes.get(name)
-            self.learning[at] = freeze is None or not freeze.covers(
-                self.num_learned + 1, is_released=name in self._released
-            )
+            self.learning[at] = not self._is_frozen(name)
+
+    def _is_frozen(self, name: str) -> bool:
+        freeze = self.freezes.get(name)
+        return freeze is not None and freeze.covers(
+            self.num_learned + 1, is_released=name in self._released
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
@@ -400,6 +440,7 @@ class ExpertPool:
             "seed": self.seed,
             "classifies": self.classifies,
             "settings": self._settings.tolist(),
+            "level": self.level,
             "sizes": asdict(self.sizes),
             "parts": {name: tensors_of(part) for name, part in self.parts.items()},
             "rates": self.rates.tolist(),
@@ -410,6 +451,7 @@ class ExpertPool:
             "num_solved": dict(self.num_solved),
             "freezes": {name: dump_freeze(one) for name, one in self.freezes.items()},
             "released": sorted(self._released),
+            "model": None if self.model is None else self.model.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -418,7 +460,7 @@ class ExpertPool:
         Raises:
             ForeignSnapshot: of other experts, another seed or another task; nothing changed then.
         """
-        for name in ("names", "seed", "classifies", "settings"):
+        for name in ("names", "seed", "classifies", "settings", "level"):
             own = self._settings.tolist() if name == "settings" else getattr(self, name)
             own = list(own) if name == "names" else own
             if state.get(name) != own:
@@ -426,6 +468,8 @@ class ExpertPool:
                     f"the state has {name} {state.get(name)!r}, this learner {own!r}; make it with "
                     "the same arguments"
                 )
+        if self.model is not None:
+            self.model.load_state_dict(state["model"])
         self.parts = {
             name: {key: _numpy(part[key], array) for key, array in self.parts[name].items()}
             for name, part in state["parts"].items()
@@ -441,6 +485,12 @@ class ExpertPool:
         self.obey_freezes()
         self._gather()
 
+    def read_tensors(self, name: str) -> dict[str, torch.Tensor]:
+        """Tensors of an expert by name (copies)."""
+        if name == "model" and self.model is not None:
+            return self.model.tensors()
+        return tensors_of(self.parts["past" if name == "labels" else name])
+
     def read_interval(self) -> tuple[float, float]:
         """How far below and above an answer its interval ends, in units of the target."""
         low, high, scale = self.parts["spread"]["interval"][:3]
@@ -455,115 +505,78 @@ class ExpertPool:
     @property
     def num_bytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(values.nbytes for part in self.parts.values() for values in part.values())
+        own = sum(values.nbytes for part in self.parts.values() for values in part.values())
+        tensors = {} if self.model is None else self.model.tensors()
+        return own + sum(tensor.nbytes for tensor in tensors.values())
 
-    def view(self, mode: int, events: Events) -> None:
-        """View events, and let values and targets move what later ones are viewed by."""
-        process_views(
-            mode,
-            self._scaling,
-            self._past,
-            self.parts["target_scale"]["moments"],
-            self.rows["labels"],
-            self.classifies,
-            events.values,
-            events.targets,
-            events.views,
-            events.answers,
-        )
+    def process(self, mode: int, events: Events, slower: float = 1.0) -> None:
+        """Process events one after the other.
 
-    def answer(self, mode: int, events: Events) -> None:
-        """Let all experts answer events whose views stand, learn them, or both."""
-        given = events.targets, events.weights, events.answers
-        process_networks(
-            mode,
-            self._networks,
-            self._of_networks,
-            self.learning[: len(NETWORKS)],
-            self.rates,
-            self.num_learned,
-            self.sizes.num_inputs,
-            self.classifies,
-            events.views,
-            *given,
-        )
-        next_event, num_events = 0, len(events)
-        while next_event < num_events:
-            next_event = process_ridges(
-                mode,
-                next_event,
-                self._units,
-                self._ridges,
-                self._work,
-                self._of_ridges,
-                self.learning[len(NETWORKS) : len(NETWORKS) + len(RIDGES)],
-                self._due,
-                self.clock,
-                self._scaling[5],
-                self._scaling[6],
-                self.sizes.num_inputs,
-                self.classifies,
-                events.values,
-                events.views,
-                *given,
-            )
-            self._solve_due()
-        self._answer_by_trees(mode, events)
-        if mode & LEARN:
-            self.num_learned += num_events
-            if self.freezes:
-                self.obey_freezes()
-
-    def _answer_by_trees(self, mode: int, events: Events) -> None:
-        given = events.targets, events.weights, events.answers
-        for at, name in enumerate(TREES):
-            row = self.rows[name]
-            if row < 0:
-                continue
-            wanted = mode if self.learning[EXPERTS.index(name)] else mode & FORESEE
-            kinds_C, x_BC = self._scaling[5], events.values
-            if name == "trees_recent":
-                columns = self.parts["recent_columns"]
-                kinds_C = columns["kinds"]
-                x_BC = np.empty((len(x_BC), kinds_C.size))
-                write_recent_columns(
-                    columns["source"],
-                    columns["rank"],
-                    self.sizes.num_inputs,
-                    events.values,
-                    events.views,
-                    x_BC,
-                )
-            process = process_pool if name != "tree" else process_tree
-            process = process if self.classifies else process_value_tree
-            anew_1 = self.anew[at : at + 1]
-            next_event = 0
-            while wanted and next_event < len(x_BC):
-                next_event = process(
-                    wanted, next_event, self._forests[name], row, kinds_C, anew_1, x_BC, *given
-                )
-                if next_event < len(x_BC):
-                    self.parts[name] = add_leaves(self.parts[name])
-                    self._forests[name] = tuple(self.parts[name].values())
-
-    def mix(self, mode: int, events: Events, slower: float) -> None:
-        """Mix what the experts answered, let the gate hear of the targets, or both."""
-        process_gate(
-            mode,
-            self._gate,
-            self._spread,
-            self._heard,
-            self._settings,
-            self.rows["spine"],
-            slower,
-            events.targets,
-            events.weights,
-            events.answers,
-            events.mixed,
-        )
-        if mode & FORESEE and not self.classifies:
+        Args:
+            mode: sum of what is to be done; see `kernels.views`.
+            events: what is known of them, which is written.
+            slower: of the gate, 1 + delay / 100.
+        """
+        if self.model is None:
+            self._process(mode, events, slower)
+        else:
+            for b in range(len(events)):
+                self._process_with_model(self.model, mode, events.cut(b), slower)
+                if mode & LEARN and self.freezes:
+                    self.obey_freezes()
+        if mode & LEARN and self.freezes:
+            self.obey_freezes()
+        if mode & MIX and not self.classifies:
             moments = self.parts["target_scale"]["moments"]
             events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
+
+    def _process(self, mode: int, events: Events, slower: float) -> None:
+        next_event, num_events = 0, len(events)
+        while next_event < num_events:
+            before = next_event
+            next_event = self._process_events(
+                mode,
+                before,
+                self._table,
+                self._starts,
+                self.sizes.num_inputs,
+                self.num_learned,
+                slower,
+                events.values,
+                events.views,
+                events.recent,
+                events.targets,
+                events.weights,
+                events.answers,
+                events.mixed,
+            )
+            if mode & LEARN:
+                self.num_learned += next_event - before
+                if self._due.any():
+                    self._solve_due()
+                elif next_event < num_events:
+                    self._add_leaves()
+
+    def _process_with_model(
+        self, model: ModelExpert, mode: int, event: Events, slower: float
+    ) -> None:
+        """One event; the model answers and learns beside the kernels."""
+        row, is_frozen = self.names.index("model"), self._is_frozen("model")
+        if mode & ANSWER:
+            self._process(mode & (VIEW | ANSWER), event, slower)
+            model.answer(event.views[0], self.sizes.num_inputs, event.answers[0, row])
+        if rest := mode & ~(VIEW | ANSWER):
+            self._process(rest, event, slower)
+        if mode & LEARN and not is_frozen:
+            target, weight = float(event.targets[0]), float(event.weights[0])
+            model.learn(event.views[0], self.sizes.num_inputs, target, weight)
+
+    def _add_leaves(self) -> None:
+        """Give the trees that have no room for one more split more of it."""
+        for name in TREES:
+            if self.rows[name] >= 0 and lacks_room(tuple(self.parts[name].values())):
+                self.parts[name] = add_leaves(self.parts[name])
+        self._gather()
 
     def _solve_due(self) -> None:
         due = self._due
@@ -587,21 +600,21 @@ class ExpertPool:
         due[:] = 0
 
     def _solve(self, name: str, part: Mapping[str, NDArray[Any]], num_waiting: int) -> None:
-        targets = part["targets"][:num_waiting, None]
-        if self.classifies:
-            targets = (targets == np.arange(self.sizes.num_outputs)).astype(np.float64)
         add_waiting(
             part["gram"],
             part["cross"],
             part["waiting"][:num_waiting],
-            targets,
+            part["targets"][:num_waiting],
             part["example_weights"][:num_waiting],
             self.half_lives[name],
+            classify=self.classifies,
         )
         strength = STRENGTHS[name]
         if name == "spine" and self.parts["sparse_units"]["biases"].size > MANY_UNITS:
             strength = STRENGTH_OF_MANY
         self.num_solved[name] += 1
+        for waited in ("waiting", "targets", "example_weights"):
+            part[waited][:num_waiting] = 0.0  # what is summed is kept nowhere else
         weights = solve_sums(part["gram"], part["cross"], strength)
         if weights is not None:
             part["weights"][:] = weights
@@ -631,3 +644,7 @@ def _numpy(tensor: torch.Tensor, like: NDArray[Any]) -> NDArray[Any]:
 def dump_freeze(freeze: Freeze) -> dict[str, Any]:
     """A freeze as plain data."""
     return {"windows": [list(window) for window in freeze.windows], "until": freeze.until}
+
+
+def _list_arrays(parts: Mapping[str, Arrays], *names: str) -> list[NDArray[Any]]:
+    return [array for name in names for array in parts[name].values()]

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError
+from nestling.core.locks import RemadeLock, locked
+from nestling.optim import OptimizerSpec
 from nestling.streams.classifier import check_weight, choose_experts, read_weights
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.expert_arrays import VALUE_EXPERTS
@@ -34,6 +37,10 @@ class StreamRegressor:
         interval: share of targets that should lie in their intervals, in (0, 1).
         seed: of all that is drawn.
         without: experts that take no part; see `expert_names`.
+        model: a torch module that is one more expert, "model": from numeric columns in running
+            z-scores and one-hots of categories (B, D) to logits of the classes in the order in
+            which they appear, or to one value; learned in place.
+        optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their targets.
         max_age: events after which one stops to wait.
 
@@ -56,6 +63,8 @@ class StreamRegressor:
         interval: float = 0.9,
         seed: int = 0,
         without: Sequence[str] = (),
+        model: nn.Module | None = None,
+        optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
     ) -> None:
@@ -67,26 +76,31 @@ class StreamRegressor:
         # Kernels come with their learners, so that nobody else needs numba.
         from nestling.streams.event_run import make_run
 
-        self.expert_names = choose_experts(without, VALUE_EXPERTS)
+        self._lock = RemadeLock()
         self._arguments = {
             "loss": loss,
             "quantile": quantile,
             "interval": interval,
             "seed": seed,
             "without": tuple(without),
+            "model": model,
+            "optimizer": optimizer,
             "max_waiting": max_waiting,
             "max_age": max_age,
         }
         self.loss = loss
         self._run = make_run(
-            self.expert_names,
+            choose_experts(without, VALUE_EXPERTS),
             seed,
             max_waiting=max_waiting,
             max_age=max_age,
+            model=model,
+            optimizer=optimizer,
             classifies=False,
             quantile={"squared": None, "absolute": 0.5, "quantile": quantile}[loss],
             level=interval,
         )
+        self.expert_names = self._run.pool.names
 
     @property
     def num_bytes(self) -> int:
@@ -122,14 +136,17 @@ class StreamRegressor:
         """The experts as levels: read, control, digest each."""
         return self._run.levels
 
+    @locked
     def read_concepts(self) -> "list[ConceptReading]":
         """The concepts that are kept, of each level the one in force first."""
         return self._run.read_concepts()
 
+    @locked
     def read_events(self) -> "list[StreamEvent]":
         """What happened to concepts and trees so far: new concepts, and restarts after drift."""
         return list(self._run.happened)
 
+    @locked
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> float:
         """The value of an event; 0 before the first target.
 
@@ -150,6 +167,7 @@ class StreamRegressor:
         run.fit_sizes(1)
         return float(run.expect(row_C[None], id)[0, 0])
 
+    @locked
     def predict_interval_one(self, x: object) -> tuple[float, float]:
         """Interval in which the target of an event should lie; without end before the first.
 
@@ -162,6 +180,7 @@ class StreamRegressor:
         low, high = self._run.pool.read_interval()
         return value + low, value + high
 
+    @locked
     def learn_one(
         self,
         x: object = None,
@@ -183,6 +202,7 @@ class StreamRegressor:
         run.fit_sizes(1)
         run.learn(row_C[None], np.array([target]), np.array([weight]))
 
+    @locked
     def predict_many(self, X: object) -> Any:
         """The value of each event of a block: an array; of a frame, a Series."""
         rows_NC = self._run.columns.encode_many(X, grow=False)
@@ -195,6 +215,7 @@ class StreamRegressor:
 
         return pd.Series(values_N, index=X.index)
 
+    @locked
     def learn_many(
         self, X: object, y: Iterable[float], *, weights: Iterable[float] | None = None
     ) -> None:
@@ -205,10 +226,12 @@ class StreamRegressor:
             rows_NC = self._run.columns.encode_many(X, grow=True)
             self._run.learn_block(rows_NC, np.array(targets), weight_N)
 
+    @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
         return {"loss": self.loss, "run": self._run.state_dict()}
 
+    @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken; see `StreamClassifier.load_state_dict`."""
         self._run.load_state_dict(state["run"])

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.waiting_rows import weigh_waiting
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -20,9 +22,11 @@ def add_waiting(
     gram_PP: Floats,
     cross_PK: Floats,
     waiting_MP: Floats,
-    targets_MK: Floats,
+    target_M: Floats,
     weight_M: Floats,
     half_life: float,
+    *,
+    classify: bool,
 ) -> None:
     """Decay the sums of a ridge memory by each example that waited, and add them.
 
@@ -32,23 +36,23 @@ def add_waiting(
         gram_PP: sum of phi phi', moved.
         cross_PK: sum of phi y', moved.
         waiting_MP: features, the oldest first.
-        targets_MK: targets, one-hot for classes.
+        target_M: classes by number, or values.
         weight_M: how often each counts.
         half_life: in examples; infinite for sums that never decay.
+        classify: whether targets are classes.
 
     >>> gram, cross = np.eye(1), np.zeros((1, 1))
-    >>> add_waiting(gram, cross, np.array([[2.0]]), np.array([[1.0]]), np.ones(1), 1.0)
+    >>> add_waiting(
+    ...     gram, cross, np.array([[2.0]]), np.array([1.0]), np.ones(1), 1.0, classify=False
+    ... )
     >>> gram.item(), cross.item()
     (4.5, 2.0)
     """
-    num_waiting = waiting_MP.shape[0]
     decay = 1.0 if math.isinf(half_life) else 2.0 ** (-1.0 / half_life)
-    weight_M = weight_M * decay ** np.arange(num_waiting - 1.0, -1.0, -1.0)
-    scaled_MP = torch.from_numpy(np.sqrt(weight_M)[:, None] * waiting_MP)
-    before = decay**num_waiting
-    torch.from_numpy(gram_PP).addmm_(scaled_MP.T, scaled_MP, beta=before)
-    weighted_MK = torch.from_numpy(weight_M[:, None] * targets_MK)
-    torch.from_numpy(cross_PK).addmm_(torch.from_numpy(waiting_MP).T, weighted_MK, beta=before)
+    scaled_MP = np.empty_like(waiting_MP)
+    before = weigh_waiting(waiting_MP, target_M, weight_M, decay, classify, scaled_MP, cross_PK)
+    scaled = torch.from_numpy(scaled_MP)
+    torch.from_numpy(gram_PP).addmm_(scaled.T, scaled, beta=before)
 
 
 def solve_sums(gram_PP: Floats, cross_PK: Floats, strength: float) -> Floats | None:
@@ -67,11 +71,11 @@ def solve_sums(gram_PP: Floats, cross_PK: Floats, strength: float) -> Floats | N
     """
     cross = torch.from_numpy(cross_PK)
     for times in STRONGER:
-        ridged = torch.from_numpy(gram_PP.copy())
-        ridged.diagonal().add_(strength * times)
-        lower, failed = torch.linalg.cholesky_ex(ridged)
+        ridged_PP = gram_PP.copy()
+        ridged_PP.reshape(-1)[:: len(ridged_PP) + 1] += strength * times
+        lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(ridged_PP))
         if not failed.item():
-            weights_KP = torch.cholesky_solve(cross, lower).T.contiguous().numpy()
+            weights_KP = torch.cholesky_solve(cross, lower).numpy().T
             if np.isfinite(weights_KP).all():
                 return weights_KP
     return None

@@ -1,7 +1,7 @@
 """Conflict and drift of the suites as events of 196 numbers, ours beside plain SGD."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from nestling.judge.scores import measure_accuracy
 
 AFTER = 300  # events after a change, in which what is known of it shows
 OURS = "nestling"
-_Split = Callable[[Sequence[Pair]], Sequence[Pair]]
+EVENT_RATES = (0.003, 0.01, 0.02, 0.05)  # of SGD event by event
 
 
 def measure_pixels_as_events(
@@ -30,8 +30,8 @@ def measure_pixels_as_events(
 
     The suite's stream, event by event: each is answered before it is learned, the first counts
     as wrong. Final is the mean accuracy at the end on the four contexts of drift. Plain SGD gets
-    the network 196-128-128-10, with and without momentum .9, batches of 10 or single events, and
-    the rate that turns out best over these seeds.
+    the network 196-128-128-10, and what turns out best over these seeds: batches of 10, with or
+    without momentum .9, or single events, pixels as they are or their running z-scores, and rate.
 
     Args:
         name: "conflict" or "drift".
@@ -52,11 +52,10 @@ def measure_pixels_as_events(
             row["final"] = statistics.mean(score_pixels(learner, pair) for pair in tests)
         rows.append(row)
         model = make_setup(suite, seed).make_model
-        for label, split, learn, predict in _list_sgd(model):
-            right = follow_tensors(split(batches), learn, predict)
+        for label, right, final in _run_sgd(model, batches, tests):
             row = _describe(name, seed, label, right, starts)
-            if tests:
-                row["final"] = statistics.mean(measure_accuracy(predict(x), y) for x, y in tests)
+            if final is not None:
+                row["final"] = final
             rows.append(row)
     return build_pixel_figures(name, rows), rows
 
@@ -111,26 +110,55 @@ def name_pixels(row: Sequence[float]) -> dict[str, float]:
     return {f"pixel {place}": value for place, value in enumerate(row)}
 
 
-def _list_sgd(make_model: Callable[[], nn.Module]) -> list[tuple[str, _Split, Learn, Predict]]:
-    sides: list[tuple[str, _Split, Learn, Predict]] = []
-    for size, split in (("batches of 10", _keep), ("events", _split)):
-        for momentum, rates in RATES.items():
+def scale_rows(x_ND: Tensor, further_MD: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Running z-scores, clipped to +-8: of every row by all rows up to it, itself included.
+
+    Args:
+        x_ND: in the order of the stream.
+        further_MD: scaled by all of them; None for none.
+    """
+    x_ND = x_ND.double()
+    counts_N1 = torch.arange(1, len(x_ND) + 1, dtype=torch.float64, device=x_ND.device)[:, None]
+    # Around the first row, so that squares of what hardly moves stay exact.
+    apart_ND = x_ND - x_ND[:1]
+    means_ND = apart_ND.cumsum(dim=0) / counts_N1
+    deviations_ND = (apart_ND.square().cumsum(dim=0) / counts_N1 - means_ND.square()).sqrt()
+
+    def scale(apart: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        z = torch.where(deviation > 1e-9, (apart - mean) / deviation, 0.0)
+        return z.clamp(-8.0, 8.0).float()
+
+    further = x_ND[:0] if further_MD is None else further_MD.double()
+    return scale(apart_ND, means_ND, deviations_ND), scale(
+        further - x_ND[:1], means_ND[-1], deviations_ND[-1]
+    )
+
+
+def _run_sgd(
+    make_model: Callable[[], nn.Module], batches: Sequence[Pair], tests: Sequence[Pair]
+) -> Iterator[tuple[str, NDArray[np.bool_], float | None]]:
+    """Every kind of plain SGD: its name, whether each answer was right, and final accuracy."""
+    x_ND = torch.cat([x.flatten(1) for x, _ in batches])
+    y_N = torch.cat([y for _, y in batches])
+    scaled = [(scale_rows(x_ND, x.flatten(1))[1], y) for x, y in tests]
+    z_ND, _ = scale_rows(x_ND)
+    kinds: list[tuple[str, dict[float, tuple[float, ...]], Sequence[Pair], Sequence[Pair]]] = [
+        ("batches of 10", RATES, batches, tests),
+        ("events", {0.0: EVENT_RATES}, _split(x_ND, y_N), tests),
+        ("events, z-scores", {0.0: EVENT_RATES}, _split(z_ND, y_N), scaled),
+    ]
+    for kind, grid, pairs, looks in kinds:
+        for momentum, rates in grid.items():
             for rate in rates:
-                label = f"sgd {rate:g}, {size}"
-                label += f", momentum {momentum:g}" if momentum else ""
-                sides.append((label, split, *make_sgd(make_model(), rate, momentum)))
-    return sides
+                learn, predict = make_sgd(make_model(), rate, momentum)
+                right = follow_tensors(pairs, learn, predict)
+                found = [measure_accuracy(predict(x), y) for x, y in looks]
+                name = f"sgd {rate:g}, {kind}" + (f", momentum {momentum:g}" if momentum else "")
+                yield name, right, statistics.mean(found) if found else None
 
 
-def _keep(batches: Sequence[Pair]) -> Sequence[Pair]:
-    return batches
-
-
-def _split(batches: Sequence[Pair]) -> Sequence[Pair]:
-    def cut(whole: Tensor) -> Sequence[Tensor]:
-        return torch.split(whole, 1)
-
-    return [pair for x, y in batches for pair in zip(cut(x), cut(y), strict=True)]
+def _split(x_ND: Tensor, y_N: Tensor) -> list[Pair]:
+    return list(zip(torch.split(x_ND, 1), torch.split(y_N, 1), strict=True))
 
 
 def _describe(

@@ -25,13 +25,14 @@ from nestling.store import write_whole
 
 OURS = "nestling"
 
-_SHARED_CODE = (
+# What every cell depends on.
+SHARED_CODE = (
     "data/events",
     "data/digits.py",
     "judge/stream_scores.py",
     "bench/streams/following_events.py",
 )
-_RIVALS_CODE = ("bench/streams/online_networks.py", "bench/streams/stream_rivals.py")
+RIVALS_CODE = ("bench/streams/online_networks.py", "bench/streams/stream_rivals.py")
 # What our learner is made of.
 OUR_CODE = ("core", "judge", "memory", "levels", "learn", "streams")
 
@@ -127,7 +128,7 @@ def build_outcome(cell: StreamCell, found: Followed) -> StreamOutcome:
 
 def identify_system(system: str) -> str:
     """Eight hex digits over the code that a system's cells depend on."""
-    return identify_files(*_SHARED_CODE, *(_RIVALS_CODE if system in RIVALS else OUR_CODE))
+    return identify_files(*SHARED_CODE, *(RIVALS_CODE if system in RIVALS else OUR_CODE))
 
 
 @functools.lru_cache

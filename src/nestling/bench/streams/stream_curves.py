@@ -14,7 +14,8 @@ from nestling.report.plots import add_legend, draw_curve, save_png
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_NUM_POINTS = 40  # of a curve, about: single windows are too noisy to look at
+_NUM_POINTS = 40  # of a curve, about
+_LEAST_WIDTH = 50  # events of a point: fewer are too noisy to look at
 _PANELS_IN_A_ROW = 3
 _SHOWN = ("nestling", "arf", "logistic", "network-sgd", "network-replay")
 
@@ -29,7 +30,7 @@ def draw_streams(outcomes: Sequence[StreamOutcome]) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("curves need matplotlib: pip install 'nestling[report]'") from None
-    names = list(dict.fromkeys(one.cell.stream for one in outcomes if one.curve))
+    names = list(dict.fromkeys(one.cell.stream for one in outcomes if one.num_events))
     found = {one.cell.system for one in outcomes}
     systems = [name for name in _SHOWN if name in found] + sorted(
         name for name in found if ":" in name
@@ -39,17 +40,18 @@ def draw_streams(outcomes: Sequence[StreamOutcome]) -> "Figure":
     figure = Figure(figsize=(4.2 * _PANELS_IN_A_ROW, 2.4 * num_rows + 0.5), layout="constrained")
     panels = list(figure.subplots(num_rows, _PANELS_IN_A_ROW, squeeze=False).flat)
     for axes, name in zip(panels, names, strict=False):
-        for system in reversed(systems):  # ours on top
-            cells = [
-                one for one in outcomes if (one.cell.stream, one.cell.system) == (name, system)
-            ]
-            curve = smooth_curve([one for one in cells if one.curve])
+        for rank, system in enumerate(systems):
+            curve = smooth_curve(
+                [one for one in outcomes if (one.cell.stream, one.cell.system) == (name, system)]
+            )
             if curve:
                 draw_curve(axes, curve, looks[system], system)
+                axes.lines[-1].set_zorder(3.0 - 0.1 * rank)  # the first, ours, on top
         for drift in open_events(name).drifts:
             axes.axvline(drift, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         axes.set_title(name, loc="left", fontsize=9)
         axes.set_ylabel("accuracy, %", fontsize=8)
+        axes.set_xlabel("events", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     for unused in panels[len(names) :]:
@@ -60,19 +62,16 @@ def draw_streams(outcomes: Sequence[StreamOutcome]) -> "Figure":
 
 
 def smooth_curve(outcomes: Sequence[StreamOutcome]) -> list[tuple[float, float]]:
-    """Events seen, and accuracy in per cent: windows of all seeds, neighbours put together."""
-    if not outcomes:
+    """Events seen, and accuracy in per cent over about a fortieth of the stream, mean of seeds."""
+    found = [one.read_right() for one in outcomes if one.num_events]
+    if not found:
         return []
-    length = min(len(one.curve) for one in outcomes)
-    window = outcomes[0].window
-    width = max(1, length // _NUM_POINTS)
+    length = min(len(right) for right in found)
+    width = max(_LEAST_WIDTH, length // _NUM_POINTS)
     return [
         (
-            window * (start + 0.5 * width),
-            100.0
-            * statistics.mean(
-                value for one in outcomes for value in one.curve[start : start + width]
-            ),
+            start + 0.5 * width,
+            100.0 * statistics.mean(float(right[start : start + width].mean()) for right in found),
         )
         for start in range(0, length - width + 1, width)
     ]

@@ -5,7 +5,7 @@ goes on, and a change of our learner measures no rival again. Accuracies of riva
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ from nestling.bench.streams.pixel_events import measure_pixels_as_events
 from nestling.bench.streams.stream_cells import (
     OUR_CODE,
     OURS,
+    RIVALS_CODE,
+    SHARED_CODE,
     StreamCell,
     StreamOutcome,
     identify_files,
-    identify_system,
 )
 from nestling.bench.streams.stream_figures import (
     BEST,
@@ -29,6 +30,7 @@ from nestling.bench.streams.stream_figures import (
     build_retention_figures,
     build_visit_figures,
     list_held_out,
+    list_late,
     list_recoveries,
     list_scores,
     list_worth,
@@ -39,9 +41,9 @@ from nestling.bench.streams.stream_speed import measure_speed, measure_state
 from nestling.bench.streams.stream_values import measure_values
 from nestling.bench.suites.parallel_cells import CellFolders, Progress
 from nestling.bench.timing import Figures, Rows
-from nestling.core.errors import SettingError, suggest
+from nestling.core.errors import DataError, SettingError, suggest
 from nestling.core.imports import import_function
-from nestling.data.events import open_events
+from nestling.data.events import list_event_streams, open_events
 
 NUM_SEEDS = 3
 DELAY = 1_000
@@ -104,7 +106,7 @@ def list_cell_parts(num_seeds: int, streams: Sequence[str] = ()) -> dict[str, Ce
         "retention": CellPart(ours(["digits"]), build_retention_figures, list_held_out),
         "second-visits": CellPart(ours(RETURNING), build_visit_figures, list_recoveries),
         "late": CellPart(
-            (*ours(LATE, DELAY), *theirs(LATE, LATE_RIVALS, DELAY)), build_late_figures, list_scores
+            (*ours(LATE, DELAY), *theirs(LATE, LATE_RIVALS, DELAY)), build_late_figures, list_late
         ),
         "recovery": CellPart(
             (*ours(RECOVERING), *theirs(RECOVERING, [_FOREST])),
@@ -121,11 +123,19 @@ def list_cell_parts(num_seeds: int, streams: Sequence[str] = ()) -> dict[str, Ce
     }
 
 
-def list_measured_parts(num_seeds: int, streams: Sequence[str] = ()) -> dict[str, Measure]:
-    """The parts that are measured as a whole, by name."""
+def list_measured_parts(
+    num_seeds: int, streams: Sequence[str] = (), absent: Collection[str] = ()
+) -> dict[str, Measure]:
+    """The parts that are measured as a whole, by name.
+
+    Args:
+        num_seeds: of ours.
+        streams: the speed is measured on these only; none for all 13.
+        absent: streams that cannot be read; parts that need one are left out.
+    """
     seeds = range(num_seeds)
-    timed = [name for name in BEST if not streams or name in streams]
-    return {
+    timed = [name for name in BEST if (not streams or name in streams) and name not in absent]
+    parts: dict[str, Measure] = {
         "bike": lambda place: measure_values(
             _make_values, seeds, place, system=OURS, has_intervals=True
         ),
@@ -140,6 +150,8 @@ def list_measured_parts(num_seeds: int, streams: Sequence[str] = ()) -> dict[str
         "state": lambda _: measure_state(_make_ours),
         "abuse": lambda _: measure_abuse(_make_ours),
     }
+    left_out = [*(("bike", "bike-arf") if "bike" in absent else ()), *([] if timed else ["speed"])]
+    return {name: part for name, part in parts.items() if name not in left_out}
 
 
 def list_expert_cells(streams: Sequence[str] = ()) -> tuple[StreamCell, ...]:
@@ -178,26 +190,32 @@ def run(
     Raises:
         SettingError: no such part or stream.
         JobError: a kept file is damaged, or a process died.
-        DataError: data that cannot be had.
+        DataError: MNIST, which conflict and drift are made of, cannot be had; a stream that
+            cannot is left out, and a row of part "absent" says why.
         MissingExtra: what a system or a stream needs is not installed.
     """
     for name in streams:
         open_events(name)
     cell_parts = list_cell_parts(num_seeds, streams)
-    measured_parts = list_measured_parts(num_seeds, streams)
-    known = [*cell_parts, *measured_parts, "drop-one"]
+    known = [*cell_parts, *list_measured_parts(num_seeds), "drop-one"]
     for name in names:
         if name not in known:
             raise SettingError(f"part {name!r}; {suggest(name, known)}")
     chosen = [name for name in known if not names or name in names]
     if "drop-one" in chosen:
         cell_parts["drop-one"] = CellPart(list_expert_cells(streams), _build_worth, list_worth)
+    needed = {cell.stream for name in chosen for cell in _list_cells(cell_parts, name)}
+    needed |= {name for name in BEST if "speed" in chosen and (not streams or name in streams)}
+    needed |= {"bike"} if "bike" in chosen or "bike-arf" in chosen else set()
+    absent = _find_absent(needed, place)
+    measured_parts = list_measured_parts(num_seeds, streams, absent)
     figures: Figures = {}
-    rows: Rows = []
+    rows: Rows = [{"part": "absent", "stream": name, "why": why} for name, why in absent.items()]
     seen: dict[StreamCell, StreamOutcome] = {}
     for name in [one for one in chosen if one in cell_parts]:
         part = cell_parts[name]
-        outcomes = run_stream_cells(part.cells, place, num_workers=num_workers, progress=progress)
+        cells = [cell for cell in part.cells if cell.stream not in absent]
+        outcomes = run_stream_cells(cells, place, num_workers=num_workers, progress=progress)
         figures |= part.build(outcomes)
         rows += [{"part": name, **row} for row in part.table(outcomes)]
         seen |= {one.cell: one for one in outcomes}
@@ -207,7 +225,7 @@ def run(
             whole,
             place,
             [name],
-            settings=_describe_settings(name, num_seeds, streams),
+            settings=_describe_settings(name, num_seeds, streams, absent),
             codes={name: _name_code(name)},
             progress=progress,
         )
@@ -219,15 +237,34 @@ def run(
     return SuiteResult("streams", figures, rows, num_threads=1), at_once
 
 
-def _describe_settings(name: str, num_seeds: int, streams: Sequence[str]) -> dict[str, int]:
+def _list_cells(parts: Mapping[str, CellPart], name: str) -> tuple[StreamCell, ...]:
+    return parts[name].cells if name in parts else ()
+
+
+def _find_absent(names: Collection[str], place: CellFolders) -> dict[str, str]:
+    """Streams whose files cannot be had, and why."""
+    absent: dict[str, str] = {}
+    for stream in list_event_streams():
+        if stream.name in names and stream.source is not None:
+            try:
+                stream.read(0, folder=place.data, offline=place.offline)
+            except DataError as error:
+                absent[stream.name] = str(error)
+    return absent
+
+
+def _describe_settings(
+    name: str, num_seeds: int, streams: Sequence[str], absent: Collection[str]
+) -> dict[str, int]:
     if name == "speed":
-        return {f"on {stream}": 1 for stream in streams}
+        on = {f"on {stream}": 1 for stream in streams}
+        return {**on, **{f"not on {stream}": 1 for stream in absent if stream in BEST}}
     return {"num_seeds": num_seeds} if name in ("bike", "conflict", "drift") else {}
 
 
 def _name_code(name: str) -> str:
     if name == "bike-arf":
-        return identify_system(_FOREST)
+        return identify_files(*SHARED_CODE, *RIVALS_CODE, "bench/streams/stream_values.py")
     return identify_files("bench/streams", "bench/timing.py", "data/events", *OUR_CODE)
 
 

@@ -11,12 +11,13 @@ from nestling.bench.timing import Figures, Rows
 from nestling.data.events import Event, open_events
 from nestling.judge.stream_scores import ValueScores
 
-COVERAGE = 0.9  # that the prediction intervals are asked for
 _STREAM = "bike"
 
 
 def follow_values(
-    learner: ValueLearner, events: Iterator[Event], interval: Callable[..., Any] | None = None
+    learner: ValueLearner,
+    events: Iterator[Event],
+    interval: Callable[[dict[Any, Any]], tuple[float, float]] | None = None,
 ) -> dict[str, float]:
     """Scores of a learner that answers every event before it is learned, and its CPU seconds.
 
@@ -25,14 +26,14 @@ def follow_values(
     Args:
         learner: learns in place.
         events: of a stream of numbers.
-        interval: (x, coverage=...) -> from, to, of the same learner; None if it has none.
+        interval: of an event, from and to, of the same learner; None if it has none.
     """
     scores = ValueScores()
     seconds = 0.0
     for x, y in events:
         start = time.process_time()
         answer = learner.predict_one(x)
-        between = None if interval is None else interval(x, coverage=COVERAGE)
+        between = None if interval is None else interval(x)
         learner.learn_one(x, y)
         seconds += time.process_time() - start
         known = between is not None and all(map(math.isfinite, between))
@@ -57,7 +58,7 @@ def measure_values(
         seeds: the figures are means over them.
         place: where the data lie.
         system: in the figures' names.
-        has_intervals: it has `predict_interval_one(x, coverage=)`.
+        has_intervals: it has `predict_interval_one(x)`.
         limit: events; None for all.
     """
     stream = open_events(_STREAM)

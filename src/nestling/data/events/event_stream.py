@@ -27,7 +27,9 @@ from nestling.data.events.stored_events import (
 )
 from nestling.data.sources import obtain
 
+# A value of an event.
 Value = float | int | str | bool
+# A label of an event, or the value to be foreseen.
 Label = float | int | str | bool
 # One event of a stream: its values by name (River names some by numbers), and its label.
 Event = tuple[dict[Any, Value], Label]

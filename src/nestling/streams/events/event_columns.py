@@ -121,6 +121,14 @@ class EventColumns:
             counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [source.num_codes]
         return np.array(counts, dtype=np.int64)
 
+    @property
+    def num_codes_at_once(self) -> np.ndarray:
+        """How many codes each column has from its first known value on (C,): weekdays all."""
+        counts: list[int] = []
+        for source in self._sources.values():
+            counts += [0, 0, 0, len(WEEKDAYS)] if source.kind == DATE else [0]
+        return np.array(counts, dtype=np.int64)
+
     def list_categories(self, column: int) -> list[str]:
         """The texts of a column's codes, in their order; empty for numbers.
 

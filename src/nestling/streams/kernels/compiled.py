@@ -1,10 +1,15 @@
 """Kernels that numba compiles: loops over arrays, cached, free of the interpreter's lock."""
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar, cast
 
 from nestling.core.errors import MissingExtra
 
+# Beside the folders kernels and trees, this file holds kernels, which call all others.
+STEP = "event_step.py"
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # Sums may be reordered and fused, so that they become vectors; NaN and infinity keep their meaning.
@@ -35,4 +40,20 @@ def compiled(function: Kernel) -> Kernel:
     compile_function = numba.njit(
         cache=True, nogil=True, error_model="numpy", fastmath=set(FAST), boundscheck=False
     )
-    return cast(Kernel, compile_function(function))
+    kernel = compile_function(function)
+    # numba looks whether a kernel's own file has changed, not those of the kernels that it calls:
+    # what is cached would go on with their old code.
+    cached = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+    if cached is not None and hasattr(cached, "_source_stamp"):
+        cached._source_stamp = stamp_kernels()
+    return cast(Kernel, kernel)
+
+
+@functools.cache
+def stamp_kernels() -> str:
+    """A digest of all files that hold kernels."""
+    digest = hashlib.sha256()
+    room = Path(__file__).parents[1]
+    for path in sorted([*room.glob("kernels/*.py"), *room.glob("trees/*.py"), room / STEP]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

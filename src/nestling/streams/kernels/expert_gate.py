@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.kernels.network import softmax_into
+from nestling.streams.kernels.network import MOST_STEPS, softmax_into
 
 Floats = NDArray[np.float64]
 # weights_XE of the mixers, shares_E of the experts, top_4 (mixers, then the shared answer),
@@ -113,7 +113,7 @@ def learn_gate(
     num_experts, num_classes = p_EK.shape
     num_mixers = weights_XE.shape[0]
     for x in range(num_mixers):
-        rate = MIXER_RATES[x] * weight / slower
+        rate = MIXER_RATES[x] * min(weight, MOST_STEPS) / slower
         for e in range(num_experts):
             expected = 0.0
             for k in range(num_classes):

@@ -6,6 +6,7 @@ Axes: B events of a block, E experts, K outputs.
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.expert_gate import Gate, Heard, is_plain, learn_gate, mix_answers
 from nestling.streams.kernels.value_gate import (
@@ -13,17 +14,38 @@ from nestling.streams.kernels.value_gate import (
     learn_value_gate,
     mix_values,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.kernels.views import HEAR, MIX
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@compiled
+def open_gate(table: Ints) -> tuple[Gate, Spread, Heard]:
+    """Weights, and what a mixture goes through, of which the table holds the addresses."""
+    gate = (
+        array_2(table, 0, np.float64),
+        array_1(table, 1, np.float64),
+        array_1(table, 2, np.float64),
+        array_1(table, 3, np.float64),
+        array_1(table, 4, np.float64),
+        array_1(table, 5, np.float64),
+        array_1(table, 6, np.float64),
+    )
+    spread = array_1(table, 7, np.float64), array_1(table, 8, np.float64)
+    heard = (
+        array_2(table, 9, np.float64),
+        array_2(table, 10, np.float64),
+        array_1(table, 11, np.float64),
+        array_1(table, 12, np.float64),
+    )
+    return gate, spread, heard
 
 
 @compiled
 def process_gate(
     mode: int,
-    gate: Gate,
-    spread: Spread,
-    heard: Heard,
+    table: Ints,
     settings_2: Floats,
     spine: int,
     slower: float,
@@ -35,25 +57,25 @@ def process_gate(
     """Mix the answers to events and hear of their targets, one after the other.
 
     Args:
-        mode: FORESEE (the mixture is written), LEARN (the gate hears of the target), or both.
-        gate, spread: whom to believe; moved.
-        heard: written, what the last mixture went through.
+        mode: MIX (the mixture is written), HEAR (the gate hears of the target), or both.
+        table: addresses of weights, which move, and of what a mixture goes through.
         settings_2: 1 for classes, 0 for values; the quantile that is wanted, 0 for the mean.
         spine: row of the expert that keeps absent classes, -1 for none.
         slower: 1 + d / 100 for targets that come d events late.
         target_B, weight_B, p_BEK: of the events.
         mixed_BK: written.
     """
+    gate, spread, heard = open_gate(table)
     classify, by_quantile = settings_2[0] == 1.0, settings_2[1] > 0.0
     for b in range(p_BEK.shape[0]):
-        if mode & FORESEE:
+        if mode & MIX:
             if classify:
                 mix_answers(gate, p_BEK[b], spine, heard)
                 mixed_BK[b, :] = heard[2] if is_plain(gate[4]) else heard[3]
             else:
                 mix_values(gate, spread, p_BEK[b], by_quantile, heard)
                 mixed_BK[b, 0] = heard[3][0]
-        if mode & LEARN:
+        if mode & HEAR:
             if classify:
                 label = int(target_B[b])
                 learn_gate(gate, p_BEK[b], heard, label, weight_B[b], slower)

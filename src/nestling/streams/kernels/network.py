@@ -13,8 +13,8 @@ Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 # weights, mean square of the inputs (1,); h1_H, h2_H, x_I: what the last answer went through
 Network = tuple[Singles, Floats, Singles, Singles, Singles]
-# weights, mean square; both moments in one array (2 sizes of weights), updates per unit
-# (2 H + K,); h1_H, h2_H, x_I
+# weights, mean square; both moments in one array (2 sizes of weights), what they lack of each unit
+# (2, 2 H + K); h1_H, h2_H, x_I
 AdamNetwork = tuple[Singles, Floats, Singles, Floats, Singles, Singles, Singles]
 # weights_KJ with the intercept in the last column J = I + 1
 Linear = tuple[Floats]
@@ -23,6 +23,8 @@ Linear = tuple[Floats]
 SQUARE_RATE = 0.001
 # A larger input than of this square norm gets smaller steps.
 USUAL_SQUARE = 64.0
+# A step counts at most so often, whatever the weight: a larger one would overshoot.
+MOST_STEPS = 2.0
 DECAY_MEAN, DECAY_SQUARE = 0.9, 0.999
 # Below this a moment is zero: smaller numbers would soon be denormal, which costs 5 x.
 TINY = 1e-15
@@ -153,7 +155,8 @@ def learn_by_sgd(
 def _descend_adam(
     w: Singles,
     moments: Singles,
-    counts_K: Floats,
+    faded_2K: Floats,
+    first_unit: int,
     start: int,
     rate: float,
     decay: float,
@@ -172,10 +175,13 @@ def _descend_adam(
         delta = delta_K[k]
         if delta == 0.0:
             continue
-        counts_K[k] += 1.0
-        by_mean = 1.0 - DECAY_MEAN ** counts_K[k]
-        by_square = np.float32(1.0 / np.sqrt(1.0 - DECAY_SQUARE ** counts_K[k]))
-        step = np.float32(rate / by_mean)
+        # Powers of the decays by updates of this unit: a moment that began at 0 lacks so much.
+        of_mean = faded_2K[0, first_unit + k] * DECAY_MEAN
+        of_square = faded_2K[1, first_unit + k] * DECAY_SQUARE
+        faded_2K[0, first_unit + k] = of_mean if of_mean > TINY else 0.0
+        faded_2K[1, first_unit + k] = of_square if of_square > TINY else 0.0
+        by_square = np.float32(1.0 / np.sqrt(1.0 - of_square))
+        step = np.float32(rate / (1.0 - of_mean))
         first = start + k * num_units
         row = w[first : first + num_units]
         mean = moments[first : first + num_units]
@@ -202,7 +208,7 @@ def learn_by_adamw(
     h2_H: Singles,
     x_I: Singles,
     moments: Singles,
-    counts: Floats,
+    faded: Floats,
     error_K: Singles,
     rate: float,
     decay: float,
@@ -213,7 +219,7 @@ def learn_by_adamw(
         w: all weights, moved.
         h1_H, h2_H, x_I: what led to the answer.
         moments: (2 size,) means of gradients, then of their squares; moved.
-        counts: (2 H + K,) updates of each unit; moved.
+        faded: (2, 2 H + K) what the moments of each unit still lack, .9^n and .999^n; moved.
         error_K: derivative of the loss by the outputs.
         rate: learning rate.
         decay: weight decay.
@@ -225,14 +231,9 @@ def learn_by_adamw(
     delta1_H = np.empty_like(h1_H)
     _backpropagate(w, third, error_K, h2_H, delta2_H)
     _backpropagate(w, second, delta2_H, h1_H, delta1_H)
-    at_1, at_2, at_3 = (
-        counts[:num_units],
-        counts[num_units : 2 * num_units],
-        counts[2 * num_units :],
-    )
-    _descend_adam(w, moments, at_3, third, rate, decay, error_K, h2_H)
-    _descend_adam(w, moments, at_2, second, rate, decay, delta2_H, h1_H)
-    _descend_adam(w, moments, at_1, 0, rate, decay, delta1_H, x_I)
+    _descend_adam(w, moments, faded, 2 * num_units, third, rate, decay, error_K, h2_H)
+    _descend_adam(w, moments, faded, num_units, second, rate, decay, delta2_H, h1_H)
+    _descend_adam(w, moments, faded, 0, 0, rate, decay, delta1_H, x_I)
 
 
 @compiled

@@ -6,8 +6,10 @@ Axes: B events of a block, V = D + N + 3 K inputs of a view, E experts that take
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.network import (
+    MOST_STEPS,
     AdamNetwork,
     Linear,
     Network,
@@ -19,7 +21,7 @@ from nestling.streams.kernels.network import (
     learn_linear,
     softmax_into,
 )
-from nestling.streams.kernels.views import FORESEE, LARGEST, LEARN
+from nestling.streams.kernels.views import ANSWER, LARGEST, LEARN
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -34,11 +36,17 @@ MOST_MISSED = 3.0
 
 @compiled
 def _answer_by(z_K: Floats, classify: bool, p_K: Floats) -> None:
-    """What outputs say: probabilities of classes, or a value within 8 deviations."""
+    """What outputs say: probabilities of classes, or a value within 8 deviations.
+
+    A network that a learning rate of somebody's choice has blown up says nothing: the gate, which
+    hears all, must stay finite.
+    """
     if classify:
         softmax_into(z_K, p_K)
+        if not np.isfinite(p_K[0]):
+            p_K[:] = 1.0 / p_K.shape[0]
     else:
-        p_K[0] = min(max(z_K[0], -LARGEST), LARGEST)
+        p_K[0] = min(max(z_K[0], -LARGEST), LARGEST) if np.isfinite(z_K[0]) else 0.0
 
 
 @compiled
@@ -81,6 +89,7 @@ def _write_error(
     p_K: Floats, target: float, weight: float, classify: bool, error_K: Singles
 ) -> None:
     """Derivative of the loss by the outputs: of log-loss, or of Huber's."""
+    weight = min(weight, MOST_STEPS)
     if not classify:
         error_K[0] = weight * min(max(p_K[0] - target, -MOST_MISSED), MOST_MISSED)
         return
@@ -94,7 +103,7 @@ def learn_networks(
     networks: Networks,
     rows_6: Ints,
     learning_6: Ints,
-    rates_7: Floats,
+    rates_8: Floats,
     num_seen: int,
     view_V: Floats,
     num_inputs: int,
@@ -110,42 +119,79 @@ def learn_networks(
     if rows_6[SGD_VALUES] >= 0 and learning_6[SGD_VALUES]:
         net = values
         _write_error(p_EK[rows_6[SGD_VALUES]], target, weight, classify, error_K)
-        rate = rates_7[SGD_VALUES] * follow_square(net[1], net[4], num_seen)
+        rate = rates_8[SGD_VALUES] * follow_square(net[1], net[4], num_seen)
         learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
     if rows_6[SGD_ALL] >= 0 and learning_6[SGD_ALL]:
         net = everything
         _write_error(p_EK[rows_6[SGD_ALL]], target, weight, classify, error_K)
-        rate = rates_7[SGD_ALL] * follow_square(net[1], net[4], num_seen)
+        rate = rates_8[SGD_ALL] * follow_square(net[1], net[4], num_seen)
         learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
     if rows_6[ADAM_VALUES] >= 0 and learning_6[ADAM_VALUES]:
         slow = adam_values
         _write_error(p_EK[rows_6[ADAM_VALUES]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
+        rate = rates_8[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[6]
         )
     if rows_6[ADAM_ALL] >= 0 and learning_6[ADAM_ALL]:
         slow = adam_all
         _write_error(p_EK[rows_6[ADAM_ALL]], target, weight, classify, error_K)
-        rate = rates_7[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
+        rate = rates_8[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_7[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[7]
         )
     if rows_6[LINEAR_VALUES] >= 0 and learning_6[LINEAR_VALUES]:
         _write_error(p_EK[rows_6[LINEAR_VALUES]], target, weight, classify, error_K)
-        learn_linear(linear_values[0], view_D, error_K, rates_7[LINEAR_VALUES])
+        learn_linear(linear_values[0], view_D, error_K, rates_8[LINEAR_VALUES])
     if rows_6[LINEAR_ALL] >= 0 and learning_6[LINEAR_ALL]:
         _write_error(p_EK[rows_6[LINEAR_ALL]], target, weight, classify, error_K)
-        learn_linear(linear_all[0], view_V, error_K, rates_7[LINEAR_ALL])
+        learn_linear(linear_all[0], view_V, error_K, rates_8[LINEAR_ALL])
+
+
+@compiled
+def _open_network(table: Ints, at: int) -> Network:
+    return (
+        array_1(table, at, np.float32),
+        array_1(table, at + 1, np.float64),
+        array_1(table, at + 2, np.float32),
+        array_1(table, at + 3, np.float32),
+        array_1(table, at + 4, np.float32),
+    )
+
+
+@compiled
+def _open_adam_network(table: Ints, at: int) -> AdamNetwork:
+    return (
+        array_1(table, at, np.float32),
+        array_1(table, at + 1, np.float64),
+        array_1(table, at + 2, np.float32),
+        array_2(table, at + 3, np.float64),
+        array_1(table, at + 4, np.float32),
+        array_1(table, at + 5, np.float32),
+        array_1(table, at + 6, np.float32),
+    )
+
+
+@compiled
+def open_networks(table: Ints) -> Networks:
+    """The arrays of all networks and regressions, of which the table holds the addresses."""
+    return (
+        _open_network(table, 0),
+        _open_network(table, 5),
+        _open_adam_network(table, 10),
+        _open_adam_network(table, 17),
+        (array_2(table, 24, np.float64),),
+        (array_2(table, 25, np.float64),),
+    )
 
 
 @compiled
 def process_networks(
     mode: int,
-    networks: Networks,
+    table: Ints,
     rows_6: Ints,
     learning_6: Ints,
-    rates_7: Floats,
+    rates_8: Floats,
     num_seen: int,
     num_inputs: int,
     classify: bool,
@@ -157,12 +203,12 @@ def process_networks(
     """Answer and learn events one after the other.
 
     Args:
-        mode: FORESEE (answers are written), LEARN (targets are learned, by the answers that were
-            foreseen last), or both.
-        networks: weights.
+        mode: ANSWER (answers are written), LEARN (targets are learned, by the answers that were
+            given last), or both.
+        table: addresses of the weights.
         rows_6: row of each in the answers, -1 where it takes no part.
         learning_6: 0 where it stands still.
-        rates_7: learning rates, and weight decay.
+        rates_8: learning rates, and weight decay of both AdamW networks.
         num_seen: events learned before.
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
@@ -171,16 +217,17 @@ def process_networks(
         weight_B: how often each event counts.
         p_BEK: answers.
     """
+    networks = open_networks(table)
     for b in range(view_BV.shape[0]):
         view_V, p_EK = view_BV[b], p_BEK[b]
-        if mode & FORESEE:
+        if mode & ANSWER:
             answer_networks(networks, rows_6, view_V, num_inputs, classify, p_EK)
         if mode & LEARN:
             learn_networks(
                 networks,
                 rows_6,
                 learning_6,
-                rates_7,
+                rates_8,
                 num_seen + b,
                 view_V,
                 num_inputs,

@@ -6,6 +6,7 @@ Axes: B events of a block, C columns, V inputs of a view, E experts that take pa
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2, array_3
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.ridge_answers import (
     DenseUnits,
@@ -19,7 +20,7 @@ from nestling.streams.kernels.ridge_answers import (
     write_dense_units,
     write_sparse_units,
 )
-from nestling.streams.kernels.views import FORESEE, LEARN
+from nestling.streams.kernels.views import ANSWER, LEARN
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -118,12 +119,53 @@ def learn_ridges(
 
 
 @compiled
+def _open_ridge(table: Ints, at: int) -> Ridge:
+    return (
+        array_2(table, at, np.float64),
+        array_2(table, at + 1, np.float64),
+        array_1(table, at + 2, np.float64),
+        array_1(table, at + 3, np.float64),
+        array_1(table, at + 4, np.float64),
+        array_1(table, at + 5, np.int64),
+        array_1(table, at + 6, np.float64),
+    )
+
+
+@compiled
+def open_ridges(table: Ints) -> tuple[Units, Ridges, Work]:
+    """Units, memories, and room for an answer, of which the table holds the addresses."""
+    sparse = (
+        array_2(table, 0, np.int64),
+        array_2(table, 1, np.float64),
+        array_1(table, 2, np.float64),
+    )
+    dense = (array_2(table, 3, np.float64), array_1(table, 4, np.float64))
+    slots = (
+        array_3(table, 26, np.float64),
+        array_3(table, 27, np.float64),
+        array_2(table, 28, np.float64),
+        array_2(table, 29, np.float64),
+        array_2(table, 30, np.int64),
+        array_1(table, 31, np.float64),
+        array_1(table, 32, np.int64),
+        array_1(table, 33, np.float64),
+    )
+    work = (
+        array_1(table, 34, np.float64),
+        array_1(table, 35, np.float64),
+        array_1(table, 36, np.float64),
+        array_2(table, 37, np.float64),
+        array_2(table, 38, np.float64),
+        array_2(table, 39, np.float64),
+    )
+    memories = _open_ridge(table, 5), _open_ridge(table, 12), _open_ridge(table, 19), slots
+    return (sparse, dense), memories, work
+
+
+@compiled
 def process_ridges(
     mode: int,
-    start: int,
-    units: Units,
-    ridges: Ridges,
-    work: Work,
+    table: Ints,
     rows_4: Ints,
     learning_4: Ints,
     due_4: Ints,
@@ -137,15 +179,12 @@ def process_ridges(
     target_B: Floats,
     weight_B: Floats,
     p_BEK: Floats,
-) -> int:
-    """Answer and learn events one after the other; stops behind one after which one is to solve.
+) -> None:
+    """Answer and learn events one after the other; say which are to be solved.
 
     Args:
-        mode: FORESEE, LEARN or both; see `network_step.process_networks`.
-        start: first event to be processed.
-        units: random units.
-        ridges: three memories and the slots.
-        work: written, what the last answer went through.
+        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
+        table: addresses of units, memories, slots, and what an answer goes through.
         rows_4: row of each in the answers, -1 where it takes no part.
         learning_4: 0 where it stands still.
         due_4: written, 1 where a memory is to be solved, 1 + slot of the slots.
@@ -154,13 +193,11 @@ def process_ridges(
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
         x_BC, view_BV, target_B, weight_B, p_BEK: events, and what is known of them.
-
-    Returns:
-        the next event to be processed, B if none.
     """
-    for b in range(start, x_BC.shape[0]):
+    units, ridges, work = open_ridges(table)
+    for b in range(x_BC.shape[0]):
         p_EK = p_BEK[b]
-        if mode & FORESEE:
+        if mode & ANSWER:
             write_features(units, work, kinds_C, place_C, x_BC[b], view_BV[b], num_inputs)
             answer_ridges(ridges, work, rows_4, classify, p_EK)
         if mode & LEARN:
@@ -177,6 +214,3 @@ def process_ridges(
                 classify,
             )
             clock_2[0] += 1
-            if due_4[0] + due_4[1] + due_4[2] + due_4[3] > 0:
-                return b + 1
-    return int(x_BC.shape[0])

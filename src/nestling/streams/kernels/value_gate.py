@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
 from nestling.streams.kernels.expert_gate import MIXER_RATES, SHARE, Gate, Heard
+from nestling.streams.kernels.network import MOST_STEPS
 
 Floats = NDArray[np.float64]
 # offsets_E from an expert's mean to its quantile; interval_6: lower and upper bound in running
@@ -129,7 +130,7 @@ def learn_value_gate(
         precision = SMALLEST
         for e in range(num_experts):
             precision += weights_XE[x, e] / max(errors_E[e], SMALLEST)
-        rate = MIXER_RATES[x] * weight / slower
+        rate = MIXER_RATES[x] * min(weight, MOST_STEPS) / slower
         for e in range(num_experts):
             error = max(errors_E[e], SMALLEST)
             apart = offset_E1[e, 0] - mean

@@ -7,20 +7,24 @@ V = D + N + 3 K.
 import numpy as np
 from numpy.typing import NDArray
 
+from nestling.streams.kernels.addresses import array_1, array_2
 from nestling.streams.kernels.compiled import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-# count_C, mean_C, squares_C, recent_C, last_C, kinds_C, place_C, rank_C, hot_CG
-Scaling = tuple[Floats, Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints]
+# count_C, mean_C, squares_C, recent_C, last_1 (a hash), kinds_C, place_C, rank_C, hot_CG
+Scaling = tuple[Floats, Floats, Floats, Floats, Ints, Ints, Ints, Ints, Ints]
 # averages_JK of labels by half-life, weights_J they sum to, last_K the last label
 TargetPast = tuple[Floats, Floats, Floats]
 
-# What is to be done with an event.
-FORESEE, TAKE_IN, LEARN = 1, 2, 4
+# What is to be done with an event: view it, have all experts answer, mix what they say; let its
+# values move what later ones are viewed by, and its target; let the experts learn, the gate hear.
+VIEW, ANSWER, MIX, TAKE_IN, TARGET, LEARN, HEAR = 1, 2, 4, 8, 16, 32, 64
 # Beyond this many events the scaling forgets, so that a drift of many years is followed.
 MOST_COUNTED = 100_000.0
 LARGEST = 8.0
+# Larger values are taken for this one: the sum of their squares would not be finite.
+LARGEST_VALUE = 1e140
 # Share by which the recent past moves: half-life 20.
 RECENT = 1.0 - 2.0 ** (-1.0 / 20.0)
 # Half-lives of the averages of targets: the first two are views, the last is an expert's.
@@ -40,6 +44,7 @@ def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[fl
     Welford's update; see the streams page for where it forgets.
     """
     count = min(count, MOST_COUNTED) + 1.0
+    x = min(max(x, -LARGEST_VALUE), LARGEST_VALUE)
     difference = x - mean
     new_mean = mean + difference / count
     new_squares = squares + difference * (x - new_mean)
@@ -100,21 +105,29 @@ def view_event(
 
 
 @compiled
+def hash_values(x_C: Floats) -> int:
+    """A number for the values of an event: the event itself is not kept. NaN says nothing."""
+    bits_C = x_C.view(np.int64)
+    mixed = np.uint64(0x9E3779B97F4A7C15)
+    for c in range(x_C.shape[0]):
+        if not np.isnan(x_C[c]):
+            mixed = (mixed ^ np.uint64(bits_C[c])) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(c)
+            mixed = mixed ^ (mixed >> np.uint64(31))
+    return int(np.int64(mixed))
+
+
+@compiled
 def take_in_values(scaling: Scaling, x_C: Floats) -> None:
     """Let an event move the scaling and the recent past; the same event once more moves nothing.
 
     A run of identical events says nothing of the spread of the next ones: counted, it would make
     all later values look extreme.
     """
-    count_C, mean_C, squares_C, recent_C, last_C, kinds_C, _, _, _ = scaling
-    same = True
-    for c in range(x_C.shape[0]):
-        if not (x_C[c] == last_C[c] or (np.isnan(x_C[c]) and np.isnan(last_C[c]))):
-            same = False
-            break
-    if same:
+    count_C, mean_C, squares_C, recent_C, last_1, kinds_C, _, _, _ = scaling
+    hashed = hash_values(x_C)
+    if hashed == last_1[0]:
         return
-    last_C[:] = x_C
+    last_1[0] = hashed
     for c in range(x_C.shape[0]):
         x = x_C[c]
         if kinds_C[c] != 0 or np.isnan(x):
@@ -175,12 +188,33 @@ def find_deviation(scale_3: Floats) -> float:
 
 
 @compiled
+def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
+    """What events are viewed by, of which the table holds the addresses."""
+    scaling = (
+        array_1(table, 0, np.float64),
+        array_1(table, 1, np.float64),
+        array_1(table, 2, np.float64),
+        array_1(table, 3, np.float64),
+        array_1(table, 4, np.int64),
+        array_1(table, 5, np.int64),
+        array_1(table, 6, np.int64),
+        array_1(table, 7, np.int64),
+        array_2(table, 8, np.int64),
+    )
+    past = (
+        array_2(table, 9, np.float64),
+        array_1(table, 10, np.float64),
+        array_1(table, 11, np.float64),
+    )
+    return scaling, past, array_1(table, 12, np.float64)
+
+
+@compiled
 def process_views(
     mode: int,
-    scaling: Scaling,
-    past: TargetPast,
-    scale_3: Floats,
+    table: Ints,
     row: int,
+    learns: int,
     classify: bool,
     x_BC: Floats,
     target_B: Floats,
@@ -190,24 +224,27 @@ def process_views(
     """View events one after the other, and let values and targets move what they are viewed by.
 
     Args:
-        mode: sum of FORESEE (views, and the average of recent targets, are written), TAKE_IN (the
-            values move scaling and recent past) and LEARN (targets move the past).
-        scaling, past: moved.
-        scale_3: events, mean and squares of values that are foreseen; moved.
+        mode: sum of VIEW (views, and the average of recent targets, are written), TAKE_IN (the
+            values move scaling and recent past) and TARGET (targets move the past).
+        table: addresses of scaling, past, and of events, mean and squares of values that are
+            foreseen; all move.
         row: of the average of recent targets in the answers, -1 for none.
+        learns: 0 where the averages of targets stand still.
         classify: whether targets are classes.
         x_BC: values of the events.
         target_B: classes by number; values, which are written over in running deviations.
         view_BV, p_BEK: written.
     """
+    scaling, past, scale_3 = open_views(table)
     for b in range(x_BC.shape[0]):
-        if mode & FORESEE:
+        if mode & VIEW:
             view_event(scaling, past, x_BC[b], classify, view_BV[b])
             if row >= 0:
                 answer_average(past, classify, p_BEK[b, row])
         if mode & TAKE_IN:
             take_in_values(scaling, x_BC[b])
-        if mode & LEARN:
+        if mode & TARGET:
             if not classify:
                 target_B[b] = scale_target(scale_3, target_B[b])
-            take_in_target(past, target_B[b], classify)
+            if learns:
+                take_in_target(past, target_B[b], classify)

@@ -93,9 +93,9 @@ def histograms_of(forest: Forest) -> Histograms:
 
 
 @compiled
-def adwin_of(forest: Forest, tree: int) -> Adwin:
-    """The ADWIN of one tree."""
-    return forest[ADWIN_NUMBERS][tree], forest[ADWIN_SIZES][tree], forest[ADWIN_BUCKETS][tree]
+def adwin_of(forest: Forest) -> Adwin:
+    """The three arrays of the ADWIN on errors."""
+    return forest[ADWIN_NUMBERS], forest[ADWIN_SIZES], forest[ADWIN_BUCKETS]
 
 
 @compiled
@@ -136,7 +136,7 @@ def fell_tree(forest: Forest, tree: int) -> None:
         if nodes_TN5[tree, node, COLUMN] < 0:
             free[0] += 1
             free[free[0]] = nodes_TN5[tree, node, LOW]
-            # `make_room` looks at all rows.
+            # `lacks_room` looks at all rows.
             forest[LEAF_NUMBERS][nodes_TN5[tree, node, LOW], UNCHECKED] = 0.0
             forest[NUM_FEATURES][nodes_TN5[tree, node, LOW]] = 0
         nodes_TN5[tree, node, COLUMN] = -1
@@ -299,7 +299,7 @@ def split_where_due(
     trees_T3[tree, NUM_LEAVES] += 1
     middle = threshold
     if kinds_C[column] != CATEGORY:
-        middle -= histograms[0][leaf, feature]
+        middle -= forest[ORIGINS][leaf, feature]
     for side in range(2):
         child = _open_leaf(forest, tree, low if side == 0 else high, kinds_C.shape[0])
         forest[LEAF_SUMS][child] = low_S if side == 0 else high_S

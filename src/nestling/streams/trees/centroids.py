@@ -28,14 +28,16 @@ ANY_SIDE, CODE_SIDES = -1, 2
 LEAST_INHERITED = 1e-3
 # Values are kept as float32 differences from the first one; further out is as good as far.
 FARTHEST = 1e30
+# The centre of a bin that is not in use.
+BEYOND = 3e38
 
-Histograms: TypeAlias = tuple[
-    NDArray[np.float64],  # origins_LF
-    NDArray[np.int32],  # sizes_LF
-    NDArray[np.float32],  # centres_LFB
-    NDArray[np.float32],  # costs_LFB
-    NDArray[Any],  # counts_LFBS, B + 1 rows; float32 or float64
-]
+# Places of the arrays. What runs for each feature names them so: an array with a name of its own
+# is counted (atomically, some nanoseconds) wherever that function calls another kernel.
+_ORIGINS, _SIZES, _CENTRES, _COSTS, _COUNTS = range(5)
+
+# origins_LF float64, sizes_LF int32, centres_LFB and costs_LFB float32, counts_LFBS (B + 1 rows)
+# float32 or float64.
+Histograms: TypeAlias = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def make_histograms(
@@ -57,7 +59,7 @@ def make_histograms(
     return (
         np.zeros(shape),
         np.zeros(shape, np.int32),
-        np.zeros((*shape, NUM_BINS), np.float32),
+        np.full((*shape, NUM_BINS), BEYOND, np.float32),
         np.zeros((*shape, NUM_BINS), np.float32),
         np.zeros((*shape, NUM_BINS + 1, num_statistics), dtype),
     )
@@ -69,20 +71,21 @@ def clear_histograms(histograms: Histograms, leaf: int) -> None:
     origins_LF, sizes_LF, centres_LFB, costs_LFB, counts_LFBS = histograms
     origins_LF[leaf] = 0.0
     sizes_LF[leaf] = 0
-    centres_LFB[leaf] = 0.0
+    centres_LFB[leaf] = BEYOND
     costs_LFB[leaf] = 0.0
     counts_LFBS[leaf] = 0.0
 
 
 @compiled
 def count_below(
-    centres_LFB: NDArray[np.float32], leaf: int, feature: int, size: int, value: np.float32
+    centres_LFB: NDArray[np.float32], leaf: int, feature: int, value: np.float32
 ) -> int:
-    """How many of the first `size` centres lie below a value."""
-    below = 0
-    for place in range(size):
-        below += centres_LFB[leaf, feature, place] < value
-    return below
+    """How many centres lie below a value."""
+    below = np.int32(0)
+    # All of them, whether in use or not: a loop of known length becomes a few vectors.
+    for place in range(NUM_BINS):
+        below += np.int32(centres_LFB[leaf, feature, place] < value)
+    return int(below)
 
 
 @compiled
@@ -198,13 +201,14 @@ def _add_event(
 @compiled
 def _place_category(histograms: Histograms, leaf: int, feature: int, code: np.float32) -> int:
     """The bin of a category; a new one as long as there is room, then that of all others."""
-    _, sizes_LF, centres_LFB, _, _ = histograms
-    size = sizes_LF[leaf, feature]
-    place = find_code(centres_LFB, leaf, feature, size, code)
+    size = histograms[_SIZES][leaf, feature]
+    place = find_code(histograms[_CENTRES], leaf, feature, size, code)
     if place < 0:
         place = size
-        centres_LFB[leaf, feature, place] = code if size < NUM_BINS - 1 else np.float32(OTHERS)
-        sizes_LF[leaf, feature] = size + 1
+        histograms[_CENTRES][leaf, feature, place] = (
+            code if size < NUM_BINS - 1 else np.float32(OTHERS)
+        )
+        histograms[_SIZES][leaf, feature] = size + 1
     return place
 
 
@@ -218,36 +222,35 @@ def _place_number(
     weight: float,
 ) -> int:
     """The bin that a number will be counted in, made where it has none."""
-    _, sizes_LF, centres_LFB, costs_LFB, counts_LFBS = histograms
     last = NUM_BINS - 1
-    size = sizes_LF[leaf, feature]
-    place = count_below(centres_LFB, leaf, feature, size, value)
-    if place < size and centres_LFB[leaf, feature, place] == value:
+    size = histograms[_SIZES][leaf, feature]
+    place = count_below(histograms[_CENTRES], leaf, feature, value)
+    if place < size and histograms[_CENTRES][leaf, feature, place] == value:
         return place
     if size < NUM_BINS:
         _open_bin(histograms, leaf, feature, place, size)
-        centres_LFB[leaf, feature, place] = value
-        sizes_LF[leaf, feature] = size + 1
+        histograms[_CENTRES][leaf, feature, place] = value
+        histograms[_SIZES][leaf, feature] = size + 1
         return place
     # Which costs less: that two bins become one, or that the value joins a bin beside it?
     # The two between which it lies are neighbours no more.
     pair = 1 if place == 1 else 0
-    least = costs_LFB[leaf, feature, pair]
+    least = histograms[_COSTS][leaf, feature, pair]
     for other in range(pair + 1, last):
-        if costs_LFB[leaf, feature, other] < least and other != place - 1:
-            least = costs_LFB[leaf, feature, other]
+        if histograms[_COSTS][leaf, feature, other] < least and other != place - 1:
+            least = histograms[_COSTS][leaf, feature, other]
             pair = other
     join, join_weight, cost = -1, 0.0, float(least)
     for other in range(max(place - 1, 0), min(place, last) + 1):
-        held = _weigh_bin(counts_LFBS, leaf, feature, other, by_class)
-        gap = abs(float(value) - float(centres_LFB[leaf, feature, other]))
+        held = _weigh_bin(histograms[_COUNTS], leaf, feature, other, by_class)
+        gap = abs(float(value) - float(histograms[_CENTRES][leaf, feature, other]))
         of_join = gap * math.sqrt(held * (weight / (held + weight)))
         if of_join <= cost:
             join, join_weight, cost = other, held, of_join
     if join >= 0:
-        centre = float(centres_LFB[leaf, feature, join])
+        centre = float(histograms[_CENTRES][leaf, feature, join])
         centre += (float(value) - centre) * (weight / (join_weight + weight))
-        centres_LFB[leaf, feature, join] = centre
+        histograms[_CENTRES][leaf, feature, join] = centre
         return join
     _merge_pair(histograms, leaf, feature, pair, by_class)
     if pair + 1 < place:
@@ -256,7 +259,7 @@ def _place_number(
     else:
         _open_bin(histograms, leaf, feature, place, pair + 1)
         pair += pair >= place
-    centres_LFB[leaf, feature, place] = value
+    histograms[_CENTRES][leaf, feature, place] = value
     _refresh_costs(histograms, leaf, feature, pair - 1, pair, by_class)
     return place
 
@@ -284,18 +287,17 @@ def insert_value(
         target: number to learn where `label` is -1.
         weight: of the event, > 0.
     """
-    origins_LF, sizes_LF, _, _, counts_LFBS = histograms
-    before = sizes_LF[leaf, feature]
+    before = histograms[_SIZES][leaf, feature]
     if kind == CATEGORY:
         place = _place_category(histograms, leaf, feature, np.float32(value))
     else:
         if before == 0:
-            origins_LF[leaf, feature] = value
-        value_32 = relative_value(value, origins_LF[leaf, feature])
+            histograms[_ORIGINS][leaf, feature] = value
+        value_32 = relative_value(value, histograms[_ORIGINS][leaf, feature])
         place = _place_number(histograms, leaf, feature, value_32, label >= 0, weight)
-    _add_event(counts_LFBS, leaf, feature, place, label, target, weight)
-    _add_event(counts_LFBS, leaf, feature, NUM_BINS, label, target, weight)
-    if kind == NUMERIC and sizes_LF[leaf, feature] == NUM_BINS:
+    _add_event(histograms[_COUNTS], leaf, feature, place, label, target, weight)
+    _add_event(histograms[_COUNTS], leaf, feature, NUM_BINS, label, target, weight)
+    if kind == NUMERIC and histograms[_SIZES][leaf, feature] == NUM_BINS:
         if before < NUM_BINS:
             _refresh_costs(histograms, leaf, feature, 0, NUM_BINS, label >= 0)
         else:

@@ -121,7 +121,7 @@ def answer_pool(
         p_K: filled; sums to 1, all above 0.
     """
     forest, shares_T, concepts_T2 = pool[:FOREST_END], pool[SHARES], pool[CONCEPTS]
-    one_K = forest[SCRATCH][2, : p_K.shape[0]]
+    one_K = np.empty(p_K.shape[0])  # not the scratch: a query leaves every array as it is
     p_K[:] = 0.0
     for tree in range(shares_T.shape[0]):
         if concepts_T2[tree, BORN] >= 0:
@@ -140,7 +140,6 @@ def _open_concept(pool: Pool, num_columns: int, now: int) -> bool:
             tree = other
     if not plant_tree(pool[:FOREST_END], tree, num_columns):
         return False
-    clear_adwin(adwin_of(pool, tree))
     shares_T[tree] = 0.0
     rest = shares_T.sum()
     for other in range(shares_T.shape[0]):
@@ -162,10 +161,10 @@ def learn_pool(
     """The filter hears of an event, and the tree of the most probable concept learns it.
 
     r_c ~ pi_c (.95 p_c(y) + .05/K)^.5, pi_c <- .99 r_c + .01/n over the n open concepts. Where the
-    errors of the tree in force rise (ADWIN) a new concept is opened.
+    errors of the trees in force rise (ADWIN) a new concept is opened.
 
     Args:
-        pool: `tuple(make_pool(...).values())`; changed in place. Have `make_room` called before.
+        pool: `tuple(make_pool(...).values())`; changed in place; see `tree_step.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         label: class, below the number of classes.
@@ -201,7 +200,7 @@ def learn_pool(
     concepts_T2[now, LAST] = num_events[0]
     times = draw_poisson(forest[GENERATOR], forest[SETTINGS][MEAN_WEIGHT])
     wrong = learn_one_tree(forest, now, x_C, kinds_C, label, weight * times)
-    adwin = adwin_of(forest, now)
+    adwin = adwin_of(forest)
     if update_adwin(adwin, 1.0 if wrong else 0.0) > 0:
         clear_adwin(adwin)
         if _open_concept(pool, kinds_C.shape[0], num_events[0]):

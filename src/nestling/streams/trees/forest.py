@@ -85,7 +85,7 @@ def make_forest(
         check_every: events at a leaf between two looks for a split.
         delta: chance of a wrong split that each check allows.
         mean_weight: each event is learned as often as a Poisson number of this mean; 0: once.
-        adwin_delta: of each tree's ADWIN.
+        adwin_delta: of the ADWIN on errors.
         seed: of columns and Poisson numbers.
         dtype: of the counts in histograms.
 
@@ -109,9 +109,9 @@ def make_forest(
         "generator": np.array([seed], np.uint64),
         "settings": np.array([max_leaves, check_every, -math.log(delta), mean_weight]),
         "scratch": np.zeros((6, num_statistics)),
-        "adwin_numbers": np.tile(numbers, (num_trees, 1)),
-        "adwin_sizes": np.tile(sizes_R, (num_trees, 1)),
-        "adwin_buckets": np.tile(buckets, (num_trees, 1, 1, 1)),
+        "adwin_numbers": numbers,
+        "adwin_sizes": sizes_R,
+        "adwin_buckets": buckets,
     }
 
 

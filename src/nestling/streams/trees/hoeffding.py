@@ -28,6 +28,7 @@ from nestling.streams.trees.centroids import (
     relative_value,
 )
 from nestling.streams.trees.forest import (
+    COUNTS,
     ERRORS_FINE,
     ERRORS_PLAIN,
     LEAF_COLUMNS,
@@ -61,7 +62,7 @@ def make_tree(
     *,
     max_leaves: int = 64,
     check_every: int = 50,
-    delta: float = 1e-3,
+    delta: float = 1e-2,
     adwin_delta: float = 0.002,
     seed: int = 0,
 ) -> dict[str, NDArray[Any]]:
@@ -141,7 +142,7 @@ def find_bins(
         low = find_code(centres_LFB, leaf, feature, size, np.float32(x_C[column]))
         return low, low, part
     value = relative_value(x_C[column], origins_LF[leaf, feature])
-    high = count_below(centres_LFB, leaf, feature, size, value)
+    high = count_below(centres_LFB, leaf, feature, value)
     low = max(high - 1, 0)
     high = min(high, size - 1)
     if high > low:
@@ -165,7 +166,7 @@ def _score_bayes(
     """
     _score_counts(forest, leaf, p_K)
     histograms = histograms_of(forest)
-    counts_LFBS, columns_LF = histograms[4], forest[LEAF_COLUMNS]
+    counts_LFBS, columns_LF = forest[COUNTS], forest[LEAF_COLUMNS]
     num_classes = min(p_K.shape[0], counts_LFBS.shape[3])
     since = 0
     for feature in range(forest[NUM_FEATURES][leaf]):
@@ -310,7 +311,7 @@ def learn_tree(
     """The tree learns one event, and starts anew where ADWIN says that its errors rose.
 
     Args:
-        tree: `tuple(make_tree(...).values())`; changed in place. Have `make_room` called before.
+        tree: `tuple(make_tree(...).values())`; changed in place; see `tree_step.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         label: class, below the number of classes.
@@ -322,7 +323,7 @@ def learn_tree(
     wrong = learn_one_tree(tree, 0, x_C, kinds_C, label, weight)
     if weight <= 0.0:
         return False
-    adwin = adwin_of(tree, 0)
+    adwin = adwin_of(tree)
     if update_adwin(adwin, 1.0 if wrong else 0.0) <= 0:
         return False
     clear_adwin(adwin)

@@ -162,8 +162,8 @@ def learn_value_tree(
     """The tree learns one event, and starts anew where ADWIN says that its errors rose.
 
     Args:
-        tree: `tuple(make_value_tree(...).values())`; changed in place. Have `make_room` called
-            before.
+        tree: `tuple(make_value_tree(...).values())`; changed in place. It needs room:
+            see `tree_step.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         target: finite.
@@ -198,7 +198,7 @@ def learn_value_tree(
     variance = targets[1 + SQUARES] / targets[1 + WEIGHT] - mean * mean
     if variance <= 0.0:
         return False
-    adwin = adwin_of(tree, 0)
+    adwin = adwin_of(tree)
     scaled = min(error / (LARGEST_ERROR * math.sqrt(variance)), 1.0)
     if update_adwin(adwin, scaled) <= 0:
         return False

@@ -254,10 +254,19 @@ def test_each_expert_alone(name: str, values: bool) -> None:
     block.learn_many([x for x, _ in examples], [y for _, y in examples])
     assert_same(single, block)
     assert_finite(single)
-    # Those that are left out learn nothing.
-    idle = make_learner(values=values, without=without)
-    learn_all(idle, examples[:110])
-    before = idle.state_dict()["run"]["pool"]["parts"]
-    learn_all(idle, examples[110:])
-    after = idle.state_dict()["run"]["pool"]["parts"]
-    assert flatten(before[without[0]]) == flatten(after[without[0]]) or without[0] == "labels"
+
+
+@BOTH
+def test_a_label_that_comes_at_once_by_its_id_is_learned_as_any(values: bool) -> None:
+    plain, by_id = make_learner(values=values), make_learner(values=values)
+    for n, (x, y) in enumerate(make_either(150, values=values)):
+        answer = plain.predict_one(x)
+        plain.learn_one(x, y=y)
+        if n < 5:  # before a column or class appears there is nothing to answer yet
+            by_id.learn_one(x, y=y)
+        else:
+            assert by_id.predict_one(x, id=n) == answer
+            by_id.learn_one(id=n, y=y)
+    assert plain.levels.digests() == by_id.levels.digests()
+    first, second = (one.state_dict()["run"]["pool"]["parts"] for one in (plain, by_id))
+    assert flatten(first) == flatten(second)

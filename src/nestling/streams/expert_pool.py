@@ -44,11 +44,9 @@ from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviat
 from nestling.streams.model_expert import ModelExpert
 from nestling.streams.solving import add_waiting, solve_sums
 from nestling.streams.trees.concept_trees import grow_pool, make_pool
-from nestling.streams.trees.forest import add_leaves
+from nestling.streams.trees.forest import MAX_LEAVES, add_leaves
 from nestling.streams.trees.hoeffding import grow_tree, make_tree
-from nestling.streams.trees.tree_step import (
-    lacks_room,
-)
+from nestling.streams.trees.tree_step import MOST_NEW_LEAVES, lacks_room
 from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
 Floats = NDArray[np.float64]
@@ -556,6 +554,10 @@ class ExpertPool:
                     self._solve_due()
                 elif next_event < num_events:
                     self._add_leaves()
+        if mode & LEARN and self._lack_leaves():
+            # Now, not before the next event is learned: new room clears what its answer has left
+            # there for learning.
+            self._add_leaves()
 
     def _process_with_model(
         self, model: ModelExpert, mode: int, event: Events, slower: float
@@ -570,6 +572,16 @@ class ExpertPool:
         if mode & LEARN and not is_frozen:
             target, weight = float(event.targets[0]), float(event.weights[0])
             model.learn(event.views[0], self.sizes.num_inputs, target, weight)
+
+    def _lack_leaves(self) -> bool:
+        """Whether a tree has no room for one more split; as `lacks_room`, which is slow to call."""
+        for name in TREES:
+            part = self.parts[name]
+            if self.rows[name] >= 0 and part["free"][0] < MOST_NEW_LEAVES:
+                most = len(part["trees"]) * int(part["settings"][MAX_LEAVES])
+                if len(part["leaf_sums"]) < most:
+                    return True
+        return False
 
     def _add_leaves(self) -> None:
         """Give the trees that have no room for one more split more of it."""

@@ -26,7 +26,7 @@ INNER_ROOMS = {
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),
     *("judge/drift", "streams/adapters", "streams/events", "streams/kernels", "streams/live"),
-    "streams/trees",
+    *("streams/experts", "streams/trees"),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.
 LONG_FILES: dict[str, str] = {

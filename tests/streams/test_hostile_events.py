@@ -75,7 +75,7 @@ REFUSED: list[tuple[type[NestlingError], Callable[[Any], object]]] = [
     (DataError, lambda one: one.learn_one({"new": 1.0}, y=1, weight=math.inf)),
     (
         DataError,
-        lambda one: one.learn_one({"a": 1.0, np.str_("a"): 2.0, True: 0.0, "b": 3.0}, y=None),
+        lambda one: one.learn_one({"1.5": 1.0, 1.5: 2.0}, y=1),
     ),
     (UnknownEvent, lambda one: one.learn_one(id="never", y=1)),
     (UnknownEvent, lambda one: one.learn_one(id="answered", y=1)),

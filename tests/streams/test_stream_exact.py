@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_streams import (
+    assert_finite,
     assert_same,
+    flatten,
     learn_all,
     make_either,
     make_growing,
@@ -22,6 +24,7 @@ from made_streams import (
 
 import nestling as nl
 from nestling.core.errors import ForeignSnapshot, NestlingError, SnapshotError
+from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
 
 BOTH = pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
 
@@ -236,3 +239,34 @@ def test_damaged_snapshots_are_refused(tmp_path: Path) -> None:
     assert_same(learner, twin)
     learner.restore(tmp_path)
     assert_same(learner, twin)
+
+
+@BOTH
+@pytest.mark.parametrize("name", EXPERTS)
+def test_each_expert_alone(name: str, values: bool) -> None:
+    known = VALUE_EXPERTS if values else EXPERTS
+    if name not in known:
+        return
+    without = [other for other in known if other != name]
+    single, block = (make_learner(values=values, without=without) for _ in range(2))
+    examples = make_either(120, values=values)
+    learn_all(single, examples)
+    block.learn_many([x for x, _ in examples], [y for _, y in examples])
+    assert_same(single, block)
+    assert_finite(single)
+
+
+@BOTH
+def test_a_label_that_comes_at_once_by_its_id_is_learned_as_any(values: bool) -> None:
+    plain, by_id = make_learner(values=values), make_learner(values=values)
+    for n, (x, y) in enumerate(make_either(150, values=values)):
+        answer = plain.predict_one(x)
+        plain.learn_one(x, y=y)
+        if n < 5:  # before a column or class appears there is nothing to answer yet
+            by_id.learn_one(x, y=y)
+        else:
+            assert by_id.predict_one(x, id=n) == answer
+            by_id.learn_one(id=n, y=y)
+    assert plain.levels.digests() == by_id.levels.digests()
+    first, second = (one.state_dict()["run"]["pool"]["parts"] for one in (plain, by_id))
+    assert flatten(first) == flatten(second)

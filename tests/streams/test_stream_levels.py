@@ -8,7 +8,7 @@ from made_streams import assert_same, learn_all, make_either, make_growing, make
 
 import nestling as nl
 from nestling.core.errors import SettingError, UnknownLevel
-from nestling.streams.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
 
 
 def find_moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -43,7 +43,8 @@ def test_windows_freeze_their_events_in_blocks_as_alone() -> None:
     for x, y in examples:
         single.learn_one(x, y=y)
         digests.append(single.levels["adamw"].tensors()["moments"].abs().sum().item())
-    still = [n + 1 for n in range(1, 60) if digests[n] == digests[n - 1]]
+    # One class alone has no gradient.
+    still = [n + 1 for n in range(5, 60) if digests[n] == digests[n - 1]]
     assert still == list(range(10, 20))
     block.learn_many([x for x, _ in examples], [y for _, y in examples])
     assert_same(single, block)

@@ -12,19 +12,20 @@ from torch import nn
 
 from nestling.core.errors import NestlingError
 from nestling.optim import OptimizerSpec, adamw
-from nestling.streams.concept_readings import (
-    ChangeCounter,
+from nestling.streams.events.event_columns import EventColumns
+from nestling.streams.experts.concept_readings import (
     ConceptReading,
     StreamEvent,
     list_concepts,
+    take_changes,
 )
-from nestling.streams.events.event_columns import EventColumns
-from nestling.streams.expert_arrays import Sizes, locate_view
-from nestling.streams.expert_levels import StreamLevels
-from nestling.streams.expert_pool import Events, ExpertPool
+from nestling.streams.experts.event_block import Events
+from nestling.streams.experts.expert_arrays import Sizes, locate_view
+from nestling.streams.experts.expert_levels import StreamLevels
+from nestling.streams.experts.expert_pool import ExpertPool
+from nestling.streams.experts.model_expert import ModelExpert
 from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
-from nestling.streams.model_expert import ModelExpert
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -49,7 +50,6 @@ class EventRun:
     def __init__(self, columns: EventColumns, pool: ExpertPool, waiting: WaitingEvents) -> None:
         self.columns, self.pool, self.waiting = columns, pool, waiting
         self.num_events = 0
-        self._changes = ChangeCounter(pool)
         # What happened to concepts and trees, the latest last; bounded.
         self.happened: deque[StreamEvent] = deque(maxlen=MOST_REMEMBERED)
         self._grown_for = (-1, 0)
@@ -131,7 +131,7 @@ class EventRun:
         self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
         self.waiting.expire(self.num_events)
-        self.happened += self._changes.collect()
+        self.happened += take_changes(self.pool)
         return events.mixed.copy()
 
     def _pass(self, x_1C: Floats) -> Floats:
@@ -213,7 +213,7 @@ class EventRun:
         # would answer now.
         self.pool.process(TARGET | MIX | HEAR, events, self._slower)
         self.pool.process(ANSWER | LEARN, events)
-        self.happened += self._changes.collect()
+        self.happened += take_changes(self.pool)
 
     @property
     def levels(self) -> StreamLevels:
@@ -258,7 +258,6 @@ class EventRun:
         self._num_codes = np.array(state["num_codes"], dtype=np.int64)
         grown = self.columns.num_growths if state["is_grown"] else -1
         self._grown_for = (grown, self.pool.sizes.num_outputs)
-        self._changes = ChangeCounter(self.pool)
         self.happened.clear()
         self.happened += [StreamEvent(**one) for one in state["happened"]]
 

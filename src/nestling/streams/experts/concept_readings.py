@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from nestling.streams.expert_arrays import NUM_SLOTS
-from nestling.streams.expert_pool import TREES, ExpertPool
+from nestling.streams.experts.expert_arrays import NUM_SLOTS
+from nestling.streams.experts.expert_parts import TREES
+from nestling.streams.experts.expert_pool import ExpertPool
 from nestling.streams.trees.concept_trees import read_concepts
 
 
@@ -74,35 +75,16 @@ def list_concepts(pool: ExpertPool) -> list[ConceptReading]:
     return sorted(found, key=lambda one: (order[one.level], -one.probability))
 
 
-class ChangeCounter:
-    """Tell what has happened to concepts and trees since it was asked last.
-
-    Args:
-        pool: the experts.
-    """
-
-    def __init__(self, pool: ExpertPool) -> None:
-        self._pool = pool
-        self._counted = self._count()
-        self._seen = b""
-
-    def _count(self) -> dict[str, int]:
-        counted = {"concepts": int(self._pool.clock[1])}
-        return counted | dict(zip(TREES, self._pool.anew.tolist(), strict=True))
-
-    def collect(self) -> list[StreamEvent]:
-        """What has happened since."""
-        seen = self._pool.clock[1:].tobytes() + self._pool.anew.tobytes()
-        if seen == self._seen:  # as nearly always, and this is asked at every event
-            return []
-        self._seen = seen
-        before, self._counted = self._counted, self._count()
-        return [
-            StreamEvent(
-                level,
-                "restart" if level == "tree" or not self._pool.classifies else "new concept",
-                self._pool.num_learned,
-            )
-            for level, count in self._counted.items()
-            for _ in range(count - before[level])
-        ]
+def take_changes(pool: ExpertPool) -> list[StreamEvent]:
+    """What has happened to concepts and trees since this was asked last."""
+    if not pool.changes:
+        return []
+    changes, pool.changes = pool.changes, []
+    return [
+        StreamEvent(
+            level,
+            "restart" if level == "tree" or not pool.classifies else "new concept",
+            event,
+        )
+        for level, event in changes
+    ]

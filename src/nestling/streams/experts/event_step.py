@@ -155,8 +155,8 @@ def process_events(
 ) -> int:
     """Process events and their classes one after the other.
 
-    Stops where Python is needed: behind an event after which a memory is to be solved, and before
-    one for which a tree has no room.
+    Stops where Python is needed: behind an event after which a memory is to be solved or a tree
+    began anew, and before one for which a tree has no room.
 
     Args:
         mode: sum of what is to be done; see `views`.
@@ -176,6 +176,7 @@ def process_events(
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
     anew, kinds_Q = array_1(switches, ANEW, np.int64), array_1(switches, KINDS, np.int64)
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
+    began = anew.sum()
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
             (rows[10] >= 0 and lacks_room(open_tree(_section(table, starts, TREE))))
@@ -244,7 +245,7 @@ def process_events(
         is_due = _mix_and_hear(
             mode, table, starts, slower, target, weight, answer, mixed[b : b + 1]
         )
-        if is_due:
+        if is_due or anew.sum() != began:
             return b + 1
     return int(values.shape[0])
 
@@ -274,6 +275,7 @@ def process_value_events(
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
     anew, kinds_Q = array_1(switches, ANEW, np.int64), array_1(switches, KINDS, np.int64)
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
+    began = anew.sum()
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
             (rows[10] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREE))))
@@ -329,6 +331,6 @@ def process_value_events(
         is_due = _mix_and_hear(
             mode, table, starts, slower, target, weight, answer, mixed[b : b + 1]
         )
-        if is_due:
+        if is_due or anew.sum() != began:
             return b + 1
     return int(values.shape[0])

@@ -29,10 +29,8 @@ from nestling.streams.experts.model_expert import ModelExpert
 from nestling.streams.experts.part_tables import make_scratch, tabulate_parts
 from nestling.streams.experts.solving import solve_memory
 from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
-from nestling.streams.trees.forest import add_leaves
-from nestling.streams.trees.tree_step import (
-    lacks_room,
-)
+from nestling.streams.trees.forest import MAX_LEAVES, add_leaves
+from nestling.streams.trees.tree_step import MOST_NEW_LEAVES, lacks_room
 
 Floats = NDArray[np.float64]
 
@@ -300,6 +298,10 @@ class ExpertPool:
                     self._solve_due()
                 elif next_event == before:
                     self._add_leaves()
+        if mode & LEARN and self._lack_leaves():
+            # Now, not before the next event is learned: new room clears what its answer has left
+            # there for learning.
+            self._add_leaves()
 
     def _note_changes(self) -> None:
         """Note at which event a concept was opened or a tree began anew."""
@@ -328,6 +330,16 @@ class ExpertPool:
         if mode & LEARN and not is_frozen:
             target, weight = float(event.targets[0]), float(event.weights[0])
             model.learn(event.views[0], self.sizes.num_inputs, target, weight)
+
+    def _lack_leaves(self) -> bool:
+        """Whether a tree has no room for one more split; as `lacks_room`, which is slow to call."""
+        for name in TREES:
+            part = self.parts[name]
+            if self.rows[name] >= 0 and part["free"][0] < MOST_NEW_LEAVES:
+                most = len(part["trees"]) * int(part["settings"][MAX_LEAVES])
+                if len(part["leaf_sums"]) < most:
+                    return True
+        return False
 
     def _add_leaves(self) -> None:
         """Give the trees that have no room for one more split more of it."""

@@ -139,14 +139,12 @@ def test_late_labels_have_figures_of_ours_alone() -> None:
     assert [row["system"] for row in list_late(outcomes)] == ["nestling", "logistic"]
 
 
-@pytest.mark.parametrize("num_wrong", [0, 1_001])
-def test_answers_before_the_first_label_count_as_guesses(num_wrong: int) -> None:
-    """Whether they were right or not: nobody had heard of a class."""
-    outcome = make_outcome("elec2", errors=[(0, num_wrong), (2_000, 312)])
+def test_answers_before_the_first_label_count_as_all_others() -> None:
+    outcome = make_outcome("elec2", errors=[(0, 1_001), (2_000, 312)])
     late = replace(outcome, cell=replace(outcome.cell, delay=1_000))
-    assert measure_late(late) == pytest.approx(1.0 - (500.5 + 312) / 45_312)
-    assert build_late_figures([late])["delayed_elec2"] == measure_late(late)
-    assert list_late([late])[0]["delayed"] == measure_late(late)
+    assert build_late_figures([late])["delayed_elec2"] == late.figures["accuracy"]
+    assert measure_late(late) == pytest.approx(1.0 - 312 / (45_312 - 1_001))
+    assert list_late([late])[0]["after_first"] == measure_late(late)
 
 
 def test_a_row_per_stream_and_system() -> None:

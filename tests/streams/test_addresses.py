@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nestling.streams.expert_arrays import EXPERTS, VALUE_EXPERTS
-from nestling.streams.expert_pool import ExpertPool
+from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_pool import ExpertPool
 from nestling.streams.kernels.addresses import ROW, tabulate
 from nestling.streams.kernels.gate_step import open_gate
 from nestling.streams.kernels.network_step import open_networks
@@ -54,7 +54,7 @@ def test_kernels_see_the_arrays_of_values(section: str) -> None:
 
 
 def check_section(pool: ExpertPool, section: str, open_section: Callable[..., Any]) -> None:
-    kept = pool._held[section]
+    kept = pool._table.held[section]
     opened = list(flatten(open_section(tabulate(kept))))
     assert [(a.dtype, a.shape) for a in opened] == [(a.dtype, a.shape) for a in kept]
     for seen, own in zip(opened, kept, strict=True):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nestling.streams.expert_arrays import grow_network, make_adam_network, make_network
+from nestling.streams.experts.expert_arrays import grow_network, make_adam_network, make_network
 from nestling.streams.kernels.network import (
     answer_linear,
     answer_network,

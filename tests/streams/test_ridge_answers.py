@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nestling.streams.expert_arrays import make_dense_units, make_ridge, make_slots
+from nestling.streams.experts.expert_arrays import make_dense_units, make_ridge, make_slots
+from nestling.streams.experts.solving import add_waiting, solve_sums
 from nestling.streams.kernels.ridge_answers import (
     answer_ridge,
     answer_slots,
@@ -17,7 +18,6 @@ from nestling.streams.kernels.ridge_answers import (
     move_temper,
     write_dense_units,
 )
-from nestling.streams.solving import add_waiting, solve_sums
 
 
 @given(

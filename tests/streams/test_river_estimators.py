@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from river import checks, compose, datasets, evaluate, metrics, preprocessing
@@ -153,6 +154,18 @@ def test_blocks_with_weights() -> None:
     many.learn_many(X, y, w=pd.Series([1.0 + n % 3 for n in range(40)]))
     assert many.predict_proba_many(X).equals(one.predict_proba_many(X))
     assert many.predict_many(X).tolist() == [one.predict_one(x) for x, _ in rows]
+
+
+def test_a_question_before_each_event_changes_nothing() -> None:
+    # Also where a tree needs more room between the question and the label.
+    rng = np.random.default_rng(0)
+    asked, silent = nl.StreamClassifier(), nl.StreamClassifier()
+    for amount in rng.exponential(size=160):
+        x, y = {"amount": float(amount)}, bool(amount > 1.0)
+        asked.predict_one(x)
+        asked.learn_one(x, y)
+        silent.learn_one(x, y)
+    assert asked.predict_proba_one({"amount": 1.2}) == silent.predict_proba_one({"amount": 1.2})
 
 
 def test_a_regressor_learns_its_first_events_as_a_block() -> None:

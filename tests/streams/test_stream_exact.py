@@ -24,7 +24,7 @@ from made_streams import (
 
 import nestling as nl
 from nestling.core.errors import ForeignSnapshot, NestlingError, SnapshotError
-from nestling.streams.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
 
 BOTH = pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
 

@@ -8,7 +8,7 @@ from made_streams import assert_same, learn_all, make_either, make_growing, make
 
 import nestling as nl
 from nestling.core.errors import SettingError, UnknownLevel
-from nestling.streams.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
 
 
 def find_moved(before: dict[str, str], after: dict[str, str]) -> set[str]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # What only a stream takes, and what it does not take.
 _STREAM_ONLY = (
-    *("task", "block", "id_column", "late_labels", "time", "categories", "predictions"),
-    *("save", "restore", "strict"),
+    *("task", "block", "id_column", "late_labels", "time", "categories"),
+    *("predictions", "save", "restore", "strict"),
 )
 _NOT_OF_STREAMS = ("test", "out", "resume")
 

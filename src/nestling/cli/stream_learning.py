@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import signal
 import sys
 import threading
@@ -47,7 +46,7 @@ class StreamChoices:
     json_file: Path | None
 
 
-class _Stop:
+class Stop:
     """Whether a signal has asked to stop; it breaks off reading, and nothing else."""
 
     def __init__(self) -> None:
@@ -115,8 +114,8 @@ def learn_stream(choices: StreamChoices) -> int:
         NestlingError: what was given cannot be learned; what was learned until then is saved.
         BrokenPipeError: whoever read our answers has gone; likewise.
     """
-    from nestling.streams.live.event_lines import LineFormat, read_event_lines
-    from nestling.streams.live.follow import follow
+    from nestling.streams.live.event_lines import BrokenLine, LineFormat, read_event_lines
+    from nestling.streams.live.follow import follow, list_figures
     from nestling.streams.live.label_lines import LabelLines, join_late_labels
 
     _check(choices)
@@ -156,7 +155,7 @@ def learn_stream(choices: StreamChoices) -> int:
                 if now - looked >= _SECONDS_PER_LOOK:
                     looked = now
                     rate = stream.num_events / (now - started)
-                    text = _describe(_list_figures(learner, stream))
+                    text = _describe(list_figures(learner, stream))
                     show(f"{text}, {rate:,.0f} events/s")
         except (NestlingError, BrokenPipeError) as error:
             if stream is None:  # nothing was learned
@@ -164,7 +163,7 @@ def learn_stream(choices: StreamChoices) -> int:
             failure = error
         if choices.save is not None:
             learner.snapshot(choices.save)
-    figures = _list_figures(learner, stream) | {
+    figures = list_figures(learner, stream) | {
         "broken_lines": journal.num_broken,
         "is_interrupted": stop.is_asked,
         "saved": None if choices.save is None else str(choices.save),
@@ -248,9 +247,9 @@ def _round(value: object) -> str:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
+def _stop_on_signals() -> Iterator[Stop]:
     """Ctrl-C, or a signal to terminate, ends the stream between two events."""
-    stop = _Stop()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():  # only that one hears signals
         yield stop
         return
@@ -264,47 +263,23 @@ def _stop_on_signals() -> Iterator[_Stop]:
             signal.signal(number, former)
 
 
-def _list_figures(learner: "StreamLearner", stream: "FollowedStream | None") -> dict[str, Any]:
-    """How the stream goes, by name; None what is not known."""
-    figures: dict[str, Any] = {
-        "events": 0 if stream is None else stream.num_events,
-        "learned": 0 if stream is None else stream.num_learned,
-        "late": 0 if stream is None else stream.num_late,
-        "waiting": learner.num_waiting,
-        "unknown_ids": 0 if stream is None else stream.num_unknown,
-        "repeated_ids": 0 if stream is None else stream.num_repeated,
-        "drifts": 0 if stream is None else stream.num_restarts,
-        "new_concepts": 0 if stream is None else stream.num_new_concepts,
-        "concepts": sum(one.level == "concepts" for one in learner.read_concepts()),
-    }
-    if stream is None or not stream.scores.num_events:
-        return figures
-    found = stream.scores.to_figures()
-    names = {"accuracy", "kappa", "mae", "rmse", "r_squared"}
-    return figures | {
-        name: value if math.isfinite(value) else None
-        for name, value in found.items()
-        if name in names
-    }
-
-
 def _describe(figures: dict[str, Any]) -> str:
     """One line for people."""
-    said = [f"{figures['events']:,} events, {figures['learned']:,} learned"]
-    for name in ("accuracy", "kappa", "mae", "rmse"):
-        if figures.get(name) is not None:
-            said.append(f"{name} {figures[name]:.4g}")
-    for name, text in (
-        ("late", "labels came late"),
-        ("waiting", "wait for their labels"),
-        ("unknown_ids", "late labels for unknown ids"),
-        ("repeated_ids", "repeated ids"),
-        ("broken_lines", "broken lines skipped"),
-        ("drifts", "restarts after drift"),
-    ):
-        if figures.get(name):
-            said.append(f"{figures[name]:,} {text}")
-    said.append(f"{figures['concepts']} concepts")
+    scores = ("accuracy", "kappa", "mae", "rmse")
+    said = [
+        f"{figures['events']:,} events, {figures['learned']:,} learned",
+        *(f"{name} {figures[name]:.4g}" for name in scores if figures.get(name) is not None),
+    ]
+    counts = {
+        "late": "late labels",
+        "waiting": "still waiting",
+        "unknown_ids": "unknown ids",
+        "repeated_ids": "repeated ids",
+        "broken_lines": "broken lines skipped",
+        "drifts": "restarts after drift",
+    }
+    said += [f"{text} {figures[name]:,}" for name, text in counts.items() if figures.get(name)]
+    said.append(f"concepts {figures['concepts']}")
     if figures.get("saved"):
         said.append(f"saved in {figures['saved']}")
     return ", ".join(said)

@@ -12,14 +12,14 @@ from nestling.core.errors import DataError, ForeignSnapshot, SettingError, sugge
 from nestling.core.locks import RemadeLock, locked
 from nestling.optim import OptimizerSpec
 from nestling.streams.events.event_blocks import is_frame
-from nestling.streams.expert_arrays import EXPERTS
+from nestling.streams.experts.expert_arrays import EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
-    from nestling.streams.concept_readings import ConceptReading, StreamEvent
-    from nestling.streams.expert_levels import StreamLevels
+    from nestling.streams.experts.concept_readings import ConceptReading, StreamEvent
+    from nestling.streams.experts.expert_levels import StreamLevels
 
 Floats = NDArray[np.float64]
 

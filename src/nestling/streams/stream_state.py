@@ -18,7 +18,7 @@ class _Restorable(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-Learner = TypeVar("Learner", bound=_Restorable)
+Made = TypeVar("Made", bound=_Restorable)
 
 
 def write_stream(path: Path, state: Mapping[str, Any]) -> None:
@@ -51,8 +51,8 @@ def read_stream(path: Path) -> dict[str, Any]:
 
 
 def remake_learner(
-    make: Callable[..., Learner], arguments: Mapping[str, object], state: Mapping[str, Any]
-) -> Learner:
+    make: Callable[..., Made], arguments: Mapping[str, object], state: Mapping[str, Any]
+) -> Made:
     """Make a stream learner anew and load its state: how it is copied, and pickled by others.
 
     Args:

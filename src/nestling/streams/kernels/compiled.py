@@ -9,7 +9,7 @@ from typing import TypeVar, cast
 from nestling.core.errors import MissingExtra
 
 # Beside the folders kernels and trees, this file holds kernels, which call all others.
-STEP = "event_step.py"
+STEP = "experts/event_step.py"
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # Sums may be reordered and fused, so that they become vectors; NaN and infinity keep their meaning.

@@ -1,5 +1,6 @@
 """Follow a stream: answer every event before its label is learned, and keep the score."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 from nestling.core.errors import DataError, SettingError, UnknownEvent
 from nestling.judge.stream_scores import StreamScores, ValueScores
 from nestling.streams.classifier import StreamClassifier
-from nestling.streams.concept_readings import StreamEvent
+from nestling.streams.experts.concept_readings import StreamEvent
 from nestling.streams.labels import read_label
 from nestling.streams.late_labels import EventId
 from nestling.streams.regressor import StreamRegressor, read_target
@@ -136,6 +137,37 @@ def follow(
         yield follower.take_late(arrival) if arrival.x is None else follower.expect(arrival)
     if waiting:
         yield follower.learn(waiting)
+
+
+def list_figures(learner: StreamLearner, stream: FollowedStream | None) -> dict[str, Any]:
+    """How a stream goes, by name: counts and running scores, for a line or for JSON.
+
+    Args:
+        learner: that follows it.
+        stream: of its last report; None where nothing has come.
+
+    Returns: scores only if an answer was scored; None for one that is not finite.
+    """
+    figures: dict[str, Any] = {
+        "events": 0 if stream is None else stream.num_events,
+        "learned": 0 if stream is None else stream.num_learned,
+        "late": 0 if stream is None else stream.num_late,
+        "waiting": learner.num_waiting,
+        "unknown_ids": 0 if stream is None else stream.num_unknown,
+        "repeated_ids": 0 if stream is None else stream.num_repeated,
+        "drifts": 0 if stream is None else stream.num_restarts,
+        "new_concepts": 0 if stream is None else stream.num_new_concepts,
+        "concepts": sum(one.level == "concepts" for one in learner.read_concepts()),
+    }
+    if stream is None or not stream.scores.num_events:
+        return figures
+    found = stream.scores.to_figures()
+    names = {"accuracy", "kappa", "mae", "rmse", "r_squared"}
+    return figures | {
+        name: value if math.isfinite(value) else None
+        for name, value in found.items()
+        if name in names
+    }
 
 
 class _Follower:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.trees.adwin import Adwin
 from nestling.streams.trees.centroids import (
     ANY_SIDE,
     CATEGORY,
@@ -20,6 +19,7 @@ from nestling.streams.trees.centroids import (
     inherit_histogram,
     insert_value,
 )
+from nestling.streams.trees.error_windows import Adwin
 from nestling.streams.trees.forest import (
     ADWIN_BUCKETS,
     ADWIN_NUMBERS,

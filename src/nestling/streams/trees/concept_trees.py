@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.trees.adwin import clear_adwin, update_adwin
 from nestling.streams.trees.branches import (
     adwin_of,
     draw_poisson,
     plant_tree,
 )
+from nestling.streams.trees.error_windows import clear_adwin, update_adwin
 from nestling.streams.trees.forest import (
     FOREST_END,
     GENERATOR,

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.trees.adwin import make_adwin
 from nestling.streams.trees.centroids import make_histograms
+from nestling.streams.trees.error_windows import make_adwin
 
 # The arrays of `make_forest` in their order.
 Forest: TypeAlias = tuple[NDArray[Any], ...]

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.trees.adwin import clear_adwin, update_adwin
 from nestling.streams.trees.branches import (
     adwin_of,
     find_node,
@@ -27,6 +26,7 @@ from nestling.streams.trees.centroids import (
     find_code,
     relative_value,
 )
+from nestling.streams.trees.error_windows import clear_adwin, update_adwin
 from nestling.streams.trees.forest import (
     COUNTS,
     ERRORS_FINE,

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nestling.streams.kernels.compiled import compiled
-from nestling.streams.trees.adwin import clear_adwin, update_adwin
 from nestling.streams.trees.branches import (
     adwin_of,
     find_node,
@@ -20,6 +19,7 @@ from nestling.streams.trees.branches import (
     split_where_due,
 )
 from nestling.streams.trees.centroids import SQUARES, SUM, WEIGHT
+from nestling.streams.trees.error_windows import clear_adwin, update_adwin
 from nestling.streams.trees.forest import (
     BEST,
     COUNTS,

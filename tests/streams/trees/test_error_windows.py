@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nestling.streams.trees.adwin import clear_adwin, make_adwin, update_adwin
+from nestling.streams.trees.error_windows import clear_adwin, make_adwin, update_adwin
 
 
 def find_alarms(values: NDArray[np.float64], delta: float = 0.002) -> list[tuple[int, int]]:

@@ -13,11 +13,10 @@ from nestling.levels import Freeze
 from nestling.levels.events import Change
 from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
-from nestling.streams.expert_pool import (
+from nestling.streams.experts.expert_parts import MOST_WAITING, NETWORKS
+from nestling.streams.experts.expert_pool import (
     DECAYED,
     HALF_LIVES,
-    MOST_WAITING,
-    NETWORKS,
     ExpertPool,
     dump_freeze,
 )

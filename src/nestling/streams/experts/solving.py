@@ -4,12 +4,14 @@ Axes: P features, K classes, M examples that wait.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nestling.streams.kernels.waiting_rows import weigh_waiting
+from nestling.streams.kernels.weighed_rows import weigh_waiting
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -79,3 +81,36 @@ def solve_sums(gram_PP: Floats, cross_PK: Floats, strength: float) -> Floats | N
             if np.isfinite(weights_KP).all():
                 return weights_KP
     return None
+
+
+def solve_memory(
+    part: Mapping[str, NDArray[Any]],
+    num_waiting: int,
+    half_life: float,
+    strength: float,
+    *,
+    classify: bool,
+) -> None:
+    """Add what waits to the sums of a memory, solve it, and keep none of what waited.
+
+    Args:
+        part: its arrays; moved.
+        num_waiting: examples that wait.
+        half_life: in examples.
+        strength: rho.
+        classify: whether targets are classes.
+    """
+    add_waiting(
+        part["gram"],
+        part["cross"],
+        part["waiting"][:num_waiting],
+        part["targets"][:num_waiting],
+        part["example_weights"][:num_waiting],
+        half_life,
+        classify=classify,
+    )
+    for waited in ("waiting", "targets", "example_weights"):
+        part[waited][:num_waiting] = 0.0  # what is summed is kept nowhere else
+    weights = solve_sums(part["gram"], part["cross"], strength)
+    if weights is not None:
+        part["weights"][:] = weights

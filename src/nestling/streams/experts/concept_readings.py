@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from nestling.streams.expert_arrays import NUM_SLOTS
-from nestling.streams.expert_pool import TREES, ExpertPool
+from nestling.streams.experts.expert_arrays import NUM_SLOTS
+from nestling.streams.experts.expert_parts import TREES
+from nestling.streams.experts.expert_pool import ExpertPool
 from nestling.streams.trees.concept_trees import read_concepts
 
 

@@ -14,6 +14,8 @@ Flags = NDArray[np.bool_]
 
 REVIEW_COST = 5.0  # euros: ten minutes of somebody's time
 FACTORS = 2.0 ** np.arange(-4.0, 5.0)  # 1/16, 1/8, ..., 16
+# Before so many frauds have been reported nothing is reviewed, for nothing is known of fraud.
+NUM_FIRST = 10
 # Two rules: the probability as it is, or times what the late labels say of it.
 RULES = ("as it is", "learned factor")
 # From here on the order of probabilities is judged: before, hardly a fraud has been reported.
@@ -56,6 +58,7 @@ class Book:
         factor: of the rule that learns it, at that moment.
         is_fraud: the truth.
         amount: in euros.
+        start: the first payment that may be reviewed.
         cpu_seconds: of the system, answering and learning.
     """
 
@@ -63,6 +66,7 @@ class Book:
     factor: list[float] = field(default_factory=list)
     is_fraud: list[bool] = field(default_factory=list)
     amount: list[float] = field(default_factory=list)
+    start: int | None = None
     cpu_seconds: float = 0.0
 
     def list_reviewed(self, rule: str) -> Flags:
@@ -71,6 +75,7 @@ class Book:
 
     def _compare(self, factor: float | Floats) -> Flags:
         reviewed_N: Flags = np.array(self.probability) * self.amount > factor * REVIEW_COST
+        reviewed_N[: self.start] = False
         return reviewed_N
 
     def list_saved(self, reviewed_N: Flags) -> Floats:

@@ -26,7 +26,7 @@ from nestling.streams.experts.expert_parts import (
     make_parts,
 )
 from nestling.streams.experts.model_expert import ModelExpert
-from nestling.streams.experts.part_tables import tabulate_parts
+from nestling.streams.experts.part_tables import make_scratch, tabulate_parts
 from nestling.streams.experts.solving import solve_memory
 from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
 from nestling.streams.trees.forest import add_leaves
@@ -110,13 +110,17 @@ class ExpertPool:
         self._gather()
 
     def _gather(self) -> None:
-        """Tell the kernels where the arrays lie now."""
+        """Make room for answers, and tell the kernels where the arrays lie now."""
+        self._scratch = make_scratch(self.parts, self.sizes, len(self.names))
+        self._one = make_block(1, self.sizes, len(self.names))
+        self._tabulate()
+
+    def _tabulate(self) -> None:
         switches = (
             *(self._rows, self.learning, self.rates, self._due, self.clock, self.anew),
             self._settings,
         )
-        self._table = tabulate_parts(self.parts, self.sizes, switches, len(self.names))
-        self._one = make_block(1, self.sizes, len(self.names))
+        self._table = tabulate_parts(self.parts, switches, self._scratch)
 
     def make_events(self, x_BC: Floats) -> Events:
         """Room for what is known of events; that of a single one is used again."""
@@ -330,7 +334,8 @@ class ExpertPool:
         for name in TREES:
             if self.rows[name] >= 0 and lacks_room(tuple(self.parts[name].values())):
                 self.parts[name] = add_leaves(self.parts[name])
-        self._gather()
+        # What the last answer went through stays: it may be learned from next.
+        self._tabulate()
 
     def _solve_due(self) -> None:
         due = self._due

@@ -27,24 +27,32 @@ class PartTable:
     held: Mapping[str, Sequence[NDArray[Any]]]
 
 
-def tabulate_parts(
-    parts: Parts, sizes: Sizes, switches: Sequence[NDArray[Any]], num_experts: int
-) -> PartTable:
-    """Tell the kernels where the arrays lie, and make room for what they write.
+@dataclass(frozen=True)
+class Scratch:
+    """Room for what the last answer went through, which is learned from if it is the next event's.
+
+    Attributes:
+        layers: of each network, hidden layers and inputs.
+        work: features and scores of the memories.
+        heard: what the gate mixed.
+    """
+
+    layers: Sequence[Sequence[NDArray[Any]]]
+    work: Sequence[NDArray[Any]]
+    heard: Sequence[NDArray[Any]]
+
+
+def make_scratch(parts: Parts, sizes: Sizes, num_experts: int) -> Scratch:
+    """Room for an answer.
 
     Args:
         parts: all arrays.
         sizes: columns and classes that they are made for.
-        switches: who takes part and learns, rates, what is due, counters, settings.
         num_experts: E.
     """
     outputs = max(sizes.num_outputs, 1)
     inputs = (sizes.num_inputs, sizes.num_view) * 2
     layers = [*map(_make_layers, inputs), (), ()]
-    memories = [
-        [values for key, values in parts[name].items() if key not in ("gram", "cross")]
-        for name in RIDGES
-    ]
     work = [
         *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
         *(np.zeros((rows, outputs)) for rows in (3, NUM_SLOTS, NUM_SLOTS)),
@@ -53,19 +61,34 @@ def tabulate_parts(
         *(np.zeros((rows, outputs)) for rows in (NUM_MIXERS + 1, num_experts)),
         *(np.zeros(outputs) for _ in range(2)),
     ]
+    return Scratch(layers, work, heard)
+
+
+def tabulate_parts(parts: Parts, switches: Sequence[NDArray[Any]], scratch: Scratch) -> PartTable:
+    """Tell the kernels where the arrays lie.
+
+    Args:
+        parts: all arrays.
+        switches: who takes part and learns, rates, what is due, counters, settings.
+        scratch: room for an answer.
+    """
+    memories = [
+        [values for key, values in parts[name].items() if key not in ("gram", "cross")]
+        for name in RIDGES
+    ]
     arrays = {
         "views": [*_list_arrays(parts, "scaling", "past", "target_scale")],
         "networks": [
             array
-            for name, room in zip(NETWORKS, layers, strict=True)
+            for name, room in zip(NETWORKS, scratch.layers, strict=True)
             for array in (*parts[name].values(), *room)
         ],
         "ridges": [
             *_list_arrays(parts, "sparse_units", "dense_units"),
             *(array for memory in memories for array in memory),
-            *work,
+            *scratch.work,
         ],
-        "gate": [*_list_arrays(parts, "gate", "spread"), *heard],
+        "gate": [*_list_arrays(parts, "gate", "spread"), *scratch.heard],
         "switches": [*switches, *parts["recent_columns"].values()],
         **{name: _list_arrays(parts, name) for name in TREES},
     }

@@ -84,11 +84,16 @@ def is_plain(guard_2: Floats) -> bool:
 
 
 @compiled
-def _share_again(shares: Floats, likelihoods: Floats, share: float) -> None:
-    """Fixed share (Herbster and Warmuth 1998): by likelihood, then a little to everybody."""
-    total = 0.0
+def _share_again(shares: Floats, likelihoods: Floats, slower: float) -> None:
+    """Fixed share (Herbster and Warmuth 1998): by likelihood, then a little to everybody.
+
+    The likelihood counts to the power 1 / slower, for late labels tell of a world that may be gone:
+    with 0.8 % fraud whose labels come 3,500 events late, counting it in full gave all to one tree.
+    """
+    total, share = 0.0, SHARE / slower
     for e in range(shares.shape[0]):
-        shares[e] *= max(likelihoods[e], LEAST_LIKELIHOOD)
+        likelihood = max(likelihoods[e], LEAST_LIKELIHOOD)
+        shares[e] *= likelihood if slower == 1.0 else likelihood ** (1.0 / slower)
         total += shares[e]
     for e in range(shares.shape[0]):
         shares[e] = (1.0 - share) * shares[e] / total + share / shares.shape[0]
@@ -106,7 +111,8 @@ def learn_gate(
         heard: what `mix_answers` wrote of them.
         label: the class that came.
         weight: of the example.
-        slower: 1 + d / 100 for labels that come d events late; divides rates and shares.
+        slower: 1 + d / 100 for labels that come d events late; divides rates, shares and
+            log-likelihoods.
     """
     weights_XE, shares_E, top_4, recent_K, guard_2, _, _ = gate
     by_mixer_4K, logs_EK, plain_K, mixed_K = heard
@@ -122,11 +128,11 @@ def learn_gate(
     likelihoods = np.empty(num_experts)
     for e in range(num_experts):
         likelihoods[e] = p_EK[e, label]
-    _share_again(shares_E, likelihoods, SHARE / slower)
+    _share_again(shares_E, likelihoods, slower)
     of_mixers = np.empty(num_mixers + 1)
     for x in range(num_mixers + 1):
         of_mixers[x] = by_mixer_4K[x, label]
-    _share_again(top_4, of_mixers, SHARE / slower)
+    _share_again(top_4, of_mixers, slower)
     decay = 2.0 ** (-1.0 / GUARD_HALF_LIFE)
     plain_right = np.argmax(plain_K) == label
     mixed_right = np.argmax(mixed_K) == label

@@ -138,11 +138,11 @@ class ExpertPool:
     def pad_answers(self, answers_EK: Floats) -> Floats:
         """Answers to all classes of now; those that were unknown then get hardly anything.
 
-        Values stay as they are.
+        Values, and answers of which all classes were known, stay as they are.
         """
-        if not self.classifies:
-            return answers_EK
         num_outputs = self.sizes.num_outputs
+        if answers_EK.shape[1] == num_outputs:
+            return answers_EK
         padded = np.full((len(answers_EK), num_outputs), LEAST_OF_UNKNOWN / num_outputs)
         padded[:, : answers_EK.shape[1]] = answers_EK
         shared: Floats = padded / padded.sum(axis=1, keepdims=True)

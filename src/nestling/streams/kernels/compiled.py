@@ -38,7 +38,12 @@ def compiled(function: Kernel) -> Kernel:
             "a stream learner needs numba: pip install 'nestling[streams]'"
         ) from error
     compile_function = numba.njit(
-        cache=True, nogil=True, error_model="numpy", fastmath=set(FAST), boundscheck=False
+        cache=True,
+        nogil=True,
+        error_model="numpy",
+        fastmath=set(FAST),
+        boundscheck=False,
+        no_cfunc_wrapper=True,
     )
     kernel = compile_function(function)
     # numba looks whether a kernel's own file has changed, not those of the kernels that it calls:

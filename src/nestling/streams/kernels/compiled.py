@@ -4,7 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from nestling.core.errors import MissingExtra
 
@@ -37,15 +37,15 @@ def compiled(function: Kernel) -> Kernel:
         raise MissingExtra(
             "a stream learner needs numba: pip install 'nestling[streams]'"
         ) from error
-    compile_function = numba.njit(
+    decorate: Any = numba.njit
+    kernel = decorate(
         cache=True,
         nogil=True,
         error_model="numpy",
         fastmath=set(FAST),
         boundscheck=False,
-        no_cfunc_wrapper=True,
-    )
-    kernel = compile_function(function)
+        no_cfunc_wrapper=True,  # nobody calls them from C, and each takes time to compile
+    )(function)
     # numba looks whether a kernel's own file has changed, not those of the kernels that it calls:
     # what is cached would go on with their old code.
     cached = getattr(getattr(kernel, "_cache", None), "_cache_file", None)

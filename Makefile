@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+KERNELS := .venv/.kernels
 
 .PHONY: install demo demo-stream demo-assistant demo-fraud test lint reference clean lock
 
@@ -13,11 +14,16 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
+# numba compiles the kernels of streams once, in about a minute; later on they are read from its cache
+$(KERNELS): $(READY) $(wildcard src/nestling/streams/*/*.py)
+	$(BIN)/python -c "import nestling as nl; nl.streams.compile_kernels()"
+	touch $@
+
 demo: $(READY)
 	$(BIN)/nestling demo --out runs/demo
 
 # Events one by one, ours beside logistic regression, in under a minute; fetches nothing
-demo-stream: $(READY)
+demo-stream: $(KERNELS)
 	$(BIN)/nestling demo-stream
 
 # One person's habits on an assistant's requests; fetches texts, and the encoder if need be
@@ -25,11 +31,11 @@ demo-assistant: $(READY)
 	$(BIN)/python examples/assistant/assistant.py
 
 # Card fraud with labels weeks late, in money, beside River; made-up payments, fetches nothing
-demo-fraud: $(READY)
+demo-fraud: $(KERNELS)
 	mkdir -p runs
 	$(BIN)/python examples/fraud/fraud.py --picture runs/fraud.png --json runs/fraud.json
 
-test: $(READY)
+test: $(KERNELS)
 	$(BIN)/pytest --numprocesses 2
 
 lint: $(READY)

@@ -5,6 +5,7 @@ from nestling.streams.events.event_columns import EventColumns
 from nestling.streams.late_labels import WaitingEvents
 from nestling.streams.live.follow import Arrival, follow
 from nestling.streams.regressor import StreamRegressor
+from nestling.streams.warm_up import compile_kernels
 
 __all__ = [
     "Arrival",
@@ -13,4 +14,5 @@ __all__ = [
     "StreamRegressor",
     "WaitingEvents",
     "follow",
+    "compile_kernels",
 ]

@@ -19,8 +19,10 @@ def compile_kernels() -> float:
         MissingExtra: numba is not installed.
     """
     start = time.perf_counter()
-    for learner, targets in ((StreamClassifier(), ("a", "b")), (StreamRegressor(), (0.0, 1.0))):
-        for n, target in enumerate(targets):
-            learner.predict_one({"x": n})
-            learner.learn_one({"x": n}, target)
+    classifier, regressor = StreamClassifier(), StreamRegressor()
+    for n in range(2):
+        classifier.learn_one({"x": n}, str(n))
+        classifier.predict_one({"x": n})
+        regressor.learn_one({"x": n}, float(n))
+        regressor.predict_one({"x": n})
     return time.perf_counter() - start

@@ -71,7 +71,7 @@ def test_a_freeze_survives_a_snapshot(tmp_path: Any) -> None:
         ("sgd", {"lr": 0.5}),
         ("adamw", {"weight_decay": 5.0}),
         ("adamw_all", {"weight_decay": 5.0}),
-        ("logistic_all", {"lr": 0.0}),
+        ("logistic", {"lr": 0.0}),
         ("ridge_300", {"half_life": 5.0}),
         ("spine", {"half_life": 5.0}),
     ],

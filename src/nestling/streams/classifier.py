@@ -1,5 +1,6 @@
 """Classify events that come one by one, with drift, new classes and late labels."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -49,7 +50,7 @@ def choose_experts(without: Sequence[str], known: Sequence[str] = EXPERTS) -> tu
 class StreamClassifier:
     """Online classifier for event streams: learns from every event, follows drift, keeps the old.
 
-    Fourteen experts of different speeds answer each event, and a gate that hears of every label
+    Twelve experts of different speeds answer each event, and a gate that hears of every label
     mixes them; see `docs/streams.md`. One default, no setting per stream.
 
     Args:
@@ -266,15 +267,19 @@ class StreamClassifier:
     @locked
     def learn_many(
         self, X: object, y: Iterable[object], *, weights: Iterable[float] | None = None
-    ) -> None:
-        """Learn a block of events in its order, bit for bit as `learn_one` would."""
+    ) -> Floats:
+        """Learn a block of events in its order, bit for bit as `learn_one` would.
+
+        Returns: (N, K) what was answered to each event before it was learned, classes in the order
+            of `classes`: test then learn in one go. 0 for classes that came later.
+        """
         labels = [read_label(one) for one in y]
         weight_N = read_weights(X, labels, weights)
         if not labels:
-            return
+            return np.zeros((0, len(self._seen)))
         rows_NC = self._run.columns.encode_many(X, grow=True)
         place_N = np.array([float(self._seen.admit(one)) for one in labels])
-        self._run.learn_block(rows_NC, place_N, weight_N)
+        return self._run.learn_block(rows_NC, place_N, weight_N)
 
     @locked
     def state_dict(self) -> dict[str, Any]:
@@ -314,7 +319,7 @@ class StreamClassifier:
 
 def check_weight(weight: float) -> None:
     """Raise DataError unless an example may count so often."""
-    if not (np.isfinite(weight) and weight >= 0.0):
+    if not (math.isfinite(weight) and weight >= 0.0):
         raise DataError(f"weight {weight}; a finite number from 0 works")
 
 

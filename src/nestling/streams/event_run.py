@@ -143,24 +143,37 @@ class EventRun:
         self.waiting.expire(self.num_events)
         return events.mixed.copy()
 
-    def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> None:
+    def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn a block, bit for bit as its events one after the other.
 
         Args:
             x_BC: as encoded with room for all that the block brings.
             target_B: classes by number, in order of appearance where they are new; or values.
             weight_B: of the events.
+
+        Returns:
+            (B, K) the answers that stood before each event; 0 for outputs that came later.
         """
-        start = 0
+        start, parts = 0, []
         for end, kinds_C, num_codes_C, num_outputs in self._find_growth(x_BC, target_B):
             if end > start:
-                rows = np.ascontiguousarray(x_BC[start:end, : self.pool.sizes.num_columns])
-                self.learn(rows, target_B[start:end], weight_B[start:end])
+                parts.append(self._learn_rows(x_BC, target_B, weight_B, slice(start, end)))
             self._grow(kinds_C, num_codes_C, num_outputs)
             start = end
-        rows = np.ascontiguousarray(x_BC[start:, : self.pool.sizes.num_columns])
-        self.learn(rows, target_B[start:], weight_B[start:])
+        parts.append(self._learn_rows(x_BC, target_B, weight_B, slice(start, None)))
         self._grown_for = (self.columns.num_growths, self.pool.sizes.num_outputs)
+        if len(parts) == 1:
+            return parts[0]
+        answers_BK = np.zeros((len(x_BC), self.pool.sizes.num_outputs))
+        start = 0
+        for part in parts:
+            answers_BK[start : start + len(part), : part.shape[1]] = part
+            start += len(part)
+        return answers_BK
+
+    def _learn_rows(self, x_BC: Floats, target_B: Floats, weight_B: Floats, rows: slice) -> Floats:
+        x_BC = np.ascontiguousarray(x_BC[rows, : self.pool.sizes.num_columns])
+        return self.learn(x_BC, target_B[rows], weight_B[rows])
 
     def _find_growth(self, x_BC: Floats, target_B: Floats) -> Iterator[tuple[int, Ints, Ints, int]]:
         """Each event that brings columns, categories or classes, and how much there is then."""

@@ -49,7 +49,8 @@ def measure_speed(
 
     Args:
         names: of streams.
-        make_ours: makes a learner with `predict_proba_one` and `predict_proba_many`.
+        make_ours: makes a learner with `predict_proba_one`, and whose `learn_many` answers every
+            event before it learns it.
         make_theirs: makes the forest, of a number of classes.
         place: where data lie.
         amounts: None for the usual ones.
@@ -106,7 +107,7 @@ def run_blocks(learner: Any, events: Sequence[Event]) -> None:
     waiting = iter(events)
     while block := list(islice(waiting, BLOCK)):
         rows = [x for x, _ in block]
-        learner.predict_proba_many(rows)
+        # It answers every event before it learns it, and gives these answers.
         learner.learn_many(rows, [y for _, y in block])
 
 

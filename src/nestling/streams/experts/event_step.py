@@ -32,7 +32,7 @@ VIEWS, NETWORKS, RIDGES, GATE, SWITCHES, TREE, TREES, TREES_RECENT = range(8)
 # Arrays of the section of switches: rows and flags of all experts, rates, what is due, counters,
 # settings, and the columns of the trees that see the recent past.
 ROWS, LEARNING, RATES, DUE, CLOCK, ANEW, SETTINGS, SOURCE, RANK, KINDS = range(10)
-SPINE_ROW, LABELS_ROW = 6, 13
+SPINE_ROW, LABELS_ROW = 4, 11
 
 
 @compiled
@@ -73,8 +73,8 @@ def _process_but_trees(
         process_networks(
             mode,
             _section(table, starts, NETWORKS),
-            rows[:6],
-            learning[:6],
+            rows[:4],
+            learning[:4],
             array_1(switches, RATES, np.float64),
             num_learned,
             num_inputs,
@@ -87,8 +87,8 @@ def _process_but_trees(
         process_ridges(
             mode,
             _section(table, starts, RIDGES),
-            rows[6:10],
-            learning[6:10],
+            rows[4:8],
+            learning[4:8],
             array_1(switches, DUE, np.int64),
             array_1(switches, CLOCK, np.int64),
             array_1(of_views, 5, np.int64),
@@ -101,7 +101,7 @@ def _process_but_trees(
             weights,
             answers,
         )
-    if mode & ANSWER and rows[12] >= 0:
+    if mode & ANSWER and rows[10] >= 0:
         source, rank = array_1(switches, SOURCE, np.int64), array_1(switches, RANK, np.int64)
         write_recent_columns(source, rank, num_inputs, values, views, recent)
 
@@ -170,18 +170,19 @@ def process_events(
             answers: (B, E, K); mixed: (B, K): of the events.
 
     Returns:
-        the next event to be processed, B if none.
+        the next event to be processed, B if none; negative where it stopped behind an event.
     """
     switches = _section(table, starts, SWITCHES)
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
     anew, kinds_Q = array_1(switches, ANEW, np.int64), array_1(switches, KINDS, np.int64)
+    clock = array_1(switches, CLOCK, np.int64)
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
-    began = anew.sum()
+    began = anew.sum() + clock[1]
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
-            (rows[10] >= 0 and lacks_room(open_tree(_section(table, starts, TREE))))
-            or (rows[11] >= 0 and lacks_room(open_pool(_section(table, starts, TREES))))
-            or (rows[12] >= 0 and lacks_room(open_pool(_section(table, starts, TREES_RECENT))))
+            (rows[8] >= 0 and lacks_room(open_tree(_section(table, starts, TREE))))
+            or (rows[9] >= 0 and lacks_room(open_pool(_section(table, starts, TREES))))
+            or (rows[10] >= 0 and lacks_room(open_pool(_section(table, starts, TREES_RECENT))))
         ):
             return b
         value, view, near = values[b : b + 1], views[b : b + 1], recent[b : b + 1]
@@ -200,12 +201,12 @@ def process_events(
             weight,
             answer,
         )
-        if rows[10] >= 0:
-            wanted = mode if learning[10] else mode & ANSWER
+        if rows[8] >= 0:
+            wanted = mode if learning[8] else mode & ANSWER
             process_tree(
                 wanted,
                 _section(table, starts, TREE),
-                rows[10],
+                rows[8],
                 kinds_C,
                 0,
                 anew,
@@ -214,12 +215,12 @@ def process_events(
                 weight,
                 answer,
             )
-        if rows[11] >= 0:
-            wanted = mode if learning[11] else mode & ANSWER
+        if rows[9] >= 0:
+            wanted = mode if learning[9] else mode & ANSWER
             process_pool(
                 wanted,
                 _section(table, starts, TREES),
-                rows[11],
+                rows[9],
                 kinds_C,
                 1,
                 anew,
@@ -228,12 +229,12 @@ def process_events(
                 weight,
                 answer,
             )
-        if rows[12] >= 0:
-            wanted = mode if learning[12] else mode & ANSWER
+        if rows[10] >= 0:
+            wanted = mode if learning[10] else mode & ANSWER
             process_pool(
                 wanted,
                 _section(table, starts, TREES_RECENT),
-                rows[12],
+                rows[10],
                 kinds_Q,
                 2,
                 anew,
@@ -245,8 +246,8 @@ def process_events(
         is_due = _mix_and_hear(
             mode, table, starts, slower, target, weight, answer, mixed[b : b + 1]
         )
-        if is_due or anew.sum() != began:
-            return b + 1
+        if is_due or anew.sum() + clock[1] != began:
+            return -b - 1
     return int(values.shape[0])
 
 
@@ -274,13 +275,14 @@ def process_value_events(
     switches = _section(table, starts, SWITCHES)
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
     anew, kinds_Q = array_1(switches, ANEW, np.int64), array_1(switches, KINDS, np.int64)
+    clock = array_1(switches, CLOCK, np.int64)
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
-    began = anew.sum()
+    began = anew.sum() + clock[1]
     for b in range(start, values.shape[0]):
         if mode & LEARN and (
-            (rows[10] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREE))))
+            (rows[8] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREE))))
             or (
-                rows[12] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREES_RECENT)))
+                rows[10] >= 0 and lacks_room(open_value_tree(_section(table, starts, TREES_RECENT)))
             )
         ):
             return b
@@ -300,12 +302,12 @@ def process_value_events(
             weight,
             answer,
         )
-        if rows[10] >= 0:
-            wanted = mode if learning[10] else mode & ANSWER
+        if rows[8] >= 0:
+            wanted = mode if learning[8] else mode & ANSWER
             process_value_tree(
                 wanted,
                 _section(table, starts, TREE),
-                rows[10],
+                rows[8],
                 kinds_C,
                 0,
                 anew,
@@ -314,12 +316,12 @@ def process_value_events(
                 weight,
                 answer,
             )
-        if rows[12] >= 0:
-            wanted = mode if learning[12] else mode & ANSWER
+        if rows[10] >= 0:
+            wanted = mode if learning[10] else mode & ANSWER
             process_value_tree(
                 wanted,
                 _section(table, starts, TREES_RECENT),
-                rows[12],
+                rows[10],
                 kinds_Q,
                 2,
                 anew,
@@ -331,6 +333,6 @@ def process_value_events(
         is_due = _mix_and_hear(
             mode, table, starts, slower, target, weight, answer, mixed[b : b + 1]
         )
-        if is_due or anew.sum() != began:
-            return b + 1
+        if is_due or anew.sum() + clock[1] != began:
+            return -b - 1
     return int(values.shape[0])

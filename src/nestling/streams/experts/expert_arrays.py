@@ -17,11 +17,9 @@ Ints = NDArray[np.int64]
 
 EXPERTS = (
     "sgd",
-    "sgd_all",
     "adamw",
     "adamw_all",
     "logistic",
-    "logistic_all",
     "spine",
     "ridge_300",
     "ridge_1000",

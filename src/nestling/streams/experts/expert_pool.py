@@ -29,17 +29,17 @@ from nestling.streams.experts.model_expert import ModelExpert
 from nestling.streams.experts.part_tables import make_scratch, tabulate_parts
 from nestling.streams.experts.solving import solve_memory
 from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
-from nestling.streams.trees.forest import MAX_LEAVES, add_leaves
-from nestling.streams.trees.tree_step import MOST_NEW_LEAVES, lacks_room
+from nestling.streams.trees.forest import add_leaves
+from nestling.streams.trees.tree_step import lacks_room
 
 Floats = NDArray[np.float64]
 
 HALF_LIVES = {"spine": math.inf, "ridge_300": 300.0, "ridge_1000": 1000.0, "concepts": math.inf}
 STRENGTHS = {"spine": 3.0, "ridge_300": 1.0, "ridge_1000": 1.0, "concepts": 10.0}
 MANY_UNITS, STRENGTH_OF_MANY = 256, 10.0
-RATES = (0.05, 0.05, 0.001, 0.001, 0.01, 0.01)
+RATES = (0.05, 0.001, 0.001, 0.01)
 WEIGHT_DECAY = 0.01
-DECAYED = NETWORKS[2:4]
+DECAYED = NETWORKS[1:3]
 # What an answer says of a class that came later.
 LEAST_OF_UNKNOWN = 0.02
 
@@ -84,7 +84,7 @@ class ExpertPool:
         self.anew = np.zeros(len(TREES), dtype=np.int64)
         # Levels that changed since `changes` was emptied, and at which event; see `_note_changes`.
         self.changes: list[tuple[str, int]] = []
-        self._seen, self._counted = b"", self._count_changes()
+        self._counted = self._count_changes()
         # How often each memory was solved.
         self.num_solved = dict.fromkeys(RIDGES, 0)
         self.freezes: dict[str, Freeze] = {}
@@ -219,7 +219,6 @@ class ExpertPool:
         self.num_learned = state["num_learned"]
         self.clock[:], self.anew[:] = state["clock"], state["anew"]
         self.changes, self._counted = [], self._count_changes()
-        self._seen = b""
         self.num_solved = dict(state["num_solved"])
         self.freezes = {name: Freeze(**one) for name, one in state["freezes"].items()}
         self._released = set(state["released"])
@@ -275,7 +274,7 @@ class ExpertPool:
         next_event, num_events = 0, len(events)
         while next_event < num_events:
             before = next_event
-            next_event = self._process_events(
+            found = self._process_events(
                 mode,
                 before,
                 self._table.table,
@@ -291,27 +290,21 @@ class ExpertPool:
                 events.answers,
                 events.mixed,
             )
+            next_event = abs(found)
             if mode & LEARN:
                 self.num_learned += next_event - before
-                self._note_changes()
-                if self._due.any():
+                if found < 0:
+                    self._note_changes()
                     self._solve_due()
-                elif next_event == before:
+                elif next_event < num_events:
                     self._add_leaves()
-        if mode & LEARN and self._lack_leaves():
-            # Now, not before the next event is learned: new room clears what its answer has left
-            # there for learning.
-            self._add_leaves()
 
     def _note_changes(self) -> None:
         """Note at which event a concept was opened or a tree began anew."""
-        seen = self.clock[1:].tobytes() + self.anew.tobytes()
-        if seen == self._seen:  # as nearly always, and this is asked at every event
-            return
         counts = self._count_changes()
         for level, count in counts.items():
             self.changes += [(level, self.num_learned)] * (count - self._counted[level])
-        self._seen, self._counted = seen, counts
+        self._counted = counts
 
     def _count_changes(self) -> dict[str, int]:
         counts = zip(TREES, self.anew.tolist(), strict=True)
@@ -330,16 +323,6 @@ class ExpertPool:
         if mode & LEARN and not is_frozen:
             target, weight = float(event.targets[0]), float(event.weights[0])
             model.learn(event.views[0], self.sizes.num_inputs, target, weight)
-
-    def _lack_leaves(self) -> bool:
-        """Whether a tree has no room for one more split; as `lacks_room`, which is slow to call."""
-        for name in TREES:
-            part = self.parts[name]
-            if self.rows[name] >= 0 and part["free"][0] < MOST_NEW_LEAVES:
-                most = len(part["trees"]) * int(part["settings"][MAX_LEAVES])
-                if len(part["leaf_sums"]) < most:
-                    return True
-        return False
 
     def _add_leaves(self) -> None:
         """Give the trees that have no room for one more split more of it."""

@@ -51,8 +51,8 @@ def make_scratch(parts: Parts, sizes: Sizes, num_experts: int) -> Scratch:
         num_experts: E.
     """
     outputs = max(sizes.num_outputs, 1)
-    inputs = (sizes.num_inputs, sizes.num_view) * 2
-    layers = [*map(_make_layers, inputs), (), ()]
+    inputs = sizes.num_inputs, sizes.num_inputs, sizes.num_view
+    layers = [*map(_make_layers, inputs), ()]
     work = [
         *(np.zeros(parts[name]["gram"].shape[-1]) for name in RIDGES[:3]),
         *(np.zeros((rows, outputs)) for rows in (3, NUM_SLOTS, NUM_SLOTS)),

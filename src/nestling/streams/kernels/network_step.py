@@ -26,10 +26,10 @@ from nestling.streams.kernels.views import ANSWER, LARGEST, LEARN
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Networks = tuple[Network, Network, AdamNetwork, AdamNetwork, Linear, Linear]
+Networks = tuple[Network, AdamNetwork, AdamNetwork, Linear]
 
 # Experts by number.
-SGD_VALUES, SGD_ALL, ADAM_VALUES, ADAM_ALL, LINEAR_VALUES, LINEAR_ALL = 0, 1, 2, 3, 4, 5
+SGD, ADAM_VALUES, ADAM_ALL, LINEAR = 0, 1, 2, 3
 # Of values: how many deviations an error counts at most, so that one event moves little.
 MOST_MISSED = 3.0
 
@@ -52,7 +52,7 @@ def _answer_by(z_K: Floats, classify: bool, p_K: Floats) -> None:
 @compiled
 def answer_networks(
     networks: Networks,
-    rows_6: Ints,
+    rows_4: Ints,
     view_V: Floats,
     num_inputs: int,
     classify: bool,
@@ -61,27 +61,21 @@ def answer_networks(
     """Write the answers of networks and regressions, and what these went through."""
     z_K = np.empty(p_EK.shape[1])
     view_D = view_V[:num_inputs]
-    values, everything, adam_values, adam_all, linear_values, linear_all = networks
-    if rows_6[SGD_VALUES] >= 0:
-        answer_network(values[0], values[2], values[3], values[4], view_D, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[SGD_VALUES]])
-    if rows_6[SGD_ALL] >= 0:
-        answer_network(everything[0], everything[2], everything[3], everything[4], view_V, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[SGD_ALL]])
-    if rows_6[ADAM_VALUES] >= 0:
+    sgd, adam_values, adam_all, linear = networks
+    if rows_4[SGD] >= 0:
+        answer_network(sgd[0], sgd[2], sgd[3], sgd[4], view_D, z_K)
+        _answer_by(z_K, classify, p_EK[rows_4[SGD]])
+    if rows_4[ADAM_VALUES] >= 0:
         net = adam_values
         answer_network(net[0], net[4], net[5], net[6], view_D, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[ADAM_VALUES]])
-    if rows_6[ADAM_ALL] >= 0:
+        _answer_by(z_K, classify, p_EK[rows_4[ADAM_VALUES]])
+    if rows_4[ADAM_ALL] >= 0:
         net = adam_all
         answer_network(net[0], net[4], net[5], net[6], view_V, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[ADAM_ALL]])
-    if rows_6[LINEAR_VALUES] >= 0:
-        answer_linear(linear_values[0], view_D, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[LINEAR_VALUES]])
-    if rows_6[LINEAR_ALL] >= 0:
-        answer_linear(linear_all[0], view_V, z_K)
-        _answer_by(z_K, classify, p_EK[rows_6[LINEAR_ALL]])
+        _answer_by(z_K, classify, p_EK[rows_4[ADAM_ALL]])
+    if rows_4[LINEAR] >= 0:
+        answer_linear(linear[0], view_D, z_K)
+        _answer_by(z_K, classify, p_EK[rows_4[LINEAR]])
 
 
 @compiled
@@ -101,9 +95,9 @@ def _write_error(
 @compiled
 def learn_networks(
     networks: Networks,
-    rows_6: Ints,
-    learning_6: Ints,
-    rates_8: Floats,
+    rows_4: Ints,
+    learning_4: Ints,
+    rates_6: Floats,
     num_seen: int,
     view_V: Floats,
     num_inputs: int,
@@ -115,37 +109,29 @@ def learn_networks(
     """One step of each network and regression on the error of what it answered last."""
     error_K = np.empty(p_EK.shape[1], dtype=np.float32)
     view_D = view_V[:num_inputs]
-    values, everything, adam_values, adam_all, linear_values, linear_all = networks
-    if rows_6[SGD_VALUES] >= 0 and learning_6[SGD_VALUES]:
-        net = values
-        _write_error(p_EK[rows_6[SGD_VALUES]], target, weight, classify, error_K)
-        rate = rates_8[SGD_VALUES] * follow_square(net[1], net[4], num_seen)
+    sgd, adam_values, adam_all, linear = networks
+    if rows_4[SGD] >= 0 and learning_4[SGD]:
+        net = sgd
+        _write_error(p_EK[rows_4[SGD]], target, weight, classify, error_K)
+        rate = rates_6[SGD] * follow_square(net[1], net[4], num_seen)
         learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
-    if rows_6[SGD_ALL] >= 0 and learning_6[SGD_ALL]:
-        net = everything
-        _write_error(p_EK[rows_6[SGD_ALL]], target, weight, classify, error_K)
-        rate = rates_8[SGD_ALL] * follow_square(net[1], net[4], num_seen)
-        learn_by_sgd(net[0], net[2], net[3], net[4], error_K, rate)
-    if rows_6[ADAM_VALUES] >= 0 and learning_6[ADAM_VALUES]:
+    if rows_4[ADAM_VALUES] >= 0 and learning_4[ADAM_VALUES]:
         slow = adam_values
-        _write_error(p_EK[rows_6[ADAM_VALUES]], target, weight, classify, error_K)
-        rate = rates_8[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
+        _write_error(p_EK[rows_4[ADAM_VALUES]], target, weight, classify, error_K)
+        rate = rates_6[ADAM_VALUES] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[6]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_6[4]
         )
-    if rows_6[ADAM_ALL] >= 0 and learning_6[ADAM_ALL]:
+    if rows_4[ADAM_ALL] >= 0 and learning_4[ADAM_ALL]:
         slow = adam_all
-        _write_error(p_EK[rows_6[ADAM_ALL]], target, weight, classify, error_K)
-        rate = rates_8[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
+        _write_error(p_EK[rows_4[ADAM_ALL]], target, weight, classify, error_K)
+        rate = rates_6[ADAM_ALL] * follow_square(slow[1], slow[6], num_seen)
         learn_by_adamw(
-            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_8[7]
+            slow[0], slow[4], slow[5], slow[6], slow[2], slow[3], error_K, rate, rates_6[5]
         )
-    if rows_6[LINEAR_VALUES] >= 0 and learning_6[LINEAR_VALUES]:
-        _write_error(p_EK[rows_6[LINEAR_VALUES]], target, weight, classify, error_K)
-        learn_linear(linear_values[0], view_D, error_K, rates_8[LINEAR_VALUES])
-    if rows_6[LINEAR_ALL] >= 0 and learning_6[LINEAR_ALL]:
-        _write_error(p_EK[rows_6[LINEAR_ALL]], target, weight, classify, error_K)
-        learn_linear(linear_all[0], view_V, error_K, rates_8[LINEAR_ALL])
+    if rows_4[LINEAR] >= 0 and learning_4[LINEAR]:
+        _write_error(p_EK[rows_4[LINEAR]], target, weight, classify, error_K)
+        learn_linear(linear[0], view_D, error_K, rates_6[LINEAR])
 
 
 @compiled
@@ -177,11 +163,9 @@ def open_networks(table: Ints) -> Networks:
     """The arrays of all networks and regressions, of which the table holds the addresses."""
     return (
         _open_network(table, 0),
-        _open_network(table, 5),
-        _open_adam_network(table, 10),
-        _open_adam_network(table, 17),
-        (array_2(table, 24, np.float64),),
-        (array_2(table, 25, np.float64),),
+        _open_adam_network(table, 5),
+        _open_adam_network(table, 12),
+        (array_2(table, 19, np.float64),),
     )
 
 
@@ -189,9 +173,9 @@ def open_networks(table: Ints) -> Networks:
 def process_networks(
     mode: int,
     table: Ints,
-    rows_6: Ints,
-    learning_6: Ints,
-    rates_8: Floats,
+    rows_4: Ints,
+    learning_4: Ints,
+    rates_6: Floats,
     num_seen: int,
     num_inputs: int,
     classify: bool,
@@ -206,9 +190,9 @@ def process_networks(
         mode: ANSWER (answers are written), LEARN (targets are learned, by the answers that were
             given last), or both.
         table: addresses of the weights.
-        rows_6: row of each in the answers, -1 where it takes no part.
-        learning_6: 0 where it stands still.
-        rates_8: learning rates, and weight decay of both AdamW networks.
+        rows_4: row of each in the answers, -1 where it takes no part.
+        learning_4: 0 where it stands still.
+        rates_6: learning rates, and weight decay of both AdamW networks.
         num_seen: events learned before.
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
@@ -221,13 +205,13 @@ def process_networks(
     for b in range(view_BV.shape[0]):
         view_V, p_EK = view_BV[b], p_BEK[b]
         if mode & ANSWER:
-            answer_networks(networks, rows_6, view_V, num_inputs, classify, p_EK)
+            answer_networks(networks, rows_4, view_V, num_inputs, classify, p_EK)
         if mode & LEARN:
             learn_networks(
                 networks,
-                rows_6,
-                learning_6,
-                rates_8,
+                rows_4,
+                learning_4,
+                rates_6,
                 num_seen + b,
                 view_V,
                 num_inputs,

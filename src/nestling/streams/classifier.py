@@ -227,7 +227,7 @@ class StreamClassifier:
         row_C = run.columns.encode_one(x, grow=True)
         place = self._seen.admit(label)
         run.fit_sizes(len(self._seen))
-        run.learn(row_C[None], np.array([float(place)]), np.array([weight]))
+        run.learn_event(row_C[None], float(place), float(weight))
 
     @locked
     def predict_proba_many(self, X: object) -> Any:

@@ -116,22 +116,35 @@ class EventRun:
 
     def learn(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn events and their targets in their order; the answers that stood before (B, K)."""
-        if len(x_BC) == 1 and weight_B[0] == 0.0:
-            return self._pass(x_BC)
+        if len(x_BC) == 1:
+            return self.learn_event(x_BC, float(target_B[0]), float(weight_B[0]))
         # A freeze may begin or end within the block.
-        if len(x_BC) > 1 and (self.pool.freezes or (weight_B == 0.0).any()):
+        if self.pool.freezes or (weight_B == 0.0).any():
             rows = [self.learn(*one) for one in _take_apart(x_BC, target_B, weight_B)]
             return np.concatenate(rows)
+        self._fresh = None
+        events = self.pool.make_events(x_BC)
+        events.targets[:], events.weights[:] = target_B, weight_B
+        return self._learn(FORESEE | TAKE_IN | TAKE_TARGET, events)
+
+    def learn_event(self, x_1C: Floats, target: float, weight: float) -> Floats:
+        """Learn one event (1, C) and its target; the answer that stood before (1, K)."""
+        if weight == 0.0:
+            return self._pass(x_1C)
         fresh, self._fresh = self._fresh, None
-        if fresh is not None and len(x_BC) == 1 and fresh[0] == x_BC.tobytes():
+        if fresh is not None and fresh[0] == x_1C.tobytes():
             events, mode = fresh[1], TAKE_IN | TAKE_TARGET
         else:
-            events, mode = self.pool.make_events(x_BC), FORESEE | TAKE_IN | TAKE_TARGET
-        events.targets[:], events.weights[:] = target_B, weight_B
+            events, mode = self.pool.make_events(x_1C), FORESEE | TAKE_IN | TAKE_TARGET
+        events.targets[0], events.weights[0] = target, weight
+        return self._learn(mode, events)
+
+    def _learn(self, mode: int, events: Events) -> Floats:
         self.pool.process(mode, events, self._slower)
         self.num_events += len(events)
         self.waiting.expire(self.num_events)
-        self.happened += take_changes(self.pool)
+        if self.pool.changes:
+            self.happened += take_changes(self.pool)
         return events.mixed.copy()
 
     def _pass(self, x_1C: Floats) -> Floats:

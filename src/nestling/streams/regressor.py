@@ -200,7 +200,7 @@ class StreamRegressor:
             return
         row_C = run.columns.encode_one(x, grow=True)
         run.fit_sizes(1)
-        run.learn(row_C[None], np.array([target]), np.array([weight]))
+        run.learn_event(row_C[None], target, float(weight))
 
     @locked
     def predict_many(self, X: object) -> Any:

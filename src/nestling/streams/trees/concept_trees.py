@@ -188,12 +188,13 @@ def learn_pool(
     total = 0.0
     num_open = 0
     for tree in range(shares_T.shape[0]):
+        num_open += concepts_T2[tree, BORN] >= 0
+    for tree in range(shares_T.shape[0] if num_open > 1 else 0):  # one alone stays in force
         if concepts_T2[tree, BORN] >= 0:
             answer_one_tree(forest, tree, x_C, kinds_C, p_K)
             shares_T[tree] *= (TRUST * p_K[label] + (1.0 - TRUST) / num_classes) ** TEMPER
             total += shares_T[tree]
-            num_open += 1
-    for tree in range(shares_T.shape[0]):
+    for tree in range(shares_T.shape[0] if num_open > 1 else 0):
         if concepts_T2[tree, BORN] >= 0:
             shares_T[tree] = (1.0 - CHANGE) * shares_T[tree] / total + CHANGE / num_open
     now = find_largest(shares_T)

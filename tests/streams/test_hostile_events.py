@@ -25,7 +25,7 @@ from nestling.core.errors import DataError, NestlingError, NonFiniteInput, Unkno
 MANY = 100_000
 BOTH = pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
 # Experts that cost most in a long stream, left out where the input passes them by anyhow.
-COSTLY = ("spine", "trees", "trees_recent", "concepts")
+COSTLY = ("spine", "trees", "concepts")
 
 
 def make_numbers(num_events: int, seed: int = 0) -> tuple[np.ndarray, list[bool]]:
@@ -422,7 +422,7 @@ def test_no_event_is_kept_but_those_that_wait() -> None:
             assert number < len(rows)
             assert not rows[number:].any()  # those that were summed are gone
     kept = {name: find_rows(part, X) for name, part in parts.items()}
-    trees = {"tree", "trees", "trees_recent"}
+    trees = {"tree", "trees"}
     # A leaf's histogram has 24 centres of each column by itself; no other part holds any value.
     assert {name for name, found in kept.items() if found} <= trees
     assert all(set(kept[name]) <= {"centres", "origins", "thresholds"} for name in trees)

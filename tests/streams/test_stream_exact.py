@@ -24,7 +24,7 @@ from made_streams import (
 
 import nestling as nl
 from nestling.core.errors import ForeignSnapshot, NestlingError, SnapshotError
-from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_arrays import CLASS_EXPERTS, VALUE_EXPERTS
 
 BOTH = pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
 
@@ -242,9 +242,9 @@ def test_damaged_snapshots_are_refused(tmp_path: Path) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize("name", [*CLASS_EXPERTS, "trees_recent"])
 def test_each_expert_alone(name: str, values: bool) -> None:
-    known = VALUE_EXPERTS if values else EXPERTS
+    known = VALUE_EXPERTS if values else CLASS_EXPERTS
     if name not in known:
         return
     without = [other for other in known if other != name]

@@ -8,7 +8,7 @@ from made_streams import assert_same, learn_all, make_either, make_growing, make
 
 import nestling as nl
 from nestling.core.errors import SettingError, UnknownLevel
-from nestling.streams.experts.expert_arrays import EXPERTS, VALUE_EXPERTS
+from nestling.streams.experts.expert_arrays import CLASS_EXPERTS, VALUE_EXPERTS
 
 
 def find_moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -19,7 +19,7 @@ def find_moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
 def test_frozen_levels_stand_still_alone_and_in_blocks(values: bool) -> None:
     # All categories and columns are known by then: growth is no learning.
     start, rest = make_either(100, values=values), make_either(130, values=values)[100:109]
-    names = VALUE_EXPERTS if values else EXPERTS
+    names = VALUE_EXPERTS if values else CLASS_EXPERTS
     for frozen in names:
         learner = make_learner(values=values)
         learn_all(learner, start)
@@ -117,7 +117,7 @@ def test_wrong_knobs_are_refused_and_nothing_moves() -> None:
 def test_readings_and_clocks() -> None:
     learner = nl.StreamClassifier(without=["trees"])
     learn_all(learner, make_growing(50))
-    assert list(learner.levels) == [name for name in EXPERTS if name != "trees"]
+    assert list(learner.levels) == list(VALUE_EXPERTS)
     readings = {one.level: one for one in learner.levels.read()}
     assert sum(one.factor for one in readings.values()) == pytest.approx(1.0)
     assert all(one.num_steps == 50 for one in readings.values())

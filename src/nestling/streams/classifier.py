@@ -13,7 +13,7 @@ from nestling.core.errors import DataError, ForeignSnapshot, SettingError, sugge
 from nestling.core.locks import RemadeLock, locked
 from nestling.optim import OptimizerSpec
 from nestling.streams.events.event_blocks import is_frame
-from nestling.streams.experts.expert_arrays import EXPERTS
+from nestling.streams.experts.expert_arrays import CLASS_EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
-def choose_experts(without: Sequence[str], known: Sequence[str] = EXPERTS) -> tuple[str, ...]:
+def choose_experts(without: Sequence[str], known: Sequence[str] = CLASS_EXPERTS) -> tuple[str, ...]:
     """Names of the experts that take part.
 
     Args:
@@ -50,7 +50,7 @@ def choose_experts(without: Sequence[str], known: Sequence[str] = EXPERTS) -> tu
 class StreamClassifier:
     """Online classifier for event streams: learns from every event, follows drift, keeps the old.
 
-    Twelve experts of different speeds answer each event, and a gate that hears of every label
+    Eleven experts of different speeds answer each event, and a gate that hears of every label
     mixes them; see `docs/streams.md`. One default, no setting per stream.
 
     Args:

@@ -13,7 +13,7 @@ class ConceptReading:
     """One concept that a level keeps.
 
     Attributes:
-        level: "concepts" (slots of a memory), "trees" or "trees_recent".
+        level: "concepts" (slots of a memory) or "trees".
         concept: its number in the level.
         probability: that it is in force now.
         in_force: whether it is the most probable one, which learns.

@@ -174,7 +174,7 @@ def process_events(
     """
     switches = _section(table, starts, SWITCHES)
     rows, learning = array_1(switches, ROWS, np.int64), array_1(switches, LEARNING, np.int64)
-    anew, kinds_Q = array_1(switches, ANEW, np.int64), array_1(switches, KINDS, np.int64)
+    anew = array_1(switches, ANEW, np.int64)
     clock = array_1(switches, CLOCK, np.int64)
     kinds_C = array_1(_section(table, starts, VIEWS), 5, np.int64)
     began = anew.sum() + clock[1]
@@ -182,7 +182,6 @@ def process_events(
         if mode & LEARN and (
             (rows[8] >= 0 and lacks_room(open_tree(_section(table, starts, TREE))))
             or (rows[9] >= 0 and lacks_room(open_pool(_section(table, starts, TREES))))
-            or (rows[10] >= 0 and lacks_room(open_pool(_section(table, starts, TREES_RECENT))))
         ):
             return b
         value, view, near = values[b : b + 1], views[b : b + 1], recent[b : b + 1]
@@ -225,20 +224,6 @@ def process_events(
                 1,
                 anew,
                 value,
-                target,
-                weight,
-                answer,
-            )
-        if rows[10] >= 0:
-            wanted = mode if learning[10] else mode & ANSWER
-            process_pool(
-                wanted,
-                _section(table, starts, TREES_RECENT),
-                rows[10],
-                kinds_Q,
-                2,
-                anew,
-                near,
                 target,
                 weight,
                 answer,

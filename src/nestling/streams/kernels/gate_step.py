@@ -71,7 +71,9 @@ def process_gate(
         if mode & MIX:
             if classify:
                 mix_answers(gate, p_BEK[b], spine, heard)
-                mixed_BK[b, :] = heard[2] if is_plain(gate[4]) else heard[3]
+                chosen_K = heard[2] if is_plain(gate[4]) else heard[3]
+                # Divided by their sum none is above 1, not by a rounding either.
+                mixed_BK[b, :] = chosen_K / chosen_K.sum()
             else:
                 mix_values(gate, spread, p_BEK[b], by_quantile, heard)
                 mixed_BK[b, 0] = heard[3][0]

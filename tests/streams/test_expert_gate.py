@@ -97,7 +97,8 @@ def test_the_gate_of_classes_climbs_the_likelihood(
     np.testing.assert_allclose(gate[0], before[0] + rates * mixers.grad.numpy(), atol=1e-10)
     for at, likelihoods in ((1, p_EK[:, label]), (2, heard[0][:, label])):
         even = np.full((1, len(likelihoods)), -math.log(len(likelihoods)))
-        losses = -np.log(np.maximum(likelihoods, 0.01))[None] / slower
+        power = 1.0 if at == 1 else 1.0 / slower
+        losses = -power * np.log(np.maximum(likelihoods, 0.01))[None]
         wanted = share_weights(
             np.log(before[at])[None], losses, np.ones((1, 1)), SHARE / slower, even
         )

@@ -122,6 +122,6 @@ def test_readings_and_clocks() -> None:
     assert sum(one.factor for one in readings.values()) == pytest.approx(1.0)
     assert all(one.num_steps == 50 for one in readings.values())
     clock = learner.levels["ridge_300"].clock
-    assert 0 <= clock.age < 32
+    assert 0 <= clock.age < 24
     assert clock.num_updates < 50
     assert all(level.digest() == level.digest() for level in learner.levels.values())

@@ -84,16 +84,16 @@ def is_plain(guard_2: Floats) -> bool:
 
 
 @compiled
-def _share_again(shares: Floats, likelihoods: Floats, slower: float) -> None:
+def _share_again(shares: Floats, likelihoods: Floats, slower: float, power: float) -> None:
     """Fixed share (Herbster and Warmuth 1998): by likelihood, then a little to everybody.
 
-    The likelihood counts to the power 1 / slower, for late labels tell of a world that may be gone:
-    with 0.8 % fraud whose labels come 3,500 events late, counting it in full gave all to one tree.
+    Over the four ways to mix, likelihoods count to the power 1 / slower: late labels tell of a world
+    that may be gone, and counted in full they gave all to one way.
     """
     total, share = 0.0, SHARE / slower
     for e in range(shares.shape[0]):
         likelihood = max(likelihoods[e], LEAST_LIKELIHOOD)
-        shares[e] *= likelihood if slower == 1.0 else likelihood ** (1.0 / slower)
+        shares[e] *= likelihood if power == 1.0 else likelihood**power
         total += shares[e]
     for e in range(shares.shape[0]):
         shares[e] = (1.0 - share) * shares[e] / total + share / shares.shape[0]
@@ -128,11 +128,11 @@ def learn_gate(
     likelihoods = np.empty(num_experts)
     for e in range(num_experts):
         likelihoods[e] = p_EK[e, label]
-    _share_again(shares_E, likelihoods, slower)
+    _share_again(shares_E, likelihoods, slower, 1.0)
     of_mixers = np.empty(num_mixers + 1)
     for x in range(num_mixers + 1):
         of_mixers[x] = by_mixer_4K[x, label]
-    _share_again(top_4, of_mixers, slower)
+    _share_again(top_4, of_mixers, slower, 1.0 / slower)
     decay = 2.0 ** (-1.0 / GUARD_HALF_LIFE)
     plain_right = np.argmax(plain_K) == label
     mixed_right = np.argmax(mixed_K) == label

@@ -87,8 +87,8 @@ def is_plain(guard_2: Floats) -> bool:
 def _share_again(shares: Floats, likelihoods: Floats, slower: float, power: float) -> None:
     """Fixed share (Herbster and Warmuth 1998): by likelihood, then a little to everybody.
 
-    Over the four ways to mix, likelihoods count to the power 1 / slower: late labels tell of a world
-    that may be gone, and counted in full they gave all to one way.
+    Over the four ways to mix, likelihoods count to the power 1 / slower: late labels tell of a
+    world that may be gone, and counted in full they gave all to one way.
     """
     total, share = 0.0, SHARE / slower
     for e in range(shares.shape[0]):

@@ -111,7 +111,7 @@ def make_payments(num_payments: int = NUM_PAYMENTS, *, seed: int = 0) -> Iterato
 
     >>> first = next(make_payments(1, seed=0))
     >>> sorted(first.x)[:5], first.is_fraud
-    (['amount', 'amount_over_usual', 'country', 'device', 'hour'], False)
+    (['amount', 'amount_over_usual', 'country', 'days_since_last', 'days_since_password'], False)
     """
     if num_payments < 1:
         raise SettingError(f"num_payments is {num_payments}; give 1 or more")

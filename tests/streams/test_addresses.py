@@ -14,7 +14,7 @@ from nestling.streams.kernels.gate_step import open_gate
 from nestling.streams.kernels.network_step import open_networks
 from nestling.streams.kernels.ridge_step import open_ridges
 from nestling.streams.kernels.views import open_views
-from nestling.streams.trees.tree_step import open_pool, open_tree, open_value_tree
+from nestling.streams.trees.forest_tables import open_pool, open_tree, open_value_tree
 
 
 def flatten(found: Any) -> Iterator[NDArray[Any]]:
@@ -41,7 +41,6 @@ def make_pool(*, classifies: bool) -> ExpertPool:
         ("gate", open_gate),
         ("tree", open_tree),
         ("trees", open_pool),
-        ("trees_recent", open_pool),
     ],
 )
 def test_kernels_see_the_arrays_of_classes(section: str, open_section: Callable[..., Any]) -> None:

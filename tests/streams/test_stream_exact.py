@@ -241,12 +241,12 @@ def test_damaged_snapshots_are_refused(tmp_path: Path) -> None:
     assert_same(learner, twin)
 
 
-@BOTH
-@pytest.mark.parametrize("name", [*CLASS_EXPERTS, "trees_recent"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [(name, False) for name in CLASS_EXPERTS] + [(name, True) for name in VALUE_EXPERTS],
+)
 def test_each_expert_alone(name: str, values: bool) -> None:
     known = VALUE_EXPERTS if values else CLASS_EXPERTS
-    if name not in known:
-        return
     without = [other for other in known if other != name]
     single, block = (make_learner(values=values, without=without) for _ in range(2))
     examples = make_either(120, values=values)

@@ -96,9 +96,7 @@ def make_parts(sizes: Sizes, settings: PartSettings) -> Parts:
         "ridge_300": make_ridge(sizes.of_quick, outputs, MOST_WAITING["ridge_300"]),
         "ridge_1000": make_ridge(sizes.of_middle, outputs, MOST_WAITING["ridge_1000"]),
         "concepts": make_slots(sizes.of_quick, outputs, MOST_WAITING["concepts"]),
-        "tree": _make_tree(settings, sizes.num_columns, outputs, 0),
-        "trees": _make_trees(settings, sizes.num_columns, outputs, 3),
-        "trees_recent": _make_trees(settings, sizes.num_columns + sizes.num_numeric, outputs, 4),
+        **_make_trees(sizes, settings),
         "recent_columns": dict.fromkeys(("source", "rank", "kinds"), np.zeros(0, np.int64)),
         "gate": {
             "weights": np.full((NUM_MIXERS, num_experts), 1.0 / num_experts),
@@ -117,25 +115,33 @@ def make_parts(sizes: Sizes, settings: PartSettings) -> Parts:
     }
 
 
-def _make_tree(settings: PartSettings, num_columns: int, num_outputs: int, seed: int) -> Arrays:
-    if not settings.classifies:
-        return make_value_tree(max(num_columns, 1), seed=settings.seed + seed)
-    return make_tree(max(num_columns, 1), max(num_outputs, 1), seed=settings.seed + seed)
+def _make_trees(sizes: Sizes, settings: PartSettings) -> Parts:
+    """A tree and a pool of classes; of values two trees, one of which sees the recent past."""
+    num_columns, seed = max(sizes.num_columns, 1), settings.seed
+    if settings.classifies:
+        outputs = max(sizes.num_outputs, 1)
+        tree, pool = (
+            make_tree(num_columns, outputs, seed=seed),
+            make_pool(num_columns, outputs, seed=seed + 3),
+        )
+        return {"tree": tree, "trees": pool, "trees_recent": {}}
+    num_recent = max(sizes.num_columns + sizes.num_numeric, 1)
+    near = make_value_tree(num_recent, seed=seed + 4)
+    return {"tree": make_value_tree(num_columns, seed=seed), "trees": {}, "trees_recent": near}
 
 
-def _make_trees(settings: PartSettings, num_columns: int, num_outputs: int, seed: int) -> Arrays:
-    if not settings.classifies:
-        return _make_tree(settings, num_columns, num_outputs, seed)
-    return make_pool(max(num_columns, 1), max(num_outputs, 1), seed=settings.seed + seed)
-
-
-def _grow_trees(
-    parts: Parts, settings: PartSettings, name: str, num_columns: int, num_outputs: int
-) -> Arrays:
-    if not settings.classifies:
-        return grow_value_tree(parts[name], num_columns)
-    grow = grow_tree if name == "tree" else grow_pool
-    return grow(parts[name], num_columns, num_outputs)
+def _grow_trees(parts: Parts, sizes: Sizes, settings: PartSettings) -> Parts:
+    num_columns, outputs = sizes.num_columns, sizes.num_outputs
+    if settings.classifies:
+        tree = grow_tree(parts["tree"], num_columns, outputs)
+        pool = grow_pool(parts["trees"], num_columns, outputs)
+        return {"tree": tree, "trees": pool, "trees_recent": {}}
+    near = grow_value_tree(parts["trees_recent"], num_columns + sizes.num_numeric)
+    return {
+        "tree": grow_value_tree(parts["tree"], num_columns),
+        "trees": {},
+        "trees_recent": near,
+    }
 
 
 def grow_parts(
@@ -208,11 +214,7 @@ def grow_parts(
         "ridge_300": grow_ridge(parts["ridge_300"], quick, after.of_quick, K),
         "ridge_1000": grow_ridge(parts["ridge_1000"], middle, after.of_middle, K),
         "concepts": grow_slots(parts["concepts"], quick, after.of_quick, K),
-        "tree": _grow_trees(parts, settings, "tree", after.num_columns, K),
-        "trees": _grow_trees(parts, settings, "trees", after.num_columns, K),
-        "trees_recent": _grow_trees(
-            parts, settings, "trees_recent", after.num_columns + after.num_numeric, K
-        ),
+        **_grow_trees(parts, after, settings),
         "recent_columns": grow_recent_columns(parts["recent_columns"], scaling),
         "gate": judged[1],
         "spread": parts["spread"],

@@ -13,10 +13,7 @@ from nestling.core.errors import ForeignSnapshot
 from nestling.levels import Freeze
 from nestling.streams.experts.event_block import Events, make_block
 from nestling.streams.experts.event_step import process_events, process_value_events
-from nestling.streams.experts.expert_arrays import (
-    EXPERTS,
-    Sizes,
-)
+from nestling.streams.experts.expert_arrays import EXPERTS, Sizes
 from nestling.streams.experts.expert_parts import (
     NETWORKS,
     RIDGES,
@@ -30,7 +27,7 @@ from nestling.streams.experts.part_tables import make_scratch, tabulate_parts
 from nestling.streams.experts.solving import solve_memory
 from nestling.streams.kernels.views import ANSWER, LEARN, MIX, VIEW, find_deviation
 from nestling.streams.trees.forest import add_leaves
-from nestling.streams.trees.tree_step import lacks_room
+from nestling.streams.trees.forest_tables import lacks_room
 
 Floats = NDArray[np.float64]
 
@@ -123,17 +120,10 @@ class ExpertPool:
     def make_events(self, x_BC: Floats) -> Events:
         """Room for what is known of events; that of a single one is used again."""
         num_events = len(x_BC)
-        events = (
-            self._one
-            if num_events == 1
-            else make_block(num_events, self.sizes, self._one.answers.shape[1])
-        )
+        is_one = num_events == 1
+        events = self._one if is_one else make_block(num_events, self.sizes, len(self.names))
         events.values[:] = x_BC
         return events
-
-    def count_outputs(self, answers_EK: Floats) -> int:
-        """How many outputs there were when these answers were given."""
-        return int(answers_EK.shape[1])
 
     def pad_answers(self, answers_EK: Floats) -> Floats:
         """Answers to all classes of now; those that were unknown then get hardly anything.

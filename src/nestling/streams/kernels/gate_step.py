@@ -1,6 +1,6 @@
-"""The gate of a stream, event after event: whose answer is given, and who was right.
+"""The gate of a stream, for one event: whose answer is given, and who was right.
 
-Axes: B events of a block, E experts, K outputs.
+Axes: E experts, K outputs.
 """
 
 import numpy as np
@@ -43,18 +43,18 @@ def open_gate(table: Ints) -> tuple[Gate, Spread, Heard]:
 
 
 @compiled
-def process_gate(
+def step_gate(
     mode: int,
     table: Ints,
     settings_2: Floats,
     spine: int,
     slower: float,
-    target_B: Floats,
-    weight_B: Floats,
-    p_BEK: Floats,
-    mixed_BK: Floats,
+    target: float,
+    weight: float,
+    p_EK: Floats,
+    mixed_K: Floats,
 ) -> None:
-    """Mix the answers to events and hear of their targets, one after the other.
+    """Mix the answers to an event, hear of its target, or both.
 
     Args:
         mode: MIX (the mixture is written), HEAR (the gate hears of the target), or both.
@@ -62,33 +62,23 @@ def process_gate(
         settings_2: 1 for classes, 0 for values; the quantile that is wanted, 0 for the mean.
         spine: row of the expert that keeps absent classes, -1 for none.
         slower: 1 + d / 100 for targets that come d events late.
-        target_B, weight_B, p_BEK: of the events.
-        mixed_BK: written.
+        target, weight, p_EK: of the event.
+        mixed_K: written.
     """
     gate, spread, heard = open_gate(table)
-    classify, by_quantile = settings_2[0] == 1.0, settings_2[1] > 0.0
-    for b in range(p_BEK.shape[0]):
-        if mode & MIX:
-            if classify:
-                mix_answers(gate, p_BEK[b], spine, heard)
-                chosen_K = heard[2] if is_plain(gate[4]) else heard[3]
-                # Divided by their sum none is above 1, not by a rounding either.
-                mixed_BK[b, :] = chosen_K / chosen_K.sum()
-            else:
-                mix_values(gate, spread, p_BEK[b], by_quantile, heard)
-                mixed_BK[b, 0] = heard[3][0]
-        if mode & HEAR:
-            if classify:
-                label = int(target_B[b])
-                learn_gate(gate, p_BEK[b], heard, label, weight_B[b], slower)
-            else:
-                learn_value_gate(
-                    gate,
-                    spread,
-                    heard,
-                    target_B[b],
-                    weight_B[b],
-                    slower,
-                    settings_2[1],
-                    by_quantile,
-                )
+    classify, quantile = settings_2[0] == 1.0, settings_2[1]
+    by_quantile = quantile > 0.0
+    if mode & MIX:
+        if classify:
+            mix_answers(gate, p_EK, spine, heard)
+            chosen_K = heard[2] if is_plain(gate[4]) else heard[3]
+            # Divided by their sum none is above 1, not by a rounding either.
+            mixed_K[:] = chosen_K / chosen_K.sum()
+        else:
+            mix_values(gate, spread, p_EK, by_quantile, heard)
+            mixed_K[0] = heard[3][0]
+    if mode & HEAR:
+        if classify:
+            learn_gate(gate, p_EK, heard, int(target), weight, slower)
+        else:
+            learn_value_gate(gate, spread, heard, target, weight, slower, quantile, by_quantile)

@@ -1,6 +1,6 @@
-"""Networks and regressions of a stream, event after event.
+"""Networks and regression of a stream, for one event.
 
-Axes: B events of a block, V = D + N + 3 K inputs of a view, E experts that take part, K outputs.
+Axes: V = D + N + 3 K inputs of a view, E experts that take part, K outputs.
 """
 
 import numpy as np
@@ -170,7 +170,7 @@ def open_networks(table: Ints) -> Networks:
 
 
 @compiled
-def process_networks(
+def step_networks(
     mode: int,
     table: Ints,
     rows_4: Ints,
@@ -179,15 +179,15 @@ def process_networks(
     num_seen: int,
     num_inputs: int,
     classify: bool,
-    view_BV: Floats,
-    target_B: Floats,
-    weight_B: Floats,
-    p_BEK: Floats,
+    view_V: Floats,
+    target: float,
+    weight: float,
+    p_EK: Floats,
 ) -> None:
-    """Answer and learn events one after the other.
+    """Answer an event, learn it, or both.
 
     Args:
-        mode: ANSWER (answers are written), LEARN (targets are learned, by the answers that were
+        mode: ANSWER (answers are written), LEARN (the target is learned, by the answers that were
             given last), or both.
         table: addresses of the weights.
         rows_4: row of each in the answers, -1 where it takes no part.
@@ -196,27 +196,25 @@ def process_networks(
         num_seen: events learned before.
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
-        view_BV: views of the events.
-        target_B: classes by number, or values.
-        weight_B: how often each event counts.
-        p_BEK: answers.
+        view_V: what is seen of the event.
+        target: class by number, or value.
+        weight: how often the event counts.
+        p_EK: answers.
     """
     networks = open_networks(table)
-    for b in range(view_BV.shape[0]):
-        view_V, p_EK = view_BV[b], p_BEK[b]
-        if mode & ANSWER:
-            answer_networks(networks, rows_4, view_V, num_inputs, classify, p_EK)
-        if mode & LEARN:
-            learn_networks(
-                networks,
-                rows_4,
-                learning_4,
-                rates_6,
-                num_seen + b,
-                view_V,
-                num_inputs,
-                p_EK,
-                target_B[b],
-                weight_B[b],
-                classify,
-            )
+    if mode & ANSWER:
+        answer_networks(networks, rows_4, view_V, num_inputs, classify, p_EK)
+    if mode & LEARN:
+        learn_networks(
+            networks,
+            rows_4,
+            learning_4,
+            rates_6,
+            num_seen,
+            view_V,
+            num_inputs,
+            p_EK,
+            target,
+            weight,
+            classify,
+        )

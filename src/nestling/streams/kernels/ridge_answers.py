@@ -1,7 +1,7 @@
 """Ridge memories of a stream: random features, held solutions, examples that wait to be solved.
 
 Axes: D inputs, U random units, P features of a memory, K classes, M examples that may wait,
-S concept slots. The sums and the solutions are made in `streams.solving`.
+S concept slots. The sums and the solutions are made in `experts.solving`.
 """
 
 import numpy as np

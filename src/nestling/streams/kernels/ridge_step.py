@@ -1,6 +1,6 @@
-"""Ridge memories and concept slots of a stream, event after event.
+"""Ridge memories and concept slots of a stream, for one event.
 
-Axes: B events of a block, C columns, V inputs of a view, E experts that take part, K outputs.
+Axes: C columns, V inputs of a view, E experts that take part, K outputs.
 """
 
 import numpy as np
@@ -163,7 +163,7 @@ def open_ridges(table: Ints) -> tuple[Units, Ridges, Work]:
 
 
 @compiled
-def process_ridges(
+def step_ridges(
     mode: int,
     table: Ints,
     rows_4: Ints,
@@ -174,16 +174,16 @@ def process_ridges(
     place_C: Ints,
     num_inputs: int,
     classify: bool,
-    x_BC: Floats,
-    view_BV: Floats,
-    target_B: Floats,
-    weight_B: Floats,
-    p_BEK: Floats,
+    x_C: Floats,
+    view_V: Floats,
+    target: float,
+    weight: float,
+    p_EK: Floats,
 ) -> None:
-    """Answer and learn events one after the other; say which are to be solved.
+    """Answer an event, let it wait to be summed, or both; say which memory is to be solved.
 
     Args:
-        mode: ANSWER, LEARN or both; see `network_step.process_networks`.
+        mode: ANSWER, LEARN or both; see `network_step.step_networks`.
         table: addresses of units, memories, slots, and what an answer goes through.
         rows_4: row of each in the answers, -1 where it takes no part.
         learning_4: 0 where it stands still.
@@ -192,25 +192,23 @@ def process_ridges(
         kinds_C, place_C: kinds of the columns, and their places in a view.
         num_inputs: D, the first part of a view.
         classify: whether targets are classes.
-        x_BC, view_BV, target_B, weight_B, p_BEK: events, and what is known of them.
+        x_C, view_V, target, weight, p_EK: the event, and what is known of it.
     """
     units, ridges, work = open_ridges(table)
-    for b in range(x_BC.shape[0]):
-        p_EK = p_BEK[b]
-        if mode & ANSWER:
-            write_features(units, work, kinds_C, place_C, x_BC[b], view_BV[b], num_inputs)
-            answer_ridges(ridges, work, rows_4, classify, p_EK)
-        if mode & LEARN:
-            learn_ridges(
-                ridges,
-                work,
-                rows_4,
-                learning_4,
-                due_4,
-                clock_2,
-                p_EK,
-                target_B[b],
-                weight_B[b],
-                classify,
-            )
-            clock_2[0] += 1
+    if mode & ANSWER:
+        write_features(units, work, kinds_C, place_C, x_C, view_V, num_inputs)
+        answer_ridges(ridges, work, rows_4, classify, p_EK)
+    if mode & LEARN:
+        learn_ridges(
+            ridges,
+            work,
+            rows_4,
+            learning_4,
+            due_4,
+            clock_2,
+            p_EK,
+            target,
+            weight,
+            classify,
+        )
+        clock_2[0] += 1

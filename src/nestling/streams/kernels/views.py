@@ -41,7 +41,7 @@ def is_spread(variance: float, mean: float) -> bool:
 def scale_value(x: float, count: float, mean: float, squares: float) -> tuple[float, float, float]:
     """Where a value stands: ((x - mean) / deviation within +-8, mean, squares), this one included.
 
-    Welford's update; see the streams page for where it forgets.
+    Welford's update; beyond 100,000 values the oldest count less.
     """
     count = min(count, MOST_COUNTED) + 1.0
     x = min(max(x, -LARGEST_VALUE), LARGEST_VALUE)
@@ -188,6 +188,31 @@ def find_deviation(scale_3: Floats) -> float:
 
 
 @compiled
+def write_recent_columns(
+    source_Q: Ints,
+    rank_Q: Ints,
+    num_inputs: int,
+    x_C: Floats,
+    view_V: Floats,
+    x_Q: Floats,
+) -> None:
+    """Write the columns of the tree that sees the recent past: raw values, and R of numbers.
+
+    Args:
+        source_Q: column that each looks at.
+        rank_Q: its place in R; -1 for the raw value.
+        num_inputs: D, where R begins in a view.
+        x_C, view_V: of the event.
+        x_Q: written.
+    """
+    for q in range(source_Q.shape[0]):
+        x = x_C[source_Q[q]]
+        if rank_Q[q] >= 0 and not np.isnan(x):
+            x = view_V[num_inputs + rank_Q[q]]
+        x_Q[q] = x
+
+
+@compiled
 def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
     """What events are viewed by, of which the table holds the addresses."""
     scaling = (
@@ -210,41 +235,44 @@ def open_views(table: Ints) -> tuple[Scaling, TargetPast, Floats]:
 
 
 @compiled
-def process_views(
+def step_views(
     mode: int,
     table: Ints,
     row: int,
     learns: int,
     classify: bool,
-    x_BC: Floats,
-    target_B: Floats,
-    view_BV: Floats,
-    p_BEK: Floats,
-) -> None:
-    """View events one after the other, and let values and targets move what they are viewed by.
+    x_C: Floats,
+    target: float,
+    view_V: Floats,
+    p_EK: Floats,
+) -> float:
+    """View an event, and let its values and its target move what later ones are viewed by.
 
     Args:
-        mode: sum of VIEW (views, and the average of recent targets, are written), TAKE_IN (the
-            values move scaling and recent past) and TARGET (targets move the past).
+        mode: sum of VIEW (the view, and the average of recent targets, are written), TAKE_IN (the
+            values move scaling and recent past) and TARGET (the target moves the past).
         table: addresses of scaling, past, and of events, mean and squares of values that are
             foreseen; all move.
         row: of the average of recent targets in the answers, -1 for none.
         learns: 0 where the averages of targets stand still.
         classify: whether targets are classes.
-        x_BC: values of the events.
-        target_B: classes by number; values, which are written over in running deviations.
-        view_BV, p_BEK: written.
+        x_C: values of the event.
+        target: class by number, or value.
+        view_V, p_EK: written.
+
+    Returns:
+        the class; the value, in running deviations where it was taken in.
     """
     scaling, past, scale_3 = open_views(table)
-    for b in range(x_BC.shape[0]):
-        if mode & VIEW:
-            view_event(scaling, past, x_BC[b], classify, view_BV[b])
-            if row >= 0:
-                answer_average(past, classify, p_BEK[b, row])
-        if mode & TAKE_IN:
-            take_in_values(scaling, x_BC[b])
-        if mode & TARGET:
-            if not classify:
-                target_B[b] = scale_target(scale_3, target_B[b])
-            if learns:
-                take_in_target(past, target_B[b], classify)
+    if mode & VIEW:
+        view_event(scaling, past, x_C, classify, view_V)
+        if row >= 0:
+            answer_average(past, classify, p_EK[row])
+    if mode & TAKE_IN:
+        take_in_values(scaling, x_C)
+    if mode & TARGET:
+        if not classify:
+            target = scale_target(scale_3, target)
+        if learns:
+            take_in_target(past, target, classify)
+    return target

@@ -1,1 +1,1 @@
-"""Hoeffding trees of classes and of values as loops over arrays; see the streams page."""
+"""Hoeffding trees of classes and of values as loops over arrays."""

@@ -164,7 +164,7 @@ def learn_pool(
     errors of the trees in force rise (ADWIN) a new concept is opened.
 
     Args:
-        pool: `tuple(make_pool(...).values())`; changed in place; see `tree_step.lacks_room`.
+        pool: `tuple(make_pool(...).values())`; changed in place; see `forest_tables.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         label: class, below the number of classes.

@@ -311,7 +311,7 @@ def learn_tree(
     """The tree learns one event, and starts anew where ADWIN says that its errors rose.
 
     Args:
-        tree: `tuple(make_tree(...).values())`; changed in place; see `tree_step.lacks_room`.
+        tree: `tuple(make_tree(...).values())`; changed in place; see `forest_tables.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         label: class, below the number of classes.

@@ -163,7 +163,7 @@ def learn_value_tree(
 
     Args:
         tree: `tuple(make_value_tree(...).values())`; changed in place. It needs room:
-            see `tree_step.lacks_room`.
+            see `forest_tables.lacks_room`.
         x_C: values of the event, NaN where missing.
         kinds_C: 0: number, 1: category with codes 0, 1, 2.
         target: finite.

@@ -208,7 +208,9 @@ def test_curves_mark_the_drifts_and_draw_ours_last() -> None:
     assert curves[0].get_zorder() > curves[1].get_zorder()
     assert curves[0].get_ydata()[0] == pytest.approx(70.0)  # of a thousand events each
     assert [line.get_label() for line in elec2.lines] == ["arf"]
-    assert figure.legends
+    # A line that the first panel lacks is named as well.
+    (legend,) = draw_streams([make_outcome("phishing"), *outcomes]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["nestling", "arf"]
     points = smooth_curve(outcomes[:1])
     assert points[0] == (500.0, pytest.approx(80.0))
     assert points[1] == (1_500.0, 100.0)

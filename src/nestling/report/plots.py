@@ -247,12 +247,21 @@ def end_at_hundred(axes: "Axes", *, is_x: bool = False) -> None:
         axes.set_xlim(max(0.0, low), min(100.0, high))
 
 
-def add_legend(figure: "Figure", axes: "Axes") -> None:
-    """The names of a plot's lines below it, in as many columns as fit."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        widest = max(map(len, labels)) + 8  # the line and the gap beside a name
-        columns = max(1, min(5, len(labels), LINE_LENGTH // widest))
+def add_legend(figure: "Figure", *panels: "Axes") -> None:
+    """The names of all lines of a plot's panels below it, each once, in as many columns as fit."""
+    named = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if named:
+        widest = max(map(len, named)) + 8  # the line and the gap beside a name
+        columns = max(1, min(5, len(named), LINE_LENGTH // widest))
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+            named.values(),
+            named.keys(),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
         )

@@ -56,8 +56,7 @@ def draw_streams(outcomes: Sequence[StreamOutcome]) -> "Figure":
         axes.spines[["top", "right"]].set_visible(False)
     for unused in panels[len(names) :]:
         unused.remove()
-    if names:
-        add_legend(figure, panels[0])
+    add_legend(figure, *panels[: len(names)])
     return figure
 
 

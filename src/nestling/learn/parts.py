@@ -11,7 +11,7 @@ from nestling.levels import Plan
 from nestling.store import read_part, read_snapshot, write_snapshot
 from nestling.store.state_trees import decode_tree, encode_tree
 
-_KIND, _SCHEMA = "learner", 3
+_KIND, _SCHEMA = "learner", 4
 # What may be large beside the levels has a file of its own; all small parts share one.
 _LARGE, _SMALL, _REST, _TREES = ("protections",), "learner", "rest of the model", "trees"
 # Tensors of a level that are kept apart, since they change when its weights do not.

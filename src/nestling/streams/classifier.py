@@ -16,10 +16,10 @@ from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import CLASS_EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
+from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
-    from nestling.streams.experts.concept_readings import ConceptReading, StreamEvent
     from nestling.streams.experts.expert_levels import StreamLevels
 
 Floats = NDArray[np.float64]
@@ -149,12 +149,12 @@ class StreamClassifier:
         return self._run.levels
 
     @locked
-    def read_concepts(self) -> "list[ConceptReading]":
+    def read_concepts(self) -> list[ConceptReading]:
         """The concepts that are kept, of each level the one in force first."""
         return self._run.read_concepts()
 
     @locked
-    def read_events(self) -> "list[StreamEvent]":
+    def read_events(self) -> list[StreamEvent]:
         """What happened to concepts and trees so far: new concepts, and restarts after drift."""
         return list(self._run.happened)
 

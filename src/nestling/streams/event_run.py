@@ -13,12 +13,7 @@ from torch import nn
 from nestling.core.errors import NestlingError
 from nestling.optim import OptimizerSpec, adamw
 from nestling.streams.events.event_columns import EventColumns
-from nestling.streams.experts.concept_readings import (
-    ConceptReading,
-    StreamEvent,
-    list_concepts,
-    take_changes,
-)
+from nestling.streams.experts.concept_readings import list_concepts, take_changes
 from nestling.streams.experts.event_block import Events
 from nestling.streams.experts.expert_arrays import Sizes, locate_view
 from nestling.streams.experts.expert_levels import StreamLevels
@@ -26,6 +21,7 @@ from nestling.streams.experts.expert_pool import ExpertPool
 from nestling.streams.experts.model_expert import ModelExpert
 from nestling.streams.kernels.views import ANSWER, HEAR, LEARN, MIX, TAKE_IN, TARGET, VIEW
 from nestling.streams.late_labels import EventId, WaitingEvents
+from nestling.streams.stream_readings import ConceptReading, StreamEvent
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

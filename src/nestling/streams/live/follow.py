@@ -8,10 +8,10 @@ from typing import Any, cast
 from nestling.core.errors import DataError, SettingError, UnknownEvent
 from nestling.judge.stream_scores import StreamScores, ValueScores
 from nestling.streams.classifier import StreamClassifier
-from nestling.streams.experts.concept_readings import StreamEvent
 from nestling.streams.labels import read_label
 from nestling.streams.late_labels import EventId
 from nestling.streams.regressor import StreamRegressor, read_target
+from nestling.streams.stream_readings import StreamEvent
 
 StreamLearner = StreamClassifier | StreamRegressor
 # Answers to events that wait, kept to be scored; as many as a learner keeps events by default.

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from nestling import bench as bench
     from nestling import consolidate as consolidate
     from nestling import data as data
+    from nestling import govern as govern
     from nestling import jobs as jobs
     from nestling import judge as judge
     from nestling import learn as learn
+    from nestling import ledger as ledger
     from nestling import levels as levels
     from nestling import memory as memory
     from nestling import models as models
@@ -131,9 +133,11 @@ _ROOMS = (
     "bench",
     "consolidate",
     "data",
+    "govern",
     "jobs",
     "judge",
     "learn",
+    "ledger",
     "levels",
     "memory",
     "models",

@@ -25,7 +25,15 @@ INNER_ROOMS = {
     *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),
-    *("judge/drift", "streams/adapters", "streams/events", "streams/kernels", "streams/live"),
+    *(
+        "judge/contract",
+        "judge/drift",
+        "judge/probes",
+        "streams/adapters",
+        "streams/events",
+        "streams/kernels",
+        "streams/live",
+    ),
     *("streams/experts", "streams/trees"),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.

@@ -1,0 +1,1 @@
+"""The change contract: what may change, what must stay fixed, what must change by when."""

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nestling.answer.answerer import Answerer, check_probabilities, choose_labels, read_inputs
 from nestling.answer.readout import Readout
+from nestling.answer.views.restricted import References, RestrictedAnswerer, RestrictedPanel
 from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Loss, read_batch
 from nestling.core.locks import RemadeLock
@@ -212,6 +213,20 @@ class Learner:
                 if self._training.publisher.latest is not None:
                     self._training.renew_published()
 
+    def restricted_to(
+        self, levels: Collection[str], *, references: References | None = None
+    ) -> RestrictedAnswerer:
+        """Get what answers from some levels only, e.g. the spine without the fast levels.
+
+        Args:
+            levels: names of those that answer; memories and copies that are not named are silent.
+            references: level -> name -> tensor: where the weights of other gradient levels stand
+                meanwhile; low-rank adapters stand at 0 by themselves.
+        """
+        return RestrictedAnswerer(
+            RestrictedPanel(self.panel, levels, references or {}, self.device), self._lock
+        )
+
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
         """Evaluate on a batch: accuracy in [0, 1] for classes, R squared for values."""
         batch = read_batch(x if y is None else (x, y))
@@ -320,6 +335,16 @@ class Learner:
         with self._changing():
             self._training.load_state_dict(state)
             self._roster.look_again()
+
+    @in_own_modes
+    def load_level(self, name: str, state: Mapping[str, Any]) -> None:
+        """Let one level become what was saved, as `read_level` read it; all others stay.
+
+        Memories that read the live model are refitted from replay. Raises as `restore`, or
+        SettingError if such a memory has nothing to be refitted from; nothing is changed then.
+        """
+        with self._changing():
+            self._training.load_level(name, state)
 
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.

@@ -336,6 +336,15 @@ class Learner:
             self._training.load_state_dict(state)
             self._roster.look_again()
 
+    @in_own_modes
+    def load_level(
+        self, name: str, state: Mapping[str, Any], *, feedback: Iterable[Any] = ()
+    ) -> None:
+        """Put one level back to a saved state; it alone then learns batches, `feedback`."""
+        with self._changing():
+            self._training.load_level(name, state, feedback)
+            self._roster.look_again()
+
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.
 

@@ -21,7 +21,7 @@ MAX_FILES = 12
 # it as a whole.
 INNER_ROOMS = {
     *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/streams"),
-    *("bench/suites", "data/events", "data/sources", "data/suites"),
+    *("bench/suites", "data/events", "data/groups", "data/sources", "data/suites"),
     *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
     *("protect/penalties", "protect/replay", "protect/routing"),
@@ -119,4 +119,4 @@ def test_no_function_takes_the_whole_learner() -> None:
     ]
     assert taking == []
     learner = SOURCE / "learn" / "learner.py"
-    assert len(learner.read_text().splitlines()) < 380
+    assert len(learner.read_text().splitlines()) < 400

@@ -1,7 +1,8 @@
 """A change of slow weights, tried on a copy and judged: what is proposed, by whom it is judged,
 and what follows for levels and memories when it is kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,12 +55,7 @@ def consolidate(
         UnknownLevel: no copy or sleep level has that name.
         SettingError: a memory reads the live model and there is nothing to refit it from.
     """
-    stale = [level for level in levels.memories.values() if _reads_live(level)]
-    if stale and replay is None:
-        raise SettingError(
-            f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
-            "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
-        )
+    stale = _list_stale(levels, replay)
     proposal = propose(levels.model, _choose_change(levels, change), judge, tolerance=tolerance)
     proposal.settle()
     if proposal.status != "committed":
@@ -68,10 +64,59 @@ def consolidate(
         gradient.forget_moments(proposal.values)
     if isinstance(change, str) and change in levels.sleeps:
         levels.sleeps[change].num_kept += 1
+    _refit_all(stale, replay, device)
+    return proposal
+
+
+def load_level(
+    levels: Levels,
+    name: str,
+    state: Mapping[str, Any],
+    replay: DERpp | None,
+    device: torch.device,
+) -> None:
+    """Let one level become what was saved; memories that read the live model are refitted.
+
+    Args:
+        levels: that it is one of; all others stay as they are, bit for bit, but for those memories.
+        name: of the level.
+        state: of its `state_dict`; or name -> tensor of a gradient level's weights alone, whose
+            moments are then forgotten, since they belong to the weights before.
+        replay: examples for memories of the live model.
+        device: where examples go.
+
+    Raises:
+        UnknownLevel: no level has that name.
+        MismatchedParameters: it is of another level, plan or model.
+        SettingError: a memory reads the live model and there is nothing to refit it from.
+            Nothing is changed by any of these.
+    """
+    if name not in levels:
+        raise UnknownLevel(f"no level {name!r}; {suggest(name, levels)}")
+    gradient = levels.gradient.get(name)
+    stale = [] if gradient is None else _list_stale(levels, replay)
+    if gradient is not None and "spec" not in state:
+        gradient.load_weights(state)
+    else:
+        levels[name].load_state_dict(state)
+    _refit_all(stale, replay, device)
+
+
+def _list_stale(levels: Levels, replay: DERpp | None) -> list[MemoryLevel]:
+    """Memories that read the live model; SettingError if nothing is stored to refit them from."""
+    stale = [level for level in levels.memories.values() if _reads_live(level)]
+    if stale and replay is None:
+        raise SettingError(
+            f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
+            "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
+        )
+    return stale
+
+
+def _refit_all(stale: Iterable[MemoryLevel], replay: DERpp | None, device: torch.device) -> None:
     for level in stale:
         assert replay is not None
         _refit(level, unpack_batch(replay.store.read_all()).to(device))
-    return proposal
 
 
 def judge_by_replay(replay: DERpp | None, loss: Loss, device: torch.device) -> Judge:

@@ -336,6 +336,16 @@ class Learner:
             self._training.load_state_dict(state)
             self._roster.look_again()
 
+    @in_own_modes
+    def load_level(self, name: str, state: Mapping[str, Any]) -> None:
+        """Let one level become what was saved, as `read_level` read it; all others stay.
+
+        Memories that read the live model are refitted from replay. Raises as `restore`, or
+        SettingError if such a memory has nothing to be refitted from; nothing is changed then.
+        """
+        with self._changing():
+            self._training.load_level(name, state)
+
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.
 

@@ -16,7 +16,7 @@ from nestling.core.batches import Batch, Loss, check_batch, default_loss
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules
 from nestling.judge.scores import measure_accuracy, measure_r_squared
-from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay
+from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay, load_level
 from nestling.learn.default import EarlyView
 from nestling.learn.growth import Head
 from nestling.learn.guard import Admitted, admit, check_task, warn_of_classes
@@ -207,6 +207,10 @@ class Training:
             judge = judge_by_dreams(self.levels, change)
         judge = judge or judge_by_replay(stored, self.step.loss, device)
         return consolidate(self.levels, change, judge, tolerance, replay, device)
+
+    def load_level(self, name: str, state: Mapping[str, Any]) -> None:
+        """Let one level become what was saved; see `Learner.load_level`."""
+        load_level(self.levels, name, state, self.protections.replay, self.step.device)
 
     def publish(self) -> Answerer:
         """What answers now, for those who only ask; see `Learner.answerer`."""

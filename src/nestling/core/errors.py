@@ -18,6 +18,7 @@ NestlingError
 ├── ProposalError           a change of the spine that may not be committed
 ├── ContractError           what a change contract does not allow
 ├── ClockError              a clock that went back
+├── VersionError            a version that is not there, or cannot be gone back to
 ├── NotFitted               asked for an answer before anything was learned
 ├── SnapshotError           a snapshot that cannot be restored
 │   ├── CorruptSnapshot     truncated, or with bytes that changed
@@ -99,6 +100,10 @@ class ContractError(NestlingError):
 
 class ClockError(NestlingError):
     """A clock that went back."""
+
+
+class VersionError(NestlingError):
+    """A version that is not there, or that cannot be made or gone back to."""
 
 
 class NotFitted(NestlingError):

@@ -29,6 +29,7 @@ INNER_ROOMS = {
         "judge/contract",
         "judge/drift",
         "judge/probes",
+        "report/audit",
         "streams/adapters",
         "streams/events",
         "streams/kernels",

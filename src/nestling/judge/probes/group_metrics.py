@@ -6,9 +6,6 @@ Groups are the values of each column by itself, or with `crossed` the combinatio
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
 from nestling.judge.probes.group_counts import GroupCount, GroupCounts
 from nestling.judge.probes.group_gaps import (
     Proportion,
@@ -27,8 +24,8 @@ from nestling.judge.probes.metric_request import (
 )
 from nestling.judge.probes.probe_answers import AnsweredRows, read_target
 from nestling.judge.probes.probe_result import ProbePart
-from nestling.judge.probes.row_metrics import measure_calibration, read_excess
-from nestling.judge.probes.score_intervals import bootstrap_interval, newcombe_interval
+from nestling.judge.probes.row_metrics import calibration_interval
+from nestling.judge.probes.score_intervals import newcombe_interval
 
 # Name of a rate, what it is a share of, and its proportion.
 Rate = tuple[str, str, Proportion]
@@ -172,7 +169,6 @@ def _judge_calibration(
     bins, labels = request.settings.bins, label_rows(rows.columns, columns)
     counts = GroupCounts(request.settings.positive, bins)
     counts.update(rows.answers, rows.target, labels)
-    where, excess = read_excess(rows, bins)
     generator = request.make_generator()
     parts, too_few, errors = [], [], {}
     for group in sorted(counts.counts):
@@ -182,16 +178,9 @@ def _judge_calibration(
             too_few.append(f"{group}: {said.too_few[0]}")
             parts.append(ProbePart(group, math.nan, math.nan, math.nan, count))
             continue
-        inside = torch.tensor([label == group for label in labels], device="cpu")
+        inside = [row for row, label in enumerate(labels) if label == group]
         value = expected_calibration_error([counts.counts[group]])
-        where_n, excess_n = where[inside], excess[inside]
-
-        def figure(drawn: Tensor, where: Tensor = where_n, excess: Tensor = excess_n) -> float:
-            return measure_calibration(where[drawn], excess[drawn], bins)
-
-        low, high = bootstrap_interval(
-            figure, count, generator, request.confidence, request.settings.resamples
-        )
+        low, high = calibration_interval(rows.select(inside), request, generator)
         errors[group] = (value, value - low)
         parts.append(ProbePart(group, value, max(0.0, low), min(1.0, high), count))
     if len(errors) < 2:

@@ -40,7 +40,7 @@ class MetricSettings:
     crossed: bool = False
     tolerance: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     direction: Literal["up", "down"] = "up"
-    resamples: Annotated[int, Field(ge=20, le=10_000)] = 200
+    resamples: Annotated[int, Field(ge=20, le=100_000)] = 1000
     better: Literal["higher", "lower"] = "higher"
 
 

@@ -64,14 +64,7 @@ def judge_calibration_error(rows: AnsweredRows, request: MetricRequest) -> Metri
     counts = GroupCounts(num_bins=bins)
     counts.update(labelled.answers, labelled.target, ["all"] * count)
     value = expected_calibration_error(counts.counts.values())
-    where, excess = read_excess(labelled, bins)
-
-    def figure(drawn: Tensor) -> float:
-        return measure_calibration(where[drawn], excess[drawn], bins)
-
-    low, high = bootstrap_interval(
-        figure, count, request.make_generator(), request.confidence, request.settings.resamples
-    )
+    low, high = calibration_interval(labelled, request, request.make_generator())
     return MetricFigure(value, max(0.0, min(low, value)), min(1.0, max(high, value)), count)
 
 
@@ -116,15 +109,25 @@ def judge_r_squared(rows: AnsweredRows, request: MetricRequest) -> MetricFigure:
         return refuse_few(rows.num_rows, "rows", request)
     if failed := int((~answers.isfinite().all(dim=1)).sum()):
         return refuse(rows.num_rows, f"{failed} of {rows.num_rows} answers are not finite")
-    value = measure_r_squared(answers, target)
+    count = rows.num_rows
+    # Of the centred targets: R squared does not change, and squares do not lose their digits.
+    centred = target - target.mean(dim=0)
+    error_N, square_N = (answers - target).square().sum(dim=1), centred.square().sum(dim=1)
+    terms = torch.cat([error_N[:, None], square_N[:, None], centred], dim=1)
+
+    def figure(sums: Tensor) -> Tensor:
+        return 1.0 - sums[:, 0] / (sums[:, 1] - sums[:, 2:].square().sum(dim=1) / count)
+
     low, high = bootstrap_interval(
-        lambda drawn: measure_r_squared(answers[drawn], target[drawn]),
-        rows.num_rows,
+        figure,
+        terms.sum(dim=0),
+        terms.T @ terms,
+        count,
         request.make_generator(),
         request.confidence,
         request.settings.resamples,
     )
-    return MetricFigure(value, low, min(1.0, high), rows.num_rows)
+    return MetricFigure(measure_r_squared(answers, target), low, min(1.0, high), count)
 
 
 def judge_mean_absolute_error(rows: AnsweredRows, request: MetricRequest) -> MetricFigure:
@@ -135,16 +138,24 @@ def judge_mean_absolute_error(rows: AnsweredRows, request: MetricRequest) -> Met
     return _judge_mean((answers - target).abs().mean(dim=1), request)
 
 
-def read_excess(rows: AnsweredRows, bins: int) -> tuple[Tensor, Tensor]:
-    """Bin (N,) and confidence minus rightness (N,) of rows that all have a target."""
+def calibration_interval(
+    rows: AnsweredRows, request: MetricRequest, generator: torch.Generator
+) -> tuple[float, float]:
+    """Confidence interval of the calibration error of rows that all have a target."""
+    bins, count = request.settings.bins, rows.num_rows
     where, confidence, right = bin_confidences(rows.answers, read_target(rows), bins)
-    return where, confidence - right.double()
-
-
-def measure_calibration(where: Tensor, excess: Tensor, bins: int) -> float:
-    """Expected calibration error of rows by bin (N,) and confidence minus rightness (N,)."""
-    sums = torch.zeros(bins, dtype=torch.float64, device="cpu").index_add_(0, where, excess)
-    return float(sums.abs().sum()) / max(1, len(where))
+    excess = confidence - right.double()
+    empty = torch.zeros(bins, dtype=torch.float64, device="cpu")
+    return bootstrap_interval(
+        lambda sums: sums.abs().sum(dim=1) / count,
+        empty.index_add(0, where, excess),
+        # A row is in one bin: the products of two bins are 0.
+        torch.diag(empty.index_add(0, where, excess.square())),
+        count,
+        generator,
+        request.confidence,
+        request.settings.resamples,
+    )
 
 
 def _judge_mean(values: Tensor, request: MetricRequest) -> MetricFigure:

@@ -16,7 +16,7 @@ from nestling.data import TableEncoding, from_arrays, read_columns
 from nestling.data.table_files import read_archive
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.kept_encoding import read_encoding
-from nestling.jobs.running import find_snapshot
+from nestling.jobs.run_position import find_snapshot
 from nestling.learn.learner import Learner
 from nestling.report import read_run
 
@@ -47,19 +47,20 @@ class FileAnswers:
         return text.getvalue()
 
 
-def predict_file(run: Path, file: Path) -> FileAnswers:
+def predict_file(run: Path, file: Path, *, snapshot: Path | None = None) -> FileAnswers:
     """Answer the rows of a file as a run does at its last snapshot.
 
     Args:
         run: folder of `nestling learn`.
         file: CSV or Parquet with the columns of the run's training files, in any order, with
             the target or without; NPZ with `x` for a run on arrays.
+        snapshot: folder of another snapshot of the run than the last.
 
     Raises:
         DataError: no run, other columns, or a file that cannot be read.
         JobError: a run that has no snapshot yet.
     """
-    job = _read_job(run)
+    job = read_run_job(run)
     encoding = read_encoding(run)
     x = _read_inputs(file, encoding)
     with use_threads(job.num_threads):
@@ -70,7 +71,7 @@ def predict_file(run: Path, file: Path) -> FileAnswers:
             replay=job.replay,
             seed=job.seed,
         )
-        learner.restore(find_snapshot(run))
+        learner.restore(snapshot or find_snapshot(run))
         if encoding.targets == "values":
             values = encoding.decode_values(learner.predict(x).reshape(len(x), -1))
             if values.shape[1] != 1:
@@ -92,7 +93,8 @@ def predict_file(run: Path, file: Path) -> FileAnswers:
     return FileAnswers(encoding.target, [names[at] for at in best], names, among)
 
 
-def _read_job(run: Path) -> Job:
+def read_run_job(run: Path) -> Job:
+    """The job of a run of `nestling learn`; JobError if the folder holds none."""
     data = read_run(run).config.get("job")
     if not isinstance(data, dict):
         raise JobError(f"'{run}' is no run of `nestling learn`; name its folder")

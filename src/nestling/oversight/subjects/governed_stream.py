@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,10 +97,9 @@ class StreamSubject:
             if asked is not None:
                 return torch.from_numpy(asked.answer_many(x))
             if isinstance(target, StreamRegressor):
-                return torch.as_tensor(target.predict_many(x), dtype=torch.float64, device="cpu")[
-                    :, None
-                ]
-            return torch.as_tensor(target.predict_proba_many(x), dtype=torch.float64, device="cpu")
+                values_N = np.asarray(target.predict_many(x), dtype=np.float64)
+                return torch.from_numpy(values_N[:, None])
+            return torch.from_numpy(np.asarray(target.predict_proba_many(x), dtype=np.float64))
 
         return answer
 

@@ -107,7 +107,7 @@ def test_a_name_of_a_public_class_occurs_once() -> None:
 
 def test_no_function_takes_the_whole_learner() -> None:
     """Each takes the parts that it needs; only who drives learners from outside is given one."""
-    drivers = ("jobs/", "bench/", "learn/adapters/", "scale/", "streams/live/")
+    drivers = ("govern/", "jobs/", "bench/", "learn/adapters/", "scale/", "streams/live/")
     taking = [
         f"{path.relative_to(SOURCE).as_posix()}: {node.name}"
         for path in FILES

@@ -14,6 +14,7 @@ from nestling.cli.bench_command import bench
 from nestling.cli.data_command import data
 from nestling.cli.demo_command import demo, demo_stream
 from nestling.cli.governing.contract_command import contract
+from nestling.cli.governing.version_commands import diff, rollback, validate, versions
 from nestling.cli.learn_command import learn
 from nestling.cli.output import Commands
 from nestling.cli.plan_command import plan
@@ -37,7 +38,10 @@ def nestling() -> None:
     """
 
 
-for _command in (demo, demo_stream, learn, predict, plan, tune, report, contract, bench, data):
+for _command in (
+    *(demo, demo_stream, learn, predict, plan, tune, report, contract, bench, data),
+    *(versions, diff, rollback, validate),
+):
     nestling.add_command(_command)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import nestling as nl
 from nestling.core.errors import DataError, UnknownLevel, VersionError
-from nestling.jobs.contract_check import check_run, digest_run
+from nestling.jobs.contracts.contract_check import check_run, digest_run
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.findings import GovernanceEvent
 from nestling.judge.contract.signing import sign_contract

@@ -39,8 +39,8 @@ def nestling() -> None:
 
 
 for _command in (
-    *(demo, demo_stream, learn, predict, plan, tune, report, contract, bench, data),
-    *(versions, diff, rollback, validate),
+    *(demo, demo_stream, learn, predict, plan, tune, report, bench, data),
+    *(contract, versions, diff, rollback, validate),
 ):
     nestling.add_command(_command)
 

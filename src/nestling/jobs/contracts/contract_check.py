@@ -15,15 +15,15 @@ from nestling.core.heads import find_head_layer
 from nestling.core.machine import use_threads
 from nestling.core.modes import eval_mode
 from nestling.data import TableEncoding
-from nestling.jobs.plan_reading import read_plan_facts
-from nestling.jobs.probe_files import name_positive, read_probe_data
-from nestling.jobs.rebuilding import RebuiltRun, build_learner, rebuild_learner
-from nestling.jobs.recorded_facts import (
+from nestling.jobs.contracts.plan_reading import read_plan_facts
+from nestling.jobs.contracts.probe_files import name_positive, read_probe_data
+from nestling.jobs.contracts.recorded_facts import (
     is_governed_folder,
     read_changes,
     read_commits,
     read_recorded_facts,
 )
+from nestling.jobs.rebuilding import RebuiltRun, build_learner, rebuild_learner
 from nestling.jobs.run_versions import read_versions
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.clauses import Interface

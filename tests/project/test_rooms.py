@@ -22,7 +22,8 @@ MAX_FILES = 12
 INNER_ROOMS = {
     *("answer/views", "bench/governance", "bench/personal", "bench/promises"),
     *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
-    *("data/events", "data/groups", "data/sources", "data/suites", "jobs/suggest", "jobs/tune"),
+    *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
+    *("jobs/suggest", "jobs/tune"),
     *("judge/contract", "judge/drift", "judge/probes", "judge/verdicts", "learn/personal"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/encoders"),
     *("oversight/subjects", "protect/penalties", "protect/replay", "protect/routing"),

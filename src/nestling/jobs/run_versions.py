@@ -18,7 +18,7 @@ from nestling.core.params import digest_tensors
 from nestling.govern.version_snapshots import SavedVersion, check_level, open_saved
 from nestling.jobs.job import Job
 from nestling.jobs.predicting import predict_file
-from nestling.jobs.rebuilding import read_run_job
+from nestling.jobs.rebuilding import build_learner, read_run_job
 from nestling.jobs.run_position import POSITION, Position, read_position, write_position
 from nestling.jobs.scoring import list_batches
 from nestling.judge.contract.findings import GovernanceEvent, Happening
@@ -352,13 +352,7 @@ def _write_live(
         )
     job = read_run_job(run)
     with use_threads(job.num_threads):
-        learner = Learner(
-            job.build_model(),
-            job.build_plan(),
-            pretrained=job.pretrained,
-            replay=job.replay,
-            seed=job.seed,
-        )
+        learner = build_learner(job)
         learner.restore(before.path)
         feedback = [] if since is None else list(_list_feedback(run, job, since))
         learner.load_level(level, then.read(level), feedback=feedback)

@@ -5,7 +5,8 @@ NestlingError
 │   ├── UnclaimedParameter  a trainable parameter that no level claims
 │   ├── IdlePattern         a pattern that claims nothing
 │   ├── UnknownLevel        a name that no level has
-│   └── LateParameter       a parameter that appeared after the levels were assigned
+│   ├── LateParameter       a parameter that appeared after the levels were assigned
+│   └── ClockError          a clock that went back
 ├── DataError               data that cannot be learned from
 │   ├── UnknownLabel        a label outside the declared classes
 │   ├── UnknownEvent        a label for an event that does not wait for one
@@ -16,6 +17,7 @@ NestlingError
 ├── MismatchedParameters    two name -> tensor mappings that differ in names or shapes
 ├── MergeError              two memories that cannot be merged
 ├── ProposalError           a change of the spine that may not be committed
+├── ContractError           what a change contract does not allow
 ├── VersionError            a version that is not there, or cannot be gone back to
 ├── NotFitted               asked for an answer before anything was learned
 ├── SnapshotError           a snapshot that cannot be restored
@@ -50,6 +52,10 @@ class UnknownLevel(SettingError):
 
 class LateParameter(SettingError):
     """A parameter that appeared after the levels were assigned."""
+
+
+class ClockError(SettingError):
+    """A clock that went back, by which bounds per day are counted."""
 
 
 class DataError(NestlingError):
@@ -90,6 +96,10 @@ class MergeError(NestlingError):
 
 class ProposalError(NestlingError):
     """A change of the spine that may not be committed."""
+
+
+class ContractError(NestlingError):
+    """What a change contract does not allow."""
 
 
 class VersionError(NestlingError):

@@ -95,7 +95,8 @@ def put_level_back(
     Args:
         levels: and the model that they are of.
         name: of the level.
-        state: what its `state_dict` gave.
+        state: what its `state_dict` gave; or a gradient level's tensors alone, whose moments are
+            then forgotten, since they belong to the weights before.
         replay: examples for memories of the live model.
         device: where examples go.
 
@@ -109,11 +110,16 @@ def put_level_back(
         raise UnknownLevel(f"no level {name!r}; {suggest(name, levels)}")
     level = levels[name]
     stale: list[MemoryLevel] = []
-    if isinstance(level, GradientLevel | CopyLevel):
+    weights = state if isinstance(level, GradientLevel) and "spec" not in state else None
+    if weights is not None:
+        check_form(name, weights, level.tensors())
+    elif isinstance(level, GradientLevel | CopyLevel):
         check_kind(state, level.spec, set())
         check_form(name, select_tensors(state), level.tensors())
-    level.check_state(state)
-    if isinstance(level, GradientLevel) and digest_tensors(state["weights"]) != level.digest():
+    if weights is None:
+        level.check_state(state)
+    after = state.get("weights") if weights is None else weights
+    if isinstance(level, GradientLevel) and digest_tensors(after or {}) != level.digest():
         stale = [memory for memory in levels.memories.values() if _reads_live(memory)]
     stored = None if replay is None or not stale else replay.store.read_all()
     if stale and (stored is None or not len(unpack_batch(stored).inputs[0])):
@@ -123,7 +129,10 @@ def put_level_back(
         )
     before = {one: levels[one].state_dict() for one in (name, *(m.spec.name for m in stale))}
     try:
-        level.load_state_dict(state)
+        if isinstance(level, GradientLevel) and weights is not None:
+            level.load_weights(weights)
+        else:
+            level.load_state_dict(state)
         levels.load_course({"num_steps": levels.num_steps})
         for memory in stale:
             assert stored is not None

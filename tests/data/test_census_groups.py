@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nestling.data import census_groups
-from nestling.data.census_groups import COLUMNS, GROUPS, make_groups, read_adult
+from nestling.core.errors import SettingError
+from nestling.data.groups import GroupedRows, census_groups, plant_bias
+from nestling.data.groups.census_groups import COLUMNS, GROUPS, make_groups, read_adult
 from nestling.data.table_files import RawTable
 
 
@@ -69,3 +70,40 @@ def test_the_seed_draws_the_rows(table: RawTable) -> None:
     first, again, other = (next(make_groups(table, seed)) for seed in (0, 0, 1))
     assert torch.equal(first.stream[0], again.stream[0])
     assert not torch.equal(first.trained[1], other.trained[1])
+
+
+def test_rows_keep_who_they_are_of_beside_their_inputs(table: RawTable) -> None:
+    rows = census_groups.group_census(table)
+    assert set(rows.columns) == {"sex", "age group", "race"}
+    assert set(rows.columns["sex"]) == {"male"}
+    assert set(rows.columns["race"]) == {"White"}
+    ages = [int(str(age)) for age in table.columns["age"]]
+    is_old = [group == "over 55" for group in rows.columns["age group"]]
+    assert is_old == [age > 55 for age in ages]
+    assert rows.y.tolist() == [int(cell == ">50K") for cell in table.columns["income"]]
+
+
+def test_as_many_of_either_label_are_drawn_by_the_seed(table: RawTable) -> None:
+    rows, again = (census_groups.group_census(table, 1) for _ in range(2))
+    counts = torch.bincount(rows.y)
+    assert counts[0] == counts[1] == torch.bincount(census_groups.group_census(table).y).min()
+    assert torch.equal(rows.x, again.x)
+    assert not torch.equal(rows.x, census_groups.group_census(table, 2).x)
+
+
+def test_planted_bias_takes_the_label_from_a_share_of_one_group_alone() -> None:
+    columns = {"sex": ("female", "male") * 50}
+    y = torch.ones(100, dtype=torch.int64)
+    y[:20] = 0
+    rows = GroupedRows(torch.zeros(100, 1), y, columns)
+    biased = plant_bias(rows, 0, share=0.7)
+    is_female = rows.find({"sex": "female"})
+    assert torch.equal(biased.y[~is_female], y[~is_female])
+    assert int(biased.y[is_female].sum()) == round(0.3 * 40)
+    assert torch.equal(rows.y, y)
+    assert torch.equal(plant_bias(rows, 0, share=0.7).y, biased.y)
+    assert not torch.equal(plant_bias(rows, 1, share=0.7).y, biased.y)
+    assert torch.equal(plant_bias(rows, 0, share=0.0).y, y)
+    for share in (-0.1, 1.1):
+        with pytest.raises(SettingError, match="from 0 to 1 works"):
+            plant_bias(rows, 0, share=share)

@@ -16,6 +16,9 @@ NestlingError
 ├── MismatchedParameters    two name -> tensor mappings that differ in names or shapes
 ├── MergeError              two memories that cannot be merged
 ├── ProposalError           a change of the spine that may not be committed
+├── ContractError           what a change contract does not allow
+├── ClockError              a clock that went back
+├── VersionError            a version that is not there, or cannot be gone back to
 ├── NotFitted               asked for an answer before anything was learned
 ├── SnapshotError           a snapshot that cannot be restored
 │   ├── CorruptSnapshot     truncated, or with bytes that changed
@@ -89,6 +92,18 @@ class MergeError(NestlingError):
 
 class ProposalError(NestlingError):
     """A change of the spine that may not be committed."""
+
+
+class ContractError(NestlingError):
+    """What a change contract does not allow."""
+
+
+class ClockError(NestlingError):
+    """A clock that went back."""
+
+
+class VersionError(NestlingError):
+    """A version that is not there, or that cannot be made or gone back to."""
 
 
 class NotFitted(NestlingError):

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nestling.answer.answerer import Answerer, check_probabilities, choose_labels, read_inputs
 from nestling.answer.readout import Readout
+from nestling.answer.views.restricted import References, RestrictedAnswerer, RestrictedPanel
 from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Loss, read_batch
 from nestling.core.locks import RemadeLock
@@ -212,6 +213,20 @@ class Learner:
                 if self._training.publisher.latest is not None:
                     self._training.renew_published()
 
+    def restricted_to(
+        self, levels: Collection[str], *, references: References | None = None
+    ) -> RestrictedAnswerer:
+        """Get what answers from some levels only, e.g. the spine without the fast levels.
+
+        Args:
+            levels: names of those that answer; memories and copies that are not named are silent.
+            references: level -> name -> tensor: where the weights of other gradient levels stand
+                meanwhile; low-rank adapters stand at 0 by themselves.
+        """
+        return RestrictedAnswerer(
+            RestrictedPanel(self.panel, levels, references or {}, self.device), self._lock
+        )
+
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
         """Evaluate on a batch: accuracy in [0, 1] for classes, R squared for values."""
         batch = read_batch(x if y is None else (x, y))
@@ -319,6 +334,26 @@ class Learner:
         """Resume exactly where `state_dict` was taken; raises as `restore`, nothing changed."""
         with self._changing():
             self._training.load_state_dict(state)
+            self._roster.look_again()
+
+    @in_own_modes
+    def load_level(
+        self, name: str, state: Mapping[str, Any], *, feedback: Iterable[Any] = ()
+    ) -> None:
+        """Put one level back to a saved state, all others untouched, bit for bit.
+
+        Memories that read the live model are refitted from replay.
+
+        Args:
+            name: of the level.
+            state: as `levels[name].state_dict()` or `read_level` gave it; or a gradient level's
+                tensors alone.
+            feedback: batches that the level alone then learns again.
+
+        SettingError if a memory has nothing to be refitted from; nothing is changed then.
+        """
+        with self._changing():
+            self._training.load_level(name, state, feedback)
             self._roster.look_again()
 
     def snapshot(self, path: Path | str) -> None:

@@ -524,6 +524,20 @@ class GradientLevel:
         self.import_course(state)
         import_group(self.group, state["rates"])
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over its tensors alone; moments and gathered gradients of those before go.
+
+        Raises:
+            MismatchedParameters: they are of another level; nothing is changed.
+        """
+        own = self._list_tensors()
+        check_same_names(weights, own)
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(weights[name])
+        self.forget_moments(self.names)
+        self.num_gradients = 0
+
     def import_course(self, state: Mapping[str, Any]) -> None:
         """Take over what `export_course` gave."""
         spec = load_spec(state["spec"], self.spec)

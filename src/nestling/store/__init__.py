@@ -3,14 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nestling.store.whole_files import write_whole
+from nestling.store.whole_files import append_whole, write_whole
 
 if TYPE_CHECKING:
     from nestling.store.legacy_weights import read_object_array, read_torch_weights
-    from nestling.store.snapshots import read_part, read_snapshot, write_snapshot
+    from nestling.store.manifest import read_kind
+    from nestling.store.snapshots import (
+        list_parts,
+        read_part,
+        read_parts,
+        read_snapshot,
+        write_snapshot,
+    )
 
 # Looked up when they are first used, so that whoever writes a file does not wait for torch.
 _HOMES = {
+    "list_parts": "snapshots",
+    "read_kind": "manifest",
+    "read_parts": "snapshots",
     "read_object_array": "legacy_weights",
     "read_part": "snapshots",
     "read_snapshot": "snapshots",
@@ -19,6 +29,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "append_whole",
+    "list_parts",
+    "read_kind",
+    "read_parts",
     "read_object_array",
     "read_part",
     "read_snapshot",

@@ -78,6 +78,20 @@ def load_manifest(path: Path) -> bytes:
         raise SnapshotError(f"no snapshot at '{path}'; {hint}") from None
 
 
+def read_kind(path: Path) -> str:
+    """What the snapshot in a folder is of, e.g. "learner".
+
+    Raises:
+        SnapshotError: there is none, or its manifest is damaged.
+    """
+    path = Path(path)
+    try:
+        text = load_manifest(path)
+    except OSError as error:
+        raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
+    return str(_unseal(path / MANIFEST, text).get("kind"))
+
+
 def unseal_manifest(path: Path, text: bytes, *, kind: str, schema: int) -> dict[str, PartFile]:
     """The parts that a manifest names, in its order, after all that it says has been checked.
 

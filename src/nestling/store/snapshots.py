@@ -16,7 +16,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def write_snapshot(
     kind: str,
     schema: int,
     reuse: Iterable[Path] = (),
+    linked: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a snapshot atomically, one file per part; unchanged parts are not written again.
 
@@ -61,8 +62,11 @@ def write_snapshot(
         schema: version of the state's layout; checked when it is read.
         reuse: other snapshot folders; a part that one of them holds is hard-linked from there
             if the system can, so that it takes no room twice.
+        linked: name of a further part -> another snapshot folder of this kind and schema, from
+            which it is taken as it is, its bytes checked but not decoded.
 
     Raises:
+        CorruptSnapshot: a part to be linked is damaged there; nothing is written.
         SnapshotError: something in `parts` cannot be stored, or the folder cannot be written
             (disk full, no permission); an older snapshot in it is then untouched.
 
@@ -75,8 +79,9 @@ def write_snapshot(
     """
     path = Path(path)
     encoded = _encode_parts(parts)
+    taken = _find_linked(linked or {}, kind, schema)
     try:
-        named = _publish(path, encoded, kind, schema, [Path(folder) for folder in reuse])
+        named = _publish(path, encoded, taken, kind, schema, [Path(folder) for folder in reuse])
     except OSError as error:
         megabytes = sum(_count_bytes(*part) for part in encoded.values()) / 1e6
         remedy = (
@@ -109,6 +114,28 @@ def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, Any]:
     return _read(Path(path), kind, schema, None)
 
 
+def list_parts(path: Path, *, kind: str, schema: int) -> dict[str, PartFile]:
+    """The parts of a snapshot and their files, as its manifest names them; no file is opened.
+
+    Raises:
+        SnapshotError: as `read_snapshot`.
+    """
+    path = Path(path)
+    try:
+        return unseal_manifest(path, load_manifest(path), kind=kind, schema=schema)
+    except OSError as error:
+        raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
+
+
+def read_parts(path: Path, names: Collection[str], *, kind: str, schema: int) -> dict[str, Any]:
+    """Read those parts of a snapshot that it has of the named ones; its manifest is read once.
+
+    Raises:
+        SnapshotError: as `read_snapshot`.
+    """
+    return _read(Path(path), kind, schema, names)
+
+
 def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
     """Read one part of a snapshot, e.g. a single level; no file of another part is opened.
 
@@ -131,7 +158,12 @@ def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
     ...     read_part(Path(folder), "step", kind="demo", schema=1)
     3
     """
-    return _read(Path(path), kind, schema, name)[name]
+    path = Path(path)
+    found = _read(path, kind, schema, (name,))
+    if name not in found:
+        known = list_parts(path, kind=kind, schema=schema)
+        raise SnapshotError(f"snapshot '{path}' has no part {name!r}; {suggest(name, known)}")
+    return found[name]
 
 
 # --- writing
@@ -170,6 +202,7 @@ def _pack(text: bytes, tensors: Mapping[str, Tensor]) -> bytes:
 def _publish(
     path: Path,
     encoded: Mapping[str, tuple[bytes, dict[str, Tensor]]],
+    taken: Mapping[str, tuple[PartFile, Path]],
     kind: str,
     schema: int,
     reuse: list[Path],
@@ -188,6 +221,10 @@ def _publish(
             payload = _pack(text, tensors)
             parts[name] = PartFile.of(payload)
             _place(path, parts[name], payload, reuse)
+        for name, (part, folder) in taken.items():
+            parts[name] = part
+            if not (path / part.file).exists() or not _is_intact(path / part.file, part):
+                _take(path, part, folder)
         # The parts must be found before the manifest points to them.
         sync_folder(path)
         sealed = seal_manifest(parts, kind=kind, schema=schema)
@@ -217,6 +254,34 @@ def _place(path: Path, part: PartFile, payload: bytes, reuse: list[Path]) -> Non
                 os.link(folder / part.file, path / part.file)
                 return
     write_whole(path / part.file, payload)
+
+
+def _find_linked(
+    linked: Mapping[str, Path], kind: str, schema: int
+) -> dict[str, tuple[PartFile, Path]]:
+    """Part -> its file in the folder that it is taken from, checked byte by byte."""
+    manifests = {folder: list_parts(folder, kind=kind, schema=schema) for folder in linked.values()}
+    found = {}
+    for name, folder in linked.items():
+        known = manifests[folder]
+        if name not in known:
+            raise SnapshotError(f"snapshot '{folder}' has no part {name!r}; {suggest(name, known)}")
+        if not _is_intact(folder / known[name].file, known[name]):
+            raise CorruptSnapshot(
+                f"'{folder / known[name].file}' is lost or does not match its sha256; restore "
+                "another snapshot"
+            )
+        found[name] = (known[name], folder)
+    return found
+
+
+def _take(path: Path, part: PartFile, folder: Path) -> None:
+    """Link a checked file of another folder, or copy it where links are unknown."""
+    try:
+        (path / part.file).unlink(missing_ok=True)
+        os.link(folder / part.file, path / part.file)
+    except OSError:
+        write_whole(path / part.file, (folder / part.file).read_bytes())
 
 
 def _is_intact(file: Path, part: PartFile) -> bool:
@@ -249,16 +314,15 @@ def _remove_unnamed(path: Path, named: set[str]) -> None:
 # --- reading
 
 
-def _read(path: Path, kind: str, schema: int, name: str | None) -> dict[str, Any]:
+def _read(path: Path, kind: str, schema: int, names: Collection[str] | None) -> dict[str, Any]:
+    """All parts, or those of the named ones that there are."""
     try:
         while True:
             text = load_manifest(path)
             parts = unseal_manifest(path, text, kind=kind, schema=schema)
-            if name is not None and name not in parts:
-                raise SnapshotError(
-                    f"snapshot '{path}' has no part {name!r}; {suggest(name, parts)}"
-                )
-            wanted = parts if name is None else {name: parts[name]}
+            wanted = parts
+            if names is not None:
+                wanted = {name: parts[name] for name in names if name in parts}
             try:
                 return {name: _unpack(path / part.file, part) for name, part in wanted.items()}
             except FileNotFoundError as error:

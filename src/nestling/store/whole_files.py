@@ -1,4 +1,7 @@
-"""Write a file atomically: a reader finds the old content or the new, also after a power cut."""
+"""Write a file atomically: a reader finds the old content or the new, also after a power cut.
+
+What is only ever appended to keeps its beginning, whatever happens to its end.
+"""
 
 import os
 import uuid
@@ -35,6 +38,33 @@ def write_whole(path: Path, content: str | bytes) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def append_whole(path: Path, content: bytes, start: int) -> None:
+    """Put bytes at the end of a file and wait until the disk has them: all of them, or none.
+
+    Args:
+        path: the file; it and its folder are made if missing.
+        content: what is added.
+        start: bytes of the file that stay; what comes after, such as half a line, is dropped.
+
+    Raises:
+        OSError: it cannot be written; the first `start` bytes stand.
+    """
+    is_new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        file.truncate(start)
+        try:
+            rest = content
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(start)
+            raise
+    if is_new:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Classify events that come one by one, with drift, new classes and late labels."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +16,7 @@ from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import CLASS_EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
+from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
@@ -147,6 +148,10 @@ class StreamClassifier:
     def levels(self) -> "StreamLevels":
         """The experts as levels: read, control, digest each."""
         return self._run.levels
+
+    def restricted_to(self, levels: Collection[str]) -> RestrictedStream:
+        """Get what answers from some levels only, e.g. `["spine"]`."""
+        return RestrictedStream(self._run, levels, self._lock)
 
     @locked
     def read_concepts(self) -> list[ConceptReading]:

@@ -30,6 +30,8 @@ FORESEE = VIEW | ANSWER | MIX
 TAKE_TARGET = TARGET | LEARN | HEAR
 # Delay in events at which the gate moves half as fast.
 HALVING_DELAY = 100.0
+# Of the gate's belief: those of whom it believes nothing still answer where nobody else does.
+LEAST_SHARE = 1e-12
 # Events of levels that are remembered.
 MOST_REMEMBERED = 1000
 
@@ -75,16 +77,38 @@ class EventRun:
 
     def foresee(self, x_BC: Floats) -> Floats:
         """Answers (B, K) to events that are only asked about; nothing moves."""
-        width = self.pool.sizes.num_columns
-        if x_BC.shape[1] != width:  # columns that the experts do not know yet
-            filled_BC = np.full((len(x_BC), width), np.nan)
-            most = min(width, x_BC.shape[1])
-            filled_BC[:, :most] = x_BC[:, :most]
-            x_BC = filled_BC
+        x_BC = self._fit_width(x_BC)
         events = self.pool.make_events(x_BC)
         self.pool.process(FORESEE, events, self._slower)
         self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
         return events.mixed.copy()
+
+    def foresee_some(self, x_BC: Floats, names: Sequence[str]) -> Floats:
+        """Answers (B, K) of some experts only, mixed by their shares of what the gate believes.
+
+        Args:
+            x_BC: events that are only asked about; nothing moves.
+            names: of the experts.
+        """
+        x_BC, pool = self._fit_width(x_BC), self.pool
+        events = pool.make_events(x_BC)
+        pool.process(FORESEE, events, self._slower)
+        self._fresh = None
+        rows = [pool.names.index(name) for name in names]
+        shares_E = np.maximum(pool.parts["gate"]["shares"][rows], LEAST_SHARE)
+        answers_BEK = events.answers[:, rows]
+        mixed_BK: Floats = np.einsum("e,bek->bk", shares_E / shares_E.sum(), answers_BEK)
+        return mixed_BK if pool.classifies else pool.scale_back(mixed_BK)
+
+    def _fit_width(self, x_BC: Floats) -> Floats:
+        """Events with as many columns as the experts know."""
+        width = self.pool.sizes.num_columns
+        if x_BC.shape[1] == width:
+            return x_BC
+        filled_BC = np.full((len(x_BC), width), np.nan)
+        most = min(width, x_BC.shape[1])
+        filled_BC[:, :most] = x_BC[:, :most]
+        return filled_BC
 
     def expect(self, x_1C: Floats, event_id: EventId) -> Floats:
         """Answer (1, K) to an event that has happened; it waits for its label.

@@ -1,6 +1,6 @@
 """Predict numbers from events that come one by one, with drift, intervals and late targets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from nestling.streams.classifier import check_weight, choose_experts, read_weigh
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import VALUE_EXPERTS
 from nestling.streams.late_labels import EventId
+from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
@@ -135,6 +136,10 @@ class StreamRegressor:
     def levels(self) -> "StreamLevels":
         """The experts as levels: read, control, digest each."""
         return self._run.levels
+
+    def restricted_to(self, levels: Collection[str]) -> RestrictedStream:
+        """Get what answers from some levels only, e.g. `["spine"]`."""
+        return RestrictedStream(self._run, levels, self._lock)
 
     @locked
     def read_concepts(self) -> list[ConceptReading]:

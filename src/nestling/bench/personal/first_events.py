@@ -9,7 +9,7 @@ from nestling.bench.personal.given_models import give, make_convnet, make_plain,
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.timing import Figures, Rows
 from nestling.data import sources
-from nestling.data.census_groups import make_groups, read_adult
+from nestling.data.groups.census_groups import make_groups, read_adult
 from nestling.data.persons import KINDS, Person, make_kinds, make_writers
 
 EVENTS = Stream(1, (0, 1, 5, 20, 50, 100, 300))

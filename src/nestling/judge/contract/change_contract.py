@@ -28,6 +28,7 @@ from nestling.judge.contract.clauses import (
     Risk,
     StaysFixed,
 )
+from nestling.judge.contract.contradictions import find_contradiction
 from nestling.judge.contract.probe_spec import ProbeSpec
 
 
@@ -50,12 +51,13 @@ class Contract:
         probes: that clauses name.
 
     Raises:
-        SettingError: a clause is wrong in itself, or two contradict each other.
+        SettingError: a clause is wrong in itself, or two contradict each other; see
+            `nestling.judge.contract.contradictions.find_contradiction`.
 
     >>> contract = Contract(
     ...     "triage",
     ...     levels=[LevelRole("spine", role="spine")],
-    ...     may_change=[MayChange("M1", level="spine", what="drift correction", approvals=2)],
+    ...     may_change=[MayChange("M1", "spine", "drift correction", trigger="proposal")],
     ... )
     >>> Contract.from_toml(contract.to_toml()).digest == contract.digest
     True
@@ -75,15 +77,17 @@ class Contract:
 
     @model_validator(mode="after")
     def _check(self) -> "Contract":
-        ids = [clause.id for clause in self.list_clauses()]
-        if twice := next((one for one in ids if ids.count(one) > 1), None):
-            raise ValueError(f"two clauses have the id {twice!r}; give each its own")
-        for kind, names in (
-            ("level", [level.name for level in self.levels]),
-            ("probe", [probe.name for probe in self.probes]),
-        ):
-            if twice := next((one for one in names if names.count(one) > 1), None):
-                raise ValueError(f"two {kind}s are called {twice!r}; keep one")
+        said = find_contradiction(
+            levels=self.levels,
+            may_change=self.may_change,
+            fixed=self.must_stay_fixed,
+            duties=self.must_change_by,
+            protocol=self.protocol,
+            risks=self.risks,
+            probes=self.probes,
+        )
+        if said:
+            raise ValueError(said)
         return self
 
     def list_clauses(self) -> list[Any]:

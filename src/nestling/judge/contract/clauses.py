@@ -1,7 +1,9 @@
 """Clauses of a change contract as data: may change, must stay fixed, must change by."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,10 +18,23 @@ Bound = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 AsTuple = AfterValidator(tuple)
+
+
+def _check_digest(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError(
+            "64 hexadecimal digits (sha256) work; `nestling contract sign` writes them"
+        )
+    return value
+
+
+Digest = Annotated[str, AfterValidator(_check_digest)]
 OneOrMore = BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 # Who answers: the slow levels by themselves, all levels, each cohort's or subject's own fast ones.
 View = Literal["spine", "whole", "cohorts"]
 ALL_VIEWS: tuple[View, ...] = ("spine", "whole", "cohorts")
+# Bounds of a change, from the shortest time to the longest.
+BOUNDS = ("per_update", "per_day", "since_validation")
 
 
 @checked
@@ -32,12 +47,24 @@ class LevelRole:
         role: "spine" answers in the view of the spine alone, "fast" does not.
         materiality: how much harm a wrong change of it can do.
         scope: "global", or "subject" for a level of one cohort or subject.
+
+    Raises:
+        SettingError: a spine of one subject: all others would answer from it.
     """
 
     name: Text
     role: Literal["spine", "fast"]
     materiality: Literal["low", "medium", "high"] = "medium"
     scope: Literal["global", "subject"] = "global"
+
+    @model_validator(mode="after")
+    def _check(self) -> "LevelRole":
+        if self.role == "spine" and self.scope == "subject":
+            raise ValueError(
+                f"level {self.name!r} is a spine with scope 'subject', but a spine answers for "
+                "all; role 'fast' or scope 'global' works"
+            )
+        return self
 
 
 @checked
@@ -57,6 +84,10 @@ class MayChange:
         least_hours: that must lie between two proposals that are committed; 0 for no cadence.
         approvals: people, the proposer not among them, who must approve a proposal.
         trigger: "automatic" changes as it learns; "proposal" only by a proposal that passes.
+
+    Raises:
+        SettingError: bounds of which a shorter time allows more than a longer one; approvals or a
+            cadence without proposals.
     """
 
     id: Name
@@ -68,6 +99,27 @@ class MayChange:
     least_hours: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     approvals: Count = 0
     trigger: Literal["automatic", "proposal"] = "automatic"
+
+    @model_validator(mode="after")
+    def _check(self) -> "MayChange":
+        bounds = [(name, bound) for name in BOUNDS if (bound := getattr(self, name)) is not None]
+        for (short, less), (long, more) in pairwise(bounds):
+            if less > more:
+                raise ValueError(
+                    f"modification {self.id!r} allows {short} {less:g}, more than {long} {more:g}; "
+                    f"lower {short} to {more:g} or raise {long}"
+                )
+        if self.trigger == "automatic" and (self.approvals or self.least_hours):
+            asked = (
+                f"approvals = {self.approvals}"
+                if self.approvals
+                else f"least_hours = {self.least_hours:g}"
+            )
+            raise ValueError(
+                f"modification {self.id!r} has {asked}, but its trigger is 'automatic' and nothing "
+                "is proposed; trigger = 'proposal' works"
+            )
+        return self
 
 
 @checked
@@ -95,6 +147,11 @@ class FixedBehaviour:
     def _check(self) -> "FixedBehaviour":
         if self.least is None and self.most is None and self.fall is None:
             raise ValueError(f"behaviour {self.id!r} has no limit; give least, most or fall")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(
+                f"behaviour {self.id!r} asks for least {self.least:g} and most {self.most:g}, "
+                "which no figure meets; swap them or drop one"
+            )
         if not self.views:
             raise ValueError(f"behaviour {self.id!r} has no view; views=['spine', 'whole'] works")
         return self
@@ -131,7 +188,7 @@ class StaysFixed:
     """
 
     parameters: Annotated[Sequence[Text], OneOrMore, AsTuple] = ()
-    digests: Mapping[str, str] = Field(default_factory=dict)
+    digests: Mapping[str, Digest] = Field(default_factory=dict)
     behaviour: Annotated[Sequence[FixedBehaviour], AsTuple] = ()
     interface: Interface = Interface()
 
@@ -168,6 +225,8 @@ class MustChange:
     def _check(self) -> "MustChange":
         if (self.least is None) == (self.most is None):
             raise ValueError(f"duty {self.id!r} needs one target; give least or most")
+        if not self.views:
+            raise ValueError(f"duty {self.id!r} has no view; views=['spine', 'whole'] works")
         return self
 
 

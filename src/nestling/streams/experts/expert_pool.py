@@ -257,8 +257,13 @@ class ExpertPool:
         if mode & LEARN and self.freezes:
             self.obey_freezes()
         if mode & MIX and not self.classifies:
-            moments = self.parts["target_scale"]["moments"]
-            events.mixed[:] = moments[1] + find_deviation(moments) * events.mixed
+            events.mixed[:] = self.scale_back(events.mixed)
+
+    def scale_back(self, values_BK: Floats) -> Floats:
+        """Values in running deviations of the target (B, K), in its own unit."""
+        moments = self.parts["target_scale"]["moments"]
+        scaled_BK: Floats = moments[1] + find_deviation(moments) * values_BK
+        return scaled_BK
 
     def _process(self, mode: int, events: Events, slower: float) -> None:
         next_event, num_events = 0, len(events)

@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
+from nestling.data.groups.grouped_rows import GroupedRows
 from nestling.data.persons import Person
+from nestling.data.sources import obtain
 from nestling.data.table_encoding import fit_encoding
 from nestling.data.table_files import RawTable, read_number
 
@@ -72,3 +76,75 @@ def make_groups(table: RawTable, seed: int) -> Iterator[Person]:
             encoding.encode(table.select(inside[:NUM_STREAM])),
             encoding.encode(table.select(inside[NUM_STREAM : NUM_STREAM + NUM_OWN])),
         )
+
+
+def load_census(
+    folder: Path | None = None, *, offline: bool = False, seed: int | None = None
+) -> GroupedRows:
+    """Adult: 32,561 people with "sex", "age group" and "race"; label 1 for an income over 50K.
+
+    Numbers have mean 0 and deviation 1 over all rows, words are one-hot.
+
+    Args:
+        folder: where data are kept; None for the usual one.
+        offline: fetch nothing.
+        seed: draws as many people of either label, in an order of its own; None for all people,
+            of whom a quarter earn over 50K, as they come.
+
+    Raises:
+        DataError: the source cannot be had.
+        MissingExtra: scikit-learn is not installed.
+    """
+    return group_census(read_adult(*obtain("adult", folder, offline=offline)), seed)
+
+
+def group_census(table: RawTable, seed: int | None = None) -> GroupedRows:
+    """As `load_census`, from the table of `read_adult`."""
+    x, y = fit_encoding([table], TARGET).encode(table)
+    cells = {name: list(map(str, table.columns[name])) for name in ("age", "race", "sex")}
+    columns = {
+        "sex": tuple(cell.lower() for cell in cells["sex"]),
+        "age group": tuple(
+            "over 55" if (read_number(cell) or 0.0) > OLD_AGE else "55 and under"
+            for cell in cells["age"]
+        ),
+        "race": tuple(cells["race"]),
+    }
+    rows = GroupedRows(x, y, columns)
+    if seed is None:
+        return rows
+    generator = make_generator(seed, "census rows")
+    least = int(torch.bincount(y, minlength=2).min())
+    chosen = [
+        (found := (y == label).nonzero()[:, 0])[
+            torch.randperm(len(found), generator=generator, device="cpu")[:least]
+        ]
+        for label in (0, 1)
+    ]
+    return rows.select(torch.cat(chosen)).shuffle(seed, "census rows")
+
+
+def plant_bias(
+    rows: GroupedRows, seed: int, *, column: str = "sex", value: str = "female", share: float
+) -> GroupedRows:
+    """Plant label bias: of a group's rows with label 1, a share gets label 0.
+
+    Args:
+        rows: labels 0 and 1.
+        seed: draws whose.
+        column, value: the group that is wronged.
+        share: of its rows with label 1, in [0, 1].
+
+    Raises:
+        DataError: no such column.
+        SettingError: no such share.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise SettingError(f"share={share}; a number from 0 to 1 works, e.g. 0.7")
+    wronged = (rows.find({column: value}) & (rows.y == 1)).nonzero()[:, 0]
+    order: Tensor = torch.randperm(
+        len(wronged), generator=make_generator(seed, "planted bias"), device="cpu"
+    )
+    y = rows.y.clone()
+    y[wronged[order[: round(share * len(wronged))]]] = 0
+    return rows.relabel(y)

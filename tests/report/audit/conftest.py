@@ -28,6 +28,7 @@ from nestling.report.audit.audit_records import AuditRecords, read_audit_records
 START = datetime(2026, 11, 2, 8, 0, tzinfo=UTC).timestamp()
 DAY = 86_400.0
 NOW = START + 26 * DAY  # 28 November 2026
+WRONG = "Zurich's labels were wrong"
 DIGESTS = {"spine": "ab" * 32, "ward": "cd" * 32}
 
 
@@ -108,110 +109,56 @@ def make_contract() -> Contract:
 
 
 def make_versions() -> list[dict[str, Any]]:
-    digest = make_contract().digest
-    rows: list[tuple[Any, ...]] = [
-        # id, day, origin, parent, by, reason, clause, changes, since validation
-        ("v0001", 0.0, "began", "", "", "", "", {}, {"spine": 0.0, "ward": 0.0}),
-        (
-            "v0002",
-            0.1,
-            "validated",
-            "v0001",
-            "Dr. Li",
-            "baseline",
-            "",
-            {},
-            {"spine": 0.0, "ward": 0.0},
-        ),
-        (
-            "v0003",
-            3.0,
-            "learned",
-            "v0002",
-            "",
-            "",
-            "M1",
-            {"spine": 0.0, "ward": 0.012},
-            {"spine": 0.0, "ward": 0.012},
-        ),
-        (
-            "v0004",
-            5.0,
-            "learned",
-            "v0003",
-            "",
-            "",
-            "M1",
-            {"spine": 0.0, "ward": 0.009},
-            {"spine": 0.0, "ward": 0.0185},
-        ),
-        (
-            "v0005",
-            8.0,
-            "committed",
-            "v0004",
-            "ana",
-            "data of Budapest",
-            "M2",
-            {"spine": 0.0123, "ward": 0.0},
-            {"spine": 0.0123, "ward": 0.0185},
-        ),
-        (
-            "v0006",
-            12.0,
-            "committed",
-            "v0005",
-            "ana",
-            "data of Zurich",
-            "M2",
-            {"spine": 0.0181},
-            {"spine": 0.0298, "ward": 0.0185},
-        ),
-        (
-            "v0007",
-            14.0,
-            "rolled back",
-            "v0006",
-            "Dr. Li",
-            "Zurich's labels were wrong",
-            "",
-            {"spine": 0.0178},
-            {"spine": 0.0123, "ward": 0.0185},
-        ),
-        (
-            "v0008",
-            20.0,
-            "learned",
-            "v0007",
-            "",
-            "",
-            "M1",
-            {"ward": 0.0213},
-            {"spine": 0.0123, "ward": 0.0301},
-        ),
-    ]
-    names = (
-        "id",
-        "at",
-        "origin",
-        "parent",
-        "by",
-        "reason",
-        "clause",
-        "changes",
-        "since_validation",
+    rows: list[dict[str, Any]] = []
+
+    def add(
+        day: float, origin: str, by: str = "", reason: str = "", clause: str = "", **moved: Any
+    ) -> None:
+        """Each level moved by the first figure, and lies as far as the second from where it was."""
+        number = len(rows) + 1
+        rows.append(
+            {
+                "id": f"v{number:04d}",
+                "at": START + day * DAY,
+                "origin": origin,
+                "snapshot": f"snapshots/v{number:04d}",
+                "digests": DIGESTS,
+                "parent": f"v{number - 1:04d}" if rows else "",
+                "contract_digest": make_contract().digest,
+                "by": by,
+                "reason": reason,
+                "clause": clause,
+                "num_examples": 1000 * (number - 1),
+                "changes": {name: one for name, (one, _) in moved.items() if one is not None},
+                "since_validation": {name: since for name, (_, since) in moved.items()},
+            }
+        )
+
+    add(0.0, "began", spine=(None, 0.0), ward=(None, 0.0))
+    add(0.1, "validated", "Dr. Li", "baseline", spine=(None, 0.0), ward=(None, 0.0))
+    add(3.0, "learned", clause="M1", spine=(0.0, 0.0), ward=(0.012, 0.012))
+    add(5.0, "learned", clause="M1", spine=(0.0, 0.0), ward=(0.009, 0.0185))
+    add(
+        8.0,
+        "committed",
+        "ana",
+        "data of Budapest",
+        "M2",
+        spine=(0.0123, 0.0123),
+        ward=(0.0, 0.0185),
     )
-    return [
-        dict(zip(names, row, strict=True))
-        | {
-            "at": START + row[1] * DAY,
-            "snapshot": f"snapshots/{row[0]}",
-            "digests": DIGESTS,
-            "num_examples": 1000 * number,
-            "contract_digest": digest,
-        }
-        for number, row in enumerate(rows)
-    ]
+    add(
+        12.0,
+        "committed",
+        "ana",
+        "data of Zurich",
+        "M2",
+        spine=(0.0181, 0.0298),
+        ward=(None, 0.0185),
+    )
+    add(14.0, "rolled back", "Dr. Li", WRONG, spine=(0.0178, 0.0123), ward=(None, 0.0185))
+    add(20.0, "learned", clause="M1", spine=(None, 0.0123), ward=(0.0213, 0.0301))
+    return rows
 
 
 def make_events() -> list[dict[str, Any]]:

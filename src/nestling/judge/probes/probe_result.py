@@ -7,8 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-# Answers of a model, or of some of its levels: inputs (N, ...) -> probabilities (N, K) or
-# values (N, M), on the CPU.
+# Answers of a model or of some levels: inputs of N rows -> probabilities (N, K) or values (N, M).
 Answering = Callable[[Any], Tensor]
 Direction = Literal["higher", "lower"]
 
@@ -46,6 +45,7 @@ class ProbeResult:
         data_digest: sha256 of the data, so that figures of other data are not compared.
         parts: of its groups or slices.
         too_few: what has fewer rows than the least sample size, in words: said, never passed.
+        notes: what else there is to say, such as how many answers were not finite.
     """
 
     probe: str
@@ -59,6 +59,7 @@ class ProbeResult:
     data_digest: str
     parts: tuple[ProbePart, ...] = ()
     too_few: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_judged(self) -> bool:

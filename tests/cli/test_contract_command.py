@@ -224,6 +224,41 @@ def test_groups_of_a_file_are_compared_and_a_group_too_small_is_said(
     assert "sex=m" in message
 
 
+def test_a_run_that_a_person_validated_is_compared_with_that_version(
+    nestling: Run, desk: Path
+) -> None:
+    flips = (
+        KEPT.replace("least = 0.7", "fall = 0.0")
+        + """
+[[must_stay_fixed.behaviour]]
+id = "B2"
+probe = "flips"
+most = 0.0
+views = "whole"
+
+[[probes]]
+name = "flips"
+metric = "negative_flip_rate"
+data = "later.csv"
+"""
+    )
+    flips = flips.replace('what = "learns freely"\n', 'what = "x"\nsince_validation = 1e-9\n', 1)
+    (desk / "c.toml").write_text(flips)
+    words = ("contract", "check", "c.toml", "run", "--json", "found.json")
+    code, out, err = nestling(*words)
+    assert (code, err) == (1, ""), out
+    before = read_findings(desk / "found.json")
+    assert before["B1", "whole"][0] == "not judged"
+    assert before["M1", ""][0] == "failed"
+    assert nestling("validate", "run", "--by", "Ada")[::2] == (0, "")
+    code, out, err = nestling(*words)
+    assert (code, err) == (0, ""), out
+    after = read_findings(desk / "found.json")
+    assert "fall 0" in after["B1", "spine"][1]
+    assert "flips = 0" in after["B2", "whole"][1]
+    assert "changed by 0 since validation" in after["M1", ""][1]
+
+
 def test_a_duty_by_its_day(nestling: Run, desk: Path) -> None:
     duty = """
 [[must_change_by]]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import nestling as nl
-from nestling.core.errors import DataError, UnknownLevel
-from nestling.jobs.contract_check import check_run, digest_run
+from nestling.core.errors import DataError, UnknownLevel, VersionError
+from nestling.jobs.contracts.contract_check import check_run, digest_run
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.findings import GovernanceEvent
 from nestling.judge.contract.signing import sign_contract
@@ -165,5 +165,5 @@ def test_an_unknown_level_and_a_damaged_line(folder: Path) -> None:
 def test_a_folder_without_versions(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(CONTRACT)
     (tmp_path / "versions.jsonl").touch()
-    with pytest.raises(DataError, match="has no version yet"):
+    with pytest.raises(VersionError, match="has no versions yet"):
         check_run(tmp_path / "c.toml", tmp_path, TODAY)

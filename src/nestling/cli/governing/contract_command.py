@@ -12,7 +12,7 @@ from nestling.cli.output import Commands, json_option, read_options, show_table,
 if TYPE_CHECKING:
     from torch import nn
 
-    from nestling.jobs.contract_check import ContractReport
+    from nestling.jobs.contracts.contract_check import ContractReport
     from nestling.levels import Plan
 
 model_option = click.option("--model", help="A built-in name or module:function.")
@@ -56,7 +56,7 @@ def new(
     Example:
       nestling contract new plan.toml --out contract.toml
     """
-    from nestling.jobs.plan_reading import read_plan_facts
+    from nestling.jobs.contracts.plan_reading import read_plan_facts
     from nestling.judge.contract.drafting import draft_contract
     from nestling.levels import Plan
     from nestling.models import build_model
@@ -106,7 +106,7 @@ def check(
       nestling contract check contract.toml my_models:make_net --plan plan.toml
     """
     from nestling.bench.table import build_table
-    from nestling.jobs.contract_check import check_module, check_run
+    from nestling.jobs.contracts.contract_check import check_module, check_run
     from nestling.models import build_model
 
     today = (day or datetime.now(UTC)).date()
@@ -149,7 +149,7 @@ def sign(contract_file: Path, candidate: str, options: str | None) -> None:
     Example:
       nestling contract sign contract.toml runs/learn
     """
-    from nestling.jobs.contract_check import digest_model, digest_run
+    from nestling.jobs.contracts.contract_check import digest_model, digest_run
     from nestling.judge.contract.change_contract import Contract
     from nestling.judge.contract.signing import sign_contract
     from nestling.models import build_model

@@ -9,18 +9,19 @@ from typing import Any
 from torch import Tensor
 
 from nestling.consolidate.proposal import digest_tensor
-from nestling.core.errors import DataError, ForeignSnapshot
+from nestling.core.errors import DataError
+from nestling.jobs.run_versions import PROBES, read_versions
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import ProbePart, ProbeResult
 from nestling.judge.verdicts.contract_facts import ContractFacts, LevelChanges
-from nestling.learn.parts import read_snapshot_state
+from nestling.learn.parts import read_levels_state, read_snapshot_state
 from nestling.ledger.governance_log import GovernanceLog
 from nestling.ledger.record_lines import RecordLines
-from nestling.ledger.version_log import VERSIONS, VersionLog
+from nestling.ledger.version_log import VERSIONS
 from nestling.ledger.version_record import VersionRecord
+from nestling.store import read_kind
 
 _DAY = 86_400.0
-PROBE_LINES = "probes.jsonl"
 
 
 def is_governed_folder(folder: Path) -> bool:
@@ -35,18 +36,17 @@ def read_recorded_facts(folder: Path) -> tuple[PlanFacts, ContractFacts]:
         folder: with versions.jsonl, and with probes.jsonl and governance.jsonl if there are any.
 
     Returns: levels by name, and what was measured, changed and committed. Digests are those of
-        the snapshot, where it is one of a learner.
+        the snapshot, where it is one of a learner or of an optimizer over levels.
 
     Raises:
+        VersionError: there is no version yet.
         DataError: a line that is no record.
         SnapshotError: a snapshot that is missing or damaged.
     """
-    versions = VersionLog(folder).records
-    if not versions:
-        raise DataError(f"'{folder}' has no version yet; check it after the first one")
+    versions = read_versions(folder).records
     last = versions[-1]
     validated = next((one for one in reversed(versions) if one.origin == "validated"), None)
-    lines = RecordLines(folder / PROBE_LINES).read()
+    lines = RecordLines(folder / PROBES).read()
     owned, digests = _read_tensors(folder / last.snapshot)
     plan_facts = PlanFacts(
         levels={name: tuple(owned.get(name, ())) for name in last.digests},
@@ -77,9 +77,9 @@ def read_changes(folder: Path, changes: Mapping[str, LevelChanges]) -> dict[str,
         folder: with versions.jsonl, or without.
         changes: level -> what is known already.
     """
-    versions = VersionLog(folder).records
-    if not versions:
+    if not (folder / VERSIONS).exists():
         return dict(changes)
+    versions = read_versions(folder).records
     recent = [one for one in versions if one.at > versions[-1].at - _DAY]
     sums = {
         name: sum(one.changes.get(name, 0.0) for one in recent)
@@ -141,17 +141,18 @@ def _read_result(line: Mapping[str, Any]) -> ProbeResult:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"'{PROBE_LINES}' has a line that is no result of a probe ({error}); put the file "
+            f"'{PROBES}' has a line that is no result of a probe ({error}); put the file "
             "back from a copy, or delete that line"
         ) from None
 
 
 def _read_tensors(snapshot: Path) -> tuple[dict[str, list[str]], dict[str, str] | None]:
-    """Level -> names of its tensors, and name -> digest of all; None if it is of no learner."""
-    try:
-        levels = read_snapshot_state(snapshot)["levels"]
-    except ForeignSnapshot:
+    """Level -> names of its tensors, and name -> digest of all; None if it has no model."""
+    kind, _ = read_kind(snapshot)
+    if kind not in ("learner", "levels"):
         return {}, None
+    is_learner = kind == "learner"
+    levels = read_snapshot_state(snapshot)["levels"] if is_learner else read_levels_state(snapshot)
     owned: dict[str, list[str]] = {}
     digests: dict[str, str] = {}
     for name, state in levels["levels"].items():

@@ -15,15 +15,16 @@ from nestling.core.heads import find_head_layer
 from nestling.core.machine import use_threads
 from nestling.core.modes import eval_mode
 from nestling.data import TableEncoding
-from nestling.jobs.plan_reading import read_plan_facts
-from nestling.jobs.probe_files import name_positive, read_probe_data
-from nestling.jobs.rebuilding import RebuiltRun, build_learner, rebuild_learner
-from nestling.jobs.recorded_facts import (
+from nestling.jobs.contracts.plan_reading import read_plan_facts
+from nestling.jobs.contracts.probe_files import name_positive, read_probe_data
+from nestling.jobs.contracts.recorded_facts import (
     is_governed_folder,
     read_changes,
     read_commits,
     read_recorded_facts,
 )
+from nestling.jobs.rebuilding import RebuiltRun, build_learner, rebuild_learner
+from nestling.jobs.run_versions import read_versions
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.clauses import Interface
 from nestling.judge.contract.contradictions import covers
@@ -40,7 +41,7 @@ from nestling.judge.verdicts.contract_facts import (
 from nestling.judge.verdicts.judging import Duty, is_kept, judge_contract, list_duties
 from nestling.learn.learner import Learner
 from nestling.ledger.version_diff import measure_change
-from nestling.ledger.version_log import VersionLog
+from nestling.ledger.version_log import VERSIONS
 from nestling.levels import Plan
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -156,7 +157,7 @@ def digest_run(run: Path, contract: Contract) -> dict[str, str]:
     if is_governed_folder(run):
         _, facts = read_recorded_facts(run)
         if facts.digests is None:
-            raise JobError(f"'{run}' keeps no snapshot of a learner; sign for its model instead")
+            raise JobError(f"'{run}' keeps no snapshot of a model; sign for its model instead")
         return dict(facts.digests)
     return digest_model(rebuild_learner(run).learner.levels.model, contract)
 
@@ -172,7 +173,8 @@ def _read_run(
     contract: Contract, rebuilt: RebuiltRun, run: Path, contract_folder: Path
 ) -> _Candidate:
     learner = rebuilt.learner
-    validated = [one for one in VersionLog(run).records if one.origin == "validated"]
+    versions = read_versions(run).records if (run / VERSIONS).exists() else []
+    validated = [one for one in versions if one.origin == "validated"]
     former = rebuild_learner(run, run / validated[-1].snapshot).learner if validated else None
     start = build_learner(rebuilt.job) if former is None else former
     references = {name: level.tensors() for name, level in start.levels.gradient.items()}

@@ -22,9 +22,9 @@ MAX_FILES = 12
 INNER_ROOMS = {
     *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/streams"),
     *("bench/suites", "data/events", "data/sources", "data/suites"),
-    *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
+    *("jobs/suggest", "jobs/tune", "learn/governing", "learn/personal", "models/encoders"),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
-    *("protect/penalties", "protect/replay", "protect/routing"),
+    *("protect/influence", "protect/penalties", "protect/replay", "protect/routing"),
     *(
         "judge/contract",
         "judge/drift",

@@ -109,7 +109,7 @@ def check_run(contract_file: Path, run: Path, today: date) -> ContractReport:
     """
     contract = Contract.of(contract_file)
     if is_governed_folder(run):
-        plan_facts, facts = read_recorded_facts(run)
+        plan_facts, facts = read_recorded_facts(run, contract)
         notes = check_against_plan(contract, plan_facts)
         return _judge(contract, replace(facts, today=today), notes)
     rebuilt = rebuild_learner(run)
@@ -164,7 +164,7 @@ def digest_model(model: nn.Module, contract: Contract) -> dict[str, str]:
 def digest_run(run: Path, contract: Contract) -> dict[str, str]:
     """Digests of all that a contract fixes of a run's model as it stands: name -> sha256."""
     if is_governed_folder(run):
-        _, facts = read_recorded_facts(run)
+        _, facts = read_recorded_facts(run, contract)
         if facts.digests is None:
             raise JobError(f"'{run}' keeps no snapshot of a model; sign for its model instead")
         return dict(facts.digests)

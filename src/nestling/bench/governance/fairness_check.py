@@ -47,8 +47,8 @@ def measure_fairness(place: CellFolders) -> tuple[Figures, Rows]:
     """
     rows = load_census(place.data, offline=place.offline).shuffle(0)
     trained, tested = rows.split(NUM_TRAIN)
-    model = TwoPartNet(rows.x.shape[1])
-    optimizer = NestedOptimizer(model, make_plan(period=1))
+    model = TwoPartNet(rows.x.shape[1], seed=0)
+    optimizer = NestedOptimizer(model, make_plan())
     learn_part(optimizer, trained, "spine", num_epochs=2, seed=0)
     with torch.no_grad():
         p_NK = model(tested.x).softmax(dim=1)

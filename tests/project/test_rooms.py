@@ -20,14 +20,14 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/streams"),
-    *("bench/suites", "data/events", "data/groups", "data/sources", "data/suites"),
-    *("jobs/suggest", "jobs/tune", "learn/personal", "models/encoders"),
-    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing"),
-    *("protect/penalties", "protect/replay", "protect/routing"),
-    *("answer/views", "judge/contract", "judge/drift", "judge/probes"),
-    *("streams/adapters", "streams/events", "streams/kernels", "streams/live"),
-    *("streams/experts", "streams/trees"),
+    *("answer/views", "bench/governance", "bench/personal", "bench/promises"),
+    *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "data/events"),
+    *("data/groups", "data/sources", "data/suites", "jobs/suggest", "jobs/tune"),
+    *("judge/contract", "judge/drift", "judge/probes", "judge/verdicts", "learn/personal"),
+    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/encoders"),
+    *("protect/penalties", "protect/replay", "protect/routing", "report/audit"),
+    *("streams/adapters", "streams/events", "streams/experts", "streams/kernels", "streams/live"),
+    *("streams/trees",),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.
 LONG_FILES: dict[str, str] = {

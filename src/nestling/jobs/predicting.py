@@ -10,15 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nestling.core.errors import DataError, JobError
+from nestling.core.errors import DataError
 from nestling.core.machine import use_threads
 from nestling.data import TableEncoding, from_arrays, read_columns
 from nestling.data.table_files import read_archive
-from nestling.jobs.job import Job, read_job
-from nestling.jobs.kept_encoding import read_encoding
-from nestling.jobs.running import find_snapshot
-from nestling.learn.learner import Learner
-from nestling.report import read_run
+from nestling.jobs.rebuilding import rebuild_learner
 
 
 @dataclass(frozen=True)
@@ -59,18 +55,10 @@ def predict_file(run: Path, file: Path) -> FileAnswers:
         DataError: no run, other columns, or a file that cannot be read.
         JobError: a run that has no snapshot yet.
     """
-    job = _read_job(run)
-    encoding = read_encoding(run)
+    rebuilt = rebuild_learner(run)
+    encoding, learner = rebuilt.encoding, rebuilt.learner
     x = _read_inputs(file, encoding)
-    with use_threads(job.num_threads):
-        learner = Learner(
-            job.build_model(),
-            job.build_plan(),
-            pretrained=job.pretrained,
-            replay=job.replay,
-            seed=job.seed,
-        )
-        learner.restore(find_snapshot(run))
+    with use_threads(rebuilt.job.num_threads):
         if encoding.targets == "values":
             values = encoding.decode_values(learner.predict(x).reshape(len(x), -1))
             if values.shape[1] != 1:
@@ -90,13 +78,6 @@ def predict_file(run: Path, file: Path) -> FileAnswers:
     names = [encoding.name_class(label) for label in classes]
     best = among.argmax(dim=1).tolist()
     return FileAnswers(encoding.target, [names[at] for at in best], names, among)
-
-
-def _read_job(run: Path) -> Job:
-    data = read_run(run).config.get("job")
-    if not isinstance(data, dict):
-        raise JobError(f"'{run}' is no run of `nestling learn`; name its folder")
-    return read_job(data, f"'{run / 'config.json'}'")
 
 
 def _read_inputs(file: Path, encoding: TableEncoding) -> Tensor:

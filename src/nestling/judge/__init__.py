@@ -1,4 +1,4 @@
-"""Measures of continual learning: accuracy, forgetting, adaptation, intervals, drift."""
+"""Measures of continual learning: accuracy, forgetting, adaptation, drift, probes, intervals."""
 
 from nestling.judge.curves import (
     negative_flip_rate,
@@ -18,6 +18,14 @@ from nestling.judge.drift import (
 )
 from nestling.judge.intervals import Estimate, LevelCompute, compare_paired, estimate_mean
 from nestling.judge.matrix import FORMULAS, AccuracyMatrix, formula
+from nestling.judge.probes import (
+    GroupCounts,
+    ProbeData,
+    ProbePart,
+    ProbeResult,
+    make_probe,
+    measure_probes,
+)
 from nestling.judge.recoveries import (
     Recovery,
     compare_visits,
@@ -35,10 +43,14 @@ __all__ = [
     "Drift",
     "DriftDetector",
     "Estimate",
+    "GroupCounts",
     "HDDMAverage",
     "HDDMWeighted",
     "LevelCompute",
     "PageHinkley",
+    "ProbeData",
+    "ProbePart",
+    "ProbeResult",
     "Recovery",
     "StreamScores",
     "ValueScores",
@@ -48,7 +60,9 @@ __all__ = [
     "estimate_mean",
     "formula",
     "make_detector",
+    "make_probe",
     "measure_accuracy",
+    "measure_probes",
     "measure_r_squared",
     "measure_recoveries",
     "negative_flip_rate",

@@ -17,11 +17,17 @@ from nestling.consolidate import (
     teach_asleep,
 )
 from nestling.core.batches import Batch, Loss, read_output
-from nestling.core.errors import SettingError, UnknownLevel, suggest
+from nestling.core.errors import DataError, SettingError, UnknownLevel, suggest
+from nestling.core.params import digest_tensors
 from nestling.learn.guard import flatten_target
+from nestling.learn.parts import check_form, select_tensors
 from nestling.levels import Levels
+from nestling.levels.copies import CopyLevel
+from nestling.levels.gradient import GradientLevel
+from nestling.levels.level import check_kind
 from nestling.levels.low_rank import merge_low_rank
 from nestling.levels.memory import MemoryLevel, make_features
+from nestling.memory.ridge import Task
 from nestling.protect import DERpp, unpack_batch
 
 # Dreams by which a sleep is judged where nobody else judges it.
@@ -55,7 +61,12 @@ def consolidate(
         UnknownLevel: no copy or sleep level has that name.
         SettingError: a memory reads the live model and there is nothing to refit it from.
     """
-    stale = _list_stale(levels, replay)
+    stale = [level for level in levels.memories.values() if _reads_live(level)]
+    if stale and replay is None:
+        raise SettingError(
+            f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
+            "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
+        )
     proposal = propose(levels.model, _choose_change(levels, change), judge, tolerance=tolerance)
     proposal.settle()
     if proposal.status != "committed":
@@ -64,59 +75,113 @@ def consolidate(
         gradient.forget_moments(proposal.values)
     if isinstance(change, str) and change in levels.sleeps:
         levels.sleeps[change].num_kept += 1
-    _refit_all(stale, replay, device)
+    for level in stale:
+        assert replay is not None
+        _refit(level, unpack_batch(replay.store.read_all()).to(device))
     return proposal
 
 
-def load_level(
+def put_level_back(
     levels: Levels,
     name: str,
     state: Mapping[str, Any],
     replay: DERpp | None,
     device: torch.device,
 ) -> None:
-    """Let one level become what was saved; memories that read the live model are refitted.
+    """Put one level back to a saved state; all others stay as they are, bit for bit.
+
+    Memories that read the live model are refitted from replay if its weights change by this.
 
     Args:
-        levels: that it is one of; all others stay as they are, bit for bit, but for those memories.
+        levels: and the model that they are of.
         name: of the level.
-        state: of its `state_dict`; or name -> tensor of a gradient level's weights alone, whose
-            moments are then forgotten, since they belong to the weights before.
+        state: what its `state_dict` gave; or a gradient level's tensors alone, whose moments are
+            then forgotten, since they belong to the weights before.
         replay: examples for memories of the live model.
         device: where examples go.
 
     Raises:
         UnknownLevel: no level has that name.
-        MismatchedParameters: it is of another level, plan or model.
+        MismatchedParameters: the state is of another plan or model.
         SettingError: a memory reads the live model and there is nothing to refit it from.
-            Nothing is changed by any of these.
+            Nothing is changed by either.
     """
     if name not in levels:
         raise UnknownLevel(f"no level {name!r}; {suggest(name, levels)}")
-    gradient = levels.gradient.get(name)
-    stale = [] if gradient is None else _list_stale(levels, replay)
-    if gradient is not None and "spec" not in state:
-        gradient.load_weights(state)
-    else:
-        levels[name].load_state_dict(state)
-    _refit_all(stale, replay, device)
-
-
-def _list_stale(levels: Levels, replay: DERpp | None) -> list[MemoryLevel]:
-    """Memories that read the live model; SettingError if nothing is stored to refit them from."""
-    stale = [level for level in levels.memories.values() if _reads_live(level)]
-    if stale and replay is None:
+    level = levels[name]
+    stale: list[MemoryLevel] = []
+    weights = state if isinstance(level, GradientLevel) and "spec" not in state else None
+    if weights is not None:
+        check_form(name, weights, level.tensors())
+    elif isinstance(level, GradientLevel | CopyLevel):
+        check_kind(state, level.spec, set())
+        check_form(name, select_tensors(state), level.tensors())
+    if weights is None:
+        level.check_state(state)
+    after = state.get("weights") if weights is None else weights
+    if isinstance(level, GradientLevel) and digest_tensors(after or {}) != level.digest():
+        stale = [memory for memory in levels.memories.values() if _reads_live(memory)]
+    stored = None if replay is None or not stale else replay.store.read_all()
+    if stale and (stored is None or not len(unpack_batch(stored).inputs[0])):
         raise SettingError(
             f"memory {stale[0].spec.name!r} reads the live model and would be out of date; give "
             "the learner replay=200 to refit it, or nl.Memory(..., frozen=True)"
         )
-    return stale
+    before = {one: levels[one].state_dict() for one in (name, *(m.spec.name for m in stale))}
+    try:
+        if isinstance(level, GradientLevel) and weights is not None:
+            level.load_weights(weights)
+        else:
+            level.load_state_dict(state)
+        levels.load_course({"num_steps": levels.num_steps})
+        for memory in stale:
+            assert stored is not None
+            _refit(memory, unpack_batch(stored).to(device))
+    except BaseException:
+        for one, was in before.items():
+            levels[one].load_state_dict(was)
+        levels.load_course({"num_steps": levels.num_steps})
+        raise
 
 
-def _refit_all(stale: Iterable[MemoryLevel], replay: DERpp | None, device: torch.device) -> None:
-    for level in stale:
-        assert replay is not None
-        _refit(level, unpack_batch(replay.store.read_all()).to(device))
+def learn_alone(
+    levels: Levels, name: str, batches: Iterable[Batch], learn: Callable[[Batch], object]
+) -> None:
+    """Let one level learn batches while every other level stands still, bit for bit.
+
+    Args:
+        levels: of the model.
+        name: of a gradient or memory level.
+        batches: what it learns, in this order.
+        learn: takes a training step of all levels on a batch that memories leave out.
+
+    Raises:
+        SettingError: a level of that kind learns nothing from examples of its own.
+    """
+    level = levels[name]
+    if isinstance(level, MemoryLevel):
+        for batch in batches:
+            _teach(level, batch)
+        return
+    if not isinstance(level, GradientLevel):
+        raise SettingError(
+            f"level {name!r} is a {level.spec.kind} level, which learns nothing from batches by "
+            "itself; roll it back without keeping feedback"
+        )
+    moving: dict[str, GradientLevel | CopyLevel] = {**levels.gradient, **levels.copies}
+    still = {one: other.state_dict() for one, other in moving.items() if one != name}
+    model = levels.model
+    live = dict(model.named_parameters()) | dict(model.named_buffers())
+    rest = {one: value for one, value in levels.rest().items() if one in live}
+    for batch in batches:
+        learn(batch)
+        # All that moved beside it goes back before the next batch is answered.
+        for one, state in still.items():
+            levels[one].load_state_dict(state)
+        with torch.no_grad():
+            for one, value in rest.items():
+                live[one].copy_(value)
+    levels.load_course({"num_steps": levels.num_steps})
 
 
 def judge_by_replay(replay: DERpp | None, loss: Loss, device: torch.device) -> Judge:
@@ -212,6 +277,15 @@ def _choose_sleep(levels: Levels, name: str) -> Callable[[nn.Module], object]:
         model.load_state_dict(weights)
 
     return sleep_on_it
+
+
+def _teach(level: MemoryLevel, batch: Batch) -> None:
+    if batch.target is None:
+        raise DataError("the feedback has no targets; give batches (x, y)")
+    rows = level.read_rows(batch, batch.target)
+    labels, _ = flatten_target(batch.target, None)
+    task: Task = "regression" if labels.is_floating_point() else "classification"
+    level.learn(level.check(rows, labels, None), task)
 
 
 def _refit(level: MemoryLevel, batch: Batch) -> None:

@@ -337,14 +337,24 @@ class Learner:
             self._roster.look_again()
 
     @in_own_modes
-    def load_level(self, name: str, state: Mapping[str, Any]) -> None:
-        """Let one level become what was saved, as `read_level` read it; all others stay.
+    def load_level(
+        self, name: str, state: Mapping[str, Any], *, feedback: Iterable[Any] = ()
+    ) -> None:
+        """Put one level back to a saved state, all others untouched, bit for bit.
 
-        Memories that read the live model are refitted from replay. Raises as `restore`, or
-        SettingError if such a memory has nothing to be refitted from; nothing is changed then.
+        Memories that read the live model are refitted from replay.
+
+        Args:
+            name: of the level.
+            state: as `levels[name].state_dict()` or `read_level` gave it; or a gradient level's
+                tensors alone.
+            feedback: batches that the level alone then learns again.
+
+        SettingError if a memory has nothing to be refitted from; nothing is changed then.
         """
         with self._changing():
-            self._training.load_level(name, state)
+            self._training.load_level(name, state, feedback)
+            self._roster.look_again()
 
     def snapshot(self, path: Path | str) -> None:
         """Save everything that the next step and the next answer depend on, atomically.

@@ -12,11 +12,17 @@ from torch import Tensor, nn
 from nestling.answer.answerer import Answerer, Publisher
 from nestling.answer.panel import Panel, answer_batch
 from nestling.consolidate import Judge, Proposal
-from nestling.core.batches import Batch, Loss, check_batch, default_loss
+from nestling.core.batches import Batch, Loss, check_batch, default_loss, read_batch
 from nestling.core.errors import DataError
 from nestling.core.modes import eval_modules
 from nestling.judge.scores import measure_accuracy, measure_r_squared
-from nestling.learn.consolidation import consolidate, judge_by_dreams, judge_by_replay, load_level
+from nestling.learn.consolidation import (
+    consolidate,
+    judge_by_dreams,
+    judge_by_replay,
+    learn_alone,
+    put_level_back,
+)
 from nestling.learn.default import EarlyView
 from nestling.learn.growth import Head
 from nestling.learn.guard import Admitted, admit, check_task, warn_of_classes
@@ -208,10 +214,6 @@ class Training:
         judge = judge or judge_by_replay(stored, self.step.loss, device)
         return consolidate(self.levels, change, judge, tolerance, replay, device)
 
-    def load_level(self, name: str, state: Mapping[str, Any]) -> None:
-        """Let one level become what was saved; see `Learner.load_level`."""
-        load_level(self.levels, name, state, self.protections.replay, self.step.device)
-
     def publish(self) -> Answerer:
         """What answers now, for those who only ask; see `Learner.answerer`."""
         return self.publisher.publish(self.panel, self.step.device, self.counts.num_examples)
@@ -239,6 +241,27 @@ class Training:
         """Go on where `state_dict` was taken; raises ForeignSnapshot with nothing changed."""
         with self.early.following(read_plan(state, self.levels.plan)):
             load_all(self._list_parts(), state)
+
+    def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any]) -> None:
+        """Put one level back to a saved state, then let it alone learn; see `Learner.load_level`.
+
+        Whatever fails, nothing is changed.
+        """
+        device, raw = self.step.device, list(feedback)
+        before = self.state_dict() if raw else {}
+        put_level_back(self.levels, name, state, self.protections.replay, device)
+        try:
+            if raw:
+                batches = (read_batch(one).own().to(device) for one in raw)
+                learn_alone(
+                    self.levels,
+                    name,
+                    batches,
+                    lambda batch: self.learn(batch, None, None, is_new=False),
+                )
+        except BaseException:
+            self.load_state_dict(before)
+            raise
 
     def _list_parts(self) -> dict[str, Part]:
         """All that own a part of a learner's state, in the order in which they are loaded."""

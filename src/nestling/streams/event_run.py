@@ -53,7 +53,7 @@ class EventRun:
         self._grown_for = (-1, 0)
         self._num_codes: Ints = np.zeros(0, dtype=np.int64)
         # The event that was foreseen last, as long as nothing has moved since.
-        self._fresh: tuple[bytes, Events] | None = None
+        self._fresh: tuple[bytes, Events, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy: what was foreseen last went through arrays that it has no more."""
@@ -80,7 +80,9 @@ class EventRun:
         x_BC = self._fit_width(x_BC)
         events = self.pool.make_events(x_BC)
         self.pool.process(FORESEE, events, self._slower)
-        self._fresh = (x_BC.tobytes(), events) if len(x_BC) == 1 else None
+        self._fresh = None
+        if len(x_BC) == 1:
+            self._fresh = (x_BC.tobytes(), events, self.pool.num_loaded)
         return events.mixed.copy()
 
     def foresee_some(self, x_BC: Floats, names: Sequence[str]) -> Floats:
@@ -152,7 +154,8 @@ class EventRun:
         if weight == 0.0:
             return self._pass(x_1C)
         fresh, self._fresh = self._fresh, None
-        if fresh is not None and fresh[0] == x_1C.tobytes():
+        is_fresh = fresh is not None and fresh[2] == self.pool.num_loaded
+        if fresh is not None and is_fresh and fresh[0] == x_1C.tobytes():
             events, mode = fresh[1], TAKE_IN | TAKE_TARGET
         else:
             events, mode = self.pool.make_events(x_1C), FORESEE | TAKE_IN | TAKE_TARGET

@@ -46,6 +46,7 @@ class ProbeResult:
         data_digest: sha256 of the data, so that figures of other data are not compared.
         parts: of its groups or slices.
         too_few: what has fewer rows than the least sample size, in words: said, never passed.
+        notes: what else there is to say, such as how many answers were not finite.
     """
 
     probe: str
@@ -59,6 +60,7 @@ class ProbeResult:
     data_digest: str
     parts: tuple[ProbePart, ...] = ()
     too_few: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_judged(self) -> bool:

@@ -20,6 +20,7 @@ from nestling.streams.experts.expert_pool import (
     ExpertPool,
     dump_freeze,
 )
+from nestling.streams.experts.level_states import find_part, put_level, take_level
 
 
 class StreamKnobs(TypedDict, total=False):
@@ -192,12 +193,30 @@ class ExpertLevel:
 
     def state_dict(self) -> dict[str, Any]:
         """All that its next update and answer depend on; tensors are copies."""
-        return {
-            "name": self.name,
-            "spec": asdict(replace(self.spec, freeze=None)),
-            "clock": self.clock.state_dict(),
-            "tensors": self.tensors(),
+        pool, name = self._pool, self.name
+        needed = {
+            **pool.dump_course(),
+            "parts": {find_part(name): pool.read_tensors(name)},
+            "model": None if pool.model is None else pool.model.state_dict(),
         }
+        spec = asdict(replace(self.spec, freeze=None))
+        return take_level(needed, name) | {"spec": spec, "clock": self.clock.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become the level that was saved, its rates included; every other level stays.
+
+        A freeze stays, too: it says how the level shall go on, not what it has learned.
+
+        Args:
+            state: what `state_dict` gave, in this learner or one made with the same arguments.
+
+        Raises:
+            ForeignSnapshot: of another level or learner, or from before the stream grew (columns,
+                categories, classes); nothing is changed then.
+        """
+        pool = self._pool
+        before = pool.state_dict()
+        pool.load_state_dict(put_level(before, self.name, state))
 
 
 def is_slotted(spec: StreamExpert) -> bool:

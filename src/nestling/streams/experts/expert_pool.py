@@ -22,6 +22,7 @@ from nestling.streams.experts.expert_parts import (
     grow_parts,
     make_parts,
 )
+from nestling.streams.experts.level_states import find_part
 from nestling.streams.experts.model_expert import ModelExpert
 from nestling.streams.experts.part_tables import make_scratch, tabulate_parts
 from nestling.streams.experts.solving import solve_memory
@@ -76,6 +77,7 @@ class ExpertPool:
         self._process_events = process_events if classifies else process_value_events
         self.rates = np.array([*RATES, *[WEIGHT_DECAY] * len(DECAYED)])
         self.num_learned = 0
+        self.num_loaded = 0  # states: what was computed before one is loaded counts no more
         # Of the slots: events learned, concepts opened. Of the trees: how often each began anew.
         self.clock = np.zeros(2, dtype=np.int64)
         self.anew = np.zeros(len(TREES), dtype=np.int64)
@@ -164,6 +166,12 @@ class ExpertPool:
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
+        parts = {name: tensors_of(part) for name, part in self.parts.items()}
+        model = None if self.model is None else self.model.state_dict()
+        return self.dump_course() | {"parts": parts, "model": model}
+
+    def dump_course(self) -> dict[str, Any]:
+        """Of the state all that is neither an array of a part nor the model's."""
         return {
             "names": list(self.names),
             "seed": self.seed,
@@ -171,7 +179,6 @@ class ExpertPool:
             "settings": self._settings.tolist(),
             "level": self.level,
             "sizes": asdict(self.sizes),
-            "parts": {name: tensors_of(part) for name, part in self.parts.items()},
             "rates": self.rates.tolist(),
             "half_lives": dict(self.half_lives),
             "num_learned": self.num_learned,
@@ -180,7 +187,6 @@ class ExpertPool:
             "num_solved": dict(self.num_solved),
             "freezes": {name: dump_freeze(one) for name, one in self.freezes.items()},
             "released": sorted(self._released),
-            "model": None if self.model is None else self.model.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -212,6 +218,7 @@ class ExpertPool:
         self.num_solved = dict(state["num_solved"])
         self.freezes = {name: Freeze(**one) for name, one in state["freezes"].items()}
         self._released = set(state["released"])
+        self.num_loaded += 1
         self.obey_freezes()
         self._gather()
 
@@ -219,7 +226,7 @@ class ExpertPool:
         """Tensors of an expert by name (copies)."""
         if name == "model" and self.model is not None:
             return self.model.tensors()
-        return tensors_of(self.parts["past" if name == "labels" else name])
+        return tensors_of(self.parts[find_part(name)])
 
     def read_interval(self) -> tuple[float, float]:
         """How far below and above an answer its interval ends, in units of the target."""

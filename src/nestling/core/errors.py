@@ -5,7 +5,8 @@ NestlingError
 │   ├── UnclaimedParameter  a trainable parameter that no level claims
 │   ├── IdlePattern         a pattern that claims nothing
 │   ├── UnknownLevel        a name that no level has
-│   └── LateParameter       a parameter that appeared after the levels were assigned
+│   ├── LateParameter       a parameter that appeared after the levels were assigned
+│   └── ClockError          a clock that went back
 ├── DataError               data that cannot be learned from
 │   ├── UnknownLabel        a label outside the declared classes
 │   ├── UnknownEvent        a label for an event that does not wait for one
@@ -52,6 +53,10 @@ class UnknownLevel(SettingError):
 
 class LateParameter(SettingError):
     """A parameter that appeared after the levels were assigned."""
+
+
+class ClockError(SettingError):
+    """A clock that went back, by which bounds per day are counted."""
 
 
 class DataError(NestlingError):

@@ -88,8 +88,12 @@ class Head:
         return count_head_rows(self.model)
 
     def check_growth(self, num_outputs: int, num_classes: int) -> None:
-        """Raise unless it can grow; see `check_growth`."""
+        """Raise unless it can grow; see `check_growth`. What is held fixed cannot."""
         check_growth(self.model, num_outputs, num_classes)
+        found = find_head_layer(self.model)
+        assert found is not None
+        for part in ("weight", "bias"):
+            self.levels.governance.check_swap(f"{found[0]}.{part}" if found[0] else part)
 
     def resize(self, num_classes: int) -> None:
         """Give it more rows, or take the last ones away; see `resize_head`."""

@@ -29,7 +29,12 @@ _SCHEMAS = {"learner": 4, "levels": 1}
 # What may be large beside the levels has a file of its own; all small parts share one.
 _LARGE, _SMALL, _REST, _TREES = ("protections",), "learner", "rest of the model", "trees"
 # Tensors of a level that are kept apart, since they change when its weights do not.
-_APART = {"gathered": "gradients of ", "reader": "features of "}
+_APART = {
+    "gathered": "gradients of ",
+    "reader": "features of ",
+    "guard": "last good state of ",
+    "validated": "validated state of ",
+}
 # Where the state of a kind of level has the tensors that its digest is of.
 _KEPT_IN = {"memory": "bank", "concepts": "slots", "sleep": "sums"}
 

@@ -1,8 +1,19 @@
 """Levels: groups of parameters that learn at different speeds, copies and memories."""
 
 from nestling.levels.assign import assign_levels
+from nestling.levels.bounds import ChangeBounds
 from nestling.levels.drift_watch import DriftWatch
-from nestling.levels.events import Alarm, Change, DriftAlarm, Event, LevelAlarm, Refusal
+from nestling.levels.events import (
+    Alarm,
+    Bounded,
+    Braked,
+    Change,
+    DriftAlarm,
+    Event,
+    Held,
+    LevelAlarm,
+    Refusal,
+)
 from nestling.levels.gates import (
     AgreementGate,
     DriftGate,
@@ -23,7 +34,10 @@ from nestling.levels.stack import Levels
 __all__ = [
     "AgreementGate",
     "Alarm",
+    "Bounded",
+    "Braked",
     "Change",
+    "ChangeBounds",
     "Clock",
     "Concepts",
     "Copy",
@@ -33,6 +47,7 @@ __all__ = [
     "Event",
     "Freeze",
     "Gate",
+    "Held",
     "ImportanceGate",
     "Level",
     "LevelAlarm",

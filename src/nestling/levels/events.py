@@ -1,4 +1,4 @@
-"""Events of levels: alarms, refused updates, changed hyperparameters, drifts."""
+"""Events of levels: alarms, refused updates, bounds that bit, brakes, held rows, drifts."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,8 @@ class Alarm:
     Attributes:
         level: its name.
         kind: "dead" (no update over many periods), "runaway" or "sluggish" (relative change
-            per update above or below its band).
+            per update above or below its band), "drift budget" (80 % of its bound since the last
+            validation is used).
         step: optimizer steps so far.
         message: what happened, the value, and what would help.
     """
@@ -78,6 +79,57 @@ class DriftAlarm:
     message: str
 
 
+@dataclass(frozen=True)
+class Bounded:
+    """Event of a bound that bit: an update was scaled, or the weights were pulled back.
+
+    Noted once a day for each kind; the level's budget counts all of them.
+
+    Attributes:
+        level: its name.
+        kind: "per update", "per day" or "since validation".
+        step: optimizer steps so far.
+        message: what was done, with its figures.
+    """
+
+    level: str
+    kind: str
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Braked:
+    """Event of a level that was put back to its last good state, and no other level.
+
+    Attributes:
+        level: its name.
+        step: optimizer steps so far.
+        reason: an update that exploded, or weights that were not finite.
+    """
+
+    level: str
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """Event of rows of one source that were not learned: too many, too far, or at odds.
+
+    Attributes:
+        source: whose rows.
+        rule: "rate", "norm" or "agreement".
+        num_rows: that were held in this call.
+        message: why, with its figures.
+    """
+
+    source: str
+    rule: str
+    num_rows: int
+    message: str
+
+
 # What happens to levels besides learning: an alarm, a refused update, a changed hyperparameter,
-# a drift.
-Event = Alarm | Refusal | Change | DriftAlarm
+# a bound that bit, a brake, rows that were held, a drift.
+Event = Alarm | Refusal | Change | Bounded | Braked | Held | DriftAlarm

@@ -20,8 +20,10 @@ from nestling.core.params import (
     sum_dtype,
 )
 from nestling.core.pauses import pause, resume
+from nestling.levels.bounds import ChangeBounds
+from nestling.levels.change_budget import ChangeBudget
 from nestling.levels.control import Knobs, WaitingChanges, turn_level
-from nestling.levels.events import Alarm, Change, Event, Refusal
+from nestling.levels.events import Alarm, Bounded, Braked, Change, Event, Refusal
 from nestling.levels.gates import GateState
 from nestling.levels.level import Clock, check_kind
 from nestling.levels.readings import (
@@ -89,6 +91,9 @@ class GradientLevel:
         self.seconds = 0.0
         self.is_enabled = True
         self.is_released = False  # from a freeze until an event
+        self.budget: ChangeBudget | None = None  # of its bounds, if it has some or is braked
+        self.held: frozenset[str] = frozenset()  # parameters and buffers that stay as they are
+        self.num_held = 0  # parameters among them
         self._still: dict[str, Tensor] = {}
         self.meter = ChangeMeter(self.params)
         self.events: list[Event] = []
@@ -166,7 +171,10 @@ class GradientLevel:
             getattr(module, own).copy_(value)
 
     def check(self, step: int) -> None:
-        """Raise SettingError, with nothing changed, if the gradients at hand cannot be used."""
+        """Raise SettingError, with nothing changed, if the gradients at hand cannot be used, or
+        the clock of its bounds went back."""
+        if self.budget is not None:
+            self.budget.check_clock(self.spec.name)
         if (
             self.in_place
             and self.num_gradients > 0
@@ -211,6 +219,8 @@ class GradientLevel:
         Returns: whether this was a boundary.
         """
         wanted = self.is_wanted(step)
+        if self.budget is not None:
+            self.budget.note_time()
         self.clock.age += 1
         self.clock.num_ticks += 1
         self.num_skipped += not self.is_enabled
@@ -275,7 +285,7 @@ class GradientLevel:
                 self._refuse(step, fault)
             elif grads:
                 self._move(step, grads, divisor, factors, judge)
-            else:
+            elif self.num_held < len(self.params):
                 self._count_idle(step, "got no gradient in {} periods; is it used in the loss?")
         finally:
             if not is_direct:
@@ -307,12 +317,18 @@ class GradientLevel:
         # An optimizer of the user's own may count in its group.
         group_before = dict(self.group) if spec.protect else {}
         params = [param for param in self.params if param.grad is not None]
+        if self.budget is not None:
+            if not self.budget.good:
+                self.keep_good()
+            self.budget.begin(self.params)
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
                 torch._foreach_div_(grads, divisor)
             self.inner.step()
         if is_careful:
             self._moderate(before, per_weight)
+        if self.budget is not None and not self._bound(step):
+            return
         if spec.protect:
             reason = "the judge raised"
             try:
@@ -328,6 +344,8 @@ class GradientLevel:
                 return
         self.clock.num_updates += 1
         self.num_idle = 0
+        if self.budget is not None and self.budget.num_good >= self.budget.good_every:
+            self.keep_good()
         if self.clock.num_updates - self.meter.anchored_at >= UPDATES_PER_MEASUREMENT:
             self.measure(step)
 
@@ -341,7 +359,51 @@ class GradientLevel:
             scale = min(scale, self.spec.trust * size / max(norm(change), 1e-300))
         if scale < 1.0 or per_weight is not None:
             torch._foreach_mul_(change, scale)
-            torch._foreach_copy_(self.params, torch._foreach_add(before, change))
+            moderated = list(torch._foreach_add(before, change))
+            for index, name in enumerate(self.names if self.num_held else ()):
+                if name in self.held:
+                    moderated[index] = before[index]  # to the sign of a zero
+            torch._foreach_copy_(self.params, moderated)
+
+    def _bound(self, step: int) -> bool:
+        """Hold the bounds after an update; False if the level was put back instead."""
+        assert self.budget is not None
+        name = self.spec.name
+        if reason := self.budget.finish(self.params):
+            self._put_back_good()
+            self.events.append(Braked(name, step, reason))
+            self._count_idle(step, "was braked {} times in a row; lower its lr")
+            return False
+        for kind, text in self.budget.notes:
+            if kind == "drift budget":
+                self._raise(step, kind, text)
+            else:
+                self.events.append(Bounded(name, kind, step, f"level {name!r}: {text}"))
+        self.budget.notes.clear()
+        return True
+
+    def keep_good(self) -> None:
+        """Keep its weights, running statistics and moments as what a brake puts back."""
+        assert self.budget is not None
+        self.budget.num_good = 0
+        self.budget.good = {
+            "weights": self.tensors(),
+            "moments": export_inner(self.inner, self.names, self.params),
+            "gates": self.gates.state_dict(),
+            "factor": self.factor,
+        }
+
+    def _put_back_good(self) -> None:
+        """To the last good state. Rates stay as they are: whoever turned them wants them."""
+        assert self.budget is not None
+        good = self.budget.good
+        for name, value in self._list_tensors().items():
+            if name not in self.held:
+                value.copy_(good["weights"][name])
+        import_inner(self.inner, self.names, self.params, good["moments"])
+        heard = {"open_until": self.gates.open_until}
+        self.gates.load_state_dict(good["gates"] | heard)
+        self.factor = good["factor"]
 
     def _refuse(self, step: int, reason: str) -> None:
         self.num_refused += 1
@@ -484,6 +546,7 @@ class GradientLevel:
             "gates": self.gates.state_dict(),
             "moments": export_inner(self.inner, self.names, self.params),
             "waiting": self.changes.state_dict(),
+            **({} if self.budget is None else {"guard": self.budget.state_dict(self.names)}),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -567,6 +630,25 @@ class GradientLevel:
             values[:] = [v.to(p.device) for v, p in zip(values, self.params, strict=False)]
         import_inner(self.inner, self.names, self.params, state["moments"])
         self.changes.load_state_dict(state["waiting"], self.spec)
+        self._import_guard(state.get("guard"))
+
+    def _import_guard(self, state: Mapping[str, Any] | None) -> None:
+        """Go on with a saved budget, under the bounds that are in force here, if there are some."""
+        if state is None:
+            if self.budget is not None and self.budget.came_with_state:
+                self.budget = None
+            elif self.budget is not None:
+                self.budget.restart(self.params)
+            return
+        if self.budget is None:
+            self.budget = ChangeBudget(
+                ChangeBounds(**state["bounds"]),
+                time.time,
+                good_every=state["good_every"],
+                explode=state["explode"],
+            )
+            self.budget.came_with_state = True
+        self.budget.load_state_dict(state, self.names, self.params)
 
     def swap(self, name: str, param: Tensor) -> None:
         """Put a parameter with other rows in the place of another; its state gets as many.
@@ -594,6 +676,9 @@ class GradientLevel:
         if (gathered := self.gathered[index]) is not None:
             self.gathered[index] = fit_rows(gathered, old, param)
         self.meter.anchor[index] = keep_rows(self.meter.anchor[index], param)
+        if self.budget is not None:
+            self.budget.swap(index, param)
+            self.budget.good = {}  # of other rows
         for values in (self.gates.slow, self.gates.importance):
             if values:
                 values[index] = fit_rows(values[index], old, param)

@@ -251,11 +251,13 @@ class NestedOptimizer(torch.optim.Optimizer):
         """State of all levels: clocks, gathered gradients, moments, gates, copies; without weights,
         which are the model's own state."""
         levels = self.levels
+        governed = levels.governance.state_dict()
         return {
             "state": {
                 "num_steps": levels.num_steps,
                 "levels": {n: level.export_course() for n, level in levels.gradient.items()},
                 "copies": {name: copy.state_dict() for name, copy in levels.copies.items()},
+                **({"governed": governed} if governed else {}),
             },
             "param_groups": [export_group(group) for group in self.param_groups],
         }
@@ -284,6 +286,7 @@ class NestedOptimizer(torch.optim.Optimizer):
                 level.check_course(state["levels"][name])
             for name, copy in levels.copies.items():
                 copy.check_state(state["copies"][name])
+            levels.governance.check_state(state.get("governed", {}))
         except MismatchedParameters as error:
             raise MismatchedParameters(
                 f"the state is of another model or plan: {error}; load it where model and plan are "
@@ -295,6 +298,7 @@ class NestedOptimizer(torch.optim.Optimizer):
         for name, copy in levels.copies.items():
             copy.load_state_dict(state["copies"][name])
         levels.load_course(state)
+        levels.governance.load_state_dict(state.get("governed", {}))
 
     def __getstate__(self) -> dict[str, Any]:
         """All of it: torch's own would leave out the levels."""

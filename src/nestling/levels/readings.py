@@ -33,6 +33,8 @@ class LevelReading:
         lr: its optimizer's rate; None for a copy.
         share_backward_skipped: steps without a backward pass through it, in [0, 1].
         seconds: spent in its updates; of a memory, in taking examples in, solving and answering.
+        change_since_validation: ||now - then|| / ||then|| since a person last validated it; None
+            if nobody has.
     """
 
     level: str
@@ -49,6 +51,7 @@ class LevelReading:
     lr: float | None = None
     share_backward_skipped: float = 0.0
     seconds: float = field(default=0.0, compare=False)
+    change_since_validation: float | None = None
 
 
 class ChangeMeter:

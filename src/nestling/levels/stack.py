@@ -1,7 +1,7 @@
 """All levels of a plan together: their order, boundaries, turned knobs, digests and state."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import deepcopy
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -9,29 +9,32 @@ from torch import Tensor, nn
 
 from nestling.core.arguments import check_callable, check_model, check_seed
 from nestling.core.errors import LateParameter, SettingError, suggest
-from nestling.core.params import check_same_names
 from nestling.core.pauses import resume_all
 from nestling.levels.assign import (
     ParameterWatch,
     assign_levels,
     collect_aliases,
     find_buffers,
-    find_frozen_modules,
     unwrap,
 )
+from nestling.levels.bounds import ChangeBounds
 from nestling.levels.concepts import ConceptsLevel
 from nestling.levels.control import Knobs
 from nestling.levels.copies import CopyLevel, make_copies
 from nestling.levels.events import Change, Event
 from nestling.levels.gates import feed_gates
+from nestling.levels.governance import Governance, join_governed, split_governed
 from nestling.levels.gradient import GradientLevel
 from nestling.levels.importance import match_importance
 from nestling.levels.level import check_level_names
 from nestling.levels.memory import MemoryLevel, make_memories
-from nestling.levels.plan import Plan, order_by_parent
+from nestling.levels.ordering import check_together, order_levels, share_model
+from nestling.levels.plan import Plan
 from nestling.levels.readings import LevelReading
+from nestling.levels.rest import check_rest, export_rest, import_rest
 from nestling.levels.sleep import SleepLevel
-from nestling.levels.spec import AnySpec, Copy, Level
+from nestling.levels.spec import Copy, Level
+from nestling.levels.standing_still import StandingStill, remember_buffers
 from nestling.levels.watching import WatchLevel, find_drifts
 
 AnyLive = GradientLevel | CopyLevel | MemoryLevel | ConceptsLevel | SleepLevel | WatchLevel
@@ -111,13 +114,13 @@ class Levels(Mapping[str, AnyLive]):
         for copy in self.copies.values():
             copy.changes.admit = self._admit
         self._watch = ParameterWatch(self.model)
-        self._frozen_modules = find_frozen_modules(self.model)
-        self._held: list[nn.Module] = []
-        self._is_prepared = False
+        self._standing = StandingStill(self.model)
+        first = {alias: name for name, (_, all_names) in aliases.items() for alias in all_names}
+        self.governance = Governance(self.model, plan, self.gradient, first)
         self._sort()
-        self._measure_model()
+        share_model(self.gradient.values(), self.copies.values())
         self._list_events()
-        self._remember_buffers()
+        remember_buffers(self._order, self.num_steps + 1)
 
     def __getitem__(self, name: str) -> AnyLive:
         return self._join()[name]
@@ -138,11 +141,7 @@ class Levels(Mapping[str, AnyLive]):
 
         Running statistics of levels that stand still, and of frozen parameters, stand still, too.
         """
-        self._is_prepared = True
-        for level in self._order:
-            if level.buffers and level.is_frozen(self.num_steps + 1):
-                self._hold(module for module, _ in level.buffers.values())
-        self._hold(self._frozen_modules)
+        self._standing.prepare(self._order, self.num_steps + 1)
         for level in self._order:
             wanted = level.is_wanted(self.num_steps + 1)
             if wanted == level.is_enabled:
@@ -155,19 +154,7 @@ class Levels(Mapping[str, AnyLive]):
         """Let gradients reach every level again, where a step was prepared but not taken."""
         for level in self._order:
             level.enable(True)
-        self._let_go()
-
-    def _hold(self, modules: Iterable[nn.Module]) -> None:
-        for module in modules:
-            if module.training:
-                module.training = False
-                self._held.append(module)
-
-    def _let_go(self) -> None:
-        for module in self._held:
-            module.training = True
-        self._held.clear()
-        self._is_prepared = False
+        self._standing.let_go()
 
     def step(self, loss: float | None) -> list[Event]:
         """Take one optimizer step: gather gradients, and update the levels that are at a boundary.
@@ -175,13 +162,15 @@ class Levels(Mapping[str, AnyLive]):
         Args:
             loss: of this step, for surprise gates; None if nobody told.
 
-        Returns: alarms, refused updates and knobs that came into force.
+        Returns: alarms, refused updates, bounds that bit, brakes, knobs that came into force.
 
         Raises:
             LateParameter: the model has a trainable parameter that no level claimed.
-            SettingError: a surprise gate has not been told the loss, or a gradient is sparse.
-                Nothing is changed by either.
+            SettingError: a surprise gate has not been told the loss, a gradient is sparse, or a
+                clock went back (ClockError). Nothing is changed by any.
         """
+        if self.governance.held:
+            self.governance.drop_gradients()
         self._watch.check(self._owned)
         for level in self._order:
             level.check(self.num_steps + 1)
@@ -190,7 +179,7 @@ class Levels(Mapping[str, AnyLive]):
         self.num_steps += 1
         factors = {name: level.factor for name, level in self.gradient.items()}
         for level in self._order:
-            if level.buffers and not self._is_prepared:
+            if level.buffers and not self._standing.is_prepared:
                 level.put_back_buffers()
             if level.advance(self.num_steps, factors, self.judge):
                 level.apply_changes(self.num_steps)
@@ -199,14 +188,11 @@ class Levels(Mapping[str, AnyLive]):
         for copy in self.copies.values():
             if copy.advance():
                 copy.apply_changes(self.num_steps)
-        self._let_go()
-        self._remember_buffers()
+        if self.governance.held:
+            self.governance.put_back()
+        self._standing.let_go()
+        remember_buffers(self._order, self.num_steps + 1)
         return self.take_events()
-
-    def _remember_buffers(self) -> None:
-        for level in self._order:
-            if level.buffers and level.spec.freeze is not None:
-                level.remember_buffers(self.num_steps + 1)
 
     def take_events(self) -> list[Event]:
         """Take the events since the last call: alarms, refusals, knobs that came into force."""
@@ -258,7 +244,58 @@ class Levels(Mapping[str, AnyLive]):
     def _announce(self, event: str) -> None:
         for level in self._order:
             level.hear(event, self.num_steps)
-        self._remember_buffers()
+        remember_buffers(self._order, self.num_steps + 1)
+
+    # --- what a contract asks
+
+    def bind(self, name: str, bounds: ChangeBounds, now: Callable[[], float] = time.time) -> None:
+        """Bound how far a gradient level moves, and brake it if it explodes; see `ChangeBounds`.
+
+        Bound again, it goes on with what is left. Bounds belong to its state and its snapshots.
+
+        Args:
+            name: of a gradient level.
+            bounds: on its relative change.
+            now: seconds since 1970 (UTC); a step for which it went back raises ClockError.
+
+        Raises:
+            SettingError: no such level, or its weights are all zero.
+        """
+        self.governance.bind(name, bounds, now)
+
+    def keep_good(self, name: str, *, every: int = 100, explode: float = 1.0) -> None:
+        """Brake a gradient level: put it alone back to its last good state when it explodes.
+
+        That is when its weights are not finite, or one update is larger than `explode` times the
+        weights and 10 times the median of its last 100 updates.
+
+        Args:
+            name: of a gradient level; one with bounds is braked anyway.
+            every: updates after which weights, running statistics and moments are kept anew.
+            explode: > 0.
+
+        Raises:
+            SettingError: no such level, or `every` or `explode` is no such number.
+        """
+        self.governance.keep_good(name, every, explode)
+
+    def mark_validated(self, by: str, at: float) -> None:
+        """Keep every level's tensors as validated: change, and its bound, count from here on.
+
+        Args:
+            by: who validated; SettingError if empty.
+            at: seconds since 1970 (UTC); SettingError if before the last validation.
+        """
+        self.governance.mark_validated(self, by, at)
+
+    def hold(self, names: Collection[str]) -> None:
+        """Hold parameters and buffers bit for bit: no optimizer, decay or statistic moves them.
+
+        Args:
+            names: as the model names them; SettingError for others. What was held before and is
+                not among them is let go.
+        """
+        self.governance.hold(names)
 
     def watch(self, errors: Sequence[float], loss: float | None) -> None:
         """Let the watches hear of a batch that was learned; see `find_drifts`."""
@@ -273,7 +310,8 @@ class Levels(Mapping[str, AnyLive]):
 
     def read(self) -> list[LevelReading]:
         """Statistics of every level, kind by kind, each in plan order."""
-        return [level.read() for level in self._join().values()]
+        levels = self._join().values()
+        return [self.governance.add_change(level.read(), level) for level in levels]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level's tensors by name: what changed, and what did not."""
@@ -281,40 +319,25 @@ class Levels(Mapping[str, AnyLive]):
 
     def rest(self) -> dict[str, Any]:
         """State that no level owns: frozen parameters, buffers, extra state of modules."""
-        own = {id(param) for param in self._owned.values()}
-        held = {
-            name
-            for name, param in self.model.named_parameters(remove_duplicate=False)
-            if id(param) in own
-        }
-        held |= {name for level in self.gradient.values() for name in level.buffers}
-        values = dict(self.model.state_dict(keep_vars=True))
-        # Those that a module's own state leaves out (persistent=False) are state for us.
-        values |= dict(self.model.named_buffers())
-        return {
-            name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value)
-            for name, value in values.items()
-            if name not in held
-        }
+        beside = [name for level in self.gradient.values() for name in level.buffers]
+        return export_rest(self.model, self._owned.values(), beside)
 
     def state_dict(self) -> dict[str, Any]:
         """All levels and the rest of the model; tensors are copies."""
-        return {
+        state = {
             "course": {"num_steps": self.num_steps},
             "levels": {name: level.state_dict() for name, level in self.items()},
             "rest": self.rest(),
         }
+        return join_governed(state, self.governance.state_dict())
 
     def check_state(self, state: Mapping[str, Any]) -> None:
         """Raise MismatchedParameters unless `load_state_dict` will work; nothing is changed."""
         check_level_names("levels", self, state["levels"])
         for name, level in self.items():
             level.check_state(state["levels"][name])
-        tensors, saved = (
-            {name: value for name, value in rest.items() if isinstance(value, Tensor)}
-            for rest in (self.rest(), state["rest"])
-        )
-        check_same_names(saved, tensors)
+        self.governance.check_state(split_governed(state))
+        check_rest(state["rest"], self.rest())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become the levels that were saved.
@@ -326,20 +349,14 @@ class Levels(Mapping[str, AnyLive]):
         for name, level in self.items():
             level.load_state_dict(state["levels"][name])
         self.load_course(state["course"])
-        rest, buffers = dict(state["rest"]), dict(self.model.named_buffers())
-        self.model.load_state_dict(
-            {name: value for name, value in rest.items() if name not in buffers}, strict=False
-        )
-        with torch.no_grad():
-            for name, value in buffers.items():
-                if name in rest:
-                    value.copy_(rest[name])
+        import_rest(self.model, state["rest"])
+        self.governance.load_state_dict(split_governed(state))
 
     def load_course(self, state: Mapping[str, Any]) -> None:
         """Take over the step number; levels must be loaded before."""
         self.num_steps = state["num_steps"]
         self._sort()
-        self._remember_buffers()
+        remember_buffers(self._order, self.num_steps + 1)
 
     def swap_parameter(self, name: str, param: Tensor) -> None:
         """Replace a claimed parameter by one with other rows (a head that grows).
@@ -347,17 +364,19 @@ class Levels(Mapping[str, AnyLive]):
         Raises:
             LateParameter: no level owns that name.
             MismatchedParameters: another shape, but for its rows.
+            SettingError: it is held fixed.
         """
         owner = next((level for level in self._order if name in level.names), None)
         if owner is None:
             raise LateParameter(f"no level owns {name!r}; {suggest(name, self._owned)}")
+        self.governance.check_swap(name)
         owner.swap(name, param)
         for copy in self.copies.values():
             if name in copy.values:
                 copy.swap(name, param)
         self._owned[name] = param
         self._watch.refresh()
-        self._measure_model()
+        share_model(self.gradient.values(), self.copies.values())
 
     def replace_memory(self, plan: Plan, memory: MemoryLevel) -> None:
         """Replace a memory by another of the same name, together with the plan."""
@@ -365,28 +384,9 @@ class Levels(Mapping[str, AnyLive]):
         self.memories[memory.spec.name] = memory
         self._list_events()
 
-    def _measure_model(self) -> None:
-        """Tell every level how many trainable scalars the model has."""
-        num_all = sum(param.numel() for level in self._order for param in level.params)
-        levels: list[GradientLevel | CopyLevel] = [*self.gradient.values(), *self.copies.values()]
-        for level in levels:
-            level.num_all = num_all
-
-    def _list_waiting(self) -> list[Level | Copy]:
-        levels = [one.spec for level in self.gradient.values() for one in level.changes.waiting]
-        copies = [one.spec for copy in self.copies.values() for one in copy.changes.waiting]
-        return [*levels, *copies]
-
     def _admit(self, changed: Level | Copy) -> None:
-        """Raise SettingError if the plan cannot be with a changed level, now or when others
-        that wait have changed; the order of the levels obeys both."""
-        live = {level.spec.name: level.spec for level in self.gradient.values()}
-        others = {copy.spec.name: copy.spec for copy in self.copies.values()}
-        pending = {spec.name: spec for spec in self._list_waiting()}
-        specs: dict[str, AnySpec] = {**live, **others, **pending}
-        specs[changed.name] = changed
-        # Whichever of the waiting changes comes first, no parent may be missing or in a circle.
-        Plan(*specs.values())
+        """Raise SettingError if the plan cannot be with a changed level; the order obeys it."""
+        check_together(self.gradient, self.copies, changed)
         self._sort(changed)
 
     def _list_events(self) -> None:
@@ -394,7 +394,5 @@ class Levels(Mapping[str, AnyLive]):
         self._events = [level.events for level in self.values()]
 
     def _sort(self, *changed: Level | Copy) -> None:
-        """Gradient levels, parents first, now and after every waiting change."""
-        specs = [*(one.spec for one in self.gradient.values()), *self._list_waiting(), *changed]
-        names = order_by_parent(spec for spec in specs if isinstance(spec, Level))
+        names = order_levels(self.gradient, self.copies, *changed)
         self._order = [self.gradient[name] for name in names]

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor, nn
 
 import nestling as nl
@@ -393,9 +394,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"[bold]{name}[/bold]")
         for number, chapter in enumerate(story.chapters, 1):
             console.print(f"  {number}. {chapter}")
+        console.print(make_table(story))
         console.print(f"  page: {page}")
         data = {"figures": story.figures, "chapters": story.chapters}
         (folder / "story.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def make_table(story: Story) -> Table:
+    """Every figure of a story: a line per moment, spine and whole beside each other."""
+    table, cells = Table(), dict[str, dict[str, dict[str, float]]]()
+    for name, value in story.figures.items():
+        if ": " not in name:
+            continue
+        moment, what = name.split(": ")
+        probe, view = what.removesuffix(")").split(" (")
+        cells.setdefault(moment, {}).setdefault(probe, {})[view] = value
+    probes = list(dict.fromkeys(probe for found in cells.values() for probe in found))
+    for title in ("spine / whole", *probes):
+        table.add_column(title)
+    for moment, found in cells.items():
+        pairs = [f"{found[one]['spine']:.3f} / {found[one]['whole']:.3f}" for one in probes]
+        table.add_row(moment, *pairs)
+    return table
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from nestling.core.seeds import make_generator
 from nestling.data.groups import GroupedRows
 from nestling.levels import Level, NestedOptimizer, Plan
-from nestling.optim import OptimizerSpec, adamw
+from nestling.optim import OptimizerFactory, OptimizerSpec, adamw
 
 BLOCK = 32
 START = 0.01  # standard deviation of the weights of the fast part
@@ -48,17 +48,16 @@ class TwoPartNet(nn.Module):
 
 
 def make_plan(
-    spine: OptimizerSpec | None = None, fast: OptimizerSpec | None = None, period: int = 1
+    spine: OptimizerSpec | None = None, fast: OptimizerSpec | OptimizerFactory | None = None
 ) -> Plan:
     """Plan of the two parts; by default both learn by AdamW at every step.
 
     Args:
         spine, fast: update rules of the parts.
-        period: of the spine, in steps.
     """
     return Plan(
         Level("fast", match=["fast.*"], optimizer=fast or adamw(lr=1e-2)),
-        Level("spine", match=["spine.*"], period=period, optimizer=spine or adamw(lr=1e-2)),
+        Level("spine", match=["spine.*"], optimizer=spine or adamw(lr=1e-2)),
     )
 
 

@@ -13,7 +13,8 @@ from nestling.core.errors import JobError
 from nestling.data import Experience
 from nestling.jobs import running
 from nestling.jobs.job import Job, read_job
-from nestling.jobs.running import Position, run_job
+from nestling.jobs.run_position import Position
+from nestling.jobs.running import run_job
 from nestling.learn import Learner
 
 BASE: dict[str, object] = {

@@ -11,7 +11,7 @@ from nestling.cli.stream_learning import StreamChoices, learn_stream
 
 if TYPE_CHECKING:
     from nestling.jobs.job import Job
-    from nestling.jobs.running import Position
+    from nestling.jobs.run_position import Position
 
 
 # What only a stream takes, and what it does not take.

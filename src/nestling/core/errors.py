@@ -18,7 +18,6 @@ NestlingError
 ├── MergeError              two memories that cannot be merged
 ├── ProposalError           a change of the spine that may not be committed
 ├── ContractError           what a change contract does not allow
-├── ClockError              a clock that went back
 ├── VersionError            a version that is not there, or cannot be gone back to
 ├── NotFitted               asked for an answer before anything was learned
 ├── SnapshotError           a snapshot that cannot be restored
@@ -101,10 +100,6 @@ class ProposalError(NestlingError):
 
 class ContractError(NestlingError):
     """What a change contract does not allow."""
-
-
-class ClockError(NestlingError):
-    """A clock that went back."""
 
 
 class VersionError(NestlingError):

@@ -43,19 +43,20 @@ class FileAnswers:
         return text.getvalue()
 
 
-def predict_file(run: Path, file: Path) -> FileAnswers:
+def predict_file(run: Path, file: Path, *, snapshot: Path | None = None) -> FileAnswers:
     """Answer the rows of a file as a run does at its last snapshot.
 
     Args:
         run: folder of `nestling learn`.
         file: CSV or Parquet with the columns of the run's training files, in any order, with
             the target or without; NPZ with `x` for a run on arrays.
+        snapshot: folder of another snapshot of the run than the last.
 
     Raises:
         DataError: no run, other columns, or a file that cannot be read.
         JobError: a run that has no snapshot yet.
     """
-    rebuilt = rebuild_learner(run)
+    rebuilt = rebuild_learner(run, snapshot)
     encoding, learner = rebuilt.encoding, rebuilt.learner
     x = _read_inputs(file, encoding)
     with use_threads(rebuilt.job.num_threads):

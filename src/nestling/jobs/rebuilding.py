@@ -8,7 +8,7 @@ from nestling.core.machine import use_threads
 from nestling.data import TableEncoding
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.kept_encoding import read_encoding
-from nestling.jobs.running import find_snapshot
+from nestling.jobs.run_position import find_snapshot
 from nestling.learn.learner import Learner
 from nestling.report import read_run
 
@@ -40,7 +40,7 @@ def rebuild_learner(run: Path, snapshot: Path | None = None) -> RebuiltRun:
         JobError: no run of `nestling learn`, or one that has no snapshot yet.
         SnapshotError: a snapshot that is damaged, or of another plan.
     """
-    job, encoding = _read_job(run), read_encoding(run)
+    job, encoding = read_run_job(run), read_encoding(run)
     with use_threads(job.num_threads):
         learner = build_learner(job)
         learner.restore(find_snapshot(run) if snapshot is None else snapshot)
@@ -58,7 +58,8 @@ def build_learner(job: Job) -> Learner:
     )
 
 
-def _read_job(run: Path) -> Job:
+def read_run_job(run: Path) -> Job:
+    """The job of a run of `nestling learn`; JobError if the folder holds none."""
     data = read_run(run).config.get("job")
     if not isinstance(data, dict):
         raise JobError(f"'{run}' is no run of `nestling learn`; name its folder")

@@ -1,11 +1,10 @@
 """Running a job: learn its experiences in order, measure, and be able to go on after a stop."""
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nestling.core.errors import DataError, JobError
@@ -13,6 +12,14 @@ from nestling.core.machine import fingerprint, use_threads
 from nestling.data import Experience
 from nestling.jobs.job import Job
 from nestling.jobs.kept_encoding import ENCODING, read_encoding, write_encoding, write_rows
+from nestling.jobs.run_position import (
+    POSITION,
+    Position,
+    read_object,
+    read_position,
+    write_position,
+)
+from nestling.jobs.run_versions import record_learned
 from nestling.jobs.scoring import (
     describe_compute,
     describe_level,
@@ -23,51 +30,37 @@ from nestling.jobs.scoring import (
     summarize,
 )
 from nestling.learn.learner import Learner
+from nestling.ledger.version_log import VersionLog
 from nestling.levels import Alarm, DriftAlarm, Event
 from nestling.report import RunWriter, read_run, write_report
-from nestling.store import write_whole
 
 NUM_LOOKS = 10  # evaluations within an experience, if the job does not say
-POSITION = "position.json"
 METRICS = "metrics.jsonl"
 HELD_OUT = "held-out.csv"
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run stands: the next batch to learn.
-
-    Attributes:
-        experience: its index.
-        batch: batches of this experience that are learned, all epochs counted.
-        num_seen: examples learned so far, repeats counted.
-        seconds: spent learning so far.
-        snapshot: name of the folder under snapshots/ that belongs to it.
-        num_bytes: of metrics.jsonl; what is written after it belongs to no snapshot.
-    """
-
-    experience: int = 0
-    batch: int = 0
-    num_seen: int = 0
-    seconds: float = 0.0
-    snapshot: str = ""
-    num_bytes: int = 0
 
 
 Progress = Callable[[Position, int], None]
 
 
-def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None) -> Path:
+def run_job(
+    job: Job,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    now: Callable[[], float] = time.time,
+) -> Path:
     """Learn a job's experiences in order and write the run folder.
 
-    The folder holds config.json, encoding.json, metrics.jsonl, snapshots/ and report.html, and
-    held-out.csv where no test file was given. A run that was stopped goes on from its last
+    The folder holds config.json, encoding.json, metrics.jsonl, versions.jsonl (a version at the
+    end of each experience), snapshots/ and report.html, and held-out.csv where no test file was
+    given. A run that was stopped goes on from its last
     snapshot and gives the same weights as one that was not.
 
     Args:
         job: what to do.
         resume: go on with the run in `job.out`; start anew if there is none.
         progress: called after every step with the position and the batches of the experience.
+        now: seconds since 1970, UTC, for the versions.
 
     Returns: the run folder.
 
@@ -98,7 +91,7 @@ def run_job(job: Job, *, resume: bool = False, progress: Progress | None = None)
             write_encoding(job.out, data.encoding)
             if data.held_out:
                 write_rows(job.out / HELD_OUT, data.held_out)
-            run = _Run(job, data.experiences, learner, writer, start)
+            run = _Run(job, data.experiences, learner, writer, start, now)
             try:
                 run.learn_all(progress)
             except DataError as error:
@@ -130,12 +123,15 @@ class _Run:
         learner: Learner,
         writer: RunWriter,
         start: Position,
+        now: Callable[[], float],
     ) -> None:
         self.job = job
         self.experiences = experiences
         self.learner = learner
         self.writer = writer
         self.position = start
+        self.now = now
+        self.versions = VersionLog(job.out, num_bytes=start.num_version_bytes)
         self.readings = learner.read_levels()
         self.one_test = is_one_test(experiences)
 
@@ -187,7 +183,7 @@ class _Run:
             record["test"] = files[0].name if files else "the one test set"
         self.writer.write("experience", record)
         self.position = replace(self.position, experience=index + 1, batch=0)
-        self._save(f"after-{index:03d}")
+        self._save(f"after-{index:03d}", experience.name)
 
     def _evaluate(self, during: int, is_last: bool = False) -> None:
         """Accuracy on every experience met so far, and how the levels stand."""
@@ -223,13 +219,25 @@ class _Run:
     def _sign(self, record: dict[str, object]) -> dict[str, object]:
         return {"method": "nestling", "seed": self.job.seed} | record
 
-    def _save(self, name: str) -> None:
-        """Snapshot first, then the position that points to it; older ones between go last."""
+    def _save(self, name: str, experience: str = "") -> None:
+        """Snapshot first, then the position that points to it; older ones between go last.
+
+        Args:
+            name: of the snapshot's folder.
+            experience: that has ended, of which this is a version; empty on the way.
+        """
         folder = self.job.out / "snapshots"
         self.learner.snapshot(folder / name)
-        num_bytes = (self.job.out / METRICS).stat().st_size
-        self.position = replace(self.position, snapshot=name, num_bytes=num_bytes)
-        write_whole(self.job.out / POSITION, json.dumps(asdict(self.position)))
+        if experience:
+            num_seen = self.position.num_seen
+            record_learned(self.versions, self.learner, name, experience, num_seen, self.now())
+        self.position = replace(
+            self.position,
+            snapshot=name,
+            num_bytes=(self.job.out / METRICS).stat().st_size,
+            num_version_bytes=self.versions.num_bytes,
+        )
+        write_position(self.job.out, self.position)
         for old in folder.glob("step-*"):
             if old.name != name:
                 shutil.rmtree(old)
@@ -274,7 +282,7 @@ def _open_folder(job: Job, resume: bool) -> Position:
         raise JobError(
             f"'{job.out}' already holds a run; go on with --resume, or name another folder (out)"
         )
-    before, now = _read_json(config).get("job"), job.to_data()
+    before, now = read_object(config).get("job"), job.to_data()
     if not isinstance(before, dict) or before != now:
         known = before if isinstance(before, dict) else {}
         changed = sorted(key for key in {*known, *now} if known.get(key) != now.get(key))
@@ -285,30 +293,7 @@ def _open_folder(job: Job, resume: bool) -> Position:
     metrics, position = job.out / METRICS, job.out / POSITION
     start = Position()
     if position.exists():
-        start = _read_position(position)
+        start = read_position(position)
     if metrics.exists():
         os.truncate(metrics, start.num_bytes)
     return start
-
-
-def find_snapshot(run: Path) -> Path:
-    """The last snapshot of a run; raises JobError if there is none yet."""
-    path = run / POSITION
-    if not path.exists():
-        raise JobError(f"'{run}' has no snapshot yet; go on with `nestling learn --resume`")
-    return run / "snapshots" / _read_position(path).snapshot
-
-
-def _read_position(path: Path) -> Position:
-    try:
-        return Position(**_read_json(path))  # type: ignore[arg-type]  # checked by the call
-    except TypeError as error:
-        raise JobError(f"'{path}' is not of this version: {error}; start a new folder") from None
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise JobError(f"cannot read '{path}': {error}; start a new folder") from None
-    return data if isinstance(data, dict) else {}

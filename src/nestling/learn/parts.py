@@ -171,7 +171,7 @@ class SavedLevels:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        kind = read_kind(self.path)
+        kind, _ = read_kind(self.path)
         self._kind = kind if kind in _SCHEMAS else "learner"
         self._schema = _SCHEMAS[self._kind]
         self._small = read_part(self.path, _SMALL, kind=self._kind, schema=self._schema)

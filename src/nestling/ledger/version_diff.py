@@ -1,8 +1,9 @@
 """What differs between two versions of a model: per level, and in what they answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -106,6 +107,82 @@ def diff_level(
         len(names),
         of_changes,
     )
+
+
+class SavedModel(Protocol):
+    """Protocol of a version on disk: its levels by name, each read from its own file.
+
+    Attributes:
+        path: folder of the snapshot.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the levels."""
+
+    @property
+    def plan(self) -> Any:
+        """Of which levels it is, as plain data."""
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """What the digest of a level is made of, by name."""
+
+
+def digest_levels(saved: SavedModel) -> dict[str, str]:
+    """SHA-256 digest of each level of a version on disk."""
+    return {name: digest_tensors(saved.read_tensors(name)) for name in saved}
+
+
+def measure_changes(
+    before: SavedModel,
+    after: SavedModel,
+    digests_before: Mapping[str, str],
+    digests_after: Mapping[str, str],
+) -> dict[str, float]:
+    """Relative change of each level that both versions have; only what changed is read.
+
+    Args:
+        before: a version.
+        after: a later one.
+        digests_before: level -> digest, of `before`.
+        digests_after: level -> digest, of `after`.
+    """
+    return {
+        name: 0.0
+        if digests_before[name] == digest
+        else measure_change(before.read_tensors(name), after.read_tensors(name))
+        for name, digest in digests_after.items()
+        if name in digests_before
+    }
+
+
+def diff_versions(
+    before: SavedModel,
+    after: SavedModel,
+    earlier: SavedModel | None = None,
+    levels: Sequence[str] | None = None,
+) -> list[LevelDiff]:
+    """Compare the levels that two versions have, one level in memory at a time.
+
+    Args:
+        before: a version.
+        after: another.
+        earlier: the one before `before`, for the cosine of the two changes.
+        levels: to be compared; None for all that both have.
+    """
+    known = set(before)
+    older = set() if earlier is None else set(earlier)
+    return [
+        diff_level(
+            name,
+            before.read_tensors(name),
+            after.read_tensors(name),
+            None if earlier is None or name not in older else earlier.read_tensors(name),
+        )
+        for name in (levels or after)
+        if name in known
+    ]
 
 
 def measure_change(before: Params, after: Params) -> float:

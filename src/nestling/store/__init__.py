@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nestling.store.legacy_weights import read_object_array, read_torch_weights
     from nestling.store.manifest import read_kind
     from nestling.store.snapshots import (
+        link_snapshot,
         list_parts,
         read_part,
         read_parts,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Looked up when they are first used, so that whoever writes a file does not wait for torch.
 _HOMES = {
+    "link_snapshot": "snapshots",
     "list_parts": "snapshots",
     "read_kind": "manifest",
     "read_parts": "snapshots",
@@ -30,6 +32,7 @@ _HOMES = {
 
 __all__ = [
     "append_whole",
+    "link_snapshot",
     "list_parts",
     "read_kind",
     "read_parts",

@@ -78,18 +78,21 @@ def load_manifest(path: Path) -> bytes:
         raise SnapshotError(f"no snapshot at '{path}'; {hint}") from None
 
 
-def read_kind(path: Path) -> str:
-    """What the snapshot in a folder is of, e.g. "learner".
+def read_kind(path: Path) -> tuple[str, int]:
+    """What the snapshot in a folder is of, e.g. "learner", and the version of its layout.
 
     Raises:
         SnapshotError: there is none, or its manifest is damaged.
     """
     path = Path(path)
     try:
-        text = load_manifest(path)
+        found = _unseal(path / MANIFEST, load_manifest(path))
     except OSError as error:
         raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
-    return str(_unseal(path / MANIFEST, text).get("kind"))
+    match found:
+        case {"kind": str(kind), "schema": int(schema)}:
+            return kind, schema
+    raise CorruptSnapshot(f"'{path / MANIFEST}' is of no kind; restore another snapshot")
 
 
 def unseal_manifest(path: Path, text: bytes, *, kind: str, schema: int) -> dict[str, PartFile]:

@@ -30,6 +30,7 @@ from nestling.store.manifest import (
     drop_former,
     is_own_file,
     load_manifest,
+    read_kind,
     seal_manifest,
     unseal_manifest,
 )
@@ -94,6 +95,21 @@ def write_snapshot(
             "(an older snapshot there is whole)"
         ) from error
     _remove_unnamed(path, named)
+
+
+def link_snapshot(path: Path, source: Path) -> None:
+    """Make a folder that holds the same snapshot as another; its files are linked, not copied.
+
+    Args:
+        path: the new folder.
+        source: the folder of the snapshot.
+
+    Raises:
+        SnapshotError: there is no whole snapshot at `source`, or `path` cannot be written.
+    """
+    kind, schema = read_kind(source)
+    linked = dict.fromkeys(list_parts(source, kind=kind, schema=schema), Path(source))
+    write_snapshot(path, {}, kind=kind, schema=schema, linked=linked)
 
 
 def read_snapshot(path: Path, *, kind: str, schema: int) -> dict[str, Any]:

@@ -62,8 +62,12 @@ def make_contract() -> Contract:
             interface=Interface("classification", input_shape=[13], num_outputs=2),
         ),
         must_change_by=[
-            MustChange("H1", "Women over 65 are missed.", "fnr-old", "spine", date(2027, 1, 31), most=0.1),
-            MustChange("H2", "Silent infarcts are missed.", "silent", "spine", date(2026, 11, 20), most=0.2),
+            MustChange(
+                "H1", "Women over 65 are missed.", "fnr-old", "spine", date(2027, 1, 31), most=0.1
+            ),
+            MustChange(
+                "H2", "Silent infarcts are missed.", "silent", "spine", date(2026, 11, 20), most=0.2
+            ),
         ],
         protocol=EvaluationProtocol(least_examples=30, data="Held-out patients of four hospitals."),
         reviews=[
@@ -71,8 +75,24 @@ def make_contract() -> Contract:
             Review("Internal audit", date(2026, 4, 1), date(2026, 9, 30)),
         ],
         risks=[
-            Risk("R1", "A patient is sent home with a blocked artery.", "critical", ["B1", "sex-gap", "double reading"], "about 2 in 100", "Dr. Okafor", date(2026, 12, 31)),
-            Risk("R2", "One ward's habits spread to all.", "serious", ["M2"], "small", "Dr. Okafor", date(2026, 11, 1)),
+            Risk(
+                "R1",
+                "A patient is sent home with a blocked artery.",
+                "critical",
+                ["B1", "sex-gap", "double reading"],
+                "about 2 in 100",
+                "Dr. Okafor",
+                date(2026, 12, 31),
+            ),
+            Risk(
+                "R2",
+                "One ward's habits spread to all.",
+                "serious",
+                ["M2"],
+                "small",
+                "Dr. Okafor",
+                date(2026, 11, 1),
+            ),
             Risk("R3", "Nurses trust it too much.", "minor"),
         ],
         probes=[
@@ -98,7 +118,17 @@ def make_versions() -> list[dict[str, Any]]:
         ("v0007", 14.0, "rolled back", "v0006", "Dr. Li", "Zurich's labels were wrong", "", {"spine": 0.0178}, {"spine": 0.0123, "ward": 0.0185}),
         ("v0008", 20.0, "learned", "v0007", "", "", "M1", {"ward": 0.0213}, {"spine": 0.0123, "ward": 0.0301}),
     ]  # fmt: skip
-    names = ("id", "at", "origin", "parent", "by", "reason", "clause", "changes", "since_validation")
+    names = (
+        "id",
+        "at",
+        "origin",
+        "parent",
+        "by",
+        "reason",
+        "clause",
+        "changes",
+        "since_validation",
+    )
     return [
         dict(zip(names, row, strict=True))
         | {
@@ -155,9 +185,21 @@ def make_probes() -> list[dict[str, Any]]:
     ) -> None:  # fmt: skip
         made = tuple(ProbePart(n, v, v - h, v + h, c) for n, v, h, c in parts)
         result = ProbeResult(
-            probe, metric, value, value - half, value + half, rows, 0.95, better, "99" * 32, made, too_few
+            probe,
+            metric,
+            value,
+            value - half,
+            value + half,
+            rows,
+            0.95,
+            better,
+            "99" * 32,
+            made,
+            too_few,
         )
-        lines.append({"at": START + day * DAY, "version": version, "view": view, **result.to_record()})
+        lines.append(
+            {"at": START + day * DAY, "version": version, "view": view, **result.to_record()}
+        )
 
     nan = float("nan")
     for version, day, spine, whole in (
@@ -184,7 +226,17 @@ def make_probes() -> list[dict[str, Any]]:
     ):
         for view, (men, women) in (("spine", spine), ("whole", whole)):
             parts = [("sex=male", men, 0.02, 200), ("sex=female", women, 0.03, 100)]
-            measure(version, day, view, "sex-gap", women - men, 0.03, "lower", parts, metric="false_negative_gap")
+            measure(
+                version,
+                day,
+                view,
+                "sex-gap",
+                women - men,
+                0.03,
+                "lower",
+                parts,
+                metric="false_negative_gap",
+            )
     measure("v0007", 14.0, "spine", "canary", 1.0, 0.0, rows=40, metric="canaries")
     for view in ("spine", "whole"):
         measure("v0007", 14.0, view, "fnr-old", 0.14, 0.03, "lower", metric="false_negative_rate")

@@ -227,7 +227,9 @@ def judge_whole(
     if failed:
         state, late = "broken", {duty.id: duty for duty in duties if duty.state == "expired"}
         told = [f"clause {id} fails" for id in failed if id not in late]
-        told += [f"duty {id} was due by {late[id].by} and is not met" for id in failed if id in late]
+        told += [
+            f"duty {id} was due by {late[id].by} and is not met" for id in failed if id in late
+        ]
         sentence = f"The contract is not kept: {join_words(told)}."
     elif unjudged or not clauses:
         state = "open"

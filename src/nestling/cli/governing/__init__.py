@@ -1,0 +1,1 @@
+"""Commands of governed change: contracts, versions, audits."""

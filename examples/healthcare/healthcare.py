@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -32,6 +31,7 @@ from nestling.data.groups import (
     plant_bias,
     split_hospitals,
 )
+from nestling.report.audit import write_audit
 
 FOLDER = Path(__file__).parent
 BLOCK, SECONDS_A_DAY = 16, 86_400.0
@@ -139,7 +139,7 @@ def put(prepared: nn.Module) -> Callable[[nl.Learner], object]:
     return lambda trial: trial.model.load_state_dict(prepared.state_dict())
 
 
-def make_probe_data(rows: GroupedRows) -> Any:
+def make_probe_data(rows: GroupedRows) -> nl.judge.ProbeData:
     """Rows as a probe takes them."""
     return nl.judge.ProbeData(rows.x, rows.y, rows.columns)
 
@@ -167,14 +167,14 @@ class Story:
         """Add a chapter."""
         self.chapters.append(text)
 
-    def measure(self, governed: Any, moment: str) -> None:
+    def measure(self, governed: nl.oversight.Governed, moment: str) -> None:
         """Note every figure of the last check, as "moment: probe (view)"."""
         for view, results in governed.measured.items():
             for probe, result in results.items():
                 self.figures[f"{moment}: {probe} ({view})"] = result.value
 
 
-def list_failed(findings: Sequence[Any]) -> list[str]:
+def list_failed(findings: Sequence[nl.judge.Finding]) -> list[str]:
     """Clauses that did not pass, with the view."""
     return [f"{one.clause} ({one.view})" for one in findings if one.status != "passed"]
 
@@ -243,7 +243,9 @@ def run_heart(patients: GroupedRows, folder: Path, seed: int) -> Story:
     return story
 
 
-def propose_extract(governed: Any, data: HeartData, story: Story, seed: int) -> None:
+def propose_extract(
+    governed: nl.oversight.Governed, data: HeartData, story: Story, seed: int
+) -> None:
     """A slow update from an extract that lacks the findings of most women with disease.
 
     The loss is planted. The fast part was fitted to confirmed records on top, so that the whole
@@ -261,7 +263,9 @@ def propose_extract(governed: Any, data: HeartData, story: Story, seed: int) -> 
     story.tell(f"The first extract is {proposal.status}: it fails {stopped}.")
 
 
-def propose_guideline(governed: Any, data: HeartData, story: Story, seed: int) -> None:
+def propose_guideline(
+    governed: nl.oversight.Governed, data: HeartData, story: Story, seed: int
+) -> None:
     """A slow update from confirmed records and the guideline, approved by two people."""
     story.now.wait(14)
     prepared = train_spine(data.records, seed=seed, num_epochs=15)
@@ -283,7 +287,7 @@ def propose_guideline(governed: Any, data: HeartData, story: Story, seed: int) -
 
 
 def undo_a_day(
-    governed: Any,
+    governed: nl.oversight.Governed,
     learner: nl.Learner,
     data: HeartData,
     story: Story,
@@ -313,7 +317,7 @@ def undo_a_day(
     )
 
 
-def measure_proposal(story: Story, proposal: Any, moment: str) -> None:
+def measure_proposal(story: Story, proposal: nl.oversight.ChangeProposal, moment: str) -> None:
     """Note what was measured of a proposal, as `Story.measure`."""
     for view, results in proposal.after.items():
         for probe, result in results.items():
@@ -383,6 +387,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(arguments)
     torch.set_num_threads(1)
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, width=100)
     cases = {
         "heart": lambda folder: run_heart(load_patients(offline=options.offline), folder, SEED),
         "adult": lambda folder: run_adult(load_census(offline=options.offline), folder, SEED),
@@ -390,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, run in cases.items():
         folder = options.out / name
         story = run(folder)
-        page = nl.report.write_audit(folder, story.now)
+        page = write_audit(folder, story.now)
         console.print(f"[bold]{name}[/bold]")
         for number, chapter in enumerate(story.chapters, 1):
             console.print(f"  {number}. {chapter}")

@@ -106,8 +106,7 @@ def run_case(
         seed: of the model and of orders.
     """
     model = TwoPartNet(elder.x.shape[1], seed)
-    trained = NestedOptimizer(model, make_plan())
-    learn_part(trained, elder, "spine", num_epochs=NUM_EPOCHS, seed=seed)
+    learn_part(model, elder, "spine", num_epochs=NUM_EPOCHS, seed=seed)
     data = ProbeData(tested.x, tested.y, tested.columns)
     probes = {"missed-by-sex": data, "accuracy": data}
     target = (

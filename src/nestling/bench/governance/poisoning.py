@@ -29,7 +29,7 @@ from nestling.judge.contract.clauses import (
 from nestling.judge.contract.probe_spec import ProbeSpec
 from nestling.judge.probes import ProbeData
 from nestling.learn import Learner
-from nestling.levels import Held, NestedOptimizer
+from nestling.levels import Held
 from nestling.optim import sgd
 from nestling.oversight import Governed, govern
 from nestling.protect.influence import SourceGuard
@@ -238,9 +238,7 @@ def make_source_guard(guards: Guards) -> SourceGuard | None:
 def make_learner(trusted: GroupedRows, guards: Guards, seed: int) -> Learner:
     """A learner whose spine has learned trusted rows."""
     model = TwoPartNet(trusted.x.shape[1], seed)
-    learn_part(
-        NestedOptimizer(model, make_plan()), trusted, "spine", num_epochs=NUM_EPOCHS, seed=seed
-    )
+    learn_part(model, trusted, "spine", num_epochs=NUM_EPOCHS, seed=seed)
     fast = make_clipped if guards.clip else sgd(lr=FAST_LR, weight_decay=DECAY)
     plan = make_plan(sgd(lr=SPINE_LR), fast)
     return Learner(model, plan, num_classes=2, sources=make_source_guard(guards), seed=seed)

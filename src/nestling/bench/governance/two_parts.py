@@ -1,14 +1,12 @@
 """The model of the benches of governed change: a slow part and a fast part, whose logits add up."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.seeds import make_generator
 from nestling.data.groups import GroupedRows
-from nestling.levels import Level, NestedOptimizer, Plan
+from nestling.levels import Level, Plan
 from nestling.optim import OptimizerFactory, OptimizerSpec, adamw
 
 BLOCK = 32
@@ -62,30 +60,22 @@ def make_plan(
 
 
 def learn_part(
-    optimizer: NestedOptimizer,
-    rows: GroupedRows,
-    part: str,
-    *,
-    num_epochs: int,
-    seed: int,
-    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+    model: TwoPartNet, rows: GroupedRows, part: str, *, num_epochs: int, seed: int
 ) -> None:
-    """Let one part of the model learn rows in blocks, in another order in every epoch.
+    """Let one part of a model learn rows in blocks by AdamW, in another order in every epoch.
 
     Args:
-        optimizer: of a `TwoPartNet` under `make_plan`.
+        model: that stands under no plan yet.
         rows: to learn from.
-        part: "spine" or "fast"; the other gets no gradient.
+        part: "spine" or "fast"; the other stands still.
         num_epochs: passes over the rows.
         seed: of the orders.
-        loss: (logits, labels) -> scalar.
     """
-    model = optimizer.model
+    params = list(getattr(model, part).parameters())
+    optimizer = torch.optim.AdamW(params, lr=1e-2)
     for epoch in range(num_epochs):
         order = rows.shuffle(seed, "learning", part, epoch)
         for x, y in zip(order.x.split(BLOCK), order.y.split(BLOCK), strict=True):
             optimizer.zero_grad()
-            torch.autograd.backward(
-                [loss(model(x), y)], inputs=list(getattr(model, part).parameters())
-            )
+            torch.autograd.backward([functional.cross_entropy(model(x), y)], inputs=params)
             optimizer.step()

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from nestling.core.errors import (
+    ClockError,
     CorruptSnapshot,
     NestlingError,
     SettingError,
     UnknownLevel,
     VersionError,
 )
-from nestling.govern.version_snapshots import open_saved
 from nestling.jobs import run_versions, running
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.run_position import POSITION, Position, read_position
@@ -25,6 +25,7 @@ from nestling.learn import Learner
 from nestling.ledger.governance_log import GovernanceLog
 from nestling.ledger.version_diff import digest_levels
 from nestling.ledger.version_log import VERSIONS
+from nestling.oversight.saved_versions import open_saved
 
 LEVELS = [
     {"kind": "memory", "name": "facts", "num_features": 20},
@@ -233,7 +234,7 @@ def test_what_cannot_be_rolled_back_is_refused_with_nothing_changed(run: Path) -
 
     refuse(UnknownLevel, "no level 'heads'.*did you mean 'head'", "heads", "v0001", 300.0)
     refuse(VersionError, "no version 'v001'.*did you mean 'v0001'", "head", "v001", 300.0)
-    refuse(VersionError, "the clock went back: it is 1970-01-01 00:01:40", "head", "v0001", 100.0)
+    refuse(ClockError, "the clock went back: it is 1970-01-01 00:01:40", "head", "v0001", 100.0)
     # A version of another plan.
     path = run / VERSIONS
     lines = path.read_text().splitlines()

@@ -219,3 +219,26 @@ def test_levels_of_an_optimizer_are_saved_and_go_back_one_by_one(tmp_path: Path)
     learner.snapshot(tmp_path / "learner")
     with pytest.raises(ForeignSnapshot, match="give two of the same kind"):
         two.write_with(tmp_path / "four", "head", SavedLevels(tmp_path / "learner"))
+
+
+def test_what_was_validated_stays_where_it_is(tmp_path: Path) -> None:
+    learner = make_learner()
+    learn(learner, 0, 3)
+    learner.snapshot(tmp_path / "one")
+    learn(learner, 3, 6)
+    learner.levels.mark_validated("Ada", 1.0)
+    learn(learner, 6, 8)
+    learner.snapshot(tmp_path / "two")
+    state = read_level(tmp_path / "one", "spine")
+    SavedLevels(tmp_path / "two").write_with(
+        tmp_path / "three", "spine", SavedLevels(tmp_path / "one")
+    )
+    learner.load_level("spine", state)
+    twin = make_learner()
+    twin.restore(tmp_path / "three")
+    for one in (learner, twin):
+        drifts = {reading.level: reading.change_since_validation for reading in one.read_levels()}
+        assert drifts["spine"] > 0.0
+    assert [r.change_since_validation for r in learner.read_levels()] == [
+        r.change_since_validation for r in twin.read_levels()
+    ]

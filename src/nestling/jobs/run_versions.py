@@ -15,10 +15,9 @@ from torch import Tensor
 from nestling.core.errors import DataError, SettingError, VersionError
 from nestling.core.machine import use_threads
 from nestling.core.params import digest_tensors
-from nestling.govern.version_snapshots import SavedVersion, check_level, open_saved
 from nestling.jobs.job import Job
 from nestling.jobs.predicting import predict_file
-from nestling.jobs.rebuilding import build_learner, read_run_job
+from nestling.jobs.rebuilding import read_run_job, rebuild_learner
 from nestling.jobs.run_position import POSITION, Position, read_position, write_position
 from nestling.jobs.scoring import list_batches
 from nestling.judge.contract.findings import GovernanceEvent, Happening
@@ -42,6 +41,7 @@ from nestling.ledger.version_log import (
 )
 from nestling.ledger.version_record import VersionRecord
 from nestling.ledger.version_store import add_version
+from nestling.oversight.saved_versions import SavedVersion, check_level, open_saved
 from nestling.store import link_snapshot
 
 PROBES = "probes.jsonl"
@@ -118,7 +118,8 @@ def rollback_run(
     Returns: the new version.
 
     Raises:
-        VersionError: unknown version, one of another plan, or a clock that went back.
+        VersionError: unknown version, or one of another plan.
+        ClockError: the clock went back since the last version.
         UnknownLevel: the plan has no such level.
         SettingError: a memory would be out of date, or feedback cannot be learned again.
         NestlingError: a snapshot is damaged, the level had another form, the disk is full.
@@ -178,7 +179,8 @@ def validate_run(run: Path, *, by: str, note: str = "", now: Now = time.time) ->
 
     Raises:
         SettingError: nobody is named.
-        VersionError: no versions, or a clock that went back; nothing is changed.
+        VersionError: no versions.
+        ClockError: the clock went back; nothing is changed.
     """
     if not by.strip():
         raise SettingError(f"validated by {by!r}; name the person who validated, e.g. --by Ada")
@@ -350,10 +352,9 @@ def _write_live(
             f"'{run}' is no run of `nestling learn`, so its data are unknown; roll back without "
             "--keep-feedback, or on the live learner"
         )
-    job = read_run_job(run)
+    rebuilt = rebuild_learner(run, before.path)
+    job, learner = rebuilt.job, rebuilt.learner
     with use_threads(job.num_threads):
-        learner = build_learner(job)
-        learner.restore(before.path)
         feedback = [] if since is None else list(_list_feedback(run, job, since))
         learner.load_level(level, then.read(level), feedback=feedback)
         write_snapshot_state(path, learner.state_dict(), before.path)

@@ -29,11 +29,12 @@ _SCHEMAS = {"learner": 4, "levels": 1}
 # What may be large beside the levels has a file of its own; all small parts share one.
 _LARGE, _SMALL, _REST, _TREES = ("protections",), "learner", "rest of the model", "trees"
 # Tensors of a level that are kept apart, since they change when its weights do not.
+_VALIDATED = "validated"
 _APART = {
     "gathered": "gradients of ",
     "reader": "features of ",
     "guard": "last good state of ",
-    "validated": "validated state of ",
+    _VALIDATED: "validated state of ",
 }
 # Where the state of a kind of level has the tensors that its digest is of.
 _KEPT_IN = {"memory": "bank", "concepts": "slots", "sleep": "sums"}
@@ -222,11 +223,17 @@ class SavedLevels:
         own, new = self.read(name), other.read(name)
         self._check_fit(name, own, new)
         kept = dict.fromkeys(list_parts(self.path, kind=self._kind, schema=self._schema), self.path)
-        for file in (_SMALL, *_list_files(name)):
+        # What was validated stays: a level that goes back does not change what a person looked at.
+        moving = [file for file in _list_files(name) if file != _APART[_VALIDATED] + name]
+        for file in (_SMALL, *moving):
             kept.pop(file, None)
         theirs = list_parts(other.path, kind=self._kind, schema=self._schema)
-        kept |= {file: other.path for file in _list_files(name) if file in theirs}
-        trees = {**self._small[_TREES], name: other._small[_TREES][name]}
+        kept |= {file: other.path for file in moving if file in theirs}
+        trees, tree = dict(self._small[_TREES]), dict(other._small[_TREES][name])
+        tree.pop(_VALIDATED, None)
+        if _VALIDATED in trees[name]:
+            tree[_VALIDATED] = trees[name][_VALIDATED]
+        trees[name] = tree
         small = {**self._small, _TREES: trees}
         write_snapshot(path, {_SMALL: small}, kind=self._kind, schema=self._schema, linked=kept)
 

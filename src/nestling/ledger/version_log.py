@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nestling.core.errors import DataError, VersionError, suggest
+from nestling.core.errors import ClockError, DataError, VersionError, suggest
 from nestling.ledger.record_lines import RecordLines
 from nestling.ledger.version_record import Origin, VersionRecord
 
@@ -108,7 +108,7 @@ class VersionLog:
             behaviour: "probe/view" -> figure.
 
         Raises:
-            VersionError: the clock went back since the latest version; nothing is written.
+            ClockError: the clock went back since the latest version; nothing is written.
             NestlingError: the disk is full, say; earlier versions stay.
         """
         self.check_time(at)
@@ -134,12 +134,12 @@ class VersionLog:
         return record
 
     def check_time(self, at: float) -> None:
-        """Raise VersionError if a time is before the latest version's, or is none."""
+        """Raise ClockError if a time is before the latest version's, VersionError if it is none."""
         if not math.isfinite(at):
             raise VersionError(f"a version at {at!r}; give seconds since 1970, UTC")
         if self._records and at < self._records[-1].at:
             last = self._records[-1]
-            raise VersionError(
+            raise ClockError(
                 f"the clock went back: it is {show_time(at)}, version {last.id} was made at "
                 f"{show_time(last.at)}; set the clock right, or wait until that time has passed"
             )

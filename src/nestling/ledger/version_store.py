@@ -46,7 +46,7 @@ def add_version(
         behaviour: "probe/view" -> figure.
 
     Raises:
-        VersionError: the clock went back; nothing is written.
+        ClockError: the clock went back; nothing is written.
         SnapshotError: a snapshot cannot be read.
     """
     log.check_time(at)

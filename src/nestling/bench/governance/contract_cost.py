@@ -30,10 +30,13 @@ from nestling.levels import Level, NestedOptimizer, Plan
 from nestling.models import mlp
 from nestling.optim import adamw
 from nestling.oversight import govern
+from nestling.protect.influence import SourceGuard
 
 HIDDEN = (128, 64)
 NUM_STEPS, NUM_ROUNDS = 32, 41
 WITHOUT, WITH = "without", "with a contract"
+SOURCES = tuple(f"source {number % 8}" for number in range(BLOCK))
+Block = tuple[Tensor, Tensor]
 
 
 def measure_cost(place: CellFolders) -> tuple[Figures, Rows]:
@@ -61,15 +64,25 @@ def measure_cost(place: CellFolders) -> tuple[Figures, Rows]:
 
 def make_contract() -> Contract:
     """Bounds of every kind on both levels, and one tensor that is held."""
-    bounds = {"per_update": 0.2, "per_day": 5.0, "since_validation": 10.0}
     return Contract(
         "cost",
         levels=[LevelRole("head", role="fast"), LevelRole("trunk", role="spine")],
         may_change=[
-            MayChange("M1", level="head", what="all that comes", **bounds),
-            MayChange("M2", level="trunk", what="all that comes", **bounds),
+            _let_change("M1", "head"),
+            _let_change("M2", "trunk"),
         ],
         must_stay_fixed=StaysFixed(parameters=["trunk.0.bias"]),
+    )
+
+
+def _let_change(id: str, level: str) -> MayChange:
+    return MayChange(
+        id,
+        level=level,
+        what="all that comes",
+        per_update=0.2,
+        per_day=5.0,
+        since_validation=10.0,
     )
 
 
@@ -92,15 +105,16 @@ def make_learners(census: GroupedRows, folder: Path) -> dict[str, Side]:
     """Two learners, one of them under the contract."""
     sides: dict[str, Side] = {}
     for name in (WITHOUT, WITH):
-        learner = Learner(make_model(census.x.shape[1]), make_plan(), num_classes=2)
-        if name == WITH:
+        is_governed = name == WITH
+        learner = Learner(
+            make_model(census.x.shape[1]),
+            make_plan(),
+            num_classes=2,
+            sources=SourceGuard() if is_governed else None,
+        )
+        if is_governed:
             govern(learner, make_contract(), folder=folder)
-        blocks = list_blocks(census)
-
-        def step(learner: Learner = learner, blocks: Iterator[Block] = blocks) -> None:
-            x, y = next(blocks)
-            learner.learn(x, y)
-
+        step = make_learning(learner, list_blocks(census), SOURCES if is_governed else None)
         sides[name] = functools.partial(time_calls, step, NUM_STEPS)
     return sides
 
@@ -118,7 +132,16 @@ def make_loops(census: GroupedRows, folder: Path) -> dict[str, Side]:
     return sides
 
 
-Block = tuple[Tensor, Tensor]
+def make_learning(
+    learner: Learner, blocks: Iterator[Block], sources: tuple[str, ...] | None
+) -> Callable[[], None]:
+    """One step of a learner."""
+
+    def step() -> None:
+        x, y = next(blocks)
+        learner.learn(x, y, source=sources)
+
+    return step
 
 
 def list_blocks(census: GroupedRows) -> Iterator[Block]:

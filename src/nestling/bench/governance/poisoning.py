@@ -5,9 +5,9 @@ labels; quietly, or loudly with inputs times 6. Letters: N rows, D inputs.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,14 +118,14 @@ class Outcome:
 class ClippedSGD(torch.optim.SGD):
     """Stochastic gradient descent whose gradient, all parameters together, has a bounded norm."""
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Clip, then step."""
         for group in self.param_groups:
             nn.utils.clip_grad_norm_(group["params"], CLIP)
         return super().step(closure)
 
 
-def make_clipped(params: Iterable[nn.Parameter]) -> ClippedSGD:
+def make_clipped(params: list[Tensor]) -> ClippedSGD:
     """The fast level's rule where gradients are clipped."""
     return ClippedSGD(params, lr=FAST_LR, weight_decay=DECAY)
 
@@ -239,8 +239,8 @@ def make_learner(trusted: GroupedRows, guards: Guards, seed: int) -> Learner:
     """A learner whose spine has learned trusted rows."""
     model = TwoPartNet(trusted.x.shape[1], seed)
     learn_part(model, trusted, "spine", num_epochs=NUM_EPOCHS, seed=seed)
-    fast = make_clipped if guards.clip else sgd(lr=FAST_LR, weight_decay=DECAY)
-    plan = make_plan(sgd(lr=SPINE_LR), fast)
+    plain = sgd(lr=FAST_LR, weight_decay=DECAY)
+    plan = make_plan(sgd(lr=SPINE_LR), make_clipped if guards.clip else plain)
     return Learner(model, plan, num_classes=2, sources=make_source_guard(guards), seed=seed)
 
 

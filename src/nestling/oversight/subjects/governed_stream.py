@@ -19,6 +19,7 @@ from nestling.levels.readings import LevelReading
 from nestling.oversight.subjects.subject import References, check_no_batches
 from nestling.streams import StreamClassifier, StreamRegressor
 from nestling.streams.experts.expert_levels import StreamLevels
+from nestling.streams.experts.level_states import SETTINGS
 from nestling.streams.stream_state import read_stream_level, write_stream
 
 # A level of a stream stands still until this is released, which only its contract does.
@@ -67,8 +68,8 @@ class StreamSubject:
 
     def digest_plan(self) -> str:
         """SHA-256 digest of its experts and settings."""
-        specs = {name: level.spec.kind for name, level in self.levels.items()}
-        return digest_plan({"kind": type(self.target).__name__, "experts": specs})
+        pool = self.target.state_dict()["run"]["pool"]
+        return digest_plan({field: pool[field] for field in SETTINGS})
 
     def read_fixed(self) -> dict[str, Tensor]:
         """All tensors of all levels, as "LEVEL/TENSOR"."""

@@ -302,7 +302,7 @@ class Training:
                     self.levels,
                     name,
                     batches,
-                    lambda batch: self.learn(batch, None, None, is_new=False),
+                    lambda batch: self.learn(batch, None, None, None, is_new=False),
                 )
         except BaseException:
             self.load_state_dict(before)

@@ -100,7 +100,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PoisonOutcome:
     """What became of a model: accuracies on rows that nobody learned, and what was refused.
 
     Attributes:
@@ -160,7 +160,7 @@ def measure_poison(seeds: Sequence[int], place: CellFolders) -> tuple[Figures, R
     return build_figures(rows), rows
 
 
-def average(found: Sequence[Outcome]) -> dict[str, object]:
+def average(found: Sequence[PoisonOutcome]) -> dict[str, object]:
     """Means over seeds."""
     names = ("spine", "whole", "rows_refused", "proposals_refused")
     return {name: statistics.fmean(getattr(one, name) for one in found) for name in names}
@@ -244,7 +244,7 @@ def make_learner(trusted: GroupedRows, guards: Guards, seed: int) -> Learner:
     return Learner(model, plan, num_classes=2, sources=make_source_guard(guards), seed=seed)
 
 
-def run_case(census: GroupedRows, seed: int, attack: Attack, guards: Guards) -> Outcome:
+def run_case(census: GroupedRows, seed: int, attack: Attack, guards: Guards) -> PoisonOutcome:
     """One stream through one model under some guards.
 
     Args:
@@ -275,7 +275,7 @@ def run_case(census: GroupedRows, seed: int, attack: Attack, guards: Guards) -> 
     spine, whole = (
         float((answer(tested.x).argmax(dim=1) == tested.y).float().mean()) for answer in answers
     )
-    return Outcome(spine, whole, num_held / len(traffic.y), num_refused / num_proposed)
+    return PoisonOutcome(spine, whole, num_held / len(traffic.y), num_refused / num_proposed)
 
 
 def list_blocks(traffic: Traffic) -> list[Traffic]:

@@ -54,7 +54,8 @@ def make_plan(
         spine, fast: update rules of the parts.
     """
     return Plan(
-        Level("fast", match=["fast.*"], optimizer=fast or adamw(lr=1e-2)),
+        # It starts near zero, so that its first changes are large beside it.
+        Level("fast", match=["fast.*"], optimizer=fast or adamw(lr=1e-2), band=(0.0, 1e6)),
         Level("spine", match=["spine.*"], optimizer=spine or adamw(lr=1e-2)),
     )
 

@@ -13,7 +13,7 @@ from nestling.bench.timing import median_ratio
 from nestling.core.errors import VersionError
 from nestling.core.params import digest_tensors
 from nestling.core.seeds import make_generator
-from nestling.govern.version_snapshots import open_saved
+from nestling.oversight.saved_versions import open_saved
 from nestling.learn.learner import Learner
 from nestling.learn.parts import SavedLevels
 from nestling.ledger.version_log import VersionLog

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nestling.core.errors import ClockError
 from nestling.core.params import are_finite, keep_rows, sum_dtype, widen_half
-from nestling.levels.bounds import ChangeBounds, measure_norm, pull_within
+from nestling.levels.bounds import ChangeBounds, measure_distance, measure_norm, pull_within
 from nestling.levels.braking import NUM_RECENT, find_explosion
 
 SECONDS_PER_DAY = 86_400.0
@@ -206,6 +206,16 @@ class ChangeBudget:
                     "look at it and call mark_validated(by=...), or lower its lr",
                 )
             )
+
+    def measure_last(self, params: Sequence[Tensor]) -> float | None:
+        """Relative change of the last update; None before the first."""
+        size = measure_norm(params)
+        return self.recent[-1] / size if self.recent and size > 0.0 else None
+
+    def measure_day(self, params: Sequence[Tensor]) -> float | None:
+        """Relative change since the day began; None where it is not bounded, or began with none."""
+        size = measure_norm(self.day)
+        return measure_distance(params, self.day) / size if size > 0.0 else None
 
     def _note(self, kind: str, text: str) -> None:
         self.counts[kind] += 1

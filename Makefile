@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 KERNELS := .venv/.kernels
 
-.PHONY: install demo demo-stream demo-assistant demo-fraud test lint reference clean lock
+.PHONY: install demo demo-stream demo-assistant demo-fraud demo-audit test lint reference clean lock
 
 install: $(READY)
 
@@ -34,6 +34,10 @@ demo-assistant: $(READY)
 demo-fraud: $(KERNELS)
 	mkdir -p runs
 	$(BIN)/python examples/fraud/fraud.py --picture runs/fraud.png --json runs/fraud.json
+
+# Governed change in two cases, heart disease and incomes; leaves runs/audit/*/audit.html
+demo-audit: $(READY)
+	$(BIN)/python examples/healthcare/healthcare.py
 
 test: $(KERNELS)
 	$(BIN)/pytest --numprocesses 2

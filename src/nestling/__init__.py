@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from nestling import bench as bench
     from nestling import consolidate as consolidate
     from nestling import data as data
-    from nestling import govern as govern
     from nestling import jobs as jobs
     from nestling import judge as judge
     from nestling import learn as learn
@@ -24,12 +23,14 @@ if TYPE_CHECKING:
     from nestling import memory as memory
     from nestling import models as models
     from nestling import optim as optim
+    from nestling import oversight as oversight
     from nestling import protect as protect
     from nestling import report as report
     from nestling import store as store
     from nestling import streams as streams
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
+    from nestling.judge.contract.change_contract import Contract
     from nestling.learn import Learner, PersonalLearner
     from nestling.learn.adapters.estimators import NestedClassifier, NestedRegressor
     from nestling.levels import (
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
     from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
     from nestling.optim import adam, adamw, sgd
+    from nestling.oversight import Governed, govern
     from nestling.streams import StreamClassifier, StreamRegressor
     from nestling.streams.adapters.river_estimators import (
         RiverStreamClassifier,
@@ -77,6 +79,7 @@ _HOMES = {
         "MissingExtra",
         "NestlingError",
     ),
+    "nestling.judge.contract.change_contract": ("Contract",),
     "nestling.learn": ("Learner", "PersonalLearner"),
     "nestling.learn.adapters.estimators": (
         "NestedClassifier",
@@ -115,6 +118,7 @@ _HOMES = {
         "adamw",
         "sgd",
     ),
+    "nestling.oversight": ("Governed", "govern"),
     "nestling.streams": ("StreamClassifier", "StreamRegressor"),
     "nestling.streams.adapters.river_estimators": (
         "RiverStreamClassifier",
@@ -133,7 +137,6 @@ _ROOMS = (
     "bench",
     "consolidate",
     "data",
-    "govern",
     "jobs",
     "judge",
     "learn",
@@ -142,6 +145,7 @@ _ROOMS = (
     "memory",
     "models",
     "optim",
+    "oversight",
     "protect",
     "report",
     "store",
@@ -151,10 +155,12 @@ _ROOMS = (
 __all__ = [
     "AgreementGate",
     "Concepts",
+    "Contract",
     "Copy",
     "DriftGate",
     "DriftWatch",
     "Freeze",
+    "Governed",
     "ImportanceGate",
     "Learner",
     "Level",
@@ -187,6 +193,7 @@ __all__ = [
     "adapters",
     "assign_levels",
     "by_depth",
+    "govern",
     "mix",
     "sgd",
     "spine_and_head",

@@ -1,5 +1,6 @@
 """`nestling report`: the page anew, and what is wrong with a run's records in one line."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +57,44 @@ def test_a_last_line_cut_off_by_a_crash_is_said_and_left_out(nestling: Run, metr
     assert (code, out) == (0, "report: run/report.html\n")
     assert err == "nestling: metrics.jsonl: line 2 was cut off, as by a crash, and is left out\n"
     assert "line 2 was cut off" in metrics.with_name("report.html").read_text()
+
+
+@pytest.fixture
+def governed(desk: Path) -> Path:
+    """A run under a contract that promises nothing."""
+    folder = desk / "ward"
+    folder.mkdir()
+    (folder / "contract.toml").write_text('name = "ward"\n')
+    line = '{"id": "v0001", "at": 1.0, "origin": "began", "snapshot": "s", "digests": {}}\n'
+    (folder / "versions.jsonl").write_text(line)
+    for name in ("governance.jsonl", "probes.jsonl"):
+        (folder / name).touch()
+    return folder
+
+
+def test_an_audit_page_is_written_instead(nestling: Run, governed: Path) -> None:
+    assert nestling("report", "--audit", "ward", "--json", "audit.json") == (
+        0,
+        "audit: ward/audit.html\n",
+        "",
+    )
+    assert "<h1>ward</h1>" in (governed / "audit.html").read_text(encoding="utf-8")
+    assert not (governed / "report.html").exists()
+    data = json.loads((governed.parent / "audit.json").read_text())
+    assert data["audit"] == "ward/audit.html"
+    assert data["undo"][0]["id"] == "v0001"
+
+
+def test_an_audit_of_damaged_records_names_them_and_fails(nestling: Run, governed: Path) -> None:
+    (governed / "probes.jsonl").write_text("garbage\n")
+    code, out, err = nestling("report", "--audit", "ward")
+    assert (code, out) == (1, "audit: ward/audit.html\n")
+    assert err.startswith("nestling: probes.jsonl, line 1 is left out ('garbage')")
+    assert err.count("\n") == 1
+
+
+def test_an_audit_without_a_contract_is_one_line(nestling: Run, metrics: Path) -> None:
+    code, out, err = nestling("report", "--audit", "run")
+    assert (code, out) == (2, "")
+    assert "has no contract.toml" in err
+    assert err.count("\n") == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nestling.core.errors import SettingError
-from nestling.data.groups import GroupedRows, census_groups, plant_bias
+from nestling.data.groups import GroupedRows, balance_labels, census_groups, plant_bias
 from nestling.data.groups.census_groups import COLUMNS, GROUPS, make_groups, read_adult
 from nestling.data.table_files import RawTable
 
@@ -84,11 +84,12 @@ def test_rows_keep_who_they_are_of_beside_their_inputs(table: RawTable) -> None:
 
 
 def test_as_many_of_either_label_are_drawn_by_the_seed(table: RawTable) -> None:
-    rows, again = (census_groups.group_census(table, 1) for _ in range(2))
+    everyone = census_groups.group_census(table)
+    rows, again = (balance_labels(everyone, 1) for _ in range(2))
     counts = torch.bincount(rows.y)
-    assert counts[0] == counts[1] == torch.bincount(census_groups.group_census(table).y).min()
+    assert counts[0] == counts[1] == torch.bincount(everyone.y).min()
     assert torch.equal(rows.x, again.x)
-    assert not torch.equal(rows.x, census_groups.group_census(table, 2).x)
+    assert not torch.equal(rows.x, balance_labels(everyone, 2).x)
 
 
 def test_planted_bias_takes_the_label_from_a_share_of_one_group_alone() -> None:

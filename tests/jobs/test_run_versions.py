@@ -16,7 +16,6 @@ from nestling.core.errors import (
     UnknownLevel,
     VersionError,
 )
-from nestling.govern.version_snapshots import open_saved
 from nestling.jobs import run_versions, running
 from nestling.jobs.job import Job, read_job
 from nestling.jobs.run_position import POSITION, Position, read_position
@@ -26,6 +25,7 @@ from nestling.learn import Learner
 from nestling.ledger.governance_log import GovernanceLog
 from nestling.ledger.version_diff import digest_levels
 from nestling.ledger.version_log import VERSIONS
+from nestling.oversight.saved_versions import open_saved
 
 LEVELS = [
     {"kind": "memory", "name": "facts", "num_features": 20},

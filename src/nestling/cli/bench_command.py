@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from nestling.bench.suites.suite_run import SuiteRequest
 
 # Of nestling itself, or of papers; all others are suites of learning.
-OWN = ("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "reproduce")
-IN_PARTS = ("memory", "personal", "streams")  # kept part by part, with one thread
+OWN = (
+    *("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "governance"),
+    "reproduce",
+)
+IN_PARTS = ("memory", "personal", "streams", "governance")  # kept part by part, with one thread
 NUM_SEEDS = 10
 
 
@@ -39,7 +42,8 @@ NUM_SEEDS = 10
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
 @click.option(
-    "--parts", help="Of memory, personal or streams: names with commas between; without it, all."
+    "--parts",
+    help="Of memory, personal, streams or governance: names with commas between; without it, all.",
 )
 @click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
@@ -54,7 +58,7 @@ NUM_SEEDS = 10
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory, personal and streams always have 1.",
+    help="Of torch; memory, personal, streams and governance always have 1.",
 )
 @click.option(
     "--data",
@@ -79,8 +83,8 @@ def bench(
     data_folder: Path | None,
     check: bool,
 ) -> None:
-    """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, reproduce, or
-    one of continual learning.
+    """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, governance,
+    reproduce, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -93,6 +97,7 @@ def bench(
       nestling bench reproduce --methods smnist,hsu_class
       nestling bench memory --parts split-mnist-full,learn-b10
       nestling bench personal --parts first-events,writers --json personal.json
+      nestling bench governance --json governance.json
       nestling bench streams --parts accuracy,speed --streams elec2,agrawal --seeds 1
     """
     from nestling.bench import build_table, write_result
@@ -236,6 +241,7 @@ def _measure_parts(
     data_folder: Path | None,
     offline: bool,
 ) -> "SuiteResult":
+    from nestling.bench.governance import governance_promises
     from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
     from nestling.bench.suites.parallel_cells import CellFolders
@@ -245,6 +251,9 @@ def _measure_parts(
     with show_progress(suite) as advance:
         if suite == "memory":
             return memory_promises.run(place, parts, progress=advance)
+        if suite == "governance":
+            count = num_seeds or governance_promises.NUM_SEEDS
+            return governance_promises.run(place, parts, num_seeds=count, progress=advance)
         count = num_seeds or personal_promises.NUM_SEEDS
         return personal_promises.run(place, parts, num_seeds=count, progress=advance)
 

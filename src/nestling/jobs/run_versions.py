@@ -15,7 +15,6 @@ from torch import Tensor
 from nestling.core.errors import DataError, SettingError, VersionError
 from nestling.core.machine import use_threads
 from nestling.core.params import digest_tensors
-from nestling.govern.version_snapshots import SavedVersion, check_level, open_saved
 from nestling.jobs.job import Job
 from nestling.jobs.predicting import predict_file
 from nestling.jobs.rebuilding import read_run_job, rebuild_learner
@@ -42,6 +41,7 @@ from nestling.ledger.version_log import (
 )
 from nestling.ledger.version_record import VersionRecord
 from nestling.ledger.version_store import add_version
+from nestling.oversight.saved_versions import SavedVersion, check_level, open_saved
 from nestling.store import link_snapshot
 
 PROBES = "probes.jsonl"

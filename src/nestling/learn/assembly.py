@@ -16,6 +16,7 @@ from nestling.core.errors import SettingError
 from nestling.core.heads import check_width
 from nestling.judge import make_detector
 from nestling.learn.default import EarlyView, describe_choice, make_default_plan, make_replay
+from nestling.learn.governing.sources import Sources
 from nestling.learn.growth import Head
 from nestling.learn.guard import check_settings
 from nestling.learn.protection import Protections
@@ -25,7 +26,7 @@ from nestling.learn.training import GradientStep, Training
 from nestling.levels import Levels, NestedOptimizer, Plan
 from nestling.levels.assign import unwrap
 from nestling.levels.watching import make_watches
-from nestling.protect import Retention
+from nestling.protect import Retention, SourceGuard
 
 _LOGGER = logging.getLogger("nestling")
 
@@ -44,6 +45,7 @@ def assemble(
     judge: Callable[[nn.Module], bool] | None,
     seed: int,
     writer: Writer | None,
+    sources: SourceGuard | None,
 ) -> Training:
     """Make and connect the parts; arguments and errors as for `Learner`."""
     model = check_model(model, "nl.Learner")
@@ -59,6 +61,7 @@ def assemble(
         )
     if isinstance(loss, type):
         raise SettingError(f"the loss is {name_kind(loss)}; make one first: {loss.__name__}()")
+    guarded = Sources(sources)
     device = check_device(device)
     model = model if device is None else model.to(device)
     first = next(model.parameters(), None)
@@ -95,6 +98,7 @@ def assemble(
         EarlyView(levels, may_drop=plan is None and pretrained),
         random,
         Counts(),
+        guarded,
         writer,
     )
 

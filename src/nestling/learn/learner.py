@@ -26,7 +26,7 @@ from nestling.learn.reports import FitReport, StepReport, Writer
 from nestling.levels import Change, LevelReading, Plan
 from nestling.levels.control import Knobs
 from nestling.memory.ridge import Task
-from nestling.protect import Retention
+from nestling.protect import Retention, SourceGuard
 
 
 class Learner:
@@ -52,6 +52,7 @@ class Learner:
         judge: asked about updates of levels with `protect`: model -> whether it may stay.
         seed: of replay, copies and new head rows.
         writer: takes metrics by `add_scalar(name, value, step)`: TensorBoard's `SummaryWriter`.
+        sources: bounds what one source of rows can do; `learn` must then be told the source.
 
     Attributes:
         levels: every level of the plan by name, see `nestling.levels.Levels`.
@@ -86,10 +87,11 @@ class Learner:
         judge: Callable[[nn.Module], bool] | None = None,
         seed: int = 0,
         writer: Writer | None = None,
+        sources: SourceGuard | None = None,
     ) -> None:
         self._training = assemble(
             *(model, plan, loss, pretrained, replay, retain, num_classes, output_transform),
-            *(device, precision, judge, seed, writer),
+            *(device, precision, judge, seed, writer, sources),
         )
         self.model, self.device = self._training.step.model, self._training.step.device
         self.levels, self.optimizer = self._training.levels, self._training.step.optimizer
@@ -133,6 +135,7 @@ class Learner:
         task: int | None = None,
         weight: Tensor | Sequence[float] | None = None,
         again: bool = False,
+        source: str | Sequence[str] | None = None,
     ) -> StepReport:
         """Learn one batch, at once.
 
@@ -143,6 +146,7 @@ class Learner:
             task: task label, where the scenario has one.
             weight: (N,) >= 0, how much each example counts for the memories.
             again: it was learned before: memories and the read-out's gate leave it out.
+            source: whose rows these are, or (N,) of each; a guard holds what is too much or odd.
 
         Returns: the loss before the update, why the step was refused if it was, and what else
             happened to the levels. DataError if the batch cannot be learned from; nothing is
@@ -150,7 +154,7 @@ class Learner:
         """
         batch = read_batch(x if y is None else (x, y)).own()
         with self._changing():
-            return self._training.learn(batch, task, weight, is_new=not again)
+            return self._training.learn(batch, task, weight, source, is_new=not again)
 
     @in_own_modes
     def end_experience(self, loader: Iterable[Any] | None = None) -> None:

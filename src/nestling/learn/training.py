@@ -13,7 +13,7 @@ from nestling.answer.answerer import Answerer, Publisher
 from nestling.answer.panel import Panel, answer_batch
 from nestling.consolidate import Judge, Proposal
 from nestling.core.batches import Batch, Loss, check_batch, default_loss, read_batch
-from nestling.core.errors import DataError
+from nestling.core.errors import DataError, NestlingError
 from nestling.core.modes import eval_modules
 from nestling.judge.scores import measure_accuracy, measure_r_squared
 from nestling.learn.consolidation import (
@@ -24,6 +24,7 @@ from nestling.learn.consolidation import (
     put_level_back,
 )
 from nestling.learn.default import EarlyView
+from nestling.learn.governing.sources import Sources, pick_rows
 from nestling.learn.growth import Head
 from nestling.learn.guard import Admitted, admit, check_task, warn_of_classes
 from nestling.learn.parts import Part, load_all, read_plan
@@ -32,6 +33,7 @@ from nestling.learn.random_state import RandomState
 from nestling.learn.reports import Counts, StepReport, Writer, write_reading
 from nestling.levels import Levels, NestedOptimizer, Refusal
 from nestling.levels.assign import unwrap
+from nestling.memory.checks import check_weights
 from nestling.memory.ridge import Task
 from nestling.protect import TakenStep, take_step
 from nestling.protect.training_step import list_places
@@ -103,6 +105,7 @@ class Training:
         early: what the default's memory reads.
         random: where its random numbers come from.
         counts: of what was done.
+        sources: where rows come from, and who is held.
         writer: takes metrics; None for none.
     """
 
@@ -116,6 +119,7 @@ class Training:
         early: EarlyView,
         random: RandomState,
         counts: Counts,
+        sources: Sources,
         writer: Writer | None,
     ) -> None:
         self.step = step
@@ -126,6 +130,7 @@ class Training:
         self.early = early
         self.random = random
         self.counts = counts
+        self.sources = sources
         self.writer = writer
         self.publisher = Publisher()
 
@@ -134,6 +139,7 @@ class Training:
         batch: Batch,
         task: int | None,
         weight: Tensor | Sequence[float] | None,
+        source: str | Sequence[str] | None,
         *,
         is_new: bool,
     ) -> StepReport:
@@ -149,6 +155,45 @@ class Training:
         self.protections.check_task(task)
         if batch.size == 0:
             return StepReport(float("nan"), 0)
+        weight = None if weight is None else check_weights(weight, batch.size)
+        judged = self.sources.judge(batch, source, weight, is_new)
+        if judged is None:
+            return self._learn_rows(batch, task, weight, started, is_new=is_new)[0]
+        kept = pick_rows(batch, judged.rows)
+        heavy = None if weight is None and judged.is_plain else judged.weights
+        odd = pick_rows(batch, judged.at_odds)
+        wrong = self._answer_before(odd) if is_new else None
+        output = None if self.step.optimizer is not None else self._answer_before(kept)
+        report = StepReport(float("nan"), 0)
+        if kept.size:
+            report, taken = self._learn_rows(kept, task, heavy, started, is_new=is_new)
+            output = output if taken is None else taken.output
+        if is_new and not report.refused:
+            self.sources.note(judged, output, kept)
+            if wrong is not None:
+                names = [judged.sources[row] for row in judged.at_odds.tolist()]
+                self.sources.note_errors(names, wrong, odd.target)
+        return replace(report, events=(*judged.events, *report.events))
+
+    def _answer_before(self, batch: Batch) -> Tensor | None:
+        """What is answered to rows that no step will tell of; None if nobody can."""
+        if not batch.size or self.panel.targets.task is None:
+            return None
+        try:
+            return self.answer(Batch(batch.inputs, batch.keywords), None, None)[0]
+        except NestlingError:
+            return None
+
+    def _learn_rows(
+        self,
+        batch: Batch,
+        task: int | None,
+        weight: Tensor | None,
+        started: float,
+        *,
+        is_new: bool,
+    ) -> tuple[StepReport, TakenStep | None]:
+        panel = self.panel
         if is_new:
             self.early.settle(batch)
         # Everything that can fail comes before anything that is changed.
@@ -183,7 +228,7 @@ class Training:
         report = self._report(batch, taken)
         if self.writer is not None:
             self.writer.add_scalar("loss", report.loss, self.counts.num_examples)
-        return report
+        return report, taken
 
     def end_experience(self, loader: Iterable[Any] | None) -> None:
         """Say that an experience is over; see `Learner.end_experience`."""
@@ -257,7 +302,7 @@ class Training:
                     self.levels,
                     name,
                     batches,
-                    lambda batch: self.learn(batch, None, None, is_new=False),
+                    lambda batch: self.learn(batch, None, None, None, is_new=False),
                 )
         except BaseException:
             self.load_state_dict(before)
@@ -265,7 +310,7 @@ class Training:
 
     def _list_parts(self) -> dict[str, Part]:
         """All that own a part of a learner's state, in the order in which they are loaded."""
-        return {
+        parts: dict[str, Part] = {
             "head": self.head,
             "levels": self.levels,
             "protections": self.protections,
@@ -273,6 +318,7 @@ class Training:
             "counts": self.counts,
             "random": self.random,
         }
+        return parts if self.sources.guard is None else parts | {"sources": self.sources}
 
     def _try_step(
         self, batch: Batch, found: Admitted, is_new: bool

@@ -26,7 +26,6 @@ DRIFT_ALARM = 0.8
 KINDS = ("per update", "per day", "since validation")
 # A norm in float32 may be off by so much, so that what it seems to prove holds.
 _ROUGH = 1.001
-_MOST_SLACK = 0.01
 # What goes on by itself; what is known of norms and distances is measured anew.
 _COURSE = ("seen", "day_start", "is_validated", "day_is_newer", "has_rung", "num_good")
 
@@ -59,7 +58,6 @@ class ChangeBudget:
         self.since: list[Tensor] = []
         self.is_validated = False
         self.day_is_newer = True  # than the validation
-        self.size, self.slack = 0.0, math.inf  # ||weights|| as measured, moved since then
         self.radii = dict.fromkeys(KINDS[1:], math.inf)
         self.reach = dict.fromkeys(KINDS[1:], math.inf)  # no anchor is farther away
         self.counts = dict.fromkeys(KINDS, 0)
@@ -73,6 +71,7 @@ class ChangeBudget:
         self.notes: list[tuple[str, str]] = []  # (kind, what was held back)
         self._time = -math.inf
         self._flat: Tensor | None = None
+        self._size = torch.zeros((), dtype=torch.float32, device="cpu")  # squared, before
         self._views: list[Tensor] = []
         self._versions: list[int] = []
 
@@ -138,10 +137,10 @@ class ChangeBudget:
             if self.bounds.per_day is not None:
                 self.day = [param.detach().clone() for param in params]
             self._measure_radii()
-        if not self.slack <= _MOST_SLACK * self.size:
-            self.size, self.slack = measure_norm([p.detach() for p in params]), 0.0
-        params = self._pick(params)
-        torch._foreach_copy_(self._make_views(params), params)
+        moving = self._pick(params)
+        torch._foreach_copy_(self._make_views(moving), moving)
+        assert self._flat is not None
+        self._size = torch.dot(self._flat, self._flat)  # not waited for
 
     def finish(self, params: Sequence[Tensor]) -> str:
         """After an update: hold the bounds; what bit is in `notes`.
@@ -155,14 +154,14 @@ class ChangeBudget:
         views = self._make_views(moving)
         assert self._flat is not None
         torch._foreach_sub_(views, moving)  # before - after
-        moved = math.sqrt(float(torch.dot(self._flat, self._flat)))
+        squares = torch.stack([torch.dot(self._flat, self._flat), self._size]).tolist()
+        moved, least = math.sqrt(squares[0]), math.sqrt(squares[1])  # held weights come on top
         if not math.isfinite(moved):
             if not are_finite(moving):
                 return "its weights were not finite after the update"
             moved = measure_norm(views)
-        least = max(self.size - self.slack, 1e-300)  # of the norm before
         bound, size = self.bounds.per_update or math.inf, 0.0
-        if moved * _ROUGH > min(bound, self.explode) * least:
+        if moved * _ROUGH > min(bound, self.explode) * least:  # look closely
             before = torch._foreach_add(views, [widen_half(p.detach()) for p in moving])
             rest = measure_norm(params) ** 2 - measure_norm(moving) ** 2  # of those that are held
             size = math.sqrt(measure_norm(before) ** 2 + max(rest, 0.0))
@@ -176,7 +175,6 @@ class ChangeBudget:
             if is_pulled:
                 self._note("per update", f"an update of {moved / size:.3g} was scaled to {bound:g}")
                 moved = left
-        self.slack += moved * _ROUGH
         kinds = ("since validation", "per day")
         # The later anchor lies in the ball of the earlier one; pulled to it last, both hold.
         for kind in kinds if self.day_is_newer else reversed(kinds):
@@ -197,7 +195,6 @@ class ChangeBudget:
         assert bound is not None
         self.reach[kind], is_pulled = pull_within(moving, anchor, radius)
         if is_pulled:
-            self.slack = math.inf
             self._note(kind, f"it was pulled back to a relative change of {bound:g}")
         if watches and self.reach[kind] >= DRIFT_ALARM * radius:
             self.has_rung = True
@@ -226,7 +223,7 @@ class ChangeBudget:
 
     def _forget(self) -> None:
         """What was known of distances holds no more."""
-        self.slack, self._versions = math.inf, []
+        self._versions = []
         self._measure_radii()
 
     def _pick(self, values: Sequence[Tensor]) -> list[Tensor]:

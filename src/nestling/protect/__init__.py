@@ -7,6 +7,7 @@ from nestling.memory.closed import (
     StreamingLDA,
 )
 from nestling.protect.columns import pack_batch, unpack_batch
+from nestling.protect.influence import Admission, SourceGuard
 from nestling.protect.method import Retention
 from nestling.protect.penalties import (
     EWC,
@@ -44,6 +45,7 @@ from nestling.protect.training_step import TakenStep, descend, take_step
 
 __all__ = [
     "AGEM",
+    "Admission",
     "CLSER",
     "DER",
     "DERpp",
@@ -64,6 +66,7 @@ __all__ = [
     "RecursiveRidge",
     "Retention",
     "SI",
+    "SourceGuard",
     "StreamingLDA",
     "TakenStep",
     "answer_distance",

@@ -68,9 +68,8 @@ def test_the_examples_in_comments_are_valid_once_they_are_used() -> None:
     text = "\n".join(lines).replace("# [must", "[must")
     # The duty's probe has to be listed, as it says.
     text = text.replace(
-        "[[probes]]", '[[probes]]\nname = "missed by sex"\nmetric = "x"\n[[probes]]'
+        "[[probes]]", '[[probes]]\nname = "missed-by-sex"\nmetric = "x"\n[[probes]]'
     )
-    text = text.replace("missed by sex", "missed-by-sex")
     contract = Contract.from_toml(text)
     assert [clause.id for clause in contract.list_clauses()] == [
         *("M1", "M2", "M3", "B1", "H1", "R1"),

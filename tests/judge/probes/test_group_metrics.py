@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import DataError, SettingError
-from nestling.judge import ProbeData, ProbeResult, make_probe
+from nestling.judge import GroupCounts, ProbeData, ProbeResult, make_probe
 from nestling.judge.contract.probe_spec import ProbeSpec
-from nestling.judge.probes import METRICS
+from nestling.judge.probes import METRICS, calibration_gap
 
 GROUP_METRICS = sorted(name for name, metric in METRICS.items() if metric.needs == "groups")
 
@@ -92,6 +92,45 @@ def test_the_other_groups_are_still_compared() -> None:
         assert math.isfinite(result.value), name
         assert not result.is_judged
         assert any(words.startswith("sex=x: ") for words in result.too_few)
+
+
+def test_with_fewer_than_two_groups_to_judge_there_is_no_figure() -> None:
+    p, y, columns = make_case()
+    for name in GROUP_METRICS:
+        result = measure(name, p, y, columns, least_examples=1000)
+        assert math.isnan(result.value), name
+        assert {part.name.split(":")[0] for part in result.parts} == {"sex=f", "sex=m"}
+        assert len(result.too_few) >= 2
+    calibration = measure("calibration_gap", p, y, columns, least_examples=101)
+    assert calibration.too_few == (
+        "sex=f: 100 rows with a target, fewer than the least 101",
+        "sex: 1 groups with enough rows, a gap needs 2",
+    )
+    assert measure("worst_group_accuracy", p, y, columns, least_examples=101).value == 0.93
+
+
+def test_the_calibration_gap_as_a_function_of_counts() -> None:
+    p, y, columns = make_case()
+    counts = GroupCounts()
+    counts.update(0.9 * p + 0.05, y, columns["sex"])
+    # Confidence .95 throughout; the women are right in .90 of all cases, the men in .93.
+    assert calibration_gap(counts.counts) == pytest.approx(0.05 - 0.02, abs=1e-7)
+    with pytest.raises(DataError, match="no groups"):
+        calibration_gap({})
+
+
+def test_a_group_without_any_target_is_said() -> None:
+    p, y, columns = make_case()
+    columns["sex"][:40] = ["x"] * 40
+    y[:40] = -1
+    for name in GROUP_METRICS:
+        result = measure(name, p, y, columns)
+        if name == "demographic_parity_difference":  # which needs no targets
+            assert result.is_judged
+            continue
+        assert not result.is_judged
+        said = [words for words in result.too_few if words.startswith("sex=x: 0 ")]
+        assert said, name
 
 
 def test_a_group_without_positives_is_too_few_even_at_the_least_of_one() -> None:

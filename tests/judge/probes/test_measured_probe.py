@@ -232,11 +232,19 @@ def change_in_place(answer: Answering, data: ProbeData) -> float:
     return float(answer(data.x).zero_().sum())
 
 
+def give_either(answer: Answering, data: ProbeData) -> float | ProbeResult:
+    return 0.5 if data.num_rows == 100 else give_result(answer, data)
+
+
+def ask_for_more(answer: Answering, data: ProbeData) -> float:
+    raise DataError("give more")
+
+
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> str:
     module = ModuleType("own_metrics")
     functions = (count_first, count_rows, give_result, give_tensor, give_truth, give_infinity)
-    for function in (*functions, divide, change_in_place):
+    for function in (*functions, divide, change_in_place, give_either, ask_for_more):
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "own_metrics", module)
     return "own_metrics"
@@ -287,6 +295,7 @@ def test_a_figure_that_is_not_finite_is_not_judged(own: str) -> None:
     [
         ("give_tensor", SettingError, "gave a Tensor; return a float or a ProbeResult"),
         ("give_truth", SettingError, "gave a bool; return a float"),
+        ("give_either", SettingError, "gave a float and then a ProbeResult"),
         ("divide", DataError, "failed: ZeroDivisionError: float division by zero"),
     ],
 )
@@ -294,7 +303,12 @@ def test_a_function_that_gives_no_figure(
     own: str, name: str, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=f"^probe 'p': 'own_metrics:{name}' {words}"):
-        measure(f"{own}:{name}")
+        measure(f"{own}:{name}", slices=SLICES)
+
+
+def test_an_error_of_ones_own_names_the_probe(own: str) -> None:
+    with pytest.raises(DataError, match=r"^probe 'p': give more$"):
+        measure(f"{own}:ask_for_more")
 
 
 def test_a_function_has_no_other_settings(own: str) -> None:

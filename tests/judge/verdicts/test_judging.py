@@ -51,6 +51,8 @@ def test_nothing_asked_nothing_found() -> None:
         (LevelChanges(math.inf, 0.2, 0.3), "failed", "inf per update, at most 0.1"),
         (LevelChanges(0.1, None, 0.3), "not judged", "the change per day was not measured"),
         (LevelChanges(0.2, None, 0.3), "failed", "0.2 per update, at most 0.1"),
+        (LevelChanges(None, None, 0.3, is_held=True), "passed", "at most 0.2 per day, which is"),
+        (LevelChanges(None, None, 0.6, is_held=True), "failed", "0.6 since validation"),
     ],
 )
 def test_bounds_of_a_level(changes: LevelChanges, status: str, said: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.bench.governance.two_parts import TwoPartNet, learn_part, make_plan
+from nestling.bench.governance.two_parts import TwoPartNet, learn_part
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.bench.timing import Figures, Rows
 from nestling.core.errors import MissingExtra
@@ -14,7 +14,6 @@ from nestling.core.seeds import make_generator
 from nestling.data.groups import GroupedRows, load_census
 from nestling.judge.probes import group_gaps
 from nestling.judge.probes.group_counts import GroupCount, GroupCounts
-from nestling.levels import NestedOptimizer
 
 COLUMNS = ("sex", "age group", "race")
 NUM_TRAIN, NUM_SHARDS = 8_000, 7
@@ -47,9 +46,8 @@ def measure_fairness(place: CellFolders) -> tuple[Figures, Rows]:
     """
     rows = load_census(place.data, offline=place.offline).shuffle(0)
     trained, tested = rows.split(NUM_TRAIN)
-    model = TwoPartNet(rows.x.shape[1])
-    optimizer = NestedOptimizer(model, make_plan(period=1))
-    learn_part(optimizer, trained, "spine", num_epochs=2, seed=0)
+    model = TwoPartNet(rows.x.shape[1], seed=0)
+    learn_part(model, trained, "spine", num_epochs=2, seed=0)
     with torch.no_grad():
         p_NK = model(tested.x).softmax(dim=1)
     found = [row for name in COLUMNS for row in compare_column(p_NK, tested, name)]

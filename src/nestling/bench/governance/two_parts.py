@@ -1,80 +1,82 @@
 """The model of the benches of governed change: a slow part and a fast part, whose logits add up."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestling.core.seeds import make_generator
 from nestling.data.groups import GroupedRows
-from nestling.levels import Level, NestedOptimizer, Plan
-from nestling.optim import adamw
+from nestling.levels import Level, Plan
+from nestling.optim import OptimizerFactory, OptimizerSpec, adamw
 
 BLOCK = 32
+START = 0.01  # standard deviation of the weights of the fast part
 
 
 class TwoPartNet(nn.Module):
-    """Sum of two linear classifiers: the spine, and a fast part that starts at zero.
+    """Sum of two linear classifiers: the spine, which starts at zero, and a fast part near zero.
 
     logits(x) = W_spine x + b_spine + W_fast x + b_fast
 
-    So the spine alone is what the model says while the fast part stands where it started.
+    So the spine alone is what the model says while the fast part stands where it started. That is
+    not zero, since a change relative to zero has no bound.
 
     Args:
         num_inputs: D.
-        num_classes: K.
+        seed: draws where the fast part starts.
 
-    >>> net = TwoPartNet(3)
-    >>> net(torch.ones(2, 3)).shape, float(net.fast.weight.abs().sum())
-    (torch.Size([2, 2]), 0.0)
+    >>> net = TwoPartNet(3, seed=0)
+    >>> net(torch.ones(2, 3)).shape, bool(net.fast.weight.abs().max() < 0.1)
+    (torch.Size([2, 2]), True)
     """
 
-    def __init__(self, num_inputs: int, num_classes: int = 2) -> None:
+    def __init__(self, num_inputs: int, seed: int) -> None:
         super().__init__()
-        self.spine = nn.Linear(num_inputs, num_classes)
-        self.fast = nn.Linear(num_inputs, num_classes)
-        # Both at zero: nothing is drawn, so that a run depends on the order of its rows alone.
-        for parameter in self.parameters():
+        self.spine, self.fast = nn.Linear(num_inputs, 2), nn.Linear(num_inputs, 2)
+        generator = make_generator(seed, "fast part")
+        for parameter in self.spine.parameters():
             nn.init.zeros_(parameter)
+        for parameter in self.fast.parameters():
+            nn.init.normal_(parameter, std=START, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, D) inputs to (N, 2) logits."""
         logits: Tensor = self.spine(x) + self.fast(x)
         return logits
 
 
-def make_plan(*, spine_lr: float = 1e-2, fast_lr: float = 1e-2, period: int = 8) -> Plan:
-    """Plan of the two parts: the fast one at every step, the spine at every `period`-th."""
+def make_plan(
+    spine: OptimizerSpec | None = None, fast: OptimizerSpec | OptimizerFactory | None = None
+) -> Plan:
+    """Plan of the two parts; by default both learn by AdamW at every step.
+
+    Args:
+        spine, fast: update rules of the parts.
+    """
     return Plan(
-        Level("fast", match=["fast.*"], optimizer=adamw(lr=fast_lr)),
-        Level("spine", match=["spine.*"], period=period, optimizer=adamw(lr=spine_lr)),
+        # It starts near zero, so that its first changes are large beside it.
+        Level("fast", match=["fast.*"], optimizer=fast or adamw(lr=1e-2), band=(0.0, 1e6)),
+        Level("spine", match=["spine.*"], optimizer=spine or adamw(lr=1e-2)),
     )
 
 
 def learn_part(
-    optimizer: NestedOptimizer,
-    rows: GroupedRows,
-    part: str,
-    *,
-    num_epochs: int,
-    seed: int,
-    loss: Callable[[Tensor, Tensor], Tensor] = functional.cross_entropy,
+    model: TwoPartNet, rows: GroupedRows, part: str, *, num_epochs: int, seed: int
 ) -> None:
-    """Let one part of the model learn rows in blocks, in another order in every epoch.
+    """Let one part of a model learn rows in blocks by AdamW, in another order in every epoch.
 
     Args:
-        optimizer: of a `TwoPartNet` under `make_plan`.
+        model: that stands under no plan yet.
         rows: to learn from.
-        part: "spine" or "fast"; the other gets no gradient.
+        part: "spine" or "fast"; the other stands still.
         num_epochs: passes over the rows.
         seed: of the orders.
-        loss: (logits, labels) -> scalar.
     """
-    model = optimizer.model
+    params = list(getattr(model, part).parameters())
+    optimizer = torch.optim.AdamW(params, lr=1e-2)
     for epoch in range(num_epochs):
         order = rows.shuffle(seed, "learning", part, epoch)
         for x, y in zip(order.x.split(BLOCK), order.y.split(BLOCK), strict=True):
             optimizer.zero_grad()
-            torch.autograd.backward(
-                [loss(model(x), y)], inputs=list(getattr(model, part).parameters())
-            )
+            torch.autograd.backward([functional.cross_entropy(model(x), y)], inputs=params)
             optimizer.step()

@@ -1,1 +1,1 @@
-"""Commands of governed change: versions, contracts."""
+"""Commands of governed change: contracts, versions, audits."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.core.errors import SettingError
 from nestling.core.seeds import make_generator
-from nestling.data.groups.grouped_rows import GroupedRows
+from nestling.data.groups.grouped_rows import GroupedRows, join_rows
 from nestling.data.persons import Person
 from nestling.data.sources import obtain
 from nestling.data.table_encoding import fit_encoding
@@ -78,9 +78,7 @@ def make_groups(table: RawTable, seed: int) -> Iterator[Person]:
         )
 
 
-def load_census(
-    folder: Path | None = None, *, offline: bool = False, seed: int | None = None
-) -> GroupedRows:
+def load_census(folder: Path | None = None, *, offline: bool = False) -> GroupedRows:
     """Adult: 32,561 people with "sex", "age group" and "race"; label 1 for an income over 50K.
 
     Numbers have mean 0 and deviation 1 over all rows, words are one-hot.
@@ -88,17 +86,15 @@ def load_census(
     Args:
         folder: where data are kept; None for the usual one.
         offline: fetch nothing.
-        seed: draws as many people of either label, in an order of its own; None for all people,
-            of whom a quarter earn over 50K, as they come.
 
     Raises:
         DataError: the source cannot be had.
         MissingExtra: scikit-learn is not installed.
     """
-    return group_census(read_adult(*obtain("adult", folder, offline=offline)), seed)
+    return group_census(read_adult(*obtain("adult", folder, offline=offline)))
 
 
-def group_census(table: RawTable, seed: int | None = None) -> GroupedRows:
+def group_census(table: RawTable) -> GroupedRows:
     """As `load_census`, from the table of `read_adult`."""
     x, y = fit_encoding([table], TARGET).encode(table)
     cells = {name: list(map(str, table.columns[name])) for name in ("age", "race", "sex")}
@@ -110,18 +106,22 @@ def group_census(table: RawTable, seed: int | None = None) -> GroupedRows:
         ),
         "race": tuple(cells["race"]),
     }
-    rows = GroupedRows(x, y, columns)
-    if seed is None:
-        return rows
-    generator = make_generator(seed, "census rows")
-    least = int(torch.bincount(y, minlength=2).min())
-    chosen = [
-        (found := (y == label).nonzero()[:, 0])[
-            torch.randperm(len(found), generator=generator, device="cpu")[:least]
-        ]
+    return GroupedRows(x, y, columns)
+
+
+def balance_labels(rows: GroupedRows, seed: int) -> GroupedRows:
+    """As many rows of either label, all of the rarer one, in an order that the seed draws.
+
+    Args:
+        rows: labels 0 and 1.
+        seed: draws which, and their order.
+    """
+    least = int(torch.bincount(rows.y, minlength=2).min())
+    parts = [
+        rows.select(rows.y == label).shuffle(seed, "balance", label).split(least)[0]
         for label in (0, 1)
     ]
-    return rows.select(torch.cat(chosen)).shuffle(seed, "census rows")
+    return join_rows(parts).shuffle(seed, "balance")
 
 
 def plant_bias(

@@ -62,7 +62,7 @@ _REST = """
 # [[must_change_by]]
 # id = "H1"
 # harm = "women are missed more often than men"
-# probe = "missed by sex"
+# probe = "missed-by-sex"
 # level = {level}
 # by = 2027-06-30
 # most = 0.05

@@ -78,8 +78,7 @@ def judge_worst_group(rows: AnsweredRows, request: MetricRequest) -> MetricFigur
 
 def judge_calibration_gap(rows: AnsweredRows, request: MetricRequest) -> MetricFigure:
     """Calibration gap: largest gap of the groups' calibration errors, by the bootstrap."""
-    labelled = rows.select((read_target(rows) >= 0).nonzero()[:, 0])
-    figures = [_judge_calibration(labelled, names, request) for names in name_groups(request)]
+    figures = [_judge_calibration(rows, names, request) for names in name_groups(request)]
     parts = tuple(part for figure in figures for part in figure.parts)
     too_few = tuple(words for figure in figures for words in figure.too_few)
     widest = max(figures, key=lambda one: -1.0 if math.isnan(one.value) else one.value)
@@ -165,10 +164,11 @@ def _measure_gap(
 def _judge_calibration(
     rows: AnsweredRows, columns: Sequence[str], request: MetricRequest
 ) -> MetricFigure:
-    """Gap of the calibration errors of one column's groups; all rows have a target."""
+    """Gap of the calibration errors of the groups of one column, or of several crossed."""
     bins, labels = request.settings.bins, label_rows(rows.columns, columns)
     counts = GroupCounts(request.settings.positive, bins)
     counts.update(rows.answers, rows.target, labels)
+    labelled: list[int] = (read_target(rows) >= 0).nonzero()[:, 0].tolist()
     generator = request.make_generator()
     parts, too_few, errors = [], [], {}
     for group in sorted(counts.counts):
@@ -178,7 +178,7 @@ def _judge_calibration(
             too_few.append(f"{group}: {said.too_few[0]}")
             parts.append(ProbePart(group, math.nan, math.nan, math.nan, count))
             continue
-        inside = [row for row, label in enumerate(labels) if label == group]
+        inside = [row for row in labelled if labels[row] == group]
         value = expected_calibration_error([counts.counts[group]])
         low, high = calibration_interval(rows.select(inside), request, generator)
         errors[group] = (value, value - low)

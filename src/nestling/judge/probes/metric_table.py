@@ -40,6 +40,7 @@ class ProbeMetric:
 
 
 _BINS = ("bins", "resamples")
+# Every built-in metric of probes by its name.
 METRICS: Mapping[str, ProbeMetric] = {
     "accuracy": ProbeMetric(rows.judge_accuracy),
     "error": ProbeMetric(rows.judge_error, "lower"),

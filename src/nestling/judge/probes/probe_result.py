@@ -7,8 +7,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-# Answers of a model, or of some of its levels: inputs (N, ...) -> probabilities (N, K) or
-# values (N, M), on the CPU.
+# Answers of a model or of some levels: inputs of N rows -> probabilities (N, K) or values (N, M).
 Answering = Callable[[Any], Tensor]
 Direction = Literal["higher", "lower"]
 

@@ -18,11 +18,14 @@ class LevelChanges:
         per_update: of its last update, or the largest one.
         per_day: within the last day.
         since_validation: since the last human validation.
+        is_held: whether updates beyond the bounds cannot happen, because they are scaled back:
+            what was not measured passes then.
     """
 
     per_update: float | None = None
     per_day: float | None = None
     since_validation: float | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,9 @@ def judge_change(clause: MayChange, facts: ContractFacts) -> Finding:
         if bound is None:
             continue
         words = name.replace("_", " ")
-        if value is None:
+        if value is None and changes.is_held:
+            kept.append(f"at most {bound:g} {words}, which is held")
+        elif value is None:
             missing.append(words)
         elif not value <= bound:  # what is not finite is beyond any bound
             failed.append(f"{value:.4g} {words}, at most {bound:g}")

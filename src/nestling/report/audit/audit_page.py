@@ -8,21 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from nestling.core.errors import MissingExtra, NestlingError
+from nestling.judge.verdicts.judging import Duty, list_duties
 from nestling.report.audit.audit_plots import ThemedPicture, picture_drift, picture_groups
 from nestling.report.audit.audit_records import AuditRecords, read_audit_records
-from nestling.report.audit.clause_states import (
-    ClauseState,
-    find_latest,
-    find_validation,
-    state_clauses,
+from nestling.report.audit.clause_states import ClauseState, state_clauses
+from nestling.report.audit.dated_rows import (
+    ReviewRow,
+    RiskRow,
+    list_reviews,
+    list_risks,
+    tabulate_duties,
 )
 from nestling.report.audit.group_effects import ProbeEffects, list_effects
 from nestling.report.audit.level_changes import list_changes, list_versions
 from nestling.report.audit.mapping import DISCLAIMER, MAPPING, MAPPING_DATE, MAPPING_VERSION
-from nestling.report.audit.open_duties import DutyRow, list_duties
-from nestling.report.audit.proposal_traces import trace_proposals
-from nestling.report.audit.refusals import list_feedback, list_refusals, list_signals
-from nestling.report.audit.risk_review import ReviewRow, list_reviews, list_risks
+from nestling.report.audit.proposal_traces import (
+    list_feedback,
+    list_refusals,
+    list_signals,
+    trace_proposals,
+)
+from nestling.report.audit.record_facts import find_latest, find_validation, judge_records
 from nestling.report.audit.spine_drift import follow_drift
 from nestling.report.audit.wording import (
     VIEWS,
@@ -72,7 +78,7 @@ class ProbeRow:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ContractStanding:
     """Whether the contract is kept at present.
 
     Attributes:
@@ -126,10 +132,13 @@ def collect_sections(records: AuditRecords, at: float) -> dict[str, Any]:
         at: seconds since 1970, UTC, at which the page is made.
     """
     contract, today = records.contract, find_day(at)
-    clauses = state_clauses(records)
+    findings = judge_records(records, today)
+    standing = list_duties(contract, findings, today)
+    clauses = state_clauses(contract, findings, standing)
     traces = trace_proposals(records.events)
-    duties = list_duties(records, clauses, today)
+    duties = tabulate_duties(records, clauses, standing)
     reviews = list_reviews(contract, today)
+    risks = list_risks(contract, [clause.id for clause in clauses], today)
     validation = find_validation(records)
     last_validation = "never"
     if validation is not None:
@@ -144,7 +153,9 @@ def collect_sections(records: AuditRecords, at: float) -> dict[str, Any]:
             "digest": contract.digest,
             "run": records.folder.as_posix(),
             "made": say_time(at),
-            "verdict": judge_whole(records, clauses, duties, reviews),
+            "verdict": ContractStanding(
+                *judge_whole(clauses, standing, reviews, risks), _say_judged(records)
+            ),
             "open_duties": [duty.id for duty in duties if duty.state != "met"],
             "expired_duties": [duty.id for duty in duties if duty.state == "expired"],
             "last_validation": last_validation,
@@ -167,7 +178,7 @@ def collect_sections(records: AuditRecords, at: float) -> dict[str, Any]:
             "signals": list_signals(records.events),
         },
         "risks": {
-            "hazards": list_risks(contract, [clause.id for clause in clauses], today),
+            "hazards": risks,
             "reviews": reviews,
         },
         "undo": list_versions(records),
@@ -202,7 +213,6 @@ def render_audit(records: AuditRecords, at: float) -> str:
         **sections,
         titles=SECTIONS,
         views=VIEWS,
-        duty_states={duty.id: duty.state for duty in sections["duties"]},
         clause_words={clause.id: clause.says for clause in sections["contract"]["clauses"]},
         drift_pictures=[picture_drift(curve) for curve in sections["drift"] if curve.points],
         group_pictures={effects.probe: _picture_effects(effects) for effects in sections["groups"]},
@@ -210,52 +220,50 @@ def render_audit(records: AuditRecords, at: float) -> str:
 
 
 def judge_whole(
-    records: AuditRecords,
     clauses: Sequence[ClauseState],
-    duties: Sequence[DutyRow],
+    duties: Sequence[Duty],
     reviews: Sequence[ReviewRow],
-) -> Verdict:
-    """Whether the contract is kept at present; what is not judged has not passed.
+    risks: Sequence[RiskRow],
+) -> tuple[str, str]:
+    """Whether the contract is kept at present: "kept", "broken" or "open", and why in a sentence.
 
-    A duty that is open and not yet due breaks nothing.
+    What is not judged has not passed; a duty that is not yet due breaks nothing.
     """
-    due = {duty.id for duty in duties if duty.state != "expired"}
-    failed = [clause.id for clause in clauses if clause.status == "failed" and clause.id not in due]
-    failed += [duty.id for duty in duties if duty.state == "expired" and duty.id not in failed]
-    unjudged = [one.id for one in clauses if one.status == "not judged" and one.id not in due]
-    stale = bool(reviews) and not any(review.state == "holds" for review in reviews)
-    if failed:
-        state, late = "broken", {duty.id: duty for duty in duties if duty.state == "expired"}
-        told = [f"clause {id} fails" for id in failed if id not in late]
-        told += [f"duty {id} was due by {late[id].by} and is not met" for id in failed if id in late]
-        sentence = f"The contract is not kept: {join_words(told)}."
-    elif unjudged or not clauses:
-        state = "open"
-        sentence = "The contract has no clauses, so there is nothing to keep."
-        if unjudged:
-            verb = "is" if len(unjudged) == 1 else "are"
-            sentence = (
-                f"It is open whether the contract is kept: nothing failed, but "
-                f"{join_words(unjudged)} {verb} not judged."
-            )
-    else:
-        state, number = "kept", count_words(len(clauses) - len(due), "clause")
-        sentence = f"The contract is kept: {number} judged, none failed."
-    if stale:
-        sentence += " No review of it holds any more, so no proposal is committed."
-    return Verdict(state, sentence, _say_judged(records))
+    late = {duty.id: duty.by for duty in duties if duty.state == "expired"}
+    # Dates count on the day of the page, not on that of the last check.
+    judged = [clause for clause in clauses if clause.id != "reviews"]
+    broken = [f"clause {clause.id} fails" for clause in judged if clause.state == "failed"]
+    broken += [f"duty {id} was due by {by} and is not met" for id, by in late.items()]
+    broken += [
+        f"the acceptance of risk {risk.id} has expired" for risk in risks if risk.state == "expired"
+    ]
+    if reviews and not any(review.state == "holds" for review in reviews):
+        broken.append("no review of it holds any more, so that no proposal is committed")
+    unsure = [
+        f"clause {clause.id} is not judged" for clause in judged if clause.state == "not judged"
+    ]
+    unsure += [f"nobody accepts risk {risk.id}" for risk in risks if risk.state == "not accepted"]
+    if broken:
+        return "broken", f"The contract is not kept: {join_words(broken)}."
+    if unsure:
+        start = "It is open whether the contract is kept. Nothing failed, but"
+        return "open", f"{start} {join_words(unsure)}."
+    if not clauses:
+        return "open", "The contract has no clauses, so there is nothing to keep."
+    waiting = [duty.id for duty in duties if duty.state == "open"]
+    rest = f" {count_words(len(waiting), 'duty')} not yet due." if waiting else ""
+    number = count_words(len(judged) - len(waiting), "clause")
+    return "kept", f"The contract is kept: {number} judged, none failed.{rest}"
 
 
 def _say_judged(records: AuditRecords) -> str:
     """When clauses were judged, and whether something changed since."""
-    if records.findings is None:
+    if records.checked is None:
         return (
             "This run recorded no check, so this page judged what its records allow; what needs "
             "the model itself is not judged."
         )
-    if not records.findings:
-        return "The run's last check found nothing to judge."
-    last = max(dated.at for dated in records.findings)
+    last = records.checked.at
     newer = [version.id for version in records.versions if version.at > last]
     since = f"; {count_words(len(newer), 'version')} came after it" if newer else ""
     return f"Judged by the run's last check, {say_time(last)}{since}."
@@ -296,7 +304,7 @@ def _list_probes(records: AuditRecords) -> list[ProbeRow]:
                 digest[:12],
                 tuple(
                     f"{say_view(view)}: {say_reading(reading.result)}"
-                    for view, reading in find_latest(records.probes, name).items()
+                    for view, reading in find_latest(records, name).items()
                 ),
             )
         )

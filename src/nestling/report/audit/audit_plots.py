@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 from nestling.core.errors import MissingExtra
 from nestling.report.audit.group_effects import GroupCurve
 from nestling.report.audit.spine_drift import DriftCurve
+from nestling.report.audit.wording import say_time
 from nestling.report.line_styles import DASHES, MARKERS
 from nestling.report.plots import encode_svg
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LABELS = 10  # version ids that fit below a small plot
+_DAY = 86_400.0
+# Seconds between two ticks.
+_STEPS = (
+    *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0),
+    *(3600.0, 7200.0, 10_800.0, 21_600.0, 43_200.0, _DAY, 2 * _DAY, 7 * _DAY, 14 * _DAY),
+    *(28 * _DAY, 91 * _DAY, 182 * _DAY, 365 * _DAY),
+)
 _SIZE = (5.2, 3.0)  # inches: readable on a telephone, where the picture shrinks to 4 inches
 
 
@@ -110,11 +117,30 @@ def picture_groups(
     )
 
 
-def _plot_drift(curve: DriftCurve, theme: Theme) -> "Figure":
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+def pick_ticks(first: float, last: float) -> tuple[list[tuple[float, str]], str]:
+    """Whole hours, days and so on between two times, at most five, and the name of their axis.
 
+    Args:
+        first, last: seconds since 1970, UTC.
+
+    >>> pick_ticks(1_795_000_000.0, 1_795_000_090.0)
+    ([(1795000020.0, '11:07:00'), ..., (1795000080.0, '11:08:00')], 'time, UTC, on 2026-11-18')
+    """
+    step = next((one for one in _STEPS if (last - first) / one <= 4.0), _STEPS[-1])
+    while (last - first) / step > 4.0:
+        step *= 2.0
+    start = math.ceil(first / step)
+    places = [place * step for place in range(start, math.floor(last / step) + 1)] or [first]
+    if step >= _DAY:
+        return [(at, say_time(at)[:10]) for at in places], "day, UTC"
+    days = dict.fromkeys((say_time(first)[:10], say_time(last)[:10]))
+    digits = slice(11, 16) if step >= 60.0 else slice(11, 19)
+    return [(at, say_time(at)[digits]) for at in places], f"time, UTC, on {' to '.join(days)}"
+
+
+def _plot_drift(curve: DriftCurve, theme: Theme) -> "Figure":
     figure, axes = _make_axes(theme)
-    times = [_find_place(at) for at, _ in curve.points]
+    times = [at for at, _ in curve.points]
     values = [100.0 * value for _, value in curve.points]
     axes.plot(
         times,
@@ -132,17 +158,15 @@ def _plot_drift(curve: DriftCurve, theme: Theme) -> "Figure":
         axes.axhline(100.0 * curve.budget, color=theme.limit, linestyle="--", label=label)
     for index, (at, _) in enumerate(curve.validations):
         label = "" if index else "validation by a person"
-        moment = _find_place(at)
-        axes.axvline(moment, color=theme.faint, linestyle=":", linewidth=1.2, label=label)
+        axes.axvline(at, color=theme.faint, linestyle=":", linewidth=1.2, label=label)
     axes.set_ylim(bottom=0.0)
     axes.set_ylabel("relative change, %")
-    axes.set_xlabel("time, UTC")
-    locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
-    axes.xaxis_date(UTC)
-    axes.xaxis.set_major_locator(locator)
-    formatter = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
-    axes.xaxis.set_major_formatter(formatter)
-    axes.xaxis.get_offset_text().set_color(theme.ink)
+    moments = [*times, *(at for at, _ in curve.validations)]
+    ticks, unit = pick_ticks(min(moments), max(moments))
+    room = 0.03 * (max(moments) - min(moments)) or 1.0
+    axes.set_xlim(min(moments) - room, max(moments) + room)
+    axes.set_xticks([at for at, _ in ticks], [label for _, label in ticks])
+    axes.set_xlabel(unit)
     _add_legend(figure, axes, theme)
     return figure
 
@@ -225,11 +249,6 @@ def _add_legend(figure: "Figure", axes: "Axes", theme: Theme) -> None:
             fontsize=9,
             labelcolor=theme.ink,
         )
-
-
-def _find_place(at: float) -> float:
-    """A time on the axis: days since 1970, as matplotlib counts."""
-    return at / 86_400.0
 
 
 def _plain(text: str) -> str:

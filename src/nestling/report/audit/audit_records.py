@@ -64,8 +64,8 @@ class ProbeReading:
 
     Attributes:
         at: seconds since 1970, UTC.
-        version: id of the version that answered.
-        view: "spine", "whole" or "cohorts".
+        version: id of the version that answered, or of a proposal; empty for the live model.
+        view: "spine", "whole" or "cohorts/NAME".
         result: the figures.
     """
 
@@ -76,16 +76,16 @@ class ProbeReading:
 
 
 @dataclass(frozen=True)
-class DatedFinding:
-    """A finding and when it was made.
+class CheckedFindings:
+    """What the run's last check found.
 
     Attributes:
         at: seconds since 1970, UTC.
-        finding: what was found.
+        findings: clause by clause and view by view.
     """
 
     at: float
-    finding: Finding
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class AuditRecords:
         folder: of the run.
         contract: in force.
         versions, events, probes: the lines that could be read.
-        findings: of the last check; None if none was recorded.
+        checked: findings of the last check; None if none was recorded.
         damage: lines that could not be read, in words; what they said is missing.
         notes: what else is odd about the files, in words.
     """
@@ -106,7 +106,7 @@ class AuditRecords:
     versions: tuple[AuditVersion, ...] = ()
     events: tuple[GovernanceEvent, ...] = ()
     probes: tuple[ProbeReading, ...] = ()
-    findings: tuple[DatedFinding, ...] | None = None
+    checked: CheckedFindings | None = None
     damage: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -196,8 +196,8 @@ def _read_version(record: Mapping[str, Any]) -> AuditVersion:
         clause=_text(record, "clause"),
         num_examples=int(_number(record, "num_examples", 0.0)),
         digests={name: str(value) for name, value in _table(record, "digests").items()},
-        changes=_numbers(record, "changes"),
-        since_validation=_numbers(record, "since_validation"),
+        changes=_numbers(record, "changes", math.inf),
+        since_validation=_numbers(record, "since_validation", math.inf),
         behaviour=_numbers(record, "behaviour"),
         contract_digest=_text(record, "contract_digest"),
     )
@@ -251,37 +251,30 @@ def _read_probe(record: Mapping[str, Any]) -> ProbeReading:
     return ProbeReading(_time(record), _text(record, "version"), view, result)
 
 
-def _read_findings(path: Path, damage: list[str]) -> tuple[DatedFinding, ...] | None:
-    """Findings of the last check: a list of findings, each with its "at"; None if there is none."""
+def _read_findings(path: Path, damage: list[str]) -> CheckedFindings | None:
+    """Findings of the last check; None if there is none."""
     if not path.is_file():
         return None
     try:
         data = json.loads(path.read_bytes())
-        if not isinstance(data, list):
-            raise ValueError("it must hold a list of findings")
-        return tuple(_read_finding(record) for record in data)
-    except (ValueError, RecursionError) as error:
+        if not isinstance(data, dict) or not isinstance(data.get("findings"), list):
+            raise ValueError("it must hold an object with 'at' and 'findings'")
+        return CheckedFindings(_time(data), tuple(map(_read_finding, data["findings"])))
+    except (ValueError, TypeError, RecursionError) as error:
         damage.append(f"{path.name} is left out: {error}")
         return None
 
 
-def _read_finding(record: Any) -> DatedFinding:
+def _read_finding(record: Any) -> Finding:
     if not isinstance(record, dict):
         raise ValueError(f"{record!r:.40} is no finding")
     status = next((one for one in _STATUSES if one == record.get("status")), None)
     if status is None:
         raise ValueError(f"'status' is {record.get('status')!r:.40}; known: {list(_STATUSES)}")
-    # JSON has no tuples of pairs: they come as lists, or as an object.
-    given = record.get("figures") or {}
-    figures = _numbers({"figures": dict(given)}, "figures")
-    finding = Finding(
-        _text(record, "clause", needed=True),
-        status,
-        _text(record, "message"),
-        _text(record, "view"),
-        tuple(figures.items()),
-    )
-    return DatedFinding(_time(record), finding)
+    # JSON has no tuples of pairs: they come as lists.
+    figures = _numbers({"figures": dict(record.get("figures") or ())}, "figures")
+    clause, message = _text(record, "clause", needed=True), _text(record, "message")
+    return Finding(clause, status, message, _text(record, "view"), tuple(figures.items()))
 
 
 def _text(record: Mapping[str, Any], name: str, *, needed: bool = False) -> str:
@@ -316,8 +309,8 @@ def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value
 
 
-def _numbers(record: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Name -> number of an object; what is null or not finite is left out."""
+def _numbers(record: Mapping[str, Any], name: str, missing: float = math.nan) -> dict[str, float]:
+    """Name -> number of an object; a null, which was not finite, is left out or `missing`."""
     table = _table(record, name)
-    found = {key: _number(table, key) for key in table}
-    return {key: value for key, value in found.items() if math.isfinite(value)}
+    found = {key: _number(table, key, missing) for key in table}
+    return {key: value for key, value in found.items() if not math.isnan(value)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nestling.judge.probes.probe_result import ProbePart
 from nestling.report.audit.audit_records import AuditRecords, AuditVersion, ProbeReading
+from nestling.report.audit.record_facts import list_live
 from nestling.report.audit.wording import NOTHING, say_difference, say_reading, say_time
 
 SHOWN_VIEWS = ("spine", "whole")
@@ -88,8 +89,11 @@ def list_effects(records: AuditRecords) -> list[ProbeEffects]:
 
 
 def _follow_probe(records: AuditRecords, name: str) -> ProbeEffects:
+    # A version is measured when it is made; the live model also later, without a version.
     readings = [
-        one for one in records.probes if one.result.probe == name and one.view in SHOWN_VIEWS
+        one
+        for one in list_live(records)
+        if one.result.probe == name and one.view in SHOWN_VIEWS and one.version
     ]
     # The last reading of a version is the one that holds; later ones come from later checks.
     latest = {(one.view, one.version): one for one in readings}

@@ -11,7 +11,7 @@ from nestling.judge.probes.probe_result import ProbePart, ProbeResult
 NOTHING = "\N{EN DASH}"
 _TIE = "\N{NO-BREAK SPACE}"  # no line breaks between a number and its unit
 # Figures that are relative changes, said in per cent.
-_SHARES = ("relative_change", "since_validation", "per_day", "per_update", "change")
+_SHARES = (*("relative_change", "since_validation", "per_day", "per_update"), "change", "budget")
 VIEWS: Mapping[str, str] = {
     "spine": "spine alone",
     "whole": "spine with fast levels",
@@ -46,7 +46,9 @@ def say_share(value: float) -> str:
     >>> say_share(0.00417).replace("\\xa0", " ")
     '0.417 %'
     """
-    if not math.isfinite(value):
+    if math.isinf(value):
+        return "beyond any bound"
+    if math.isnan(value):
         return NOTHING
     percent = 100.0 * value
     text = f"{percent:,.0f}" if abs(percent) >= 1000.0 else f"{percent:.3g}"
@@ -63,7 +65,8 @@ def say_figure(value: float) -> str:
         return NOTHING
     if value != 0.0 and abs(value) < 0.0005:
         return f"{value:.2g}"
-    return f"{value + 0.0:.3f}" if abs(value) < 100.0 else f"{value:,.0f}"
+    text = f"{value + 0.0:.3f}" if abs(value) < 100.0 else f"{value:,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def say_difference(value: float) -> str:
@@ -98,8 +101,13 @@ def say_reading(part: ProbePart | ProbeResult | None) -> str:
 
 
 def say_view(view: str) -> str:
-    """A view in words; a cohort by its own name."""
-    return VIEWS.get(view, view)
+    """A view in words.
+
+    >>> say_view("spine"), say_view("cohorts/ward7")
+    ('spine alone', "each cohort's own fast levels: ward7")
+    """
+    kind, _, name = view.partition("/")
+    return f"{VIEWS.get(kind, kind)}: {name}" if name else VIEWS.get(view, view)
 
 
 def say_limits(least: float | None, most: float | None, fall: float | None = None) -> str:
@@ -168,8 +176,12 @@ def say_figures(figures: Mapping[str, float]) -> str:
 
     >>> say_figures({"value": 0.81, "low": 0.79, "high": 0.83, "limit": 0.75})
     '0.810 [0.790 to 0.830], limit 0.750'
+    >>> say_figures({"per_day": 0.01, "bound": 0.05}).replace("\\xa0", " ")
+    'per day 1 %, budget 5 %'
     """
     rest = dict(figures)
+    if "bound" in rest and any(name in rest for name in _SHARES):
+        rest["budget"] = rest.pop("bound")
     said = []
     if "value" in rest:
         said.append(say_figure(rest.pop("value")))
@@ -177,8 +189,15 @@ def say_figures(figures: Mapping[str, float]) -> str:
             said[0] += f" [{say_interval(rest.pop('low'), rest.pop('high'))}]"
     if "num_examples" in rest:
         said.append(f"{rest.pop('num_examples'):,.0f}{_TIE}rows")
+    hours = "hours" in rest
     for name, value in rest.items():
-        text = say_share(value) if name in _SHARES else say_figure(value)
+        if name == "met":
+            continue  # said by the verdict
+        text = say_figure(value)
+        if hours or name == "days_left" or name.startswith("num_"):
+            text = f"{value:,.4g}"
+        elif name in _SHARES or name.startswith("change of "):
+            text = say_share(value)
         said.append(f"{name.replace('_', ' ')} {text}")
     return ", ".join(said)
 

@@ -13,6 +13,7 @@ from nestling.levels import Freeze
 from nestling.levels.events import Change
 from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
+from nestling.levels.validation import Validation, measure_drift
 from nestling.streams.experts.expert_parts import MOST_WAITING, NETWORKS
 from nestling.streams.experts.expert_pool import (
     DECAYED,
@@ -131,7 +132,13 @@ class ExpertLevel:
             num_updates=clock.num_updates,
             factor=float(pool.parts["gate"]["shares"][pool.names.index(self.name)]),
             lr=self.spec.lr,
+            change_since_validation=self._measure_change(),
         )
+
+    def _measure_change(self) -> float | None:
+        """Relative change of its tensors since they were validated; None if they never were."""
+        found = self._pool.validation
+        return None if found is None else measure_drift(found.tensors[self.name], self.tensors())
 
     def control(self, *, reason: str, **knobs: Unpack[StreamKnobs]) -> Change:
         """Change hyperparameters of the level, in force from the next event on.
@@ -253,6 +260,20 @@ class StreamLevels(Mapping[str, ExpertLevel]):
     def read(self) -> list[LevelReading]:
         """Statistics of all levels."""
         return [level.read() for level in self._levels.values()]
+
+    def mark_validated(
+        self, by: str, at: float, like: "Mapping[str, ExpertLevel] | None" = None
+    ) -> None:
+        """Keep every level's tensors as validated: its change counts from here on.
+
+        Args:
+            by: who validated.
+            at: seconds since 1970 (UTC).
+            like: levels of an earlier version, where that was validated.
+        """
+        levels = self if like is None else like
+        tensors = {name: level.tensors() for name, level in levels.items()}
+        self._pool.validation = Validation(by, float(at), tensors)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level."""

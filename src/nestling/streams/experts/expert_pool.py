@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nestling.core.errors import ForeignSnapshot
 from nestling.levels import Freeze
+from nestling.levels.validation import Validation
 from nestling.streams.experts.event_block import Events, make_block
 from nestling.streams.experts.event_step import process_events, process_value_events
 from nestling.streams.experts.expert_arrays import EXPERTS, Sizes
@@ -89,6 +90,8 @@ class ExpertPool:
         self.freezes: dict[str, Freeze] = {}
         self._released: set[str] = set()
         self._due = np.zeros(len(RIDGES), dtype=np.int64)
+        # What somebody validated; None before.
+        self.validation: Validation | None = None
         self.half_lives = dict(HALF_LIVES)
         self._part_settings = PartSettings(len(self.names), seed, classifies, level)
         self.parts = make_parts(Sizes(), self._part_settings)
@@ -168,7 +171,9 @@ class ExpertPool:
         """All that the next answer and the next update depend on; tensors are copies."""
         parts = {name: tensors_of(part) for name, part in self.parts.items()}
         model = None if self.model is None else self.model.state_dict()
-        return self.dump_course() | {"parts": parts, "model": model}
+        state = self.dump_course() | {"parts": parts, "model": model}
+        found = self.validation
+        return state if found is None else state | {"validation": found.state_dict()}
 
     def dump_course(self) -> dict[str, Any]:
         """Of the state all that is neither an array of a part nor the model's."""
@@ -218,6 +223,8 @@ class ExpertPool:
         self.num_solved = dict(state["num_solved"])
         self.freezes = {name: Freeze(**one) for name, one in state["freezes"].items()}
         self._released = set(state["released"])
+        validated = state.get("validation")
+        self.validation = None if validated is None else Validation(**validated)
         self.num_loaded += 1
         self.obey_freezes()
         self._gather()

@@ -1,0 +1,1 @@
+"""What a learner is held to: whose rows it learns, and how many of them."""

@@ -1,0 +1,119 @@
+"""Where the rows of a learner come from: who is held before anything is changed."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor
+
+from nestling.core.batches import Batch
+from nestling.core.errors import SettingError
+from nestling.protect.influence import Admission, SourceGuard, measure_row_errors
+from nestling.protect.influence.source_guard import read_sources
+
+_MOST_COUNTED = 10_000
+
+
+class Sources:
+    """The guard of a learner's sources, and how many rows came from each.
+
+    Args:
+        guard: None holds nothing.
+
+    Attributes:
+        num_rows: source -> rows that were given, of the last 10,000 sources; no part of the state.
+    """
+
+    def __init__(self, guard: SourceGuard | None) -> None:
+        if guard is not None and not isinstance(guard, SourceGuard):
+            raise SettingError(
+                f"sources={guard!r}; a guard works, such as nl.protect.SourceGuard(rate=0.2)"
+            )
+        self.guard = guard
+        self.num_rows: OrderedDict[str, int] = OrderedDict()
+
+    def judge(
+        self, batch: Batch, source: object, weight: Tensor | Sequence[float] | None, is_new: bool
+    ) -> Admission | None:
+        """Which rows may be learned; None for all of them.
+
+        Args:
+            batch: N rows, checked.
+            source: of all rows, or of each; None if nobody said.
+            weight: (N,), checked.
+            is_new: whether they were not learned before.
+
+        Raises:
+            SettingError: there is a guard, and nobody said where the rows come from.
+            DataError: not as many sources as rows, or of another width; nothing is changed.
+        """
+        if source is None:
+            if self.guard is None:
+                return None
+            raise SettingError(
+                "the learner guards its sources but was not told whose rows these are; give "
+                "learn(x, y, source='ward 3'), or a source for each row"
+            )
+        if self.guard is None:
+            self._count(read_sources(source, batch.size))
+            return None
+        inputs = list(batch.features.values())
+        return self.guard.judge(inputs, cast(Sequence[str], source), weight, is_new=is_new)
+
+    def _count(self, names: Sequence[str]) -> None:
+        for name, num in Counter(names).items():
+            self.num_rows[name] = self.num_rows.pop(name, 0) + num
+        while len(self.num_rows) > _MOST_COUNTED:
+            self.num_rows.popitem(last=False)
+
+    def note(self, found: Admission, output: Tensor | None, kept: Batch) -> None:
+        """What was learned, and how wrong the answers to it were before.
+
+        Args:
+            found: what `judge` gave.
+            output: of the model in the step, before its update; None if there was no step.
+            kept: the rows that were learned.
+        """
+        assert self.guard is not None
+        names = [found.sources[row] for row in found.rows.tolist()]
+        self._count(found.sources)
+        self.guard.note(found)
+        if output is not None:
+            self.note_errors(names, output, kept.target)
+
+    def note_errors(self, names: Sequence[str], output: Tensor, target: Tensor | None) -> None:
+        """How wrong answers were to rows, learned or held."""
+        assert self.guard is not None
+        assert target is not None
+        errors = measure_row_errors(output, target)
+        self.guard.note_errors(names, errors, are_residuals=target.is_floating_point())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The guard's."""
+        assert self.guard is not None
+        return self.guard.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        assert self.guard is not None
+        self.guard.load_state_dict(state)
+
+
+def pick_rows(batch: Batch, rows: Tensor) -> Batch:
+    """Some rows of a batch, in their order.
+
+    >>> import torch
+    >>> pick_rows(Batch((torch.zeros(3, 1),)), torch.tensor([2])).size
+    1
+    """
+    if len(rows) == batch.size:
+        return batch
+
+    def pick(values: Tensor) -> Tensor:
+        return values[rows.to(values.device)]
+
+    return Batch(
+        tuple(pick(one) for one in batch.inputs),
+        {name: pick(one) for name, one in batch.keywords.items()},
+        None if batch.target is None else pick(batch.target),
+    )

@@ -1,0 +1,1 @@
+"""What can be governed: learners, plain optimizers with their models, stream learners."""

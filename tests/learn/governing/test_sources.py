@@ -51,7 +51,7 @@ def test_learns_what_is_admitted_and_nothing_else(memory: bool) -> None:
 def test_rows_that_are_all_held_change_nothing() -> None:
     learner = make(SourceGuard(rate=0.25, window=8))
     x, y = draw(0, 8)
-    learner.learn(x, y, source=list("aabbccdd"))
+    learner.learn(x, y, source=list("abcdefgh"))
     learner.learn(x[:2], y[:2], source=list("aa"))
     before = learner.levels.digests()
     report = learner.learn(x, y, source="a")
@@ -60,9 +60,17 @@ def test_rows_that_are_all_held_change_nothing() -> None:
     assert [(e.source, e.rule, e.num_rows) for e in report.events] == [("a", "rate", 8)]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("memory", "gradient"), [(False, True), (True, True), (True, False)])
-def test_flipped_labels_are_found_by_what_was_answered_before(memory: bool, gradient: bool) -> None:
-    learner = make(SourceGuard(rate=1.0), memory, gradient)
+def test_who_learns_by_memory_alone_hears_of_errors_too() -> None:
+    learner = make(SourceGuard(rate=1.0), memory=True, gradient=False)
+    for step in range(5):
+        learner.learn(*draw(step), source="a")
+    ((source, _, _, num),) = learner.state_dict()["sources"]["tallies"]
+    assert (source, num) == ("a", 3 * 16), "nobody answered before the first, or compared it"
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_flipped_labels_are_found_by_what_was_answered_before(memory: bool) -> None:
+    learner = make(SourceGuard(rate=1.0), memory)
     held = {"bad": 0, "good": 0}
     for step in range(150):
         x, y = draw(step)

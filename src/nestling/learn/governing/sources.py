@@ -1,8 +1,8 @@
 """Where the rows of a learner come from: who is held before anything is changed."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -54,14 +54,17 @@ class Sources:
                 "the learner guards its sources but was not told whose rows these are; give "
                 "learn(x, y, source='ward 3'), or a source for each row"
             )
-        names = read_sources(source, batch.size)
         if self.guard is None:
-            for name in names:
-                self.num_rows[name] = self.num_rows.pop(name, 0) + 1
-            while len(self.num_rows) > _MOST_COUNTED:
-                self.num_rows.popitem(last=False)
+            self._count(read_sources(source, batch.size))
             return None
-        return self.guard.judge(list(batch.features.values()), names, weight, is_new=is_new)
+        inputs = list(batch.features.values())
+        return self.guard.judge(inputs, cast(Sequence[str], source), weight, is_new=is_new)
+
+    def _count(self, names: Sequence[str]) -> None:
+        for name, num in Counter(names).items():
+            self.num_rows[name] = self.num_rows.pop(name, 0) + num
+        while len(self.num_rows) > _MOST_COUNTED:
+            self.num_rows.popitem(last=False)
 
     def note(self, found: Admission, output: Tensor | None, kept: Batch) -> None:
         """What was learned, and how wrong the answers to it were before.
@@ -73,10 +76,7 @@ class Sources:
         """
         assert self.guard is not None
         names = [found.sources[row] for row in found.rows.tolist()]
-        for name in found.sources:
-            self.num_rows[name] = self.num_rows.pop(name, 0) + 1
-        while len(self.num_rows) > _MOST_COUNTED:
-            self.num_rows.popitem(last=False)
+        self._count(found.sources)
         self.guard.note(found)
         if output is not None:
             self.note_errors(names, output, kept.target)
@@ -100,12 +100,14 @@ class Sources:
 
 
 def pick_rows(batch: Batch, rows: Tensor) -> Batch:
-    """Some rows of a batch.
+    """Some rows of a batch, in their order.
 
-    >>> batch = Batch((torch.zeros(3, 1),), target=torch.arange(3))
-    >>> pick_rows(batch, torch.tensor([2])).target
-    tensor([2])
+    >>> import torch
+    >>> pick_rows(Batch((torch.zeros(3, 1),)), torch.tensor([2])).size
+    1
     """
+    if len(rows) == batch.size:
+        return batch
 
     def pick(values: Tensor) -> Tensor:
         return values[rows.to(values.device)]

@@ -4,6 +4,7 @@ Axis letters: N rows, D features, K classes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -12,29 +13,29 @@ from torch import Tensor
 from nestling.core.batches import IGNORE_INDEX, match_values, move_classes
 
 
-def find_far_rows(x_ND: Tensor, centre_D: Tensor, median: float, norm: float) -> list[bool]:
-    """Which rows lie too far out: ||x - centre|| > norm x the median distance.
-
-    Args:
-        x_ND: rows.
-        centre_D: robust centre of the rows before.
-        median: of the distances of the rows before; 0 judges nothing.
-        norm: times.
-
-    >>> find_far_rows(torch.tensor([[1.0], [9.0]]), torch.zeros(1), 1.0, 4.0)
-    [False, True]
-    """
-    distance_N = measure_distances(x_ND, centre_D)
-    return (distance_N > norm * median).tolist() if median > 0.0 else [False] * len(x_ND)
-
-
 def measure_distances(x_ND: Tensor, centre_D: Tensor) -> Tensor:
     """||x - centre|| of each row, (N,)."""
     distance_N: Tensor = torch.linalg.vector_norm(x_ND - centre_D, dim=1)
     return distance_N
 
 
-def move_centre(centre_D: Tensor, x_ND: Tensor, median: float, rate: float) -> Tensor:
+def find_far_rows(distance_N: Tensor, median: float, norm: float) -> list[bool]:
+    """Which rows lie too far out: ||x - centre|| > norm x the median distance.
+
+    Args:
+        distance_N: of the rows from the robust centre of the rows before.
+        median: of the distances of the rows before; 0 judges nothing.
+        norm: times.
+
+    >>> find_far_rows(torch.tensor([1.0, 9.0]), 1.0, 4.0)
+    [False, True]
+    """
+    return (distance_N > norm * median).tolist() if median > 0.0 else [False] * len(distance_N)
+
+
+def move_centre(
+    centre_D: Tensor, x_ND: Tensor, distance_N: Tensor, median: float, rate: float
+) -> Tensor:
     """Running robust centre: towards the rows, each by the median distance at most.
 
     c <- c + rate mean_n min(1, median / ||x_n - c||) (x_n - c)   [Huber 1964, as one step]
@@ -42,14 +43,19 @@ def move_centre(centre_D: Tensor, x_ND: Tensor, median: float, rate: float) -> T
     Args:
         centre_D: c.
         x_ND: rows that were admitted.
+        distance_N: ||x_n - c||.
         median: of the distances; 0 for no limit.
         rate: in [0, 1].
+
+    >>> x = torch.tensor([[1.0], [9.0]])
+    >>> move_centre(torch.zeros(1), x, x[:, 0], median=1.0, rate=0.5)
+    tensor([0.5000])
     """
-    change_ND = x_ND - centre_D
+    weight_N = torch.ones_like(distance_N)
     if median > 0.0:
-        distance_N = torch.linalg.vector_norm(change_ND, dim=1).clamp(min=1e-30)
-        change_ND = change_ND * (median / distance_N).clamp(max=1.0)[:, None]
-    return centre_D + rate * change_ND.mean(dim=0)
+        weight_N = (median / distance_N.clamp(min=1e-30)).clamp(max=1.0)
+    weight_N = weight_N * (rate / len(x_ND))
+    return centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
 
 
 def find_surplus(
@@ -71,10 +77,15 @@ def find_surplus(
         rate: in (0, 1].
         window: rows.
 
-    >>> last = ["a", "a", "b", "c", "d"]
+    >>> last = ["b", "a", "a", "c", "d"]
     >>> find_surplus(["a", "b", "a"], last, {"a": 2, "b": 1, "c": 1, "d": 1}, rate=0.2, window=5)
-    [False, False, True]
+    [True, False, False]
     """
+    fresh = Counter(sources)
+    num_most = len(counts) + len(fresh)
+    cap = max(rate, 2.0 / num_most) * window
+    if all(counts.get(source, 0) + num <= cap for source, num in fresh.items()):
+        return [False] * len(sources)
     seen, entered = dict(counts), list[str]()
     found = []
     for source in sources:

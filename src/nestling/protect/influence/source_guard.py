@@ -42,6 +42,7 @@ class Admission:
         at_odds: places of rows that are held by agreement.
         sources: of all N rows.
         x: (N, D) what was judged, float32 on the CPU; None if nothing could be.
+        distances: (N,) from the centre; None before the first call.
     """
 
     rows: Tensor
@@ -50,6 +51,7 @@ class Admission:
     at_odds: Tensor
     sources: tuple[str, ...] = field(repr=False)
     x: Tensor | None = field(repr=False)
+    distances: Tensor | None = field(repr=False)
 
     @property
     def is_plain(self) -> bool:
@@ -173,56 +175,73 @@ class SourceGuard:
         names = read_sources(sources, len(inputs[0]))
         x_ND = _flatten(inputs)
         held: dict[int, str] = {}
+        distance_N = None
         if x_ND is not None and self._centre is not None:
             if x_ND.shape[1] != len(self._centre):
                 raise DataError(
                     f"rows of {x_ND.shape[1]} features where those before had {len(self._centre)}; "
                     "make a SourceGuard of their own for them"
                 )
+            distance_N = measure_distances(x_ND, self._centre)
             if self._num_heard >= self.least_heard:
-                far = find_far_rows(x_ND, self._centre, self._median, self.norm)
+                far = find_far_rows(distance_N, self._median, self.norm)
                 held |= {row: "norm" for row, is_far in enumerate(far) if is_far}
         for row, source in enumerate(names if self._at_odds else ()):
             if source in self._at_odds:
                 held.setdefault(row, "agreement")
         if is_new:
             left = [row for row in range(len(names)) if row not in held]
-            left_names = [names[row] for row in left]
+            left_names = [names[row] for row in left] if held else names
             surplus = find_surplus(left_names, self._last, self._counts, self.rate, self.window)
-            held |= {row: "rate" for row, is_one in zip(left, surplus, strict=True) if is_one}
+            if any(surplus):
+                held |= {row: "rate" for row, is_one in zip(left, surplus, strict=True) if is_one}
         rows = _list_rows(row for row in range(len(names)) if row not in held)
         at_odds = _list_rows(row for row, rule in held.items() if rule == "agreement")
         weights_N = torch.ones(len(names), dtype=torch.float32, device="cpu")
         if weights is not None:
             weights_N = torch.as_tensor(weights, dtype=torch.float32, device="cpu")
-        kept = weights_N[rows].clamp(max=self.weight)
+        kept = (weights_N[rows] if held else weights_N).clamp(max=self.weight)
         events = self._tell((names[row], rule) for row, rule in sorted(held.items()))
-        return Admission(rows, kept, events, at_odds, tuple(names), x_ND)
+        return Admission(rows, kept, events, at_odds, tuple(names), x_ND, distance_N)
 
     def note(self, found: Admission) -> None:
         """Take note of the rows that were learned: who they are of, and where they lie."""
+        last, counts = self._last, self._counts
         for row in found.rows.tolist():
-            if len(self._last) == self.window:
-                oldest = self._last.popleft()
-                self._counts[oldest] -= 1
-                if not self._counts[oldest]:
-                    del self._counts[oldest]
-            self._last.append(found.sources[row])
-            self._counts[found.sources[row]] += 1
+            if len(last) == self.window:
+                oldest = last.popleft()
+                counts[oldest] -= 1
+                if not counts[oldest]:
+                    del counts[oldest]
+            source = found.sources[row]
+            last.append(source)
+            counts[source] = counts.get(source, 0) + 1
         num_rows = len(found.rows)
         if found.x is None or not num_rows:
             return
-        x_KD = found.x[found.rows]
-        if self._centre is None:
+        is_whole = num_rows == len(found.x)
+        x_KD = found.x if is_whole else found.x[found.rows]
+        if self._centre is None or found.distances is None:
             self._centre = x_KD.median(dim=0).values
+            distance_K = measure_distances(x_KD, self._centre)
+        else:
+            distance_K = found.distances if is_whole else found.distances[found.rows]
         usual = self._median
-        distance_K = measure_distances(x_KD, self._centre)[-self.window :]
-        places = torch.arange(len(distance_K), device="cpu") + self._num_heard
-        self._distances_W[places % self.window] = distance_K
-        self._num_heard += num_rows
-        self._find_median()
+        self._remember_distances(distance_K)
         rate = max(num_rows / self._num_heard, min(1.0, num_rows / self.window))
-        self._centre = move_centre(self._centre, x_KD, usual, rate)
+        self._centre = move_centre(self._centre, x_KD, distance_K, usual, rate)
+
+    def _remember_distances(self, distance_K: Tensor) -> None:
+        start = self._num_heard % self.window
+        if start + len(distance_K) <= self.window:
+            self._distances_W[start : start + len(distance_K)] = distance_K
+        else:
+            latest = distance_K[-self.window :]
+            first = self._num_heard + len(distance_K) - len(latest)
+            places = torch.arange(len(latest), device="cpu") + first
+            self._distances_W[places % self.window] = latest
+        self._num_heard += len(distance_K)
+        self._find_median()
 
     def note_errors(
         self,
@@ -245,20 +264,24 @@ class SourceGuard:
             self._residuals.extend(values)
             values = [float(value > _WRONG_RESIDUAL * usual) for value in values]
         share = self._share[0] / self._share[1] if self._share[1] else None
+        tallies, at_odds, known = self._tallies, self._at_odds, self._share
         for source, error in zip(names, values, strict=True):
-            if not math.isfinite(error):
+            if not error <= math.inf:
                 continue
-            if source not in self._at_odds:
-                self._share[0] += error
-                self._share[1] += 1.0
+            if source not in at_odds:
+                known[0] += error
+                known[1] += 1.0
             if share is None:
                 continue  # nobody to be compared with yet
-            tally = self._tallies.setdefault(source, [0.0, 0.0, 0.0])
-            for place, value in enumerate((error, share, 1.0)):
-                tally[place] += value
+            tally = tallies.get(source)
+            if tally is None:
+                tallies[source] = tally = [0.0, 0.0, 0.0]
+            tally[0] += error
+            tally[1] += share
+            tally[2] += 1.0
             if tally[2] > _MEMORY:
                 tally[:] = [value * _MEMORY / tally[2] for value in tally]
-            self._tallies.move_to_end(source)
+            tallies.move_to_end(source)
         if self._share[1] > _MEMORY:
             self._share = [value * _MEMORY / self._share[1] for value in self._share]
         while len(self._tallies) > self.most_sources:
@@ -270,7 +293,9 @@ class SourceGuard:
     def _judge_source(self, source: str) -> None:
         """By what is known of its errors now."""
         errors, expected, num = self._tallies.get(source, (0.0, 0.0, 0.0))
-        if find_disagreement(errors, expected, num, self.least_heard, self.margin, self.z):
+        if errors <= expected:
+            self._at_odds.discard(source)
+        elif find_disagreement(errors, expected, num, self.least_heard, self.margin, self.z):
             self._at_odds.add(source)
         else:
             self._at_odds.discard(source)

@@ -259,6 +259,43 @@ data = "later.csv"
     assert "changed by 0 since validation" in after["M1", ""][1]
 
 
+def test_values_are_judged_in_the_units_of_the_file(nestling: Run, desk: Path) -> None:
+    draw = random.Random(0)
+    rows = [draw.gauss(0, 1) for _ in range(200)]
+    lines = [f"{size},{200_000 + 30_000 * size + draw.gauss(0, 2_000)}" for size in rows]
+    (desk / "houses.csv").write_text("\n".join(["size,price", *lines]) + "\n")
+    assert nestling("learn", "houses.csv", "--target", "price", "--out", "houses")[0] == 0
+    behaviour = """
+[[must_stay_fixed.behaviour]]
+id = "B1"
+probe = "off"
+most = {most}
+views = "whole"
+
+[[probes]]
+name = "off"
+metric = "mean_absolute_error"
+data = "held-out.csv"
+
+[[probes]]
+name = "fit"
+metric = "r_squared"
+data = "held-out.csv"
+
+[must_stay_fixed.interface]
+task = "regression"
+"""
+    text = f'name = "houses"\n{CHANGES}' + behaviour
+    for most, expected in ((20_000, 0), (500, 1)):
+        (desk / "h.toml").write_text(text.replace("{most}", str(most)))
+        code, out, err = nestling("contract", "check", "h.toml", "houses", "--json", "found.json")
+        assert (code, err) == (expected, ""), out
+    # Of a standard deviation of 30,000 with a noise of 2,000.
+    figures = json.loads((desk / "found.json").read_text())["findings"]
+    (value,) = [one["figures"]["value"] for one in figures if one["clause"] == "B1"]
+    assert 1_000 < value < 15_000
+
+
 def test_a_duty_by_its_day(nestling: Run, desk: Path) -> None:
     duty = """
 [[must_change_by]]

@@ -17,6 +17,7 @@ from nestling.jobs.contracts.contract_check import check_run, digest_run
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.findings import GovernanceEvent
 from nestling.judge.contract.signing import sign_contract
+from nestling.judge.probes import ProbeData
 from nestling.judge.probes.probe_result import ProbePart, ProbeResult
 from nestling.ledger.governance_log import GovernanceLog
 from nestling.ledger.version_log import VersionLog
@@ -167,3 +168,36 @@ def test_a_folder_without_versions(tmp_path: Path) -> None:
     (tmp_path / "versions.jsonl").touch()
     with pytest.raises(VersionError, match="has no versions yet"):
         check_run(tmp_path / "c.toml", tmp_path, TODAY)
+
+
+def test_a_folder_of_govern_is_judged_by_its_own_contract(tmp_path: Path) -> None:
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    model = nn.Sequential(nn.Linear(2, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    model[1].requires_grad_(False)
+    plan = nl.Plan(nl.Level("head", match=["2.*"]), nl.Level("spine", match=["*"], period=4))
+    learner = nl.Learner(model, plan)
+    text = CONTRACT.replace("least = 0.75\nfall = 0.05", "least = 0.0\nfall = 1.0")
+    text = text.replace("per_day = 0.5", "per_update = 0.1\nper_day = 0.5")
+    text += '[[probes]]\nname = "acc"\nmetric = "accuracy"\n'
+    contract, folder = tmp_path / "c.toml", tmp_path / "governed"
+    contract.write_text(text)
+    times = iter(range(1, 10_000))
+    governed = nl.govern(
+        *(learner, contract),
+        probes={"acc": ProbeData(x, y)},
+        folder=folder,
+        now=lambda: float(next(times)),
+    )
+    learner.learn(x, y)
+    governed.validate(by="Ada")
+    report = check_run(folder / "contract.toml", folder, TODAY)
+    found = {(one.clause, one.view): (one.status, one.message) for one in report.findings}
+    assert found["parameters", ""][0] == "not judged", "not signed yet"
+    assert "at most 0.1 per update, which is held" in found["M1", ""][1]
+    del found["parameters", ""]
+    assert {status for status, _ in found.values()} == {"passed"}, found
+    # Of another contract nobody knows whether each update kept to its bounds.
+    contract.write_text(text.replace("per_update = 0.1", "per_update = 0.01"))
+    report = check_run(contract, folder, TODAY)
+    assert report.findings[0].status == "not judged"

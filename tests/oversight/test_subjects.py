@@ -1,5 +1,6 @@
 """The same contract at work on a plain training loop, a stream learner, and with a record."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,16 @@ import torch
 from torch import nn
 
 import nestling as nl
-from nestling.core.errors import ClockError, SettingError, VersionError
-from nestling.judge import FixedBehaviour, LevelRole, MayChange, ProbeData, ProbeSpec, StaysFixed
+from nestling.core.errors import ClockError, ContractError, SettingError, VersionError
+from nestling.judge import (
+    FixedBehaviour,
+    LevelRole,
+    MayChange,
+    MustChange,
+    ProbeData,
+    ProbeSpec,
+    StaysFixed,
+)
 from nestling.ledger.governance_log import GovernanceLog
 from under_contract import (
     DAY,
@@ -228,3 +237,89 @@ def test_a_learner_whose_clock_went_back_does_not_learn() -> None:
     with pytest.raises(ClockError, match="went back"):
         train_on(*make_rows())(learner)
     assert learner.levels.digests() == before
+
+
+def test_after_a_restart_budgets_baselines_and_references_are_those_of_before(
+    tmp_path: Path,
+) -> None:
+    flips = ProbeSpec("flips", metric="negative_flip_rate")
+    probes = (ProbeSpec("accuracy", metric="accuracy"), flips)
+    contract = make_contract(behaviour=[HOLDS], probes=probes, since_validation=0.5)
+    data = {"accuracy": make_data(), "flips": make_data()}
+    clock, folder = Clock(), tmp_path / "run"
+    learner = nl.Learner(TwoParts(), make_plan())
+    governed = nl.govern(learner, contract, probes=data, folder=folder, now=clock)
+    train_on(*make_rows(), steps=30)(learner)
+    governed.settle(governed.propose("M2", train_on(*make_rows()), by="anna", reason="drift"))
+    readings = {one.level: one.change_since_validation for one in governed.read()}
+    measured = governed.check()
+    learner.snapshot(tmp_path / "last")
+
+    twin = nl.Learner(TwoParts(), make_plan())
+    twin.restore(tmp_path / "last")
+    clock.at += 60.0
+    again = nl.govern(twin, contract, probes=data, folder=folder, now=clock)
+    assert {one.level: one.change_since_validation for one in again.read()} == readings
+    assert [(f.clause, f.view, f.status) for f in again.check()] == [
+        (f.clause, f.view, f.status) for f in measured
+    ]
+    for view in ("spine", "whole"):
+        for name in ("accuracy", "flips"):
+            assert again.measured[view][name].value == governed.measured[view][name].value
+    assert len(again.versions.records) == 2
+    proposal = again.propose("M2", train_on(*make_rows()), by="anna", reason="drift")
+    assert proposal.id == "p0002"
+    clock.at -= 120.0
+    with pytest.raises(ClockError, match="went back"):
+        nl.govern(twin, contract, probes=data, folder=folder, now=clock)
+
+
+def test_after_a_restart_what_is_fixed_must_be_as_it_was(tmp_path: Path) -> None:
+    data = make_contract(probes=[]).to_data()
+    data["may_change"] = data["may_change"][:2]
+    contract = nl.Contract.from_data({**data, "must_stay_fixed": {"parameters": ["scale.*"]}})
+    learner = nl.Learner(TwoParts(), make_plan())
+    nl.govern(learner, contract, folder=tmp_path, now=Clock())
+    with torch.no_grad():
+        learner.model.scale.weight.mul_(1.5)
+    with pytest.raises(ContractError, match="'scale.weight' must stay fixed and is not as it was"):
+        nl.govern(learner, contract, folder=tmp_path, now=Clock())
+
+
+def test_what_happens_while_it_learns_is_kept(tmp_path: Path) -> None:
+    learner = nl.Learner(TwoParts(), make_plan())
+    governed = nl.govern(
+        learner, make_contract(), probes={"accuracy": make_data()}, folder=tmp_path, now=Clock()
+    )
+    learner.control("fast", lr=0.1, reason="calmer")
+    governed.hear(learner.learn(*make_rows()).events)
+    held = nl.levels.Held("ward 7", "rate", 3, "3 rows held: too many of one source")
+    governed.hear([held])
+    changed, kept = GovernanceLog(tmp_path).read()[-2:]
+    assert (changed.happening, changed.level) == ("changed", "fast")
+    assert "calmer" in changed.message
+    assert (kept.happening, kept.by, kept.clause) == ("held", "ward 7", "rate")
+
+
+def test_a_duty_that_runs_out_stops_its_level_while_it_learns() -> None:
+    duty = MustChange(
+        "H1",
+        harm="misses it",
+        probe="accuracy",
+        level="fast",
+        by=date(2026, 9, 25),
+        most=0.1,
+        views=["whole"],
+    )
+    learner, clock = nl.Learner(TwoParts(), make_plan()), Clock()
+    contract = make_contract(duties=[duty])
+    governed = nl.govern(learner, contract, probes={"accuracy": make_data()}, now=clock)
+    before = learner.levels["fast"].digest()
+    train_on(*make_rows())(learner)
+    during = learner.levels["fast"].digest()
+    assert during != before
+    clock.at += 30 * DAY
+    train_on(*make_rows())(learner)
+    assert learner.levels["fast"].digest() == during
+    assert governed.stopped == {"fast": "a duty is overdue"}
+    assert "stands still until" in governed.take_events()[-1].message

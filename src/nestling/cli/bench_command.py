@@ -42,7 +42,8 @@ NUM_SEEDS = 10
     help="Run folder, from which an interrupted benchmark goes on; by default runs/bench/SUITE.",
 )
 @click.option(
-    "--parts", help="Of memory, personal, streams or governance: names with commas between; without it, all."
+    "--parts",
+    help="Of memory, personal, streams or governance: names with commas between; without it, all.",
 )
 @click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")

@@ -1,5 +1,6 @@
 """A learner's whole state: parts that each own theirs, loaded all or none, one file per level."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,14 +19,13 @@ from nestling.levels import Levels, Plan
 from nestling.store import (
     list_parts,
     read_kind,
-    read_part,
-    read_parts,
+    read_listed,
     read_snapshot,
     write_snapshot,
 )
 from nestling.store.state_trees import decode_tree, encode_tree
 
-_SCHEMAS = {"learner": 4, "levels": 1}
+_SCHEMAS = {"learner": 5, "levels": 1}
 # What may be large beside the levels has a file of its own; all small parts share one.
 _LARGE, _SMALL, _REST, _TREES = ("protections",), "learner", "rest of the model", "trees"
 # Tensors of a level that are kept apart, since they change when its weights do not.
@@ -103,9 +103,11 @@ def split_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """
     levels = dict(state["levels"])
     files: dict[str, Any] = {}
-    trees: dict[str, object] = {}
+    trees: dict[str, str] = {}
     for name, level in levels.pop("levels").items():
-        trees[name], tensors = encode_tree(level)
+        tree, tensors = encode_tree(level)
+        # As text, so that whoever reads one level does not take those of all others apart.
+        trees[name] = json.dumps(tree, allow_nan=False)
         for pointer, value in tensors.items():
             files.setdefault(_find_file(name, pointer), {})[pointer] = value
     files[_REST] = levels.pop("rest")
@@ -137,12 +139,12 @@ def _find_file(name: str, pointer: str) -> str:
     return _APART.get(pointer.split("/")[1], "level ") + name
 
 
-def _join_level(name: str, tree: object, files: Mapping[str, Any]) -> Any:
-    """One level's state, of as many files as it has tensors in."""
+def _join_level(name: str, tree: str, files: Mapping[str, Any]) -> Any:
+    """One level's state, of its tree as text and of as many files as it has tensors in."""
     tensors: dict[str, Tensor] = {}
     for start in ("level ", *_APART.values()):
         tensors |= files.get(start + name, {})
-    return decode_tree(tree, tensors)
+    return decode_tree(json.loads(tree), tensors)
 
 
 def read_level(path: Path | str, name: str) -> dict[str, Any]:
@@ -175,7 +177,9 @@ class SavedLevels:
         kind, _ = read_kind(self.path)
         self._kind = kind if kind in _SCHEMAS else "learner"
         self._schema = _SCHEMAS[self._kind]
-        self._small = read_part(self.path, _SMALL, kind=self._kind, schema=self._schema)
+        self._parts = list_parts(self.path, kind=self._kind, schema=self._schema)
+        small = {name: part for name, part in self._parts.items() if name == _SMALL}
+        self._small = read_listed(self.path, small).get(_SMALL, {})
         if not {_TREES, "plan"} <= self._small.keys():
             raise ForeignSnapshot(f"snapshot '{self.path}' has no levels; it is of no learner")
 
@@ -192,8 +196,8 @@ class SavedLevels:
         trees = self._small[_TREES]
         if name not in trees:
             raise ForeignSnapshot(f"the snapshot has no level {name!r}; {suggest(name, trees)}")
-        files = read_parts(self.path, _list_files(name), kind=self._kind, schema=self._schema)
-        level: dict[str, Any] = _join_level(name, trees[name], files)
+        wanted = {file: self._parts[file] for file in _list_files(name) if file in self._parts}
+        level: dict[str, Any] = _join_level(name, trees[name], read_listed(self.path, wanted))
         return level
 
     def read_tensors(self, name: str) -> dict[str, Tensor]:
@@ -222,19 +226,17 @@ class SavedLevels:
             )
         own, new = self.read(name), other.read(name)
         self._check_fit(name, own, new)
-        kept = dict.fromkeys(list_parts(self.path, kind=self._kind, schema=self._schema), self.path)
+        kept = dict.fromkeys(self._parts, self.path)
         # What was validated stays: a level that goes back does not change what a person looked at.
         moving = [file for file in _list_files(name) if file != _APART[_VALIDATED] + name]
         for file in (_SMALL, *moving):
             kept.pop(file, None)
-        theirs = list_parts(other.path, kind=self._kind, schema=self._schema)
-        kept |= {file: other.path for file in moving if file in theirs}
-        trees, tree = dict(self._small[_TREES]), dict(other._small[_TREES][name])
+        kept |= {file: other.path for file in moving if file in other._parts}
+        before, tree = (json.loads(one._small[_TREES][name]) for one in (self, other))
         tree.pop(_VALIDATED, None)
-        if _VALIDATED in trees[name]:
-            tree[_VALIDATED] = trees[name][_VALIDATED]
-        trees[name] = tree
-        small = {**self._small, _TREES: trees}
+        if _VALIDATED in before:
+            tree[_VALIDATED] = before[_VALIDATED]
+        small = {**self._small, _TREES: {**self._small[_TREES], name: json.dumps(tree)}}
         write_snapshot(path, {_SMALL: small}, kind=self._kind, schema=self._schema, linked=kept)
 
     def _check_fit(self, name: str, own: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -253,7 +255,8 @@ class SavedLevels:
 
     def _check_readers(self) -> None:
         """Raise SettingError if a memory reads the live model."""
-        for name, tree in self._small[_TREES].items():
+        for name, text in self._small[_TREES].items():
+            tree = json.loads(text)
             spec = tree["spec"]
             if spec.get("kind") != "memory" or spec.get("frozen") or not tree.get("bank"):
                 continue

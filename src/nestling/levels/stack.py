@@ -169,11 +169,11 @@ class Levels(Mapping[str, AnyLive]):
             SettingError: a surprise gate has not been told the loss, a gradient is sparse, or a
                 clock went back (ClockError). Nothing is changed by any.
         """
-        if self.governance.held:
-            self.governance.drop_gradients()
         self._watch.check(self._owned)
         for level in self._order:
             level.check(self.num_steps + 1)
+        if self.governance.held:  # a clock that was asked may have held more
+            self.governance.drop_gradients()
         gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
         feed_gates(gated, loss)
         self.num_steps += 1

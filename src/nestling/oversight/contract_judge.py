@@ -69,6 +69,16 @@ class ContractJudge:
         answers = find_answers(subject, self.contract, self.references)
         self._kept = keep_answers(answers, self.probes)
 
+    def take_over(self, validated: Subject, commits: Mapping[str, Sequence[float]]) -> None:
+        """Go on after a restart.
+
+        Args:
+            validated: the model as it was validated last.
+            commits: clause id -> when its proposals were committed.
+        """
+        self.validate(validated)
+        self.commits = {clause: list(times) for clause, times in commits.items()}
+
     def _find_facts(self, subject: Subject, measured: Measured, at: float) -> ContractFacts:
         interface = subject.read_interface()
         outputs = interface.get("num_outputs")

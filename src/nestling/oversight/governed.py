@@ -19,9 +19,10 @@ from nestling.judge.verdicts.contract_facts import Measured
 from nestling.judge.verdicts.judging import Duty
 from nestling.ledger.version_log import VersionLog, check_same_plan
 from nestling.levels.bounds import ChangeBounds
+from nestling.levels.events import Event
 from nestling.levels.readings import LevelReading
 from nestling.oversight.change_proposal import ChangeProposal
-from nestling.oversight.contract_judge import ContractJudge, read_changes
+from nestling.oversight.contract_judge import ContractJudge, find_day, read_changes
 from nestling.oversight.contract_probes import make_probes, sign_fixed
 from nestling.oversight.governed_record import GovernedRecord
 from nestling.oversight.proposal_desk import ProposalDesk
@@ -52,7 +53,9 @@ def govern(
         contract: or the path of its TOML file.
         probes: probe name -> data, for the probes that the contract lists without data; or probes
             of one's own.
-        folder: where versions, events and figures are kept; None keeps events in memory only.
+        folder: where versions, events and figures are kept; None keeps events in memory only. A
+            folder that holds a record already goes on: its last validated version, its commits and
+            its budgets count, so restore the learner as it was before.
         now: tells the time, seconds since 1970, UTC.
 
     Returns: what proposes, checks, validates and rolls back. The model as it is given counts as
@@ -117,21 +120,45 @@ class Governed:
         # Everything that can fail comes before anything that is changed.
         check_against_plan(contract, subject.describe())
         made, signed = make_probes(contract, probes), sign_fixed(subject, contract)
-        self._judge = ContractJudge(contract, made, signed, _keep_references(subject, contract))
         self._record = GovernedRecord(subject, contract, folder, now)
+        self._record.check_fixed(signed)
+        references = self._record.read_references(_list_fast(subject, contract))
+        self._judge = ContractJudge(contract, made, signed, references)
         at = self._record.tell_time()
+        # Duties that were not met when they were last judged; none is told before the first time.
+        self._unmet: list[Duty] = []
+        due = {duty.level for duty in contract.must_change_by}
         for clause in contract.may_change:
             bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
-            if bounds != ChangeBounds():
-                subject.bind(clause.level, bounds, self._record.tell_time)
+            if bounds != ChangeBounds() or clause.level in due:
+                subject.bind(clause.level, bounds, self._tell_levels)
         self._still = Standstill(subject, contract)
         self._desk = ProposalDesk(subject, self._judge, self._still, self._record)
-        subject.mark_validated(contract.owner or "the beginning", at)
-        self._judge.validate(subject)
-        self._record.add_version(
-            "began", self._judge.measured, reason=f"the contract {contract.name!r} is in force"
-        )
-        self._record.note("changed", f"the contract {contract.name!r} is in force")
+        self._begin(at)
+
+    def _begin(self, at: float) -> None:
+        """Start the record, or go on with the one that the folder holds."""
+        name = self.contract.name
+        if self._record.is_resumed:
+            self._record.resume(self._judge)
+            self._desk.num_before = self._record.num_proposals
+            self._record.note("changed", f"goes on under the contract {name!r}")
+        else:
+            self._subject.mark_validated(self.contract.owner or "the beginning", at)
+            self._judge.validate(self._subject)
+            why = f"the contract {name!r} is in force"
+            self._record.add_version("began", self._judge.measured, reason=why)
+            self._record.note("changed", why)
+        self._unmet = [duty for duty in self.duties if duty.state != "met"]
+        self._obey_duties(self.duties)
+
+    def _tell_levels(self) -> float:
+        """The time, for levels that ask before an update; a duty that runs out stops its level."""
+        at = self._record.tell_time()
+        day = find_day(at)
+        if late := [duty for duty in self._unmet if duty.by < day]:
+            self._stop_overdue(late)
+        return at
 
     # --- proposals
 
@@ -197,7 +224,9 @@ class Governed:
         at = self._record.tell_time()
         self._judge.measured = self._judge.measure(self._subject)
         findings = self._judge.judge(self._subject, self._judge.measured, at)
-        self._obey_duties(self._judge.list_duties(findings, at))
+        duties = self._judge.list_duties(findings, at)
+        self._unmet = [duty for duty in duties if duty.state != "met"]
+        self._obey_duties(duties)
         self._watch_budgets()
         self._record.write_findings(findings)
         self._record.add_measured(self._judge.measured, "")
@@ -220,7 +249,11 @@ class Governed:
         for level in {duty.level for duty in duties} - expired.keys():
             if self._still.release(level, _OVERDUE):
                 self._record.note("duty", f"level {level!r} meets its duty and learns again")
-        for level, duty in expired.items():
+        self._stop_overdue(list(expired.values()))
+
+    def _stop_overdue(self, duties: Sequence[Duty]) -> None:
+        for duty in duties:
+            level = duty.level
             if self._still.stop(level, _OVERDUE):
                 self._record.note(
                     "duty",
@@ -352,6 +385,15 @@ class Governed:
 
     # --- what it tells
 
+    def hear(self, events: Iterable[Event]) -> None:
+        """Keep what happened to levels while they learned: brakes, bounds, rows held, alarms.
+
+        Args:
+            events: of a `StepReport` or `FitReport`, or of `NestedOptimizer.take_events`.
+        """
+        for event in events:
+            self._record.hear(event)
+
     def read(self) -> list[LevelReading]:
         """Statistics of every level, with its cumulative change since the last validation."""
         return self._subject.read_levels()
@@ -371,11 +413,7 @@ class Governed:
         return self._subject.answer_by(levels, self._judge.references)
 
 
-def _keep_references(subject: Subject, contract: Contract) -> dict[str, Any]:
-    """Where fast gradient levels stand now: what they are while the spine answers alone."""
+def _list_fast(subject: Subject, contract: Contract) -> list[str]:
+    """Gradient levels that are silent while the spine answers alone."""
     kinds, spine = subject.describe().kinds, set(contract.list_spine())
-    return {
-        name: subject.levels[name].tensors()
-        for name, kind in kinds.items()
-        if kind == "gradient" and name not in spine
-    }
+    return [name for name, kind in kinds.items() if kind == "gradient" and name not in spine]

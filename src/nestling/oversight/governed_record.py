@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nestling.core.errors import ClockError, SettingError
+from nestling.core.errors import ClockError, ContractError, SettingError
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.findings import Finding, GovernanceEvent, Happening
 from nestling.judge.verdicts.contract_facts import Measured
@@ -16,12 +16,23 @@ from nestling.ledger.record_lines import RecordLines, to_plain_json
 from nestling.ledger.version_diff import measure_change
 from nestling.ledger.version_log import SNAPSHOTS, VersionLog, show_time
 from nestling.ledger.version_record import Origin, VersionRecord
-from nestling.oversight.contract_judge import read_changes, read_weights
+from nestling.levels.events import (
+    Alarm,
+    Bounded,
+    Braked,
+    Change,
+    DriftAlarm,
+    Event,
+    Held,
+    Refusal,
+)
+from nestling.oversight.contract_judge import ContractJudge, read_changes, read_weights
 from nestling.oversight.measured_views import flatten_behaviour
 from nestling.oversight.subjects.subject import Subject
 from nestling.store import write_whole
 
 CONTRACT, PROBES, FINDINGS = "contract.toml", "probes.jsonl", "findings.json"
+FIXED = "fixed.json"
 
 
 class GovernedRecord:
@@ -43,6 +54,7 @@ class GovernedRecord:
         self.versions: VersionLog | None = None
         self._log: GovernanceLog | None = None
         self._probes: RecordLines | None = None
+        self.num_proposals = 0  # of earlier processes
         # Of the last version, for what has changed since.
         self._weights: dict[str, dict[str, Tensor]] = {}
         if folder is not None:
@@ -50,9 +62,69 @@ class GovernedRecord:
             self.versions = VersionLog(folder)
             self._log = GovernanceLog(folder)
             self._probes = RecordLines(folder / PROBES)
-            if self.versions.records:
-                self.last_time = self.versions.latest.at
+            events = self._log.read()
+            self.last_time = max([one.at for one in events], default=self.last_time)
+            self.num_proposals = sum(one.happening == "proposed" for one in events)
             write_whole(folder / CONTRACT, contract.to_toml())
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the folder holds the record of this plan already."""
+        return bool(self._list_own())
+
+    def _list_own(self) -> list[VersionRecord]:
+        """Versions of this plan, from the last beginning on."""
+        records = [] if self.versions is None else self.versions.records
+        plan = self._subject.digest_plan()
+        own = [one for one in records if one.plan_digest == plan]
+        begins = [at for at, one in enumerate(own) if one.origin == "began"]
+        return own[begins[-1] :] if begins else []
+
+    def read_references(self, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+        """Where fast levels stood in the beginning: level -> name -> tensor."""
+        own = self._list_own()
+        origin = self._subject
+        if own:
+            origin = self._subject.read_version(self.find_snapshot(own[0]))
+        return {name: origin.levels[name].tensors() for name in names}
+
+    def resume(self, judge: ContractJudge) -> None:
+        """Go on with the record: what was validated last, commits, fixed parts.
+
+        Raises:
+            ContractError: something fixed is not as it was when the record began.
+        """
+        own = self._list_own()
+        validated = [one for one in own if one.origin == "validated"] or own[:1]
+        twin = self._subject.read_version(self.find_snapshot(validated[-1]))
+        self._subject.mark_validated(validated[-1].by or "the beginning", validated[-1].at, twin)
+        commits: dict[str, list[float]] = {}
+        for one in own:
+            if one.origin == "committed":
+                commits.setdefault(one.clause, []).append(one.at)
+        judge.take_over(twin, commits)
+        last = self._subject.read_version(self.find_snapshot(own[-1]))
+        self._weights = read_weights(last)
+        judge.measured = judge.measure(self._subject)
+
+    def check_fixed(self, signed: Mapping[str, str]) -> None:
+        """Keep the digests of what is fixed, or compare them with those of the beginning.
+
+        Raises:
+            ContractError: something is not as it was when the record began.
+        """
+        if self.folder is None:
+            return
+        path = self.folder / FIXED
+        if self.is_resumed and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            for name, digest in signed.items():
+                if before.get(name, digest) != digest:
+                    raise ContractError(
+                        f"{name!r} must stay fixed and is not as it was when the record in "
+                        f"'{self.folder}' began; restore the model, or begin a new record"
+                    )
+        write_whole(path, json.dumps(dict(signed), indent=1) + "\n")
 
     def tell_time(self) -> float:
         """Now; raises ClockError, with nothing changed, if the clock went back."""
@@ -98,6 +170,15 @@ class GovernedRecord:
         self.events.append(event)
         if self._log is not None:
             self._log.add(event)
+
+    def hear(self, event: Event) -> None:
+        """Keep what happened to a level while it learned."""
+        kind, message, level = _describe(event)
+        if isinstance(event, Held):
+            figures = {"num_rows": float(event.num_rows)}
+            self.note(kind, message, by=event.source, clause=event.rule, figures=figures)
+        else:
+            self.note(kind, message, level=level)
 
     def note_gates(self, gates: Iterable[Finding], proposal: str, level: str) -> None:
         """Keep what each gate found of a proposal."""
@@ -177,3 +258,18 @@ class GovernedRecord:
     def say_rollback(self, level: str, version: str) -> str:
         """The command that puts a level back to a version."""
         return f"nestling rollback {self.folder} {level} --to {version}"
+
+
+def _describe(event: Event) -> tuple[Happening, str, str]:
+    """What kind of happening an event is, in words, and of which level."""
+    if isinstance(event, Change):
+        knobs = ", ".join(f"{knob} = {value}" for knob, value in event.knobs.items())
+        return "changed", f"{knobs}: {event.reason}", event.level
+    if isinstance(event, Braked):
+        return "braked", event.reason, event.level
+    if isinstance(event, Held):
+        return "held", event.message, ""
+    if isinstance(event, Refusal):
+        return "alarm", f"an update was refused: {event.reason}", event.level or ""
+    assert isinstance(event, Alarm | Bounded | DriftAlarm)
+    return "alarm", event.message, event.level

@@ -32,6 +32,7 @@ class ProposalDesk:
         self._subject, self._judge, self._still = subject, judge, still
         self._record, self._contract = record, judge.contract
         self.proposals: list[ChangeProposal] = []
+        self.num_before = 0  # in the record, of earlier processes
 
     def propose(self, clause: str, change: Change, by: str, reason: str) -> ChangeProposal:
         """Try a change on a copy and judge it; see `Governed.propose`."""
@@ -42,7 +43,7 @@ class ProposalDesk:
         trial = try_change(self._subject, self._contract, clause, change)
         before = self._judge.measure(self._subject)
         proposal = ChangeProposal(
-            f"p{len(self.proposals) + 1:04d}",
+            f"p{self.num_before + len(self.proposals) + 1:04d}",
             clause,
             cited.level,
             by,

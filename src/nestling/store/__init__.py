@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from nestling.store.snapshots import (
         link_snapshot,
         list_parts,
+        read_listed,
         read_part,
-        read_parts,
         read_snapshot,
         write_snapshot,
     )
@@ -22,7 +22,7 @@ _HOMES = {
     "link_snapshot": "snapshots",
     "list_parts": "snapshots",
     "read_kind": "manifest",
-    "read_parts": "snapshots",
+    "read_listed": "snapshots",
     "read_object_array": "legacy_weights",
     "read_part": "snapshots",
     "read_snapshot": "snapshots",
@@ -35,7 +35,7 @@ __all__ = [
     "link_snapshot",
     "list_parts",
     "read_kind",
-    "read_parts",
+    "read_listed",
     "read_object_array",
     "read_part",
     "read_snapshot",

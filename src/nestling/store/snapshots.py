@@ -16,7 +16,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,24 @@ def list_parts(path: Path, *, kind: str, schema: int) -> dict[str, PartFile]:
         raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
 
 
-def read_parts(path: Path, names: Collection[str], *, kind: str, schema: int) -> dict[str, Any]:
-    """Read those parts of a snapshot that it has of the named ones; its manifest is read once.
+def read_listed(path: Path, parts: Mapping[str, PartFile]) -> dict[str, Any]:
+    """Read some parts of a snapshot that nobody replaces; the manifest is not read again.
+
+    Args:
+        path: the folder.
+        parts: of those that `list_parts` gave.
 
     Raises:
-        SnapshotError: as `read_snapshot`.
+        CorruptSnapshot: a file is lost, truncated or changed.
+        SnapshotError: it cannot be read.
     """
-    return _read(Path(path), kind, schema, names)
+    path = Path(path)
+    try:
+        return {name: _unpack(path / part.file, part) for name, part in parts.items()}
+    except FileNotFoundError as error:
+        raise _name_lost(path, error) from error
+    except OSError as error:
+        raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
 
 
 def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
@@ -174,12 +185,7 @@ def read_part(path: Path, name: str, *, kind: str, schema: int) -> Any:
     ...     read_part(Path(folder), "step", kind="demo", schema=1)
     3
     """
-    path = Path(path)
-    found = _read(path, kind, schema, (name,))
-    if name not in found:
-        known = list_parts(path, kind=kind, schema=schema)
-        raise SnapshotError(f"snapshot '{path}' has no part {name!r}; {suggest(name, known)}")
-    return found[name]
+    return _read(Path(path), kind, schema, name)[name]
 
 
 # --- writing
@@ -276,7 +282,8 @@ def _find_linked(
     linked: Mapping[str, Path], kind: str, schema: int
 ) -> dict[str, tuple[PartFile, Path]]:
     """Part -> its file in the folder that it is taken from, checked byte by byte."""
-    manifests = {folder: list_parts(folder, kind=kind, schema=schema) for folder in linked.values()}
+    folders = set(linked.values())
+    manifests = {folder: list_parts(folder, kind=kind, schema=schema) for folder in folders}
     found = {}
     for name, folder in linked.items():
         known = manifests[folder]
@@ -330,26 +337,31 @@ def _remove_unnamed(path: Path, named: set[str]) -> None:
 # --- reading
 
 
-def _read(path: Path, kind: str, schema: int, names: Collection[str] | None) -> dict[str, Any]:
-    """All parts, or those of the named ones that there are."""
+def _read(path: Path, kind: str, schema: int, name: str | None) -> dict[str, Any]:
     try:
         while True:
             text = load_manifest(path)
             parts = unseal_manifest(path, text, kind=kind, schema=schema)
-            wanted = parts
-            if names is not None:
-                wanted = {name: parts[name] for name in names if name in parts}
+            if name is not None and name not in parts:
+                raise SnapshotError(
+                    f"snapshot '{path}' has no part {name!r}; {suggest(name, parts)}"
+                )
+            wanted = parts if name is None else {name: parts[name]}
             try:
                 return {name: _unpack(path / part.file, part) for name, part in wanted.items()}
             except FileNotFoundError as error:
                 # A writer may have replaced the snapshot between the two reads.
                 if load_manifest(path) == text:
-                    raise CorruptSnapshot(
-                        f"snapshot '{path}' has lost its file '{Path(error.filename).name}'; "
-                        "restore another snapshot"
-                    ) from error
+                    raise _name_lost(path, error) from error
     except OSError as error:
         raise SnapshotError(f"cannot read snapshot '{path}': {error.strerror or error}") from error
+
+
+def _name_lost(path: Path, error: FileNotFoundError) -> CorruptSnapshot:
+    return CorruptSnapshot(
+        f"snapshot '{path}' has lost its file '{Path(error.filename).name}'; "
+        "restore another snapshot"
+    )
 
 
 def _unpack(file: Path, part: PartFile) -> object:

@@ -11,8 +11,7 @@ from torch import Tensor
 from nestling.core.errors import CorruptSnapshot
 from nestling.store import (
     list_parts,
-    read_part,
-    read_parts,
+    read_listed,
     read_snapshot,
     write_snapshot,
 )
@@ -87,7 +86,10 @@ class SavedStream:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._pool = read_part(self.path, "pool", kind="stream", schema=SCHEMA)
+        self._parts = list_parts(self.path, kind="stream", schema=SCHEMA)
+        if "pool" not in self._parts:
+            raise CorruptSnapshot(f"snapshot '{path}' lacks 'pool'; restore an older one")
+        self._pool = read_listed(self.path, {"pool": self._parts["pool"]})["pool"]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pool["names"])
@@ -119,7 +121,7 @@ class SavedStream:
         pool = put_level(self._read_pool(name), name, other.read(name))
         pool.pop("parts")
         own = "part." + find_part(name)
-        kept = dict.fromkeys(list_parts(self.path, kind="stream", schema=SCHEMA), self.path)
+        kept = dict.fromkeys(self._parts, self.path)
         kept.pop("pool")
         if own in kept:
             kept[own] = other.path
@@ -128,7 +130,8 @@ class SavedStream:
     def _read_pool(self, name: str) -> dict[str, Any]:
         """The experts' state with the arrays of one level."""
         own = "part." + find_part(name)
-        found = read_parts(self.path, [own], kind="stream", schema=SCHEMA)
+        wanted = {own: self._parts[own]} if own in self._parts else {}
+        found = read_listed(self.path, wanted)
         return {**self._pool, "parts": {find_part(name): part for part in found.values()}}
 
 

@@ -28,6 +28,7 @@ from nestling.report.audit.audit_records import AuditRecords, read_audit_records
 START = datetime(2026, 11, 2, 8, 0, tzinfo=UTC).timestamp()
 DAY = 86_400.0
 NOW = START + 26 * DAY  # 28 November 2026
+BUDAPEST = "data of Budapest <script>alert(1)</script>"
 WRONG = "Zurich's labels were wrong"
 DIGESTS = {"spine": "ab" * 32, "ward": "cd" * 32}
 
@@ -142,7 +143,7 @@ def make_versions() -> list[dict[str, Any]]:
         8.0,
         "committed",
         "ana",
-        "data of Budapest",
+        BUDAPEST,
         "M2",
         spine=(0.0123, 0.0123),
         ward=(0.0, 0.0185),
@@ -188,7 +189,7 @@ def make_events() -> list[dict[str, Any]]:
         event(
             "proposed",
             7.5,
-            "data of Budapest <script>alert(1)</script>",
+            BUDAPEST,
             by="ana",
             clause="M2",
             **spine,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from nestling.judge.contract.findings import GovernanceEvent
 from nestling.report.audit.audit_records import AuditRecords
@@ -103,3 +104,42 @@ def test_a_change_that_is_not_finite_is_beyond_any_bound(records: AuditRecords) 
     wild = replace(records.versions[7], changes={"ward": float("inf")})
     (row,) = list_versions(replace(records, versions=(wild,)))
     assert row.moved[0].change == "beyond any bound"
+
+
+def test_a_level_that_no_clause_lets_learn_is_named(records: AuditRecords) -> None:
+    stray = replace(records.versions[7], changes={"ward": 0.01, "spine": 0.01}, clause="")
+    found = make_changes(replace(records, versions=(stray,), events=()))[0]
+    assert found.outcome == "No clause lets 'spine' change by itself."
+    assert found.clause == ""
+
+
+def test_nothing_is_said_twice(make_run: Callable[..., AuditRecords]) -> None:
+    def version(number: int, origin: str, reason: str) -> dict[str, object]:
+        return {
+            **{"id": f"v{number:04d}", "at": float(number), "origin": origin, "reason": reason},
+            **{"parent": f"v{number - 1:04d}", "changes": {"spine": 0.1}},
+        }
+
+    def event(happening: Any, at: float, message: str, version: str = "") -> dict[str, object]:
+        return GovernanceEvent(happening, at, message, "spine", version=version).to_record()
+
+    found = make_changes(
+        make_run(
+            versions=[
+                version(1, "began", "the contract is in force"),
+                version(2, "committed", "new data"),
+                version(3, "rolled back", "too far"),
+            ],
+            events=[
+                event("changed", 1.0, "the contract is in force"),
+                event("proposed", 1.5, "p0001: new data; it would change by 0.1"),
+                event("committed", 2.0, "p0001: new data; approved by bo", "v0002"),
+                event("rolled back", 3.0, "level 'spine' is as it was in v0001: too far", "v0003"),
+            ],
+        )
+    )
+    assert [(one.kind, one.why, one.outcome) for one in found] == [
+        ("rolled back", "", "level 'spine' is as it was in v0001: too far"),
+        ("committed", "new data", ""),
+        ("began", "the contract is in force", ""),
+    ]

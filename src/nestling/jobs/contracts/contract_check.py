@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nestling.consolidate.proposal import digest_tensor, read_tensors
-from nestling.core.errors import JobError, NotFitted
+from nestling.core.batches import read_output
+from nestling.core.errors import JobError
 from nestling.core.heads import find_head_layer
 from nestling.core.machine import use_threads
 from nestling.core.modes import eval_mode
@@ -30,19 +30,26 @@ from nestling.judge.contract.clauses import Interface
 from nestling.judge.contract.contradictions import covers
 from nestling.judge.contract.findings import Finding
 from nestling.judge.contract.plan_facts import check_against_plan
-from nestling.judge.probes import ProbeData, make_probe, measure_probes
-from nestling.judge.probes.probe_result import Answering, Probe
+from nestling.judge.probes import ProbeData, make_probe
+from nestling.judge.probes.probe_result import Answering
 from nestling.judge.verdicts.contract_facts import (
     ContractFacts,
     InterfaceFacts,
     LevelChanges,
-    Measured,
 )
 from nestling.judge.verdicts.judging import Duty, is_kept, judge_contract, list_duties
 from nestling.learn.learner import Learner
 from nestling.ledger.version_diff import measure_change
 from nestling.ledger.version_log import VERSIONS
-from nestling.levels import Plan
+from nestling.levels import Levels, Plan
+from nestling.oversight.measured_views import (
+    find_answers,
+    keep_answers,
+    list_views,
+    measure_views,
+)
+from nestling.oversight.subjects.governed_learner import LearnerSubject
+from nestling.oversight.subjects.model_levels import answer_by_model
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 
@@ -102,7 +109,7 @@ def check_run(contract_file: Path, run: Path, today: date) -> ContractReport:
     """
     contract = Contract.of(contract_file)
     if is_governed_folder(run):
-        plan_facts, facts = read_recorded_facts(run)
+        plan_facts, facts = read_recorded_facts(run, contract)
         notes = check_against_plan(contract, plan_facts)
         return _judge(contract, replace(facts, today=today), notes)
     rebuilt = rebuild_learner(run)
@@ -134,7 +141,9 @@ def check_module(
     contract = Contract.of(contract_file)
     plan_facts = read_plan_facts(plan, model)
     notes = check_against_plan(contract, plan_facts)
-    answers = dict.fromkeys(_list_views(contract), _answer_by_module(model, contract))
+    answer = _answer_by_module(Levels(model, plan), contract)
+    views: list[str] = [*list_views(contract)]
+    answers = dict.fromkeys(views, answer)
     candidate = _Candidate(
         model,
         answers,
@@ -155,7 +164,7 @@ def digest_model(model: nn.Module, contract: Contract) -> dict[str, str]:
 def digest_run(run: Path, contract: Contract) -> dict[str, str]:
     """Digests of all that a contract fixes of a run's model as it stands: name -> sha256."""
     if is_governed_folder(run):
-        _, facts = read_recorded_facts(run)
+        _, facts = read_recorded_facts(run, contract)
         if facts.digests is None:
             raise JobError(f"'{run}' keeps no snapshot of a model; sign for its model instead")
         return dict(facts.digests)
@@ -178,10 +187,13 @@ def _read_run(
     former = rebuild_learner(run, run / validated[-1].snapshot).learner if validated else None
     start = build_learner(rebuilt.job) if former is None else former
     references = {name: level.tensors() for name, level in start.levels.gradient.items()}
+    before: Mapping[str, Answering] = {}
+    if former is not None:
+        before = _answer_by_learner(former, contract, references, rebuilt.encoding)
     return _Candidate(
         learner.levels.model,
-        _answer_by_learner(learner, contract, references),
-        before={} if former is None else _answer_by_learner(former, contract, references),
+        _answer_by_learner(learner, contract, references, rebuilt.encoding),
+        before=before,
         changes=read_changes(run, _measure_changes(learner, references)),
         commits=read_commits(run),
         encoding=rebuilt.encoding,
@@ -209,82 +221,35 @@ def _measure(contract: Contract, candidate: _Candidate, today: date) -> Contract
     }
     specs = {spec.name: name_positive(spec, candidate.encoding) for spec in contract.probes}
     probes = [make_probe(specs[name], given, contract.protocol) for name, given in data.items()]
+    kept = keep_answers(candidate.before, probes)
     return ContractFacts(
         today=today,
         digests=digest_model(candidate.model, contract),
         interface=_find_interface(contract.must_stay_fixed.interface, candidate, data),
         changes=candidate.changes,
-        measured=_measure_views(probes, candidate.answers, candidate.before),
-        validated=_measure_views(probes, candidate.before, candidate.before),
+        measured=measure_views(candidate.answers, probes, kept),
+        validated=measure_views(candidate.before, probes, kept),
         commits=candidate.commits,
     )
 
 
-def _measure_views(
-    probes: Sequence[Probe],
-    answers: Mapping[str, Answering],
-    before: Mapping[str, Answering],
-) -> Measured:
-    found = {}
-    for view, answer in answers.items():
-        try:
-            results = measure_probes(probes, answer, before.get(view))
-        except NotFitted:
-            continue  # nobody of them has learned anything that could be judged
-        found[view] = {result.probe: result for result in results}
-    return found
-
-
-def _list_views(contract: Contract) -> list[str]:
-    clauses: list[Any] = [*contract.must_stay_fixed.behaviour, *contract.must_change_by]
-    asked = {view for clause in clauses for view in clause.views} | {"whole"}
-    if contract.list_spine():
-        asked.add("spine")
-    return [view for view in ("spine", "whole") if view in asked]
-
-
 def _answer_by_learner(
-    learner: Learner, contract: Contract, references: Weights
+    learner: Learner, contract: Contract, references: Weights, encoding: TableEncoding
 ) -> dict[str, Answering]:
-    """Who answers in each view; cohorts are the persons who have learned something."""
-    found: dict[str, Answering] = {"whole": _ask(learner)}
-    if "spine" in _list_views(contract):
-        spine = learner.restricted_to(contract.list_spine(), references=references)
-        found["spine"] = _ask(spine, learner.task)
-    for name in learner.persons:
-        person = learner.personal(name)
-        if person.num_examples:
-            found[f"cohorts/{name}"] = person.predict_proba
-    return found
-
-
-def _ask(asked: Any, task: str | None = None) -> Answering:
-    is_regression = (task or getattr(asked, "task", None)) == "regression"
-
-    def answer(x: Any) -> Tensor:
-        found: Tensor = asked.predict(x) if is_regression else asked.predict_proba(x)
+    """Who answers in each view; values are in the units of the run's files."""
+    found = find_answers(LearnerSubject(learner), contract, references)
+    if encoding.targets != "values":
         return found
-
-    return answer
-
-
-def _answer_by_module(model: nn.Module, contract: Contract) -> Answering:
-    is_regression = contract.must_stay_fixed.interface.task == "regression"
-
-    def answer(x: Any) -> Tensor:
-        with eval_mode(model), torch.no_grad():
-            found = _call(model, x).detach().float().cpu()
-        return found if is_regression else found.softmax(dim=-1)
-
-    return answer
+    return {view: _decode(answer, encoding) for view, answer in found.items()}
 
 
-def _call(model: nn.Module, x: Any) -> Tensor:
-    if isinstance(x, Mapping):
-        found: Tensor = model(**x)
-    else:
-        found = model(*x) if isinstance(x, tuple) else model(x)
-    return found
+def _decode(answer: Answering, encoding: TableEncoding) -> Answering:
+    return lambda x: encoding.decode_values(answer(x))
+
+
+def _answer_by_module(levels: Levels, contract: Contract) -> Answering:
+    classifies = contract.must_stay_fixed.interface.task != "regression"
+    return lambda x: answer_by_model(levels, {}, x, classifies=classifies)
 
 
 def _find_interface(
@@ -308,7 +273,7 @@ def _find_interface(
         try:
             with eval_mode(candidate.model), torch.no_grad():
                 zeros = torch.zeros(2, *shape, dtype=dtype, device=_find_device(candidate.model))
-                found = _call(candidate.model, zeros)
+                found = read_output(candidate.model(zeros))
         except Exception as error:
             # Whatever a user's model raises, it does not take what the contract promises.
             refusal = refusal or " ".join(str(error).split()) or type(error).__name__

@@ -11,6 +11,7 @@ from torch import Tensor
 from nestling.consolidate.proposal import digest_tensor
 from nestling.core.errors import DataError
 from nestling.jobs.run_versions import PROBES, read_versions
+from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import ProbePart, ProbeResult
 from nestling.judge.verdicts.contract_facts import ContractFacts, LevelChanges
@@ -29,11 +30,12 @@ def is_governed_folder(folder: Path) -> bool:
     return (folder / VERSIONS).exists() and not (folder / "config.json").exists()
 
 
-def read_recorded_facts(folder: Path) -> tuple[PlanFacts, ContractFacts]:
+def read_recorded_facts(folder: Path, contract: Contract) -> tuple[PlanFacts, ContractFacts]:
     """What a governed folder says of its newest version.
 
     Args:
         folder: with versions.jsonl, and with probes.jsonl and governance.jsonl if there are any.
+        contract: whose bounds were held, if it is the one that was in force.
 
     Returns: levels by name, and what was measured, changed and committed. Digests are those of
         the snapshot, where it is one of a learner or of an optimizer over levels.
@@ -53,8 +55,9 @@ def read_recorded_facts(folder: Path) -> tuple[PlanFacts, ContractFacts]:
         kinds={},
         tensors=frozenset(digests or ()),
     )
+    is_held = last.contract_digest == contract.digest
     since = {
-        name: LevelChanges(since_validation=change)
+        name: LevelChanges(since_validation=change, is_held=is_held)
         for name, change in last.since_validation.items()
     }
     facts = ContractFacts(

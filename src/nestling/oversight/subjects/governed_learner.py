@@ -17,7 +17,7 @@ from nestling.levels import Levels
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
 from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels
-from nestling.oversight.subjects.subject import References
+from nestling.oversight.subjects.subject import References, Subject
 
 
 class LearnerSubject:
@@ -100,9 +100,9 @@ class LearnerSubject:
         """Hold a level to bounds of its change."""
         self.levels.bind(name, bounds, now)
 
-    def mark_validated(self, by: str, at: float) -> None:
+    def mark_validated(self, by: str, at: float, like: Subject | None = None) -> None:
         """Let the cumulative change of every level begin anew."""
-        self.levels.mark_validated(by, at)
+        self.levels.governance.mark_validated((like or self).levels, by, at)
 
     def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any] = ()) -> None:
         """Let one level become what was saved, others untouched; then it alone learns feedback."""
@@ -116,6 +116,12 @@ class LearnerSubject:
     def write(self, path: Path, last: Path | None) -> None:
         """Save everything as a snapshot; what an earlier one holds is linked."""
         write_snapshot_state(path, self.target.state_dict(), last)
+
+    def read_version(self, path: Path) -> "LearnerSubject":
+        """A twin as it was when a snapshot was written."""
+        twin = self.copy()
+        twin.target.restore(path)
+        return twin
 
     def read_level(self, path: Path, name: str) -> Mapping[str, Any]:
         """The state of one level of a snapshot."""

@@ -13,13 +13,13 @@ from nestling.consolidate.proposal import read_tensors
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
 from nestling.learn.consolidation import put_level_back
-from nestling.learn.parts import read_level, write_levels
+from nestling.learn.parts import read_level, read_levels_state, write_levels
 from nestling.ledger.version_log import digest_plan
 from nestling.levels import Levels, NestedOptimizer
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
 from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels
-from nestling.oversight.subjects.subject import References, check_no_batches
+from nestling.oversight.subjects.subject import References, Subject, check_no_batches
 
 
 class OptimizerSubject:
@@ -90,9 +90,9 @@ class OptimizerSubject:
         """Hold a level to bounds of its change."""
         self.levels.bind(name, bounds, now)
 
-    def mark_validated(self, by: str, at: float) -> None:
+    def mark_validated(self, by: str, at: float, like: Subject | None = None) -> None:
         """Let the cumulative change of every level begin anew."""
-        self.levels.mark_validated(by, at)
+        self.levels.governance.mark_validated((like or self).levels, by, at)
 
     def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any] = ()) -> None:
         """Let one level become what was saved, others untouched; then it alone learns feedback."""
@@ -107,6 +107,12 @@ class OptimizerSubject:
     def write(self, path: Path, last: Path | None) -> None:
         """Save the levels and the rest of the model as a snapshot."""
         write_levels(path, self.levels, last)
+
+    def read_version(self, path: Path) -> "OptimizerSubject":
+        """A twin as it was when a snapshot was written."""
+        twin = self.copy()
+        twin.levels.load_state_dict(read_levels_state(path))
+        return twin
 
     def read_level(self, path: Path, name: str) -> Mapping[str, Any]:
         """The state of one level of a snapshot."""

@@ -16,7 +16,7 @@ from nestling.ledger.version_log import digest_plan
 from nestling.levels import Freeze
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-from nestling.oversight.subjects.subject import References, check_no_batches
+from nestling.oversight.subjects.subject import References, Subject, check_no_batches
 from nestling.streams import StreamClassifier, StreamRegressor
 from nestling.streams.experts.expert_levels import StreamLevels
 from nestling.streams.experts.level_states import SETTINGS
@@ -144,9 +144,9 @@ class StreamSubject:
                 "its kernels know no bound; since_validation works, judged at each check"
             )
 
-    def mark_validated(self, by: str, at: float) -> None:
+    def mark_validated(self, by: str, at: float, like: Subject | None = None) -> None:
         """Let the cumulative change of every level begin anew."""
-        self.levels.mark_validated(by, at)
+        self.levels.mark_validated(by, at, None if like is None else like.levels)
 
     def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any] = ()) -> None:
         """Let one level become what was saved, others untouched; then it alone learns feedback."""
@@ -160,6 +160,12 @@ class StreamSubject:
     def write(self, path: Path, last: Path | None) -> None:
         """Save everything as a snapshot; what an earlier one holds is linked."""
         write_stream(path, self.target.state_dict(), last)
+
+    def read_version(self, path: Path) -> "StreamSubject":
+        """A twin as it was when a snapshot was written."""
+        twin = self.copy()
+        twin.target.restore(path)
+        return twin
 
     def read_level(self, path: Path, name: str) -> Mapping[str, Any]:
         """The state of one level of a snapshot."""

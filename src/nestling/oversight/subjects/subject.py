@@ -73,8 +73,14 @@ class Subject(Protocol):
             now: seconds since 1970, UTC.
         """
 
-    def mark_validated(self, by: str, at: float) -> None:
-        """Let the cumulative change of every level begin anew."""
+    def mark_validated(self, by: str, at: float, like: "Subject | None" = None) -> None:
+        """Let the cumulative change of every level begin anew.
+
+        Args:
+            by: who validated.
+            at: seconds since 1970, UTC.
+            like: what was validated, where that was an earlier version; None for what is now.
+        """
 
     def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any] = ()) -> None:
         """Let one level become what was saved, others untouched; then it alone learns feedback."""
@@ -84,6 +90,9 @@ class Subject(Protocol):
 
     def write(self, path: Path, last: Path | None) -> None:
         """Save everything as a snapshot; what an earlier one holds is linked."""
+
+    def read_version(self, path: Path) -> "Subject":
+        """A twin as it was when a snapshot was written."""
 
     def read_level(self, path: Path, name: str) -> Mapping[str, Any]:
         """The state of one level of a snapshot, for `load_level`."""

@@ -144,7 +144,10 @@ def list_changes(records: AuditRecords, traces: Sequence[ProposalTrace]) -> list
     entries += [
         _tell_event(event, of_events.get(id(event)))
         for event in records.events
-        if event.happening in _TITLES and id(event) not in told
+        if event.happening in _TITLES
+        and id(event) not in told
+        # What the version of the same moment says already.
+        and (event.at, event.message) not in {(one.at, one.reason) for one in records.versions}
     ]
     # What was written later is newer where two have the same second.
     entries.reverse()
@@ -187,7 +190,7 @@ def _tell_version(
     if event is not None and event.undo:
         undo = (event.undo,)
     proposed = trace.proposed if trace is not None else None
-    why = (proposed.message if proposed else "") or version.reason
+    why, outcome = _say_why(proposed, event, version.reason)
     clause = (trace.clause if trace is not None else "") or version.clause
     return LevelChange(
         at=say_time(version.at),
@@ -197,7 +200,7 @@ def _tell_version(
         by=(proposed.by if proposed else "") or (event.by if event else "") or version.by,
         approved_by=_list_approvers(trace),
         why=why,
-        outcome=_say_outcome(event, why),
+        outcome=outcome,
         version=version.id,
         moved=moved,
         gates=list_gates(trace) if trace is not None else (),
@@ -209,7 +212,7 @@ def _tell_version(
 def _tell_event(event: GovernanceEvent, trace: ProposalTrace | None) -> LevelChange:
     """A change that no version tells of."""
     proposed = trace.proposed if trace is not None else None
-    why = proposed.message if proposed else ""
+    why, outcome = _say_why(proposed, event, "")
     moved: tuple[MovedLevel, ...] = ()
     if "relative_change" in event.figures or "since_validation" in event.figures:
         moved = (
@@ -230,7 +233,7 @@ def _tell_event(event: GovernanceEvent, trace: ProposalTrace | None) -> LevelCha
         by=(proposed.by if proposed else "") or event.by,
         approved_by=_list_approvers(trace),
         why=why,
-        outcome=_say_outcome(event, why),
+        outcome=outcome,
         version=event.version,
         moved=moved,
         gates=list_gates(trace) if trace is not None else (),
@@ -249,18 +252,24 @@ def _gather_learned(records: AuditRecords, versions: Sequence[AuditVersion]) -> 
     noun = "Level" if len(levels) == 1 else "Levels"
     quoted = join_words([f"'{level}'" for level in levels])
     title = f"{noun} {quoted} learned" if levels else "No level moved"
-    clauses = list(dict.fromkeys(version.clause for version in versions if version.clause))
+    allowing = {
+        clause.level: clause.id
+        for clause in records.contract.may_change
+        if clause.trigger == "automatic"
+    }
+    clauses = list(dict.fromkeys(allowing[level] for level in levels if level in allowing))
+    stray = join_words([f"'{level}'" for level in levels if level not in allowing])
     many = f", {count_words(len(versions), 'version')}" if len(versions) > 1 else ""
     return [
         LevelChange(
             at=say_time(last.at),
             kind="learned",
             title=title + many,
-            clause=clauses[0] if len(clauses) == 1 else "",
+            clause=clauses[0] if len(clauses) == 1 and not stray else "",
             by=join_words(list(dict.fromkeys(one.by for one in versions if one.by))),
             approved_by=(),
             why="; ".join(dict.fromkeys(one.reason for one in versions if one.reason)),
-            outcome="",
+            outcome=f"No clause lets {stray} change by itself." if stray else "",
             version=last.id,
             moved=tuple(one for one in reversed(moved) if one.undo),
             gates=(),
@@ -303,9 +312,16 @@ def _list_approvers(trace: ProposalTrace | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(event.by for event in approved if event.by))
 
 
-def _say_outcome(event: GovernanceEvent | None, why: str) -> str:
-    """What the record says of how it went, unless that is said already."""
-    return event.message if event is not None and event.message != why else ""
+def _say_why(
+    proposed: GovernanceEvent | None, event: GovernanceEvent | None, reason: str
+) -> tuple[str, str]:
+    """Why, and how it went, as far as the record says both; nothing is said twice."""
+    why = reason or (proposed.message if proposed else "")
+    outcome = event.message if event is not None and event.message != why else ""
+    if why and why in outcome:
+        # A rollback's own words say to where as well; those of a commit only who approved.
+        return ("", outcome) if event and event.happening == "rolled back" else (why, "")
+    return why, outcome
 
 
 def _name_level(title: str, level: str) -> str:

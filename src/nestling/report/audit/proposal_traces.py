@@ -3,11 +3,14 @@
 Events name no proposal, but a level has one at a time: what comes between belongs to it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nestling.judge.contract.findings import GovernanceEvent
 from nestling.report.audit.wording import NOTHING, say_figures, say_time, say_view
+
+_PROPOSAL = re.compile(r"^p\d+(: | refused: )")
 
 
 @dataclass
@@ -171,7 +174,8 @@ def list_gates(trace: ProposalTrace) -> tuple[GateRow, ...]:
             say_view(event.view),
             say_verdict(event.passed),
             say_figures(event.figures) or NOTHING,
-            event.message,
+            # Which proposal it was is said above.
+            _PROPOSAL.sub("", event.message),
         )
         for event in latest.values()
     ]
@@ -214,8 +218,8 @@ def list_refusals(traces: Sequence[ProposalTrace]) -> list[RefusedProposal]:
                 trace.level,
                 trace.clause,
                 (proposed.by if proposed else "") or end.by,
-                proposed.message if proposed else "",
-                end.message,
+                _PROPOSAL.sub("", proposed.message) if proposed else "",
+                _PROPOSAL.sub("", end.message),
                 failed,
                 len([gate for gate in gates if gate.verdict == "passed"]),
                 tuple(list_masked(trace)),

@@ -65,7 +65,8 @@ def say_figure(value: float) -> str:
         return NOTHING
     if value != 0.0 and abs(value) < 0.0005:
         return f"{value:.2g}"
-    return f"{value + 0.0:.3f}" if abs(value) < 100.0 else f"{value:,.0f}"
+    text = f"{value + 0.0:.3f}" if abs(value) < 100.0 else f"{value:,.0f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def say_difference(value: float) -> str:

@@ -261,14 +261,18 @@ class StreamLevels(Mapping[str, ExpertLevel]):
         """Statistics of all levels."""
         return [level.read() for level in self._levels.values()]
 
-    def mark_validated(self, by: str, at: float) -> None:
+    def mark_validated(
+        self, by: str, at: float, like: "Mapping[str, ExpertLevel] | None" = None
+    ) -> None:
         """Keep every level's tensors as validated: its change counts from here on.
 
         Args:
             by: who validated.
             at: seconds since 1970 (UTC).
+            like: levels of an earlier version, where that was validated.
         """
-        tensors = {name: level.tensors() for name, level in self.items()}
+        levels = self if like is None else like
+        tensors = {name: level.tensors() for name, level in levels.items()}
         self._pool.validation = Validation(by, float(at), tensors)
 
     def digests(self) -> dict[str, str]:

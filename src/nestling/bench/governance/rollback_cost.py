@@ -13,13 +13,13 @@ from nestling.bench.timing import median_ratio
 from nestling.core.errors import VersionError
 from nestling.core.params import digest_tensors
 from nestling.core.seeds import make_generator
-from nestling.oversight.saved_versions import open_saved
 from nestling.learn.learner import Learner
 from nestling.learn.parts import SavedLevels
 from nestling.ledger.version_log import VersionLog
 from nestling.ledger.version_store import add_version
 from nestling.levels import Level, Plan
 from nestling.optim import adamw
+from nestling.oversight.saved_versions import open_saved
 from nestling.store import list_parts, read_kind, read_listed, read_snapshot
 
 NUM_LEVELS, WIDTH = 1_000, 100  # 10 M parameters

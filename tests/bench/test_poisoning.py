@@ -97,3 +97,9 @@ def test_parts_are_kept_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.M
     assert calls == [(0, 1, 2)]
     with pytest.raises(SettingError, match="part 'planted'"):
         governance_promises.run(place, ["planted"])
+
+
+def test_every_figure_with_a_limit_comes_from_a_part() -> None:
+    assert list(governance_promises.list_parts(2)) == [
+        *("planted-bias", "poison", "fairness", "rollback", "cost"),
+    ]

@@ -120,3 +120,23 @@ def test_the_streams_suite_shows_a_table_per_part_and_writes_curves(
     code, _, err = nestling(*words, "--parts", "acuracy")
     assert code == 2
     assert "did you mean 'accuracy'" in err
+
+
+def test_parts_of_governed_change(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nestling.bench.governance import governance_promises
+
+    def measure(_: CellFolders) -> tuple[dict[str, float], list[dict[str, object]]]:
+        return {"fairness_max_diff": 0.5}, [{"column": "sex"}]
+
+    monkeypatch.setattr(governance_promises, "PLAIN_PARTS", {"fairness": measure})
+    words = ("bench", "governance", "--parts", "fairness", "--json", "g.json")
+    assert nestling(*words)[0] == 0
+    code, _, err = nestling(*words, "--check")
+    assert code == 1
+    assert "fairness_max_diff = 0.5, must be <= 1e-12" in err
+    assert json.loads((desk / "g.json").read_text())["rows"][0]["column"] == "sex"
+    code, _, err = nestling("bench", "governance", "--parts", "fairnes")
+    assert code == 2
+    assert "fairness" in err

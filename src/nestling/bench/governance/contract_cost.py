@@ -24,9 +24,9 @@ from nestling.bench.timing import (
 )
 from nestling.data.groups import GroupedRows, load_census
 from nestling.judge.contract.change_contract import Contract
-from nestling.judge.contract.clauses import LevelRole, MayChange, StaysFixed
+from nestling.judge.contract.clauses import MayChange, StaysFixed
 from nestling.learn import Learner
-from nestling.levels import Level, NestedOptimizer, Plan
+from nestling.levels import Level, Levels, NestedOptimizer, Plan
 from nestling.models import mlp
 from nestling.optim import adamw
 from nestling.oversight import govern
@@ -55,34 +55,34 @@ def measure_cost(place: CellFolders) -> tuple[Figures, Rows]:
     figures: Figures = {}
     rows: Rows = []
     with TemporaryDirectory() as folder:
-        for kind, make_sides in (("learner", make_learners), ("loop", make_loops)):
+        kinds = (
+            ("default", functools.partial(make_learners, plan=None)),
+            ("learner", functools.partial(make_learners, plan=make_plan())),
+            ("loop", make_loops),
+        )
+        for kind, make_sides in kinds:
             seconds = time_rounds(make_sides(census, Path(folder) / kind), NUM_ROUNDS)
             figures[f"contract_overhead_{kind}"] = median_ratio(seconds, WITH, WITHOUT)
             rows += list_sides(kind, seconds, NUM_STEPS)
     return {"contract_overhead": max(figures.values()), **figures}, rows
 
 
-def make_contract() -> Contract:
-    """Bounds of every kind on both levels, and one tensor that is held."""
+def make_contract(levels: Levels) -> Contract:
+    """Bounds of every kind on all levels that learn by gradient, and one tensor that is held."""
     return Contract(
         "cost",
-        levels=[LevelRole("head", role="fast"), LevelRole("trunk", role="spine")],
         may_change=[
-            _let_change("M1", "head"),
-            _let_change("M2", "trunk"),
+            MayChange(
+                f"M{number}",
+                level=name,
+                what="all that comes",
+                per_update=0.2 if name in levels.gradient else None,
+                per_day=5.0 if name in levels.gradient else None,
+                since_validation=10.0 if name in levels.gradient else None,
+            )
+            for number, name in enumerate(levels, 1)
         ],
         must_stay_fixed=StaysFixed(parameters=["trunk.0.bias"]),
-    )
-
-
-def _let_change(id: str, level: str) -> MayChange:
-    return MayChange(
-        id,
-        level=level,
-        what="all that comes",
-        per_update=0.2,
-        per_day=5.0,
-        since_validation=10.0,
     )
 
 
@@ -101,19 +101,19 @@ def make_plan() -> Plan:
     )
 
 
-def make_learners(census: GroupedRows, folder: Path) -> dict[str, Side]:
-    """Two learners, one of them under the contract."""
+def make_learners(census: GroupedRows, folder: Path, *, plan: Plan | None) -> dict[str, Side]:
+    """Two learners of a plan, or of the default one; one of them under the contract."""
     sides: dict[str, Side] = {}
     for name in (WITHOUT, WITH):
         is_governed = name == WITH
         learner = Learner(
             make_model(census.x.shape[1]),
-            make_plan(),
+            plan,
             num_classes=2,
             sources=SourceGuard() if is_governed else None,
         )
         if is_governed:
-            govern(learner, make_contract(), folder=folder)
+            govern(learner, make_contract(learner.levels), folder=folder)
         step = make_learning(learner, list_blocks(census), SOURCES if is_governed else None)
         sides[name] = functools.partial(time_calls, step, NUM_STEPS)
     return sides
@@ -126,7 +126,7 @@ def make_loops(census: GroupedRows, folder: Path) -> dict[str, Side]:
         model = make_model(census.x.shape[1])
         optimizer = NestedOptimizer(model, make_plan())
         if name == WITH:
-            govern(optimizer, make_contract(), folder=folder)
+            govern(optimizer, make_contract(optimizer.levels), folder=folder)
         step = make_step(model, optimizer, list_blocks(census))
         sides[name] = functools.partial(time_calls, step, NUM_STEPS)
     return sides

@@ -11,6 +11,7 @@ from nestling.bench.governance.contract_cost import measure_cost
 from nestling.bench.governance.fairness_check import measure_fairness
 from nestling.bench.governance.planted_bias import measure_bias
 from nestling.bench.governance.poisoning import measure_poison
+from nestling.bench.governance.rollback_cost import measure_rollback
 from nestling.bench.promises.kept_parts import Measure, measure_parts
 from nestling.bench.result import SuiteResult
 from nestling.bench.suites.parallel_cells import CellFolders, Progress
@@ -27,6 +28,7 @@ SEEDED_PARTS: dict[str, tuple[MeasureSeeds, int]] = {
 # What no seed changes: figures of one set of predictions, and costs, of which rounds are repeated.
 PLAIN_PARTS: dict[str, Measure] = {
     "fairness": measure_fairness,
+    "rollback": lambda _: (measure_rollback(), []),
     "cost": measure_cost,
 }
 

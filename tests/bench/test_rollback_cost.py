@@ -11,7 +11,7 @@ from nestling.core.errors import VersionError
 
 def test_a_small_model_is_measured() -> None:
     found = measure_rollback(num_levels=6, width=8, num_rounds=2)
-    assert list(found)[0] == "rollback_over_read"
+    assert next(iter(found)) == "rollback_over_read"
     assert len(found) == 8
     assert all(math.isfinite(value) and value > 0.0 for value in found.values())
 

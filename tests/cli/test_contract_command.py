@@ -34,6 +34,9 @@ from torch import nn
 def make_net():
     return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
 
+def make_narrow():
+    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
 def make_frozen():
     net = make_net()
     net[0].requires_grad_(False)
@@ -294,6 +297,22 @@ task = "regression"
     figures = json.loads((desk / "found.json").read_text())["findings"]
     (value,) = [one["figures"]["value"] for one in figures if one["clause"] == "B1"]
     assert 1_000 < value < 15_000
+
+
+def test_a_head_that_has_grown_since_is_zero_where_it_was_not(nestling: Run, desk: Path) -> None:
+    job = 'model = "governed_net:make_narrow"\nplan = "two_speeds.toml"\nout = "grown"\n'
+    job += 'data = { train = ["a.csv", "b.csv"], test = "test.csv" }\n'
+    (desk / "job.toml").write_text(job)
+    assert nestling("learn", "job.toml")[::2] == (0, "")
+    text = 'name = "grown"\n[[levels]]\nname = "spine"\nrole = "spine"\n'
+    for number, level in enumerate(("head", "spine")):
+        text += f'[[may_change]]\nid = "M{number}"\nlevel = "{level}"\nwhat = "drift"\n'
+    text += '[[must_stay_fixed.behaviour]]\nid = "B1"\nprobe = "acc"\nleast = 0.0\n'
+    text += '[[probes]]\nname = "acc"\nmetric = "accuracy"\ndata = "test.csv"\n'
+    (desk / "g.toml").write_text(text)
+    code, out, err = nestling("contract", "check", "g.toml", "grown")
+    assert (code, err) == (0, ""), out
+    assert "spine" in out
 
 
 def test_a_duty_by_its_day(nestling: Run, desk: Path) -> None:

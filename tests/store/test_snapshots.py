@@ -24,7 +24,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SnapshotError
-from nestling.store import read_part, read_snapshot, write_snapshot
+from nestling.store import (
+    link_snapshot,
+    list_parts,
+    read_kind,
+    read_listed,
+    read_part,
+    read_snapshot,
+    write_snapshot,
+)
 
 BASE = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 STATE: dict[str, object] = {
@@ -582,3 +590,32 @@ def test_reader_beside_a_writer_sees_whole_snapshots(tmp_path: Path) -> None:
         state = read(tmp_path)
         assert torch.equal(state["w"], torch.full((2000,), float(state["step"])))
     writer.join()
+
+
+def test_parts_of_other_snapshots_are_linked_unread(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    write_snapshot(one, {"a": torch.ones(3), "b": 1}, kind="demo", schema=2)
+    write_snapshot(two, {"a": torch.zeros(3), "c": 5}, kind="demo", schema=2)
+    linked = {"a": two, "b": one}
+    write_snapshot(tmp_path / "three", {"d": 7}, kind="demo", schema=2, linked=linked)
+    found = read_snapshot(tmp_path / "three", kind="demo", schema=2)
+    assert torch.equal(found.pop("a"), torch.zeros(3))
+    assert found == {"d": 7, "b": 1}
+    parts = list_parts(two, kind="demo", schema=2)
+    name = parts["a"].file
+    assert (two / name).stat().st_ino == (tmp_path / "three" / name).stat().st_ino
+    assert read_listed(two, {"c": parts["c"]}) == {"c": 5}
+    link_snapshot(tmp_path / "four", two)
+    assert read_kind(tmp_path / "four") == ("demo", 2)
+    assert read_snapshot(tmp_path / "four", kind="demo", schema=2)["c"] == 5
+    with pytest.raises(SnapshotError, match="has no part 'c'"):
+        write_snapshot(tmp_path / "five", {}, kind="demo", schema=2, linked={"c": one})
+    content = bytearray((two / name).read_bytes())
+    content[-1] ^= 1
+    (two / name).write_bytes(content)
+    with pytest.raises(CorruptSnapshot, match="does not match its sha256"):
+        write_snapshot(tmp_path / "five", {"d": 7}, kind="demo", schema=2, linked=linked)
+    assert not (tmp_path / "five").exists()
+    (two / name).unlink()
+    with pytest.raises(CorruptSnapshot, match="has lost its file"):
+        read_listed(two, parts)

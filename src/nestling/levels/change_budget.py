@@ -17,8 +17,9 @@ from torch import Tensor
 
 from nestling.core.errors import ClockError
 from nestling.core.params import are_finite, keep_rows, sum_dtype, widen_half
-from nestling.levels.bounds import ChangeBounds, measure_norm, pull_within
+from nestling.levels.bounds import ChangeBounds, measure_distance, measure_norm, pull_within
 from nestling.levels.braking import NUM_RECENT, find_explosion
+from nestling.levels.readings import norm
 
 SECONDS_PER_DAY = 86_400.0
 # From this share of the bound since the last validation on, an alarm is raised.
@@ -70,6 +71,8 @@ class ChangeBudget:
         self.moving: list[int] | None = None  # places of parameters that are not held; None: all
         self.notes: list[tuple[str, str]] = []  # (kind, what was held back)
         self._time = -math.inf
+        self.size, self.slack = 0.0, math.inf  # ||weights|| as measured, moved since at most
+        self._certain: tuple[float, float] | None = None  # the update at most
         self._flat: Tensor | None = None
         self._size = torch.zeros((), dtype=torch.float32, device="cpu")  # squared, before
         self._views: list[Tensor] = []
@@ -124,11 +127,12 @@ class ChangeBudget:
             self._count_from([param.detach().clone() for param in params])
         self._forget()
 
-    def begin(self, params: Sequence[Tensor]) -> None:
+    def begin(self, params: Sequence[Tensor], most: tuple[float, float]) -> None:
         """Before an update: note where the weights are, and whether a day begins.
 
         Args:
             params: all of the level, any shapes.
+            most: a and b with ||update|| <= a + b ||weights||, see `bound_step`.
         """
         if self._versions != [param._version for param in params]:  # moved from outside
             self._forget()
@@ -137,10 +141,36 @@ class ChangeBudget:
             if self.bounds.per_day is not None:
                 self.day = [param.detach().clone() for param in params]
             self._measure_radii()
+        self._certain = self._bound_change(params, most)
+        if self._certain is not None:
+            return
         moving = self._pick(params)
         torch._foreach_copy_(self._make_views(moving), moving)
         assert self._flat is not None
         self._size = torch.dot(self._flat, self._flat)  # not waited for
+
+    def _bound_change(
+        self, params: Sequence[Tensor], most: tuple[float, float]
+    ) -> tuple[float, float] | None:
+        """The norm of the update at most, without and with decay, if its own bound allows it."""
+        fixed, share = (value * _ROUGH for value in most)
+        if not math.isfinite(fixed + share):
+            return None
+        bound = min(self.bounds.per_update or math.inf, self.explode)
+        for is_fresh in (False, True):
+            if is_fresh:
+                self.size, self.slack = norm([p.detach() for p in params]), 0.0
+            total = fixed + share * (self.size + self.slack) * _ROUGH
+            if total <= bound * (self.size / _ROUGH - self.slack):
+                return fixed, total
+            if self.slack == 0.0:
+                return None
+        return None
+
+    def _find_threshold(self, kind: str) -> float:
+        """The distance from an anchor from which on it is measured."""
+        watches = kind == "since validation" and not self.has_rung
+        return self.radii[kind] * (DRIFT_ALARM if watches else 1.0)
 
     def finish(self, params: Sequence[Tensor]) -> str:
         """After an update: hold the bounds; what bit is in `notes`.
@@ -151,6 +181,12 @@ class ChangeBudget:
         Returns: why the level has to be braked; empty if it need not be.
         """
         moving = self._pick(params)
+        if self._certain is not None:
+            fixed, total = self._certain
+            self.recent.append(fixed)
+            self.slack += total
+            self._hold_both(params, moving, total)
+            return ""
         views = self._make_views(moving)
         assert self._flat is not None
         torch._foreach_sub_(views, moving)  # before - after
@@ -169,19 +205,23 @@ class ChangeBudget:
             if reason := find_explosion(change, moved, self.recent, self.explode):
                 return reason
         self.recent.append(moved)
+        self.size, self.slack = least, moved * _ROUGH
         if size > 0.0 and moved * _ROUGH > bound * size:
             earlier = [b.to(p.dtype) for b, p in zip(before, moving, strict=True)]
             left, is_pulled = pull_within(moving, earlier, bound * size)
             if is_pulled:
                 self._note("per update", f"an update of {moved / size:.3g} was scaled to {bound:g}")
                 moved = left
+        self._hold_both(params, moving, moved * _ROUGH)
+        return ""
+
+    def _hold_both(self, params: Sequence[Tensor], moving: list[Tensor], moved: float) -> None:
         kinds = ("since validation", "per day")
         # The later anchor lies in the ball of the earlier one; pulled to it last, both hold.
         for kind in kinds if self.day_is_newer else reversed(kinds):
-            self._hold(kind, moving, moved * _ROUGH)
+            self._hold(kind, moving, moved)
         self._versions = [param._version for param in params]
         self.num_good += 1
-        return ""
 
     def _hold(self, kind: str, moving: Sequence[Tensor], moved: float) -> None:
         anchor = self._pick(self.day if kind == "per day" else self.since)
@@ -189,12 +229,20 @@ class ChangeBudget:
             return
         radius, watches = self.radii[kind], kind == "since validation" and not self.has_rung
         self.reach[kind] += moved
-        if self.reach[kind] <= radius * (DRIFT_ALARM if watches else 1.0):
+        if self.reach[kind] <= self._find_threshold(kind):
+            return
+        views = self._make_views(moving)  # a rough look first
+        torch._foreach_copy_(views, list(moving))
+        torch._foreach_sub_(views, anchor)
+        assert self._flat is not None
+        self.reach[kind] = math.sqrt(float(torch.dot(self._flat, self._flat))) * _ROUGH
+        if self.reach[kind] <= self._find_threshold(kind):
             return
         bound = self.bounds.per_day if kind == "per day" else self.bounds.since_validation
         assert bound is not None
         self.reach[kind], is_pulled = pull_within(moving, anchor, radius)
         if is_pulled:
+            self.slack = math.inf
             self._note(kind, f"it was pulled back to a relative change of {bound:g}")
         if watches and self.reach[kind] >= DRIFT_ALARM * radius:
             self.has_rung = True
@@ -206,6 +254,16 @@ class ChangeBudget:
                     "look at it and call mark_validated(by=...), or lower its lr",
                 )
             )
+
+    def measure_last(self, params: Sequence[Tensor]) -> float | None:
+        """Relative change of the last update; None before the first."""
+        size = measure_norm(params)
+        return self.recent[-1] / size if self.recent and size > 0.0 else None
+
+    def measure_day(self, params: Sequence[Tensor]) -> float | None:
+        """Relative change since the day began; None where it is not bounded, or began with none."""
+        size = measure_norm(self.day)
+        return measure_distance(params, self.day) / size if size > 0.0 else None
 
     def _note(self, kind: str, text: str) -> None:
         self.counts[kind] += 1
@@ -223,7 +281,7 @@ class ChangeBudget:
 
     def _forget(self) -> None:
         """What was known of distances holds no more."""
-        self._versions = []
+        self._versions, self.slack = [], math.inf
         self._measure_radii()
 
     def _pick(self, values: Sequence[Tensor]) -> list[Tensor]:

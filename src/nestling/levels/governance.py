@@ -174,12 +174,16 @@ class Governance:
                 "with num_classes=, or hold the others only"
             )
 
+    def measure_change(self, name: str, level: HasTensors) -> float | None:
+        """Relative change of a level since it was validated; None if it never was."""
+        if self.validation is None or name not in self.validation.tensors:
+            return None
+        return measure_drift(self.validation.tensors[name], level.tensors())
+
     def add_change(self, reading: LevelReading, level: HasTensors) -> LevelReading:
-        """A reading with the relative change since the last validation, if there was one."""
-        if self.validation is None or reading.level not in self.validation.tensors:
-            return reading
-        then = self.validation.tensors[reading.level]
-        return replace(reading, change_since_validation=measure_drift(then, level.tensors()))
+        """A reading with its relative change since the last validation."""
+        change = self.measure_change(reading.level, level)
+        return reading if change is None else replace(reading, change_since_validation=change)
 
     # --- state
 

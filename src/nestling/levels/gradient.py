@@ -34,6 +34,7 @@ from nestling.levels.readings import (
     norm,
 )
 from nestling.levels.spec import Level, dump_spec, load_spec
+from nestling.levels.step_bounds import bound_step
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
 from nestling.optim.inner_state import (
@@ -320,7 +321,7 @@ class GradientLevel:
         if self.budget is not None:
             if not self.budget.good:
                 self.keep_good()
-            self.budget.begin(self.params)
+            self.budget.begin(self.params, bound_step(self.inner, params, grads, divisor))
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
                 torch._foreach_div_(grads, divisor)

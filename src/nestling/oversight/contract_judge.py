@@ -12,7 +12,6 @@ from nestling.judge.probes.probe_result import Probe
 from nestling.judge.verdicts.contract_facts import (
     ContractFacts,
     InterfaceFacts,
-    LevelChanges,
     Measured,
 )
 from nestling.judge.verdicts.judging import Duty, judge_contract, list_duties
@@ -94,10 +93,7 @@ class ContractJudge:
                 task=str(interface.get("task") or ""),
                 num_outputs=outputs if isinstance(outputs, int) else None,
             ),
-            changes={
-                name: LevelChanges(since_validation=change)
-                for name, change in read_changes(subject).items()
-            },
+            changes={name: subject.measure_change(name) for name in subject.levels},
             measured=measured,
             validated=self._validated,
             commits=self.commits,
@@ -106,11 +102,8 @@ class ContractJudge:
 
 def read_changes(subject: Subject) -> dict[str, float]:
     """Relative change of every level since its last validation."""
-    return {
-        reading.level: reading.change_since_validation
-        for reading in subject.read_levels()
-        if reading.change_since_validation is not None
-    }
+    found = {name: subject.measure_change(name).since_validation for name in subject.levels}
+    return {name: change for name, change in found.items() if change is not None}
 
 
 def read_weights(subject: Subject) -> dict[str, dict[str, Tensor]]:

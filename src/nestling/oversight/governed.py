@@ -18,23 +18,18 @@ from nestling.judge.probes.probe_result import Answering, Probe
 from nestling.judge.verdicts.contract_facts import Measured
 from nestling.judge.verdicts.judging import Duty
 from nestling.ledger.version_log import VersionLog, check_same_plan
-from nestling.levels.bounds import ChangeBounds
 from nestling.levels.events import Event
 from nestling.levels.readings import LevelReading
 from nestling.oversight.change_proposal import ChangeProposal
-from nestling.oversight.contract_judge import ContractJudge, find_day, read_changes
+from nestling.oversight.contract_judge import ContractJudge
 from nestling.oversight.contract_probes import make_probes, sign_fixed
 from nestling.oversight.governed_record import GovernedRecord
+from nestling.oversight.limit_watch import LimitWatch
 from nestling.oversight.proposal_desk import ProposalDesk
 from nestling.oversight.standstill import Standstill
 from nestling.oversight.subjects.finding_subjects import find_subject
 from nestling.oversight.subjects.subject import Subject
 from nestling.oversight.tried_change import Change
-
-# Share of its budget since the last validation from which on a level is reported.
-NEARLY_SPENT = 0.8
-_SPENT = "its budget since the last validation is spent"
-_OVERDUE = "a duty is overdue"
 
 
 def govern(
@@ -125,14 +120,9 @@ class Governed:
         references = self._record.read_references(_list_fast(subject, contract))
         self._judge = ContractJudge(contract, made, signed, references)
         at = self._record.tell_time()
-        # Duties that were not met when they were last judged; none is told before the first time.
-        self._unmet: list[Duty] = []
-        due = {duty.level for duty in contract.must_change_by}
-        for clause in contract.may_change:
-            bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
-            if bounds != ChangeBounds() or clause.level in due:
-                subject.bind(clause.level, bounds, self._tell_levels)
         self._still = Standstill(subject, contract)
+        self._watch = LimitWatch(subject, contract, self._still, self._record)
+        self._watch.bind_levels()
         self._desk = ProposalDesk(subject, self._judge, self._still, self._record)
         self._begin(at)
 
@@ -149,16 +139,7 @@ class Governed:
             why = f"the contract {name!r} is in force"
             self._record.add_version("began", self._judge.measured, reason=why)
             self._record.note("changed", why)
-        self._unmet = [duty for duty in self.duties if duty.state != "met"]
-        self._obey_duties(self.duties)
-
-    def _tell_levels(self) -> float:
-        """The time, for levels that ask before an update; a duty that runs out stops its level."""
-        at = self._record.tell_time()
-        day = find_day(at)
-        if late := [duty for duty in self._unmet if duty.by < day]:
-            self._stop_overdue(late)
-        return at
+        self._watch.obey_duties(self.duties)
 
     # --- proposals
 
@@ -224,10 +205,8 @@ class Governed:
         at = self._record.tell_time()
         self._judge.measured = self._judge.measure(self._subject)
         findings = self._judge.judge(self._subject, self._judge.measured, at)
-        duties = self._judge.list_duties(findings, at)
-        self._unmet = [duty for duty in duties if duty.state != "met"]
-        self._obey_duties(duties)
-        self._watch_budgets()
+        self._watch.obey_duties(self._judge.list_duties(findings, at))
+        self._watch.watch_budgets()
         self._record.write_findings(findings)
         self._record.add_measured(self._judge.measured, "")
         return findings
@@ -243,44 +222,6 @@ class Governed:
     def stopped(self) -> dict[str, str]:
         """Levels that stand still though they might learn: level -> why."""
         return dict(self._still.stopped)
-
-    def _obey_duties(self, duties: Sequence[Duty]) -> None:
-        expired = {duty.level: duty for duty in duties if duty.state == "expired"}
-        for level in {duty.level for duty in duties} - expired.keys():
-            if self._still.release(level, _OVERDUE):
-                self._record.note("duty", f"level {level!r} meets its duty and learns again")
-        self._stop_overdue(list(expired.values()))
-
-    def _stop_overdue(self, duties: Sequence[Duty]) -> None:
-        for duty in duties:
-            level = duty.level
-            if self._still.stop(level, _OVERDUE):
-                self._record.note(
-                    "duty",
-                    f"{duty.harm}: due by {duty.by} and not gone; level {level!r} stands still "
-                    "until a proposal mends it",
-                    level=level,
-                    clause=duty.id,
-                    passed=False,
-                )
-
-    def _watch_budgets(self) -> None:
-        changes = read_changes(self._subject)
-        for clause in self.contract.may_change:
-            change, budget = changes.get(clause.level), clause.since_validation
-            if budget is None or change is None or change < NEARLY_SPENT * budget:
-                continue
-            message = (
-                f"level {clause.level!r} has changed by {change:.4g} since its last validation, "
-                f"{100 * change / budget:.0f} % of its budget"
-            )
-            # A trust region lets nothing past it; a level without one is stopped.
-            if change > budget * (1.0 + 1e-6) and self._still.stop(clause.level, _SPENT):
-                message += "; it stands still until somebody validates it"
-            figures = {"since_validation": change, "budget": budget}
-            self._record.note(
-                "alarm", message, level=clause.level, clause=clause.id, figures=figures
-            )
 
     # --- validations and versions
 
@@ -302,8 +243,7 @@ class Governed:
         at = self._record.tell_time()
         self._subject.mark_validated(by, at)
         self._judge.validate(self._subject)
-        for level in list(self._still.stopped):
-            self._still.release(level, _SPENT)
+        self._watch.release_spent()
         version = self._record.add_version("validated", self._judge.measured, by=by, reason=note)
         said = note or "validated as it stands"
         self._record.note("validated", said, by=by, version=version)

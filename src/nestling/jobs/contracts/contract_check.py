@@ -39,7 +39,7 @@ from nestling.judge.verdicts.contract_facts import (
 )
 from nestling.judge.verdicts.judging import Duty, is_kept, judge_contract, list_duties
 from nestling.learn.learner import Learner
-from nestling.ledger.version_diff import measure_change
+from nestling.ledger.version_diff import measure_change, pad_together
 from nestling.ledger.version_log import VERSIONS
 from nestling.levels import Levels, Plan
 from nestling.oversight.measured_views import (
@@ -186,7 +186,11 @@ def _read_run(
     validated = [one for one in versions if one.origin == "validated"]
     former = rebuild_learner(run, run / validated[-1].snapshot).learner if validated else None
     start = build_learner(rebuilt.job) if former is None else former
-    references = {name: level.tensors() for name, level in start.levels.gradient.items()}
+    # A head that has grown since had no weights for its new classes.
+    references = {
+        name: pad_together(level.tensors(), learner.levels.gradient[name].tensors())[0]
+        for name, level in start.levels.gradient.items()
+    }
     before: Mapping[str, Answering] = {}
     if former is not None:
         before = _answer_by_learner(former, contract, references, rebuilt.encoding)

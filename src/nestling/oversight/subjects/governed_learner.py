@@ -10,13 +10,14 @@ from nestling.answer.views.restricted import find_silent
 from nestling.consolidate.proposal import read_tensors
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
+from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.learn import Learner
 from nestling.learn.parts import read_level, write_snapshot_state
 from nestling.ledger.version_log import digest_plan
 from nestling.levels import Levels
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels
+from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels, measure_level
 from nestling.oversight.subjects.subject import References, Subject
 
 
@@ -39,6 +40,10 @@ class LearnerSubject:
     def read_levels(self) -> list[LevelReading]:
         """Current statistics of every level."""
         return self.target.read_levels()
+
+    def measure_change(self, name: str) -> LevelChanges:
+        """How far a level moved in its last update, within its day, and since it was validated."""
+        return measure_level(self.levels, name)
 
     def describe(self) -> PlanFacts:
         """What a contract needs to know of its plan."""

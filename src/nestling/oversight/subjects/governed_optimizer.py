@@ -12,13 +12,14 @@ from nestling.answer.views.restricted import find_silent
 from nestling.consolidate.proposal import read_tensors
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
+from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.learn.consolidation import put_level_back
 from nestling.learn.parts import read_level, read_levels_state, write_levels
 from nestling.ledger.version_log import digest_plan
 from nestling.levels import Levels, NestedOptimizer
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels
+from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels, measure_level
 from nestling.oversight.subjects.subject import References, Subject, check_no_batches
 
 
@@ -47,6 +48,10 @@ class OptimizerSubject:
     def read_levels(self) -> list[LevelReading]:
         """Current statistics of every level."""
         return self.target.read_levels()
+
+    def measure_change(self, name: str) -> LevelChanges:
+        """How far a level moved in its last update, within its day, and since it was validated."""
+        return measure_level(self.levels, name)
 
     def describe(self) -> PlanFacts:
         """What a contract needs to know of its plan."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from nestling.core.errors import SettingError
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
+from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.ledger.version_log import digest_plan
 from nestling.levels import Freeze
 from nestling.levels.bounds import ChangeBounds
@@ -49,6 +50,10 @@ class StreamSubject:
     def read_levels(self) -> list[LevelReading]:
         """Current statistics of every level."""
         return self.levels.read()
+
+    def measure_change(self, name: str) -> LevelChanges:
+        """How far a level moved in its last update, within its day, and since it was validated."""
+        return LevelChanges(since_validation=self.levels[name].read().change_since_validation)
 
     def describe(self) -> PlanFacts:
         """What a contract needs to know of its experts."""

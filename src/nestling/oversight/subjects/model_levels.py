@@ -12,6 +12,7 @@ from nestling.consolidate.proposal import read_tensors
 from nestling.core.batches import read_batch, read_output
 from nestling.core.modes import eval_mode
 from nestling.judge.contract.plan_facts import PlanFacts
+from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.levels import Levels
 
 
@@ -59,6 +60,20 @@ def describe_levels(levels: Levels) -> PlanFacts:
         periods={name: level.spec.period for name, level in levels.gradient.items()},
         frozen=frozenset(name for name, _ in model.named_parameters() if name not in owned),
     )
+
+
+def measure_level(levels: Levels, name: str) -> LevelChanges:
+    """How far a level moved; nothing of its last update and day where no bound watches them.
+
+    A level that stands still since its day began has not moved in it.
+    """
+    gradient = levels.gradient.get(name)
+    budget = None if gradient is None else gradient.budget
+    since = levels.governance.measure_change(name, levels[name])
+    if gradient is None or budget is None:
+        return LevelChanges(since_validation=since)
+    last, day = budget.measure_last(gradient.params), budget.measure_day(gradient.params)
+    return LevelChanges(last or 0.0, day or 0.0, since)
 
 
 def _stands_still(spec: object) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from nestling.core.errors import SettingError
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
+from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
 
@@ -35,6 +36,9 @@ class Subject(Protocol):
 
     def read_levels(self) -> list[LevelReading]:
         """Current statistics of every level."""
+
+    def measure_change(self, name: str) -> LevelChanges:
+        """How far a level moved in its last update, within its day, and since it was validated."""
 
     def describe(self) -> PlanFacts:
         """What a contract needs to know of its plan."""

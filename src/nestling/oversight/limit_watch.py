@@ -1,0 +1,97 @@
+"""Duties with their dates, and budgets since the last validation: watched, and levels stopped."""
+
+from collections.abc import Sequence
+
+from nestling.judge.contract.change_contract import Contract
+from nestling.judge.verdicts.judging import Duty
+from nestling.levels.bounds import ChangeBounds
+from nestling.oversight.contract_judge import find_day, read_changes
+from nestling.oversight.governed_record import GovernedRecord
+from nestling.oversight.standstill import Standstill
+from nestling.oversight.subjects.subject import Subject
+
+# Share of its budget since the last validation from which on a level is reported.
+NEARLY_SPENT = 0.8
+_SPENT = "its budget since the last validation is spent"
+_OVERDUE = "a duty is overdue"
+
+
+class LimitWatch:
+    """Watches the dates of duties and the budgets of levels, and stops levels past them.
+
+    Args:
+        subject: whose levels.
+        contract: in force.
+        still: stops levels.
+        record: of what happened.
+    """
+
+    def __init__(
+        self, subject: Subject, contract: Contract, still: Standstill, record: GovernedRecord
+    ) -> None:
+        self._subject, self._contract = subject, contract
+        self._still, self._record = still, record
+        # Duties that were not met when they were last judged.
+        self._unmet: list[Duty] = []
+
+    def bind_levels(self) -> None:
+        """Hold levels to their bounds; those of duties ask for the time before each update."""
+        due = {duty.level for duty in self._contract.must_change_by}
+        for clause in self._contract.may_change:
+            bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
+            if bounds != ChangeBounds() or clause.level in due:
+                self._subject.bind(clause.level, bounds, self.tell_levels)
+
+    def tell_levels(self) -> float:
+        """The time, for levels that ask before an update; a duty that runs out stops its level."""
+        at = self._record.tell_time()
+        day = find_day(at)
+        if late := [duty for duty in self._unmet if duty.by < day]:
+            self._stop_overdue(late)
+        return at
+
+    def obey_duties(self, duties: Sequence[Duty]) -> None:
+        """Stop levels whose duties are overdue, and let those go whose duties are met."""
+        self._unmet = [duty for duty in duties if duty.state != "met"]
+        expired = {duty.level: duty for duty in duties if duty.state == "expired"}
+        for level in {duty.level for duty in duties} - expired.keys():
+            if self._still.release(level, _OVERDUE):
+                self._record.note("duty", f"level {level!r} meets its duty and learns again")
+        self._stop_overdue(list(expired.values()))
+
+    def _stop_overdue(self, duties: Sequence[Duty]) -> None:
+        for duty in duties:
+            level = duty.level
+            if self._still.stop(level, _OVERDUE):
+                self._record.note(
+                    "duty",
+                    f"{duty.harm}: due by {duty.by} and not gone; level {level!r} stands still "
+                    "until a proposal mends it",
+                    level=level,
+                    clause=duty.id,
+                    passed=False,
+                )
+
+    def watch_budgets(self) -> None:
+        """Report levels near the end of their budget; stop those past it that nothing held."""
+        changes = read_changes(self._subject)
+        for clause in self._contract.may_change:
+            change, budget = changes.get(clause.level), clause.since_validation
+            if budget is None or change is None or change < NEARLY_SPENT * budget:
+                continue
+            message = (
+                f"level {clause.level!r} has changed by {change:.4g} since its last validation, "
+                f"{100 * change / budget:.0f} % of its budget"
+            )
+            # A trust region lets nothing past it; a level without one is stopped.
+            if change > budget * (1.0 + 1e-6) and self._still.stop(clause.level, _SPENT):
+                message += "; it stands still until somebody validates it"
+            figures = {"since_validation": change, "budget": budget}
+            self._record.note(
+                "alarm", message, level=clause.level, clause=clause.id, figures=figures
+            )
+
+    def release_spent(self) -> None:
+        """After a validation every budget begins anew."""
+        for level in list(self._still.stopped):
+            self._still.release(level, _SPENT)

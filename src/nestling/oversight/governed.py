@@ -355,5 +355,5 @@ class Governed:
 
 def _list_fast(subject: Subject, contract: Contract) -> list[str]:
     """Gradient levels that are silent while the spine answers alone."""
-    kinds, spine = subject.describe().kinds, set(contract.list_spine())
+    kinds, spine = subject.kinds, set(contract.list_spine())
     return [name for name, kind in kinds.items() if kind == "gradient" and name not in spine]

@@ -27,7 +27,7 @@ class Standstill:
 
     def hold_all_but(self, level: str) -> None:
         """Let one level learn alone, e.g. feedback once more; `hold` ends it."""
-        kinds = self._subject.describe().kinds
+        kinds = self._subject.kinds
         others = [name for name, kind in kinds.items() if kind == "gradient" and name != level]
         self._subject.hold(list_fixed(self._subject, self._contract), others)
 
@@ -51,7 +51,7 @@ class Standstill:
         """Levels that change by proposals only, and gradient levels that no clause names."""
         clauses = self._contract.may_change
         learning = {clause.level for clause in clauses if clause.trigger == "automatic"}
-        kinds = self._subject.describe().kinds
+        kinds = self._subject.kinds
         proposed = {clause.level for clause in clauses if clause.trigger == "proposal"}
         unnamed = {name for name, kind in kinds.items() if kind == "gradient"} - learning
         return proposed | unnamed

@@ -97,7 +97,7 @@ def _find_moved(twin: Subject, digests: Mapping[str, str], level: str) -> list[s
 
 def _list_weights(subject: Subject) -> list[str]:
     """Levels that learn by gradient."""
-    kinds = subject.describe().kinds
+    kinds = subject.kinds
     return [name for name, kind in kinds.items() if kind == "gradient"]
 
 

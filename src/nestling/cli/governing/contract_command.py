@@ -56,10 +56,10 @@ def new(
     Example:
       nestling contract new plan.toml --out contract.toml
     """
-    from nestling.jobs.contracts.plan_reading import read_plan_facts
     from nestling.judge.contract.drafting import draft_contract
     from nestling.levels import Plan
     from nestling.models import build_model
+    from nestling.oversight.subjects.plan_reading import read_plan_facts
     from nestling.store import write_whole
 
     plan = Plan.load(plan_file)

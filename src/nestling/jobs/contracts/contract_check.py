@@ -15,7 +15,6 @@ from nestling.core.heads import find_head_layer
 from nestling.core.machine import use_threads
 from nestling.core.modes import eval_mode
 from nestling.data import TableEncoding
-from nestling.jobs.contracts.plan_reading import read_plan_facts
 from nestling.jobs.contracts.probe_files import name_positive, read_probe_data
 from nestling.jobs.contracts.recorded_facts import (
     is_governed_folder,
@@ -50,6 +49,7 @@ from nestling.oversight.measured_views import (
 )
 from nestling.oversight.subjects.governed_learner import LearnerSubject
 from nestling.oversight.subjects.model_levels import answer_by_model
+from nestling.oversight.subjects.plan_reading import read_plan_facts
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 

@@ -17,7 +17,12 @@ from nestling.ledger.version_log import digest_plan
 from nestling.levels import Levels
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-from nestling.oversight.subjects.model_levels import answer_by_model, describe_levels, measure_level
+from nestling.oversight.subjects.model_levels import (
+    answer_by_model,
+    describe_levels,
+    list_kinds,
+    measure_level,
+)
 from nestling.oversight.subjects.subject import References, Subject
 
 
@@ -31,6 +36,11 @@ class LearnerSubject:
     def levels(self) -> Levels:
         """Its live levels by name."""
         return self.target.levels
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Level -> its kind."""
+        return list_kinds(self.levels)
 
     @property
     def num_examples(self) -> int:

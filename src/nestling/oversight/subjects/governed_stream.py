@@ -43,6 +43,11 @@ class StreamSubject:
         return self.target.levels
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Level -> its kind."""
+        return {name: level.spec.kind for name, level in self.levels.items()}
+
+    @property
     def num_examples(self) -> int:
         """Events so far."""
         return self.target.num_events

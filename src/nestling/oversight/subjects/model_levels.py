@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from nestling.answer.views.restricted import standing_at
-from nestling.consolidate.proposal import read_tensors
 from nestling.core.batches import read_batch, read_output
 from nestling.core.modes import eval_mode
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.verdicts.contract_facts import LevelChanges
-from nestling.levels import Levels
+from nestling.levels import Levels, Plan
+from nestling.oversight.subjects.plan_reading import read_plan_facts
 
 
 @torch.no_grad()
@@ -36,30 +36,14 @@ def answer_by_model(
 
 
 def describe_levels(levels: Levels) -> PlanFacts:
-    """What a contract needs to know of levels and their model."""
-    model = levels.model
-    claimed = {name: tuple(level.names) for name, level in levels.gradient.items()}
-    tensors = read_tensors(model)
-    learning = {
-        name
-        for name, level in levels.items()
-        if level.spec.kind != "watch" and not _stands_still(level.spec)
-    }
-    held = {
-        name
-        for name, level in levels.gradient.items()
-        if level.spec.protect or _stands_still(level.spec)
-    }
-    owned = {name for names in claimed.values() for name in names}
-    return PlanFacts(
-        levels={name: claimed.get(name, ()) for name in levels},
-        kinds={name: level.spec.kind for name, level in levels.items()},
-        tensors=frozenset(tensors),
-        trained=frozenset(learning),
-        held=frozenset(held),
-        periods={name: level.spec.period for name, level in levels.gradient.items()},
-        frozen=frozenset(name for name, _ in model.named_parameters() if name not in owned),
-    )
+    """What a contract needs to know of levels and their model, knobs that were turned included."""
+    specs = [levels[one.name].spec if one.name in levels else one for one in levels.plan.levels]
+    return read_plan_facts(Plan(*specs, readout=levels.plan.readout), levels.model)
+
+
+def list_kinds(levels: Levels) -> dict[str, str]:
+    """Level -> "gradient", "copy", "memory", ..."""
+    return {name: level.spec.kind for name, level in levels.items()}
 
 
 def measure_level(levels: Levels, name: str) -> LevelChanges:
@@ -73,10 +57,4 @@ def measure_level(levels: Levels, name: str) -> LevelChanges:
     if gradient is None or budget is None:
         return LevelChanges(since_validation=since)
     last, day = budget.measure_last(gradient.params), budget.measure_day(gradient.params)
-    return LevelChanges(last or 0.0, day or 0.0, since)
-
-
-def _stands_still(spec: object) -> bool:
-    """Whether it is a copy that never moves, or frozen until somebody says so."""
-    freeze = getattr(spec, "freeze", None)
-    return getattr(spec, "decay", None) == 1.0 or (freeze is not None and bool(freeze.until))
+    return LevelChanges(last or 0.0, day or 0.0, since, is_held=True)

@@ -31,6 +31,10 @@ class Subject(Protocol):
         """Its live levels by name."""
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Level -> its kind, "gradient" for one that learns by gradient."""
+
+    @property
     def num_examples(self) -> int:
         """Learned so far; optimizer steps where examples are not counted."""
 

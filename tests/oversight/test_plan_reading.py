@@ -3,7 +3,7 @@
 from torch import nn
 
 import nestling as nl
-from nestling.jobs.contracts.plan_reading import read_plan_facts
+from nestling.oversight.subjects.plan_reading import read_plan_facts
 
 
 def make_model() -> nn.Sequential:

@@ -300,6 +300,7 @@ def undo_a_day(
     swapped = data.trained["Hungary"]
     follow(learner, swapped.relabel(1 - swapped.y), seed, num_epochs=3)
     failed = list_failed(governed.check())
+    governed.keep_version(reason="records of a day in Hungary were learned")
     story.measure(governed, "wrong codes")
     governed.rollback(
         "fast", good.id, by="M. Okafor", reason="records of this day had their codes swapped"

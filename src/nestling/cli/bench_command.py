@@ -116,6 +116,8 @@ def bench(
         result = _follow_streams(parts, streams, seeds, out, workers, data_folder, offline)
     elif suite in IN_PARTS:
         result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
+        if suite == "governance":
+            _show_parts(result)
     elif suite in OWN:
         with show_progress(suite) as advance:
             result = _run(suite, offline, threads, data_folder, advance)
@@ -203,7 +205,6 @@ def _follow_streams(
     data_folder: Path | None,
     offline: bool,
 ) -> "SuiteResult":
-    from nestling.bench import build_table
     from nestling.bench.streams import stream_curves, stream_promises
     from nestling.bench.suites.parallel_cells import CellFolders
 
@@ -217,6 +218,16 @@ def _follow_streams(
             num_workers=num_workers,
             progress=advance,
         )
+    _show_parts(result)
+    if outcomes:
+        click.echo(f"written: {stream_curves.write_curves(outcomes, place.folder)}")
+    return result
+
+
+def _show_parts(result: "SuiteResult") -> None:
+    """A table per part of a suite, of its rows."""
+    from nestling.bench import build_table
+
     for part in dict.fromkeys(str(row["part"]) for row in result.rows):
         shown = [
             {name: value for name, value in row.items() if name not in ("part", "code")}
@@ -224,9 +235,6 @@ def _follow_streams(
             if row["part"] == part
         ]
         show_table(build_table(shown, title=part))
-    if outcomes:
-        click.echo(f"written: {stream_curves.write_curves(outcomes, place.folder)}")
-    return result
 
 
 def _split_names(names: str | None) -> list[str]:

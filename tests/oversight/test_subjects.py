@@ -1,11 +1,12 @@
 """The same contract at work on a plain training loop, a stream learner, and with a record."""
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nestling as nl
 from nestling.core.errors import ClockError, ContractError, SettingError, VersionError
@@ -323,3 +324,66 @@ def test_a_duty_that_runs_out_stops_its_level_while_it_learns() -> None:
     assert learner.levels["fast"].digest() == during
     assert governed.stopped == {"fast": "a duty is overdue"}
     assert "stands still until" in governed.take_events()[-1].message
+
+
+def test_cohorts_of_a_loop_of_ones_own_have_a_view_each() -> None:
+    clause = FixedBehaviour("B1", probe="accuracy", least=0.8, views=["whole", "cohorts"])
+    optimizer = nl.NestedOptimizer(TwoParts(), make_plan())
+
+    def ask_clinic(target: nl.NestedOptimizer) -> Callable[[Tensor], Tensor]:
+        """Its own fast part turns the answer round."""
+        return lambda x: target.model(x).softmax(1).flip(1).detach()
+
+    governed = nl.govern(
+        optimizer,
+        make_contract(behaviour=[clause]),
+        probes={"accuracy": make_data()},
+        cohorts={"clinic": ask_clinic},
+        now=Clock(),
+    )
+    found = {f.view: f.status for f in governed.check() if f.clause == "B1"}
+    assert found == {"whole": "passed", "cohorts/clinic": "failed"}
+    proposal = governed.propose("M2", take_steps, by="anna", reason="drift")
+    assert [gate.view for gate in proposal.stopped_by] == ["cohorts/clinic"]
+
+
+def test_the_interface_is_judged_by_what_probes_show_and_get() -> None:
+    data = make_contract(behaviour=[HOLDS]).to_data()
+    wanted = {"task": "classification", "input_shape": [2], "num_outputs": 2}
+    data["must_stay_fixed"]["interface"] = wanted
+    optimizer = nl.NestedOptimizer(TwoParts(), make_plan())
+    probes = {"accuracy": make_data()}
+    governed = nl.govern(optimizer, nl.Contract.from_data(data), probes=probes, now=Clock())
+    assert {f.status for f in governed.check()} == {"passed"}
+    wanted["num_outputs"] = 3
+    governed = nl.govern(optimizer, nl.Contract.from_data(data), probes=probes, now=Clock())
+    assert [f.clause for f in governed.check() if f.status == "failed"] == ["interface"]
+
+
+def test_a_head_that_grows_leaves_the_spine_its_view() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = nl.Plan(nl.Level("head", match=["2.*"]), nl.Level("spine", match=["*"]))
+    learner = nl.Learner(model, plan)
+    learner.learn(*make_rows())
+    contract = nl.Contract(
+        "growing",
+        levels=[LevelRole("spine", role="spine")],
+        may_change=[
+            MayChange("M1", level="head", what="new classes"),
+            MayChange("M2", level="spine", what="guidelines", trigger="proposal"),
+        ],
+        probes=[ProbeSpec("accuracy", metric="accuracy")],
+    )
+    governed = nl.govern(learner, contract, probes={"accuracy": make_data()}, now=Clock())
+    x, y = make_rows()
+    learner.learn(x, y + 1)  # a third class
+    governed.check()
+    assert set(governed.measured) == {"spine", "whole"}
+
+
+def test_an_amended_contract_is_noted(tmp_path: Path) -> None:
+    learner, data = nl.Learner(TwoParts(), make_plan()), {"accuracy": make_data()}
+    nl.govern(learner, make_contract(), probes=data, folder=tmp_path, now=Clock())
+    nl.govern(learner, make_contract(approvals=2), probes=data, folder=tmp_path, now=Clock())
+    assert "amended" in GovernanceLog(tmp_path).read()[-1].message

@@ -231,6 +231,12 @@ class Learner:
             RestrictedPanel(self.panel, levels, references or {}, self.device), self._lock
         )
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While this is open no other thread learns or answers; what answers is published after."""
+        with self._changing():
+            yield
+
     def evaluate(self, x: Any, y: Tensor | None = None, *, task: int | None = None) -> float:
         """Evaluate on a batch: accuracy in [0, 1] for classes, R squared for values."""
         batch = read_batch(x if y is None else (x, y))

@@ -15,7 +15,13 @@ from nestling.judge.verdicts.contract_facts import (
     Measured,
 )
 from nestling.judge.verdicts.judging import Duty, judge_contract, list_duties
-from nestling.oversight.measured_views import KeptAnswers, find_answers, keep_answers, measure_views
+from nestling.oversight.measured_views import (
+    Cohorts,
+    KeptAnswers,
+    find_answers,
+    keep_answers,
+    measure_views,
+)
 from nestling.oversight.subjects.subject import References, Subject
 
 
@@ -27,6 +33,7 @@ class ContractJudge:
         probes: that measure.
         signed: name -> sha256 of what must stay fixed.
         references: where the weights of fast levels stand while the spine answers alone.
+        cohorts: of the user's own.
 
     Attributes:
         measured: view -> probe -> result of the live model, as measured last.
@@ -39,7 +46,9 @@ class ContractJudge:
         probes: Sequence[Probe],
         signed: Mapping[str, str],
         references: References,
+        cohorts: Cohorts,
     ) -> None:
+        self._cohorts = cohorts
         self.contract, self.probes = contract, list(probes)
         self.references = references
         self._signed = dict(signed)
@@ -50,7 +59,7 @@ class ContractJudge:
 
     def measure(self, subject: Subject) -> Measured:
         """What every probe measures of a model in every view."""
-        answers = find_answers(subject, self.contract, self.references)
+        answers = find_answers(subject, self.contract, self.references, self._cohorts)
         return measure_views(answers, self.probes, self._kept)
 
     def judge(self, subject: Subject, measured: Measured, at: float) -> list[Finding]:
@@ -65,7 +74,7 @@ class ContractJudge:
         """Take the model as it stands for the validated version."""
         self.measured = self.measure(subject)
         self._validated = self.measured
-        answers = find_answers(subject, self.contract, self.references)
+        answers = find_answers(subject, self.contract, self.references, self._cohorts)
         self._kept = keep_answers(answers, self.probes)
 
     def take_over(self, validated: Subject, commits: Mapping[str, Sequence[float]]) -> None:
@@ -78,9 +87,14 @@ class ContractJudge:
         self.validate(validated)
         self.commits = {clause: list(times) for clause, times in commits.items()}
 
+    def _find_input_shape(self) -> tuple[int, ...] | None:
+        """Of one example, as the probes show it to the model, which answered."""
+        shapes = (_read_shape(probe) for probe in self.probes if any(self.measured.values()))
+        return next((shape for shape in shapes if shape is not None), None)
+
     def _find_facts(self, subject: Subject, measured: Measured, at: float) -> ContractFacts:
         interface = subject.read_interface()
-        outputs = interface.get("num_outputs")
+        outputs = interface.get("num_outputs") or self._kept.num_outputs
         return ContractFacts(
             today=find_day(at),
             digests={
@@ -91,6 +105,7 @@ class ContractJudge:
             signed=self._signed,
             interface=InterfaceFacts(
                 task=str(interface.get("task") or ""),
+                input_shape=self._find_input_shape(),
                 num_outputs=outputs if isinstance(outputs, int) else None,
             ),
             changes={name: subject.measure_change(name) for name in subject.levels},
@@ -98,6 +113,12 @@ class ContractJudge:
             validated=self._validated,
             commits=self.commits,
         )
+
+
+def _read_shape(probe: Probe) -> tuple[int, ...] | None:
+    """Of one example in the data of a probe, where these are one tensor."""
+    x = getattr(getattr(probe, "data", None), "x", None)
+    return tuple(x.shape[1:]) if isinstance(x, Tensor) else None
 
 
 def read_changes(subject: Subject) -> dict[str, float]:

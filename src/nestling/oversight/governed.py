@@ -25,6 +25,7 @@ from nestling.oversight.contract_judge import ContractJudge
 from nestling.oversight.contract_probes import make_probes, sign_fixed
 from nestling.oversight.governed_record import GovernedRecord
 from nestling.oversight.limit_watch import LimitWatch
+from nestling.oversight.measured_views import Cohorts
 from nestling.oversight.proposal_desk import ProposalDesk
 from nestling.oversight.standstill import Standstill
 from nestling.oversight.subjects.finding_subjects import find_subject
@@ -37,6 +38,7 @@ def govern(
     contract: Contract | Path | str,
     *,
     probes: Mapping[str, ProbeData | Probe] | None = None,
+    cohorts: Cohorts | None = None,
     folder: Path | str | None = None,
     now: Callable[[], float] = time.time,
 ) -> "Governed":
@@ -48,6 +50,8 @@ def govern(
         contract: or the path of its TOML file.
         probes: probe name -> data, for the probes that the contract lists without data; or probes
             of one's own.
+        cohorts: name -> a function from what is governed, or a copy of it, to who answers with that
+            cohort's own fast levels; the persons of a `Learner` are known.
         folder: where versions, events and figures are kept; None keeps events in memory only. A
             folder that holds a record already goes on: its last validated version, its commits and
             its budgets count, so restore the learner as it was before.
@@ -91,7 +95,7 @@ def govern(
     subject = target if hasattr(target, "answer_by") else find_subject(target)
     given = {} if probes is None else probes
     place = None if folder is None else Path(folder)
-    return Governed(subject, Contract.of(contract), given, place, now)
+    return Governed(subject, Contract.of(contract), given, cohorts or {}, place, now)
 
 
 class Governed:
@@ -108,6 +112,7 @@ class Governed:
         subject: Subject,
         contract: Contract,
         probes: Mapping[str, ProbeData | Probe],
+        cohorts: Cohorts,
         folder: Path | None,
         now: Callable[[], float],
     ) -> None:
@@ -118,7 +123,7 @@ class Governed:
         self._record = GovernedRecord(subject, contract, folder, now)
         self._record.check_fixed(signed)
         references = self._record.read_references(_list_fast(subject, contract))
-        self._judge = ContractJudge(contract, made, signed, references)
+        self._judge = ContractJudge(contract, made, signed, references, cohorts)
         at = self._record.tell_time()
         self._still = Standstill(subject, contract)
         self._watch = LimitWatch(subject, contract, self._still, self._record)
@@ -132,7 +137,7 @@ class Governed:
         if self._record.is_resumed:
             self._record.resume(self._judge)
             self._desk.num_before = self._record.num_proposals
-            self._record.note("changed", f"goes on under the contract {name!r}")
+            self._record.note("changed", f"goes on under {self._record.say_contract()}")
         else:
             self._subject.mark_validated(self.contract.owner or "the beginning", at)
             self._judge.validate(self._subject)

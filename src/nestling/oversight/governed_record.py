@@ -107,6 +107,13 @@ class GovernedRecord:
         self._weights = read_weights(last)
         judge.measured = judge.measure(self._subject)
 
+    def say_contract(self) -> str:
+        """The contract in force, and whether it is the one of the newest version."""
+        before = self._list_own()[-1].contract_digest
+        now = self._contract.digest
+        said = f"the contract {self._contract.name!r}"
+        return said if before == now else f"{said}, amended ({before[:12]}... to {now[:12]}...)"
+
     def check_fixed(self, signed: Mapping[str, str]) -> None:
         """Keep the digests of what is fixed, or compare them with those of the beginning.
 

@@ -4,7 +4,7 @@ A fast level can hide harm in the spine, so that a check of the whole alone woul
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,9 @@ from nestling.judge.probes import measure_probes
 from nestling.judge.probes.probe_result import Answering, Probe, ProbeResult
 from nestling.judge.verdicts.contract_facts import Measured
 from nestling.oversight.subjects.subject import References, Subject
+
+# Name -> who answers with that cohort's own fast levels, given what is governed or a copy of it.
+Cohorts = Mapping[str, Callable[[Any], Answering]]
 
 
 def list_views(contract: Contract) -> list[View]:
@@ -31,7 +34,7 @@ def list_views(contract: Contract) -> list[View]:
 
 
 def find_answers(
-    subject: Subject, contract: Contract, references: References
+    subject: Subject, contract: Contract, references: References, cohorts: Cohorts | None = None
 ) -> dict[str, Answering]:
     """Who answers in each view: "spine", "whole", and "cohorts/NAME" of each that has levels.
 
@@ -39,6 +42,7 @@ def find_answers(
         subject: whose levels answer.
         contract: says which are the spine, and which views are judged.
         references: where the weights of levels that are silent stand.
+        cohorts: beside those that the subject knows of; None for none.
     """
     found: dict[str, Answering] = {}
     for view in list_views(contract):
@@ -47,8 +51,9 @@ def find_answers(
         elif view == "whole":
             found[view] = subject.answer_by(None, references)
         else:
-            cohorts = subject.list_cohorts()
-            found |= {f"cohorts/{name}": answer for name, answer in cohorts.items()}
+            own = {name: make(subject.target) for name, make in (cohorts or {}).items()}
+            everyone = subject.list_cohorts() | own
+            found |= {f"cohorts/{name}": answer for name, answer in everyone.items()}
     return found
 
 
@@ -61,6 +66,12 @@ class KeptAnswers:
 
     def __init__(self, answers: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
         self.answers = {view: dict(by_data) for view, by_data in (answers or {}).items()}
+
+    @property
+    def num_outputs(self) -> int | None:
+        """Classes or values of an answer; None if there is none."""
+        kept = (answer for by_data in self.answers.values() for answer in by_data.values())
+        return next((answer.shape[1] for answer in kept if answer.ndim == 2), None)
 
     def find(self, view: str, probe: Probe) -> Answering | None:
         """Who answers as that version did to the data of a probe; None if it was not asked."""

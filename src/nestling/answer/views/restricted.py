@@ -48,7 +48,7 @@ def find_reference(levels: Levels, name: str, references: References) -> dict[st
     """
     own = levels.gradient[name].tensors()
     if name in references:
-        given = dict(references[name])
+        given = {param: _grow(value, own.get(param)) for param, value in references[name].items()}
         try:
             check_same_names(given, own)
         except MismatchedParameters as error:
@@ -61,6 +61,16 @@ def find_reference(levels: Levels, name: str, references: References) -> dict[st
         f"references={{{name!r}: levels[{name!r}].tensors()}} of a time before it learned, which "
         "nl.govern keeps, or name it, too"
     )
+
+
+def _grow(value: Tensor, like: Tensor | None) -> Tensor:
+    """A tensor with as many rows as one that has grown since; new ones are 0 and say nothing."""
+    has_grown = like is not None and like.ndim > 0 and value.shape[1:] == like.shape[1:]
+    if like is None or not has_grown or len(value) >= len(like):
+        return value
+    grown = torch.zeros_like(like)
+    grown[: len(value)] = value
+    return grown
 
 
 def _list_factors(model: nn.Module) -> set[str]:

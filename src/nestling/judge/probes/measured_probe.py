@@ -99,6 +99,7 @@ class MetricProbe:
 
     Attributes:
         name, metric, better: see `Probe`.
+        data: on which it measures.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class MetricProbe:
         check_needs(self._metric, spec, data)
         self.name, self.metric = spec.name, spec.metric
         self.better: Direction = self._metric.better
-        self._data, self._slices = data, slices
+        self.data, self._slices = data, slices
         self._has_classes = self._metric.answers == "probabilities" or (
             self.metric == "invariance" and self._request.settings.tolerance is None
         )
@@ -121,7 +122,7 @@ class MetricProbe:
     @property
     def data_digest(self) -> str:
         """SHA-256 digest of its data."""
-        return self._data.digest
+        return self.data.digest
 
     def measure(self, answer: Answering, before: Answering | None = None) -> ProbeResult:
         """Measure a model; `before` answers as the last validated version did.
@@ -153,7 +154,7 @@ class MetricProbe:
             return _make_result(self, figure, self._request.confidence)
 
     def _ask(self, answer: Answering, before: Answering | None) -> AnsweredRows:
-        data, count = self._data, self._data.num_rows
+        data, count = self.data, self.data.num_rows
         answers = read_answers(answer, data.x, count, self._has_classes)
         changed = previous = None
         if self._metric.needs == "changed":
@@ -185,6 +186,7 @@ class OwnProbe:
 
     Attributes:
         name, metric, better: see `Probe`.
+        data: on which it measures.
     """
 
     def __init__(
@@ -200,11 +202,11 @@ class OwnProbe:
         self.better: Direction = self._request.settings.better
         chosen = self._request.settings.slice
         self._whole = data
-        self._data = data.select(slices[chosen]) if chosen else data
+        self.data = data.select(slices[chosen]) if chosen else data
         # Parts are cut once, so that a model is asked about each of them once.
         named = [] if chosen else list(slices.items())
-        named += _list_groups(self._data.columns, self._request)
-        self._parts = [(name, self._data.select(of)) for name, of in named]
+        named += _list_groups(self.data.columns, self._request)
+        self._parts = [(name, self.data.select(of)) for name, of in named]
 
     @property
     def data_digest(self) -> str:
@@ -220,7 +222,7 @@ class OwnProbe:
         """
         del before
         with _naming(self.name):
-            given = self._call(answer, self._data)
+            given = self._call(answer, self.data)
             if isinstance(given, ProbeResult):
                 return replace(
                     given,
@@ -229,7 +231,7 @@ class OwnProbe:
                     better=self.better,
                     data_digest=self.data_digest,
                 )
-            figure = self._judge(given, self._data)
+            figure = self._judge(given, self.data)
             parts = []
             for name, data in self._parts:
                 value = self._call(answer, data)

@@ -109,15 +109,18 @@ class LearnerSubject:
     def hold(self, tensors: Collection[str], levels: Collection[str]) -> None:
         """Keep tensors, and whole levels, as they are bit for bit from now on."""
         whole = {name for level in levels for name in self.levels[level].tensors()}
-        self.levels.hold({*tensors, *whole})
+        with self.target.standing_still():
+            self.levels.hold({*tensors, *whole})
 
     def bind(self, name: str, bounds: ChangeBounds, now: Callable[[], float]) -> None:
         """Hold a level to bounds of its change."""
-        self.levels.bind(name, bounds, now)
+        with self.target.standing_still():
+            self.levels.bind(name, bounds, now)
 
     def mark_validated(self, by: str, at: float, like: Subject | None = None) -> None:
         """Let the cumulative change of every level begin anew."""
-        self.levels.governance.mark_validated((like or self).levels, by, at)
+        with self.target.standing_still():
+            self.levels.governance.mark_validated((like or self).levels, by, at)
 
     def load_level(self, name: str, state: Mapping[str, Any], feedback: Iterable[Any] = ()) -> None:
         """Let one level become what was saved, others untouched; then it alone learns feedback."""

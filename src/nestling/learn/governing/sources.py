@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
 from nestling.protect.influence import Admission, SourceGuard, measure_row_errors
-from nestling.protect.influence.source_guard import read_sources
+from nestling.protect.influence.admission import read_sources
 
 _MOST_COUNTED = 10_000
 

@@ -6,16 +6,16 @@ Axis letters: N rows, D features.
 import math
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nestling.core.arguments import check_whole, name_kind
+from nestling.core.arguments import check_whole
 from nestling.core.errors import DataError, MismatchedParameters, SettingError
 from nestling.levels import Held
+from nestling.protect.influence.admission import Admission, read_sources
 from nestling.protect.influence.influence_rules import (
     find_disagreement,
     find_far_rows,
@@ -26,37 +26,11 @@ from nestling.protect.influence.influence_rules import (
 
 # Rows of one source, and of all, that a share of errors remembers.
 _MEMORY = 200.0
+# Once a window is full, the centre is moved by the rows of every fourth call only.
+_CALLS_PER_LOOK = 4
 # A residual is wrong from this many times the median on.
 _WRONG_RESIDUAL = 3.0
 _SETTINGS = ("weight", "rate", "window", "norm", "least_heard", "margin", "z", "most_sources")
-
-
-@dataclass(frozen=True)
-class Admission:
-    """Rows of a call that may be learned, and events about those that are held.
-
-    Attributes:
-        rows: (K,) int64, places of the rows that may be learned, in their order.
-        weights: (K,) float32, of those.
-        events: one per source and rule.
-        at_odds: places of rows that are held by agreement.
-        sources: of all N rows.
-        x: (N, D) what was judged, float32 on the CPU; None if nothing could be.
-        distances: (N,) from the centre; None before the first call.
-    """
-
-    rows: Tensor
-    weights: Tensor
-    events: tuple[Held, ...]
-    at_odds: Tensor
-    sources: tuple[str, ...] = field(repr=False)
-    x: Tensor | None = field(repr=False)
-    distances: Tensor | None = field(repr=False)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether every row that may be learned weighs 1."""
-        return bool((self.weights == 1.0).all())
 
 
 class SourceGuard:
@@ -125,7 +99,7 @@ class SourceGuard:
         # Distances of the rows learned last, in a ring, and their median.
         self._distances_W = torch.zeros(window, dtype=torch.float32, device="cpu")
         self._median = 0.0
-        self._num_heard = 0
+        self._num_heard = self._num_calls = 0
         # source -> [errors, errors expected, rows], who was heard last at the end.
         self._tallies: OrderedDict[str, list[float]] = OrderedDict()
         self._share = [0.0, 0.0]  # errors and rows of all that are not held
@@ -217,7 +191,9 @@ class SourceGuard:
             last.append(source)
             counts[source] = counts.get(source, 0) + 1
         num_rows = len(found.rows)
-        if found.x is None or not num_rows:
+        self._num_calls += 1
+        is_due = self._num_heard < self.window or self._num_calls % _CALLS_PER_LOOK == 0
+        if found.x is None or not num_rows or not is_due:
             return
         is_whole = num_rows == len(found.x)
         x_KD = found.x if is_whole else found.x[found.rows]
@@ -312,6 +288,7 @@ class SourceGuard:
             "centre": [] if self._centre is None else [self._centre.clone()],
             "distances": self._distances_W[: self._num_heard].clone(),
             "num_heard": self._num_heard,
+            "num_calls": self._num_calls,
             "tallies": [[source, *values] for source, values in self._tallies.items()],
             "share": list(self._share),
             "residuals": list(self._residuals),
@@ -333,7 +310,7 @@ class SourceGuard:
         self._last = deque(state["last"], maxlen=self.window)
         self._counts = Counter(self._last)
         self._centre = state["centre"][0].clone() if state["centre"] else None
-        self._num_heard = state["num_heard"]
+        self._num_heard, self._num_calls = state["num_heard"], state["num_calls"]
         self._distances_W[: self._num_heard] = state["distances"]
         self._find_median()
         self._tallies = OrderedDict((source, list(rest)) for source, *rest in state["tallies"])
@@ -371,33 +348,6 @@ class SourceGuard:
             f"answers were wrong for {errors / num:.0%} of its last {num:.0f} rows, for "
             f"{expected / num:.0%} of the others' meanwhile (margin={self.margin:g})"
         )
-
-
-def read_sources(sources: object, num_rows: int) -> list[str]:
-    """The source of each row.
-
-    Args:
-        sources: one for all, or one for each.
-        num_rows: N.
-
-    Raises:
-        DataError: not as many as rows, or one that is no text or empty.
-
-    >>> read_sources("ward 3", 2)
-    ['ward 3', 'ward 3']
-    """
-    if isinstance(sources, str):
-        names: list[Any] = [sources] * num_rows
-    elif isinstance(sources, Iterable):
-        names = list(sources)
-    else:
-        raise DataError(f"source is {name_kind(sources)}; a text works, or one for each row")
-    if len(names) != num_rows:
-        raise DataError(f"{len(names)} sources for {num_rows} rows; give one for each, or one text")
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise DataError(f"source {name!r}; a text that is not empty works, e.g. 'ward 3'")
-    return names
 
 
 def _list_rows(rows: Iterable[int]) -> Tensor:

@@ -82,20 +82,17 @@ def test_a_difference_to_fairlearn_would_be_seen(monkeypatch: pytest.MonkeyPatch
     assert float(str(found["false negative gap"])) <= 1e-12
 
 
-def test_cost_is_measured_of_a_learner_and_of_a_loop(
+def test_cost_is_measured_of_learners_and_of_a_loop(
     place: CellFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contract_cost, "NUM_STEPS", 2)
     monkeypatch.setattr(contract_cost, "NUM_ROUNDS", 2)
     figures, rows = contract_cost.measure_cost(place)
-    assert figures["contract_overhead"] == max(
-        figures["contract_overhead_learner"], figures["contract_overhead_loop"]
-    )
+    kinds = ("default", "learner", "loop")
+    assert figures["contract_overhead"] == max(figures[f"contract_overhead_{k}"] for k in kinds)
     sides = [(row["part"], row["side"]) for row in rows]
     assert sides == [
-        (part, side)
-        for part in ("learner", "loop")
-        for side in (contract_cost.WITHOUT, contract_cost.WITH)
+        (part, side) for part in kinds for side in (contract_cost.WITHOUT, contract_cost.WITH)
     ]
 
 

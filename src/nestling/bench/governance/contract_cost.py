@@ -43,14 +43,14 @@ def measure_cost(place: CellFolders) -> tuple[Figures, Rows]:
     """`contract_overhead`: seconds of learning in blocks of 32 under a contract, over without.
 
     An MLP of Adult (hidden layers of 128 and 64) learns by `Learner.learn`, with the default plan
-    and with one of two gradient levels, and by a plain loop with `NestedOptimizer`. The contract bounds the change of gradient levels per update,
-    per day and since the last validation, and fixes one tensor; the learner's rows name their
-    sources, of which a guard bounds weight, rate and norm. Both sides take turns of 32 steps; the
-    figure is the median over 41 rounds of the ratio within a round, the largest of the three ways.
+    and with one of two gradient levels, and by a plain loop with `NestedOptimizer`. The contract
+    bounds the change of gradient levels per update, per day and since the last validation, and
+    fixes one tensor; a learner's rows name their sources, of which a guard bounds rate, norm and
+    weight. Both sides take turns of 32 steps; the figure is the median over 41 rounds of the ratio
+    within a round, the largest of the three ways.
 
     Returns: the figure, and that of each way, `contract_overhead_default`, `..._learner` and
-        `..._loop`; rows with the
-        median milliseconds per step of every side.
+        `..._loop`; rows with the median milliseconds per step of every side.
     """
     census = load_census(place.data, offline=place.offline).shuffle(0)
     figures: Figures = {}

@@ -83,7 +83,7 @@ def run_bounded(monkeypatch: pytest.MonkeyPatch, most_free: int, bounds: ChangeB
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2))
     optimizer = nl.NestedOptimizer(
-        model, nl.Plan(nl.Level("all", match=["*"], optimizer=nl.adamw(lr=1e-3)))
+        model, nl.Plan(nl.Level("all", match=["*"], optimizer=nl.adamw(lr=2e-4)))
     )
     time = iter(range(0, 10**9, 3000))
     optimizer.levels.bind("all", bounds, lambda: float(next(time)))
@@ -100,9 +100,8 @@ def run_bounded(monkeypatch: pytest.MonkeyPatch, most_free: int, bounds: ChangeB
         optimizer.step()
         num_free += budget.num_free < left
         events += optimizer.take_events()
-    moved = sum(
-        float((p - s).square().sum()) for p, s in zip(model.parameters(), start, strict=True)
-    )
+    pairs = zip(model.parameters(), start, strict=True)
+    moved = sum(float((now.detach() - then).square().sum()) for now, then in pairs)
     size = sum(float(s.square().sum()) for s in start)
     return optimizer.levels.digests(), num_free, events, (moved / size) ** 0.5
 

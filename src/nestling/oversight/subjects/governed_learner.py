@@ -28,7 +28,6 @@ class LearnerSubject(PlannedSubject):
         return self.target.levels
 
     @property
-    @property
     def num_examples(self) -> int:
         """Examples that it has learned."""
         return self.target.counts.num_examples

@@ -34,7 +34,6 @@ class OptimizerSubject(PlannedSubject):
         return self.target.levels
 
     @property
-    @property
     def num_examples(self) -> int:
         """Optimizer steps so far: it does not see examples."""
         return self.target.num_steps

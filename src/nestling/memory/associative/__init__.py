@@ -1,6 +1,7 @@
 """Associative memories written token by token: Hebbian, delta, Oja and Omega rules."""
 
 from nestling.memory.associative.chunked_writes import write_pairs
+from nestling.memory.associative.delta_memory import DeltaMemory, reach_ends
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.inner_objectives import (
     DOT,
@@ -10,11 +11,18 @@ from nestling.memory.associative.inner_objectives import (
     find_push,
 )
 from nestling.memory.associative.linear_loop import loop_pairs
+from nestling.memory.associative.named_rules import (
+    write_delta,
+    write_hebbian,
+    write_oja,
+    write_omega,
+)
 from nestling.memory.associative.write_rule import DELTA, HEBBIAN, OJA, WriteRule
 
 __all__ = [
     "DELTA",
     "DOT",
+    "DeltaMemory",
     "FastState",
     "HEBBIAN",
     "InnerObjective",
@@ -24,5 +32,10 @@ __all__ = [
     "find_loss",
     "find_push",
     "loop_pairs",
+    "reach_ends",
+    "write_delta",
+    "write_hebbian",
+    "write_oja",
+    "write_omega",
     "write_pairs",
 ]

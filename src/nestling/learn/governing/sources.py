@@ -55,12 +55,13 @@ class Sources:
                 "learn(x, y, source='ward 3'), or a source for each row"
             )
         if self.guard is None:
-            self._count(read_sources(source, batch.size))
+            self.count(read_sources(source, batch.size))
             return None
         inputs = list(batch.features.values())
         return self.guard.judge(inputs, cast(Sequence[str], source), weight, is_new=is_new)
 
-    def _count(self, names: Sequence[str]) -> None:
+    def count(self, names: Sequence[str]) -> None:
+        """Count rows that were given, by their sources."""
         for name, num in Counter(names).items():
             self.num_rows[name] = self.num_rows.pop(name, 0) + num
         while len(self.num_rows) > _MOST_COUNTED:
@@ -76,7 +77,7 @@ class Sources:
         """
         assert self.guard is not None
         names = [found.sources[row] for row in found.rows.tolist()]
-        self._count(found.sources)
+        self.count(found.sources)
         self.guard.note(found)
         if output is not None:
             self.note_errors(names, output, kept.target)

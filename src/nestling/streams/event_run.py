@@ -186,10 +186,10 @@ class EventRun:
         return events.mixed.copy()
 
     def _pass(self, x_1C: Floats) -> Floats:
-        """Let an event happen whose label counts for nothing."""
+        """Let an event happen whose label counts for nothing; the answer to it (1, K)."""
         self._fresh = None
         events = self.pool.make_events(x_1C)
-        self.pool.process(TAKE_IN, events)
+        self.pool.process(FORESEE | TAKE_IN, events, self._slower)
         self.num_events += 1
         self.waiting.expire(self.num_events)
         return events.mixed.copy()

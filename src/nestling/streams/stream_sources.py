@@ -3,7 +3,7 @@
 Axes: C columns, N of them numeric, K classes (1 for values), V inputs of the experts.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 
 # Numbers in which the guard sees an event, however many columns have come.
 NUM_PLACES = 64
+# Events that tell a shift of the inputs from one loud source.
+_NUM_LATELY = 200
 # Pairs of source and rule of which held events are remembered until they are taken.
 _MOST_PAIRS = 1000
 
@@ -73,7 +75,9 @@ class StreamSources:
     """The guard of a stream's sources: judges each event before anything learns it.
 
     An event that is held moves nothing: no label, no value, no average, only the count of events,
-    and names of columns and categories that it brought.
+    and names of columns and categories that it brought. But where most sources of late are held by
+    norm the inputs have shifted: then the values of what is held move the running z-scores, until
+    these are of usual size again and labels are learned as before.
 
     Args:
         guard: None holds nothing; sources that are given all the same are counted.
@@ -86,6 +90,9 @@ class StreamSources:
         self._known = Sources(guard)
         self.guard = guard
         self._held: OrderedDict[tuple[str, str], Held] = OrderedDict()
+        self._num_judged = 0
+        # Of the last events: whose, and whether the norm held it.
+        self._lately: deque[tuple[str, bool]] = deque(maxlen=_NUM_LATELY)
 
     @property
     def num_events(self) -> dict[str, int]:
@@ -131,6 +138,8 @@ class StreamSources:
         if len(found.rows):
             target = truth.admit()
             answer_1K = run.learn_event(x_1C, target, min(weight, self.guard.weight))
+        elif self._has_shifted(found, source):
+            run.learn_event(x_1C, 0.0, 0.0)
         else:
             run.pass_over()
         self._note(found, source, error, truth)
@@ -179,12 +188,27 @@ class StreamSources:
         is_numeric_C = scaling["kinds"][: len(x_C)] == 0
         z_N = view_V[scaling["place"][: len(x_C)][is_numeric_C]]
         num_known = int(np.count_nonzero(~np.isnan(x_C[is_numeric_C])))
-        row_1P = torch.from_numpy(place_numbers(z_N, num_known)[None])
-        return self.guard.judge(row_1P, source)
+        row_P = place_numbers(z_N, num_known, self._num_judged)
+        return self.guard.judge(torch.from_numpy(row_P[None]), source)
+
+    def _has_shifted(self, found: Admission, source: str) -> bool:
+        """Whether an event is held by norm, as most events of most sources of late are."""
+        if not _is_far(found):
+            return False
+        num_all, num_far = Counter[str](), Counter[str]()
+        for name, is_far in (*self._lately, (source, True)):
+            num_all[name] += 1
+            num_far[name] += is_far
+        if num_all.total() <= _NUM_LATELY // 2:
+            return False
+        num_shifted = sum(2 * num_far[name] > num for name, num in num_all.items())
+        return 2 * num_shifted > len(num_all)
 
     def _note(self, found: Admission, source: str, error: float | None, truth: Truth) -> None:
         assert self.guard is not None
         self._known.count([source])
+        self._num_judged += 1
+        self._lately.append((source, _is_far(found)))
         self.guard.note(found)
         if error is not None and (len(found.rows) or len(found.at_odds)):
             self.guard.note_errors(source, [error], are_residuals=truth.is_value)
@@ -211,8 +235,13 @@ class StreamSources:
         """The state of a learner with that of its guard, if there is one."""
         if self.guard is None:
             return state
-        held = [asdict(event) for event in self._held.values()]
-        return state | {"sources": {"guard": self.guard.state_dict(), "held": held}}
+        own = {
+            "guard": self.guard.state_dict(),
+            "held": [asdict(event) for event in self._held.values()],
+            "num_judged": self._num_judged,
+            "lately": [list(one) for one in self._lately],
+        }
+        return state | {"sources": own}
 
     def load_with(self, state: Mapping[str, Any], load: Callable[[], None]) -> None:
         """Load the guard's part of a learner's state and the rest, or neither.
@@ -239,33 +268,53 @@ class StreamSources:
         except NestlingError:
             self.guard.load_state_dict(before)
             raise
-        held = [Held(**one) for one in state["sources"]["held"]]
+        own = state["sources"]
+        held = [Held(**one) for one in own["held"]]
         self._held = OrderedDict(((one.source, one.rule), one) for one in held)
+        self._num_judged = own["num_judged"]
+        self._lately = deque(((name, far) for name, far in own["lately"]), maxlen=_NUM_LATELY)
 
 
-def place_numbers(z_N: Floats, num_known: int) -> NDArray[np.float32]:
+def place_numbers(z_N: Floats, num_known: int, number: int) -> NDArray[np.float32]:
     """An event as the guard sees it: its running z-scores over the root of how many are known.
 
-    The norm of it is their root mean square, whatever number of columns have come. Beyond 64
+    The norm of them is their root mean square, whatever number of columns have come. Beyond 63
     numbers several share a place, each with a sign of its own, which keeps the norm on average
-    [Charikar, Chen and Farach-Colton 2002, count sketch].
+    [Charikar, Chen and Farach-Colton 2002, count sketch]. The last place holds +1 or -1, drawn:
+    so the usual distance is one running deviation at least, and events of skewed or mostly
+    constant columns, of which most lie close together, are not held for being less usual.
 
     Args:
         z_N: z-scores of the numeric columns, 0 where missing.
         num_known: how many of them are known.
+        number: of the event, from which the last place is drawn.
 
     Returns: (64,).
 
-    >>> row = place_numbers(np.array([3.0, 0.0, 4.0]), 2)
-    >>> round(float(np.linalg.norm(row)), 3), row.shape
-    (3.536, (64,))
+    >>> row = place_numbers(np.array([3.0, 0.0, 4.0]), 2, number=0)
+    >>> round(float(np.linalg.norm(row[:-1])), 3), abs(float(row[-1]))
+    (3.536, 1.0)
     """
+    num_places = NUM_PLACES - 1
     row_P = np.zeros(NUM_PLACES, dtype=np.float32)
+    row_P[-1] = 1.0 if _draw_bits(np.array([number]))[0] else -1.0
     scaled_N = z_N / np.sqrt(max(num_known, 1))
-    if len(z_N) <= NUM_PLACES:
+    if len(z_N) <= num_places:
         row_P[: len(z_N)] = scaled_N
         return row_P
     place_N = np.arange(len(z_N))
-    sign_N = 1.0 - 2.0 * ((place_N * 2654435761 >> 15) & 1)
-    row_P[:] = np.bincount(place_N % NUM_PLACES, scaled_N * sign_N, NUM_PLACES)
+    sign_N = 2.0 * _draw_bits(place_N) - 1.0
+    row_P[:-1] = np.bincount(place_N % num_places, scaled_N * sign_N, num_places)
     return row_P
+
+
+def _draw_bits(numbers_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0 or 1 for each number, as if drawn [splitmix64, Steele, Lea and Flood 2014]."""
+    mixed = (numbers_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(63)).astype(np.int64)
+
+
+def _is_far(found: Admission) -> bool:
+    return any(event.rule == "norm" for event in found.events)

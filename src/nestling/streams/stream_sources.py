@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 
 # Numbers in which the guard sees an event, however many columns have come.
 NUM_PLACES = 64
+# Least usual distance of an event, in running deviations. A source that sends the share r of events,
+# however loud, stands at 1 / sqrt(r) deviations, 2.2 for r = 0.2: norm = 4 times this is less.
+LEAST_USUAL = 0.5
 # Events that tell a shift of the inputs from one loud source.
 _NUM_LATELY = 200
 # Pairs of source and rule of which held events are remembered until they are taken.
@@ -280,9 +283,9 @@ def place_numbers(z_N: Floats, num_known: int, number: int) -> NDArray[np.float3
 
     The norm of them is their root mean square, whatever number of columns have come. Beyond 63
     numbers several share a place, each with a sign of its own, which keeps the norm on average
-    [Charikar, Chen and Farach-Colton 2002, count sketch]. The last place holds +1 or -1, drawn:
-    so the usual distance is one running deviation at least, and events of skewed or mostly
-    constant columns, of which most lie close together, are not held for being less usual.
+    [Charikar, Chen and Farach-Colton 2002, count sketch]. The last place holds +0.5 or -0.5,
+    drawn: so the usual distance is half a running deviation at least, and events of skewed or
+    mostly constant columns, most of which lie close together, are not held for being less usual.
 
     Args:
         z_N: z-scores of the numeric columns, 0 where missing.
@@ -293,11 +296,11 @@ def place_numbers(z_N: Floats, num_known: int, number: int) -> NDArray[np.float3
 
     >>> row = place_numbers(np.array([3.0, 0.0, 4.0]), 2, number=0)
     >>> round(float(np.linalg.norm(row[:-1])), 3), abs(float(row[-1]))
-    (3.536, 1.0)
+    (3.536, 0.5)
     """
     num_places = NUM_PLACES - 1
     row_P = np.zeros(NUM_PLACES, dtype=np.float32)
-    row_P[-1] = 1.0 if _draw_bits(np.array([number]))[0] else -1.0
+    row_P[-1] = LEAST_USUAL if _draw_bits(np.array([number]))[0] else -LEAST_USUAL
     scaled_N = z_N / np.sqrt(max(num_known, 1))
     if len(z_N) <= num_places:
         row_P[: len(z_N)] = scaled_N

@@ -1,6 +1,6 @@
 """The same contract at work on a plain training loop, a stream learner, and with a record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import nestling as nl
 from nestling.core.errors import ClockError, ContractError, SettingError, VersionError
 from nestling.judge import (
     FixedBehaviour,
+    Interface,
     LevelRole,
     MayChange,
     MustChange,
@@ -387,3 +388,44 @@ def test_an_amended_contract_is_noted(tmp_path: Path) -> None:
     nl.govern(learner, make_contract(), probes=data, folder=tmp_path, now=Clock())
     nl.govern(learner, make_contract(approvals=2), probes=data, folder=tmp_path, now=Clock())
     assert "amended" in GovernanceLog(tmp_path).read()[-1].message
+
+
+def make_value_contract(levels: Sequence[str]) -> nl.Contract:
+    behaviour = FixedBehaviour("B1", probe="distance", most=2.0, views=["spine", "whole"])
+    return nl.Contract(
+        "values",
+        levels=[LevelRole("spine", role="spine")],
+        may_change=[MayChange(f"M{at}", level=name, what="all") for at, name in enumerate(levels)],
+        must_stay_fixed=StaysFixed(behaviour=[behaviour], interface=Interface(task="regression")),
+        probes=[ProbeSpec("distance", metric="mean_absolute_error")],
+    )
+
+
+def test_a_loop_that_predicts_values_is_governed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+    plan = nl.Plan(nl.Level("head", match=["2.*"]), nl.Level("spine", match=["*"]))
+    optimizer = nl.NestedOptimizer(model, plan)
+    x = torch.linspace(-1, 1, 64)[:, None]
+    contract = make_value_contract(["head", "spine"])
+    governed = nl.govern(
+        optimizer, contract, probes={"distance": ProbeData(x, x[:, 0])}, now=Clock()
+    )
+    findings = governed.check()
+    assert nl.judge.is_kept(findings), findings
+    assert governed.measured["whole"]["distance"].value < 2.0
+
+
+def test_a_stream_of_values_is_governed() -> None:
+    learner = nl.StreamRegressor()
+    events = [{"hour": n % 24} for n in range(400)]
+    learner.learn_many(events, [float(n % 24) for n in range(400)])
+    target = torch.arange(48, dtype=torch.float64) % 24
+    governed = nl.govern(
+        learner,
+        make_value_contract(list(learner.levels)),
+        probes={"distance": ProbeData(events[:48], target)},
+        now=Clock(),
+    )
+    assert {f.status for f in governed.check()} == {"passed"}
+    assert set(governed.measured) == {"spine", "whole"}

@@ -20,10 +20,14 @@ from nestling.core.params import are_finite, keep_rows, sum_dtype, widen_half
 from nestling.levels.bounds import ChangeBounds, measure_distance, measure_norm, pull_within
 from nestling.levels.braking import NUM_RECENT, find_explosion
 from nestling.levels.readings import norm
+from nestling.levels.step_bounds import FiniteLook, Rates
+from nestling.levels.validation import clone_tree
 
 SECONDS_PER_DAY = 86_400.0
 # From this share of the bound since the last validation on, an alarm is raised.
 DRIFT_ALARM = 0.8
+# At most so many updates are made without a look.
+MOST_FREE = 64
 KINDS = ("per update", "per day", "since validation")
 # A norm in float32 may be off by so much, so that what it seems to prove holds.
 _ROUGH = 1.001
@@ -76,7 +80,11 @@ class ChangeBudget:
         self._flat: Tensor | None = None
         self._size = torch.zeros((), dtype=torch.float32, device="cpu")  # squared, before
         self._views: list[Tensor] = []
-        self._versions: list[int] = []
+        self._versions: list[int] | None = []  # None: moved by updates that needed no look
+        self.look = FiniteLook()
+        self.num_free, self._fixed = 0, 0.0  # updates that need no look, and their norm at most
+        self._rates: Rates | None = None
+        self._next_rates: Rates | None = None
 
     def check_clock(self, level: str) -> None:
         """Read the clock for a step; ClockError, with nothing changed, if it went back."""
@@ -127,14 +135,19 @@ class ChangeBudget:
             self._count_from([param.detach().clone() for param in params])
         self._forget()
 
-    def begin(self, params: Sequence[Tensor], most: tuple[float, float]) -> None:
+    def begin(
+        self, params: Sequence[Tensor], most: tuple[float, float], rates: Rates | None
+    ) -> None:
         """Before an update: note where the weights are, and whether a day begins.
 
         Args:
             params: all of the level, any shapes.
             most: a and b with ||update|| <= a + b ||weights||, see `bound_step`.
+            rates: that these depend on; None if on the gradients, too.
         """
-        if self._versions != [param._version for param in params]:  # moved from outside
+        self._next_rates = rates
+        versions = [param._version for param in params]
+        if self._versions is not None and self._versions != versions:  # moved from outside
             self._forget()
         if self.day_start is None or self._time >= self.day_start + SECONDS_PER_DAY:
             self.day_start, self.told, self.day_is_newer = self._time, [], True
@@ -148,6 +161,41 @@ class ChangeBudget:
         torch._foreach_copy_(self._make_views(moving), moving)
         assert self._flat is not None
         self._size = torch.dot(self._flat, self._flat)  # not waited for
+
+    def is_free(self, rates: Rates | None) -> bool:
+        """Whether the next update needs no look, since so many of its size are within all bounds.
+
+        Args:
+            rates: of the optimizer; its gradients are finite.
+        """
+        is_new_day = self.day_start is None or self._time >= self.day_start + SECONDS_PER_DAY
+        if not self.num_free or rates is None or rates != self._rates or is_new_day:
+            self.num_free = 0
+            return False
+        self.num_free -= 1
+        self.recent.append(self._fixed)
+        self.num_good += 1
+        self._versions = None
+        return True
+
+    def _find_free(self, fixed: float, total: float, rates: Rates | None) -> None:
+        """Count updates like the last one that are within all bounds, and take them as made."""
+        self.num_free, self._rates, self._fixed = 0, rates, fixed
+        if rates is None or total <= 0.0:
+            return
+        bound = min(self.bounds.per_update or math.inf, self.explode)
+        # total <= bound (size - slack) must hold before each of them.
+        room = [(self.size / _ROUGH - self.slack - total / bound) / total]
+        for kind, anchor in (("per day", self.day), ("since validation", self.since)):
+            if anchor:
+                room.append((self._find_threshold(kind) - self.reach[kind]) / total)
+        num = min([*room, MOST_FREE])
+        if num >= 1.0:
+            self.num_free = int(num)
+            ahead = self.num_free * total
+            self.slack += ahead
+            for kind in self.reach:
+                self.reach[kind] += ahead
 
     def _bound_change(
         self, params: Sequence[Tensor], most: tuple[float, float]
@@ -186,6 +234,7 @@ class ChangeBudget:
             self.recent.append(fixed)
             self.slack += total
             self._hold_both(params, moving, total)
+            self._find_free(fixed, total, self._next_rates)
             return ""
         views = self._make_views(moving)
         assert self._flat is not None
@@ -272,6 +321,7 @@ class ChangeBudget:
             self.notes.append((kind, text))
 
     def _measure_radii(self) -> None:
+        self.num_free = 0
         for kind, anchor, bound in (
             ("per day", self.day, self.bounds.per_day),
             ("since validation", self.since, self.bounds.since_validation),
@@ -348,15 +398,6 @@ class ChangeBudget:
         if self.bounds.per_day is not None and not self.day:
             self.day_start = None
         self._forget()
-
-
-def clone_tree(tree: Any) -> Any:
-    """A copy of nested dicts and lists, tensors included."""
-    if isinstance(tree, Mapping):
-        return {key: clone_tree(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [clone_tree(value) for value in tree]
-    return tree.detach().clone() if isinstance(tree, Tensor) else tree
 
 
 def _place(

@@ -34,7 +34,7 @@ from nestling.levels.readings import (
     norm,
 )
 from nestling.levels.spec import Level, dump_spec, load_spec
-from nestling.levels.step_bounds import bound_step
+from nestling.levels.step_bounds import bound_step, read_rates
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
 from nestling.optim.inner_state import (
@@ -93,6 +93,7 @@ class GradientLevel:
         self.is_enabled = True
         self.is_released = False  # from a freeze until an event
         self.budget: ChangeBudget | None = None  # of its bounds, if it has some or is braked
+        self.knows_finite = False  # whoever takes the step has looked at this step's gradients
         self.held: frozenset[str] = frozenset()  # parameters and buffers that stay as they are
         self.num_held = 0  # parameters among them
         self._still: dict[str, Tensor] = {}
@@ -318,17 +319,23 @@ class GradientLevel:
         # An optimizer of the user's own may count in its group.
         group_before = dict(self.group) if spec.protect else {}
         params = [param for param in self.params if param.grad is not None]
-        if self.budget is not None:
-            if not self.budget.good:
+        budget, is_free = self.budget, False
+        if budget is not None:
+            rates = read_rates(self.inner, params)
+            is_finite = budget.num_free > 0 and (self.knows_finite or budget.look(grads))
+            is_free = is_finite and budget.is_free(rates)
+            if not budget.good:
                 self.keep_good()
-            self.budget.begin(self.params, bound_step(self.inner, params, grads, divisor))
+            if not is_free:
+                most = bound_step(self.inner, params, grads, divisor, budget.look)
+                budget.begin(self.params, most, rates)
         if not step_fused(self.inner, params, grads, divisor):
             if divisor > 1:
                 torch._foreach_div_(grads, divisor)
             self.inner.step()
         if is_careful:
             self._moderate(before, per_weight)
-        if self.budget is not None and not self._bound(step):
+        if budget is not None and not is_free and not self._bound(step):
             return
         if spec.protect:
             reason = "the judge raised"

@@ -162,14 +162,15 @@ class NestedOptimizer(torch.optim.Optimizer):
         self.advance()
         return loss
 
-    def advance(self) -> None:
+    def advance(self, *, is_finite: bool = False) -> None:
         """`step` without a closure, and without the wrapper that torch puts around it.
 
         The wrapper serves profilers, step hooks and LR schedulers; at small batches it costs
-        as much as all that nestling adds. Raises as `step` does.
+        as much as all that nestling adds. Raises as `step` does. `is_finite` says that somebody has
+        seen that all gradients are.
         """
         loss, self._loss = self._loss, None
-        self._note(self.levels.step(loss))
+        self._note(self.levels.step(loss, is_finite=is_finite))
 
     def take_events(self) -> list[Event]:
         """Take the events since the last call: alarms, refused updates, changed hyperparameters.

@@ -156,11 +156,12 @@ class Levels(Mapping[str, AnyLive]):
             level.enable(True)
         self._standing.let_go()
 
-    def step(self, loss: float | None) -> list[Event]:
+    def step(self, loss: float | None, *, is_finite: bool = False) -> list[Event]:
         """Take one optimizer step: gather gradients, and update the levels that are at a boundary.
 
         Args:
             loss: of this step, for surprise gates; None if nobody told.
+            is_finite: whether somebody has seen that all gradients are finite.
 
         Returns: alarms, refused updates, bounds that bit, brakes, knobs that came into force.
 
@@ -181,6 +182,7 @@ class Levels(Mapping[str, AnyLive]):
         for level in self._order:
             if level.buffers and not self._standing.is_prepared:
                 level.put_back_buffers()
+            level.knows_finite = is_finite
             if level.advance(self.num_steps, factors, self.judge):
                 level.apply_changes(self.num_steps)
             level.enable(True)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from nestling.core.params import Params, wide_dtype
-from nestling.levels.change_budget import clone_tree
 
 
 @dataclass(frozen=True)
@@ -85,3 +84,12 @@ def _compare_shapes(old: Tensor, new: Tensor) -> float:
     common = _add_squares(_widen(new)[both] - _widen(old)[both])
     beyond = [_add_squares(value) - _add_squares(value[both]) for value in (old, new)]
     return common + max(0.0, sum(beyond))
+
+
+def clone_tree(tree: Any) -> Any:
+    """A copy of nested dicts and lists, tensors included."""
+    if isinstance(tree, Mapping):
+        return {key: clone_tree(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [clone_tree(value) for value in tree]
+    return tree.detach().clone() if isinstance(tree, Tensor) else tree

@@ -132,6 +132,15 @@ def read_weights(subject: Subject) -> dict[str, dict[str, Tensor]]:
     return {name: level.tensors() for name, level in subject.levels.items()}
 
 
+def find_end(day: date) -> float:
+    """When a day ends, in seconds since 1970, UTC.
+
+    >>> find_end(date(1970, 1, 1))
+    86400.0
+    """
+    return (day - date(1970, 1, 1)).days * 86_400.0 + 86_400.0
+
+
 def find_day(at: float) -> date:
     """The day of a moment, UTC."""
     return datetime.fromtimestamp(at, UTC).date()

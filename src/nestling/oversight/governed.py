@@ -92,10 +92,12 @@ def govern(
     >>> governed.settle(proposal).status, learner.levels["spine"].digest() == before
     ('committed', False)
     """
-    subject = target if hasattr(target, "answer_by") else find_subject(target)
-    given = {} if probes is None else probes
+    contract = Contract.of(contract)
+    classifies = contract.must_stay_fixed.interface.task != "regression"
+    is_subject = hasattr(target, "answer_by")
+    subject = target if is_subject else find_subject(target, classifies=classifies)
     place = None if folder is None else Path(folder)
-    return Governed(subject, Contract.of(contract), given, cohorts or {}, place, now)
+    return Governed(subject, contract, probes or {}, cohorts or {}, place, now)
 
 
 class Governed:

@@ -1,11 +1,12 @@
 """Duties with their dates, and budgets since the last validation: watched, and levels stopped."""
 
+import math
 from collections.abc import Sequence
 
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.verdicts.judging import Duty
 from nestling.levels.bounds import ChangeBounds
-from nestling.oversight.contract_judge import find_day, read_changes
+from nestling.oversight.contract_judge import find_end, read_changes
 from nestling.oversight.governed_record import GovernedRecord
 from nestling.oversight.standstill import Standstill
 from nestling.oversight.subjects.subject import Subject
@@ -33,6 +34,7 @@ class LimitWatch:
         self._still, self._record = still, record
         # Duties that were not met when they were last judged.
         self._unmet: list[Duty] = []
+        self._next_end = math.inf
 
     def bind_levels(self) -> None:
         """Hold levels to their bounds; those of duties ask for the time before each update."""
@@ -45,14 +47,20 @@ class LimitWatch:
     def tell_levels(self) -> float:
         """The time, for levels that ask before an update; a duty that runs out stops its level."""
         at = self._record.tell_time()
-        day = find_day(at)
-        if late := [duty for duty in self._unmet if duty.by < day]:
-            self._stop_overdue(late)
+        if at >= self._next_end:
+            self._stop_overdue([duty for duty in self._unmet if find_end(duty.by) <= at])
+            self._next_end = self._find_next_end(after=at)
         return at
+
+    def _find_next_end(self, after: float) -> float:
+        """When the next duty runs out that is not met."""
+        ends = [find_end(duty.by) for duty in self._unmet]
+        return min((end for end in ends if end > after), default=math.inf)
 
     def obey_duties(self, duties: Sequence[Duty]) -> None:
         """Stop levels whose duties are overdue, and let those go whose duties are met."""
         self._unmet = [duty for duty in duties if duty.state != "met"]
+        self._next_end = self._find_next_end(after=self._record.last_time)
         expired = {duty.level: duty for duty in duties if duty.state == "expired"}
         for level in {duty.level for duty in duties} - expired.keys():
             if self._still.release(level, _OVERDUE):

@@ -1,38 +1,21 @@
 """Versions on disk, of a learner, of a training script's levels, or of a stream learner."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from nestling.core.errors import SnapshotError, UnknownLevel, suggest
 from nestling.learn.parts import SavedLevels
+from nestling.ledger.version_diff import SavedModel
 from nestling.store import read_kind
 from nestling.streams.stream_state import SavedStream
 
 
-class SavedVersion(Protocol):
-    """Protocol of a version on disk, of any kind: its levels are read, and put into another.
-
-    Attributes:
-        path: folder of the snapshot.
-    """
-
-    path: Path
-
-    def __iter__(self) -> Iterator[str]:
-        """Names of the levels."""
-
-    @property
-    def plan(self) -> Any:
-        """Of which levels it is, as plain data."""
+class SavedVersion(SavedModel, Protocol):
+    """Protocol of a version on disk, of any kind: its levels are read, and put into another."""
 
     def read(self, name: str) -> dict[str, Any]:
         """The state of a level."""
-
-    def read_tensors(self, name: str) -> dict[str, Tensor]:
-        """What the digest of a level is made of, by name."""
 
     def write_with(self, path: Path, name: str, other: Any) -> None:
         """Write a snapshot that is this one but for one level, which is as another has it."""

@@ -145,7 +145,7 @@ def descend(
     if isinstance(optimizer, NestedOptimizer):
         optimizer.observe(whole if own_loss is None else own_loss)
         if not _is_watched(optimizer):
-            optimizer.advance()
+            optimizer.advance(is_finite=True)
             return ""
     optimizer.step()
     return ""

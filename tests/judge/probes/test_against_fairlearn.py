@@ -117,7 +117,6 @@ def test_no_group_is_an_error() -> None:
 def census() -> tuple[Tensor, Tensor, dict[str, list[str]]]:
     """Probabilities of a small model, truths, and columns of the census of 1994."""
     from nestling.data.groups.census_groups import TARGET, read_adult
-
     from nestling.data.sources import obtain
     from nestling.data.table_encoding import fit_encoding
 

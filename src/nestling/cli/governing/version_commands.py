@@ -168,7 +168,10 @@ def validate(run: Path, by: str, note: str, json_file: Path | None) -> None:
 
 def _show(change: float) -> str:
     """A relative change as people read it."""
-    return f"{100.0 * change:.2g} %" if math.isfinite(change) else "from zero"
+    if not math.isfinite(change):
+        return "from zero"
+    percent = 100.0 * change
+    return f"{percent:,.0f} %" if percent >= 100.0 else f"{percent:.2g} %"
 
 
 def _plain(value: Any) -> Any:

@@ -12,8 +12,12 @@ from nestling.oversight.subjects.subject import Subject
 from nestling.streams import StreamClassifier, StreamRegressor
 
 
-def find_subject(target: Any) -> Subject:
+def find_subject(target: Any, *, classifies: bool = True) -> Subject:
     """The subject around a `Learner`, a `NestedOptimizer` or a stream learner.
+
+    Args:
+        target: what is to be governed.
+        classifies: whether the outputs of an optimizer's model are logits of classes.
 
     Raises:
         SettingError: it is none of them.
@@ -21,7 +25,7 @@ def find_subject(target: Any) -> Subject:
     if isinstance(target, Learner):
         return LearnerSubject(target)
     if isinstance(target, NestedOptimizer):
-        return OptimizerSubject(target)
+        return OptimizerSubject(target, classifies=classifies)
     if isinstance(target, StreamClassifier | StreamRegressor):
         return StreamSubject(target)
     raise SettingError(

@@ -120,11 +120,7 @@ class StreamSubject:
 
     def copy(self) -> "StreamSubject":
         """A twin on which a change is tried."""
-        return self.make(copy.deepcopy(self.target))
-
-    def make(self, target: StreamClassifier | StreamRegressor) -> "StreamSubject":
-        """Around another stream learner, with the same levels held."""
-        twin = StreamSubject(target)
+        twin = StreamSubject(copy.deepcopy(self.target))
         twin._held = set(self._held)
         return twin
 

@@ -65,9 +65,6 @@ class Subject(Protocol):
     def copy(self) -> "Subject":
         """A twin on which a change is tried."""
 
-    def make(self, target: Any) -> "Subject":
-        """The same kind of subject around another target, e.g. one that a change gave back."""
-
     def hold(self, tensors: Collection[str], levels: Collection[str]) -> None:
         """Keep tensors, and whole levels, as they are bit for bit from now on; replaces the last
         call."""

@@ -219,14 +219,18 @@ class StreamRegressor:
             if names is None:
                 run.learn_late(record, target, weight)
             else:
-                self._sources.learn_late(run, record, names[0], weight, make_value_truth(run, target))
+                self._sources.learn_late(
+                    run, record, names[0], weight, make_value_truth(run, target)
+                )
             return
         row_C = run.columns.encode_one(x, grow=True)
         run.fit_sizes(1)
         if names is None:
             run.learn_event(row_C[None], target, float(weight))
         else:
-            self._sources.learn_event(run, row_C[None], names[0], weight, make_value_truth(run, target))
+            self._sources.learn_event(
+                run, row_C[None], names[0], weight, make_value_truth(run, target)
+            )
 
     @locked
     def predict_many(self, X: object) -> Any:

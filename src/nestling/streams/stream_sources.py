@@ -26,8 +26,8 @@ Floats = NDArray[np.float64]
 
 # Numbers in which the guard sees an event, however many columns have come.
 NUM_PLACES = 64
-# Least usual distance of an event, in running deviations. A source that sends the share r of events,
-# however loud, stands at 1 / sqrt(r) deviations, 2.2 for r = 0.2: norm = 4 times this is less.
+# Least usual distance of an event, in running deviations. A source that sends the share r of all
+# events, however loud, stands at 1 / sqrt(r) deviations, 2.2 for r = 0.2: 4 times this is less.
 LEAST_USUAL = 0.5
 # Events that tell a shift of the inputs from one loud source.
 _NUM_LATELY = 200

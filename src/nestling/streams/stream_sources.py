@@ -3,6 +3,7 @@
 Axes: C columns, N of them numeric, K classes (1 for values), V inputs of the experts.
 """
 
+import functools
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +32,7 @@ NUM_PLACES = 64
 LEAST_USUAL = 0.5
 # Events that tell a shift of the inputs from one loud source.
 _NUM_LATELY = 200
+_LOW_64 = 2**64 - 1
 # Pairs of source and rule of which held events are remembered until they are taken.
 _MOST_PAIRS = 1000
 
@@ -117,10 +119,8 @@ class StreamSources:
                 "learn_one(x, y, source='ward 3'), or learn_many a source for each event"
             )
         names = read_sources(source, num_events)
-        if self.guard is None:
-            self._known.count(names)
-            return None
-        return names
+        self._known.count(names)
+        return None if self.guard is None else names
 
     def learn_event(
         self, run: "EventRun", x_1C: Floats, source: str, weight: float, truth: Truth
@@ -209,7 +209,6 @@ class StreamSources:
 
     def _note(self, found: Admission, source: str, error: float | None, truth: Truth) -> None:
         assert self.guard is not None
-        self._known.count([source])
         self._num_judged += 1
         self._lately.append((source, _is_far(found)))
         self.guard.note(found)
@@ -300,23 +299,31 @@ def place_numbers(z_N: Floats, num_known: int, number: int) -> NDArray[np.float3
     """
     num_places = NUM_PLACES - 1
     row_P = np.zeros(NUM_PLACES, dtype=np.float32)
-    row_P[-1] = LEAST_USUAL if _draw_bits(np.array([number]))[0] else -LEAST_USUAL
+    row_P[-1] = LEAST_USUAL if _draw_bits([number])[0] else -LEAST_USUAL
     scaled_N = z_N / np.sqrt(max(num_known, 1))
     if len(z_N) <= num_places:
         row_P[: len(z_N)] = scaled_N
         return row_P
-    place_N = np.arange(len(z_N))
-    sign_N = 2.0 * _draw_bits(place_N) - 1.0
-    row_P[:-1] = np.bincount(place_N % num_places, scaled_N * sign_N, num_places)
+    place_N = np.arange(len(z_N)) % num_places
+    row_P[:-1] = np.bincount(place_N, scaled_N * _draw_signs(len(z_N)), num_places)
     return row_P
 
 
-def _draw_bits(numbers_N: NDArray[np.int64]) -> NDArray[np.int64]:
+def _draw_bits(numbers: Iterable[int]) -> list[int]:
     """0 or 1 for each number, as if drawn [splitmix64, Steele, Lea and Flood 2014]."""
-    mixed = (numbers_N.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (mixed >> np.uint64(63)).astype(np.int64)
+    bits = []
+    for number in numbers:
+        mixed = (number + 1) * 0x9E3779B97F4A7C15 & _LOW_64
+        mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & _LOW_64
+        mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & _LOW_64
+        bits.append(mixed >> 63)
+    return bits
+
+
+@functools.lru_cache(maxsize=8)
+def _draw_signs(num: int) -> Floats:
+    """+1 or -1 for each of so many numbers (N,)."""
+    return 2.0 * np.array(_draw_bits(range(num))) - 1.0
 
 
 def _is_far(found: Admission) -> bool:

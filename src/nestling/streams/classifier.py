@@ -18,6 +18,7 @@ from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import CLASS_EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
+from nestling.streams.numba_extra import check_numba
 from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.stream_sources import StreamSources, make_label_truth
@@ -95,6 +96,7 @@ class StreamClassifier:
         sources: SourceGuard | None = None,
     ) -> None:
         # Kernels come with their learners, so that nobody else needs numba.
+        check_numba()
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()

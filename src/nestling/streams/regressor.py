@@ -17,6 +17,7 @@ from nestling.streams.classifier import check_weight, choose_experts, read_weigh
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import VALUE_EXPERTS
 from nestling.streams.late_labels import EventId
+from nestling.streams.numba_extra import check_numba
 from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.stream_sources import StreamSources, make_value_truth
@@ -80,6 +81,7 @@ class StreamRegressor:
             if not 0.0 < share < 1.0:
                 raise SettingError(f"{name} {share}; a number between 0 and 1 works")
         # Kernels come with their learners, so that nobody else needs numba.
+        check_numba()
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()

@@ -14,11 +14,8 @@ from nestling.levels import Freeze
 from nestling.levels.validation import Validation
 from nestling.streams.experts.event_block import Events, make_block
 from nestling.streams.experts.event_step import process_events, process_value_events
-from nestling.streams.experts.expert_arrays import EXPERTS, Sizes
+from nestling.streams.experts.expert_arrays import EXPERTS, NETWORKS, RIDGES, TREES, Sizes
 from nestling.streams.experts.expert_parts import (
-    NETWORKS,
-    RIDGES,
-    TREES,
     PartSettings,
     grow_parts,
     make_parts,

@@ -5,37 +5,46 @@ Axis letters: N rows, D features, K classes.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nestling.core.batches import IGNORE_INDEX, match_values, move_classes
 
-
-def measure_distances(x_ND: Tensor, centre_D: Tensor) -> Tensor:
-    """||x - centre|| of each row, (N,)."""
-    distance_N: Tensor = torch.linalg.vector_norm(x_ND - centre_D, dim=1)
-    return distance_N
+Rows = NDArray[np.float32]
 
 
-def find_far_rows(distance_N: Tensor, median: float, norm: float) -> list[bool]:
+def measure_squares(x_ND: NDArray[np.float32], centre_D: NDArray[np.float32]) -> Rows:
+    """||x - centre||^2 of each row, (N,).
+
+    >>> measure_squares(np.ones((1, 2), np.float32), np.zeros(2, np.float32)).tolist()
+    [2.0]
+    """
+    offset_ND = x_ND - centre_D
+    square_N: Rows = np.einsum("nd,nd->n", offset_ND, offset_ND)
+    return square_N
+
+
+def find_far_rows(square_N: Rows, median: float, norm: float) -> NDArray[np.bool_]:
     """Which rows lie too far out: ||x - centre|| > norm x the median distance.
 
     Args:
-        distance_N: of the rows from the robust centre of the rows before.
+        square_N: ||x - centre||^2 from the robust centre of the rows before.
         median: of the distances of the rows before; 0 judges nothing.
         norm: times.
 
-    >>> find_far_rows(torch.tensor([1.0, 9.0]), 1.0, 4.0)
+    Returns: (N,).
+
+    >>> find_far_rows(np.array([1.0, 81.0], np.float32), 1.0, 4.0).tolist()
     [False, True]
     """
-    return (distance_N > norm * median).tolist() if median > 0.0 else [False] * len(distance_N)
+    limit = (norm * median) ** 2 if median > 0.0 else math.inf
+    return square_N.astype(np.float64) > limit
 
 
-def move_centre(
-    centre_D: Tensor, x_ND: Tensor, distance_N: Tensor, median: float, rate: float
-) -> Tensor:
+def move_centre(centre_D: Rows, x_ND: Rows, distance_N: Rows, median: float, rate: float) -> Rows:
     """Running robust centre: towards the rows, each by the median distance at most.
 
     c <- c + rate mean_n min(1, median / ||x_n - c||) (x_n - c)   [Huber 1964, as one step]
@@ -47,21 +56,21 @@ def move_centre(
         median: of the distances; 0 for no limit.
         rate: in [0, 1].
 
-    >>> x = torch.tensor([[1.0], [9.0]])
-    >>> move_centre(torch.zeros(1), x, x[:, 0], median=1.0, rate=0.5)
-    tensor([0.5000])
+    >>> x = np.array([[1.0], [9.0]], np.float32)
+    >>> move_centre(np.zeros(1, np.float32), x, x[:, 0], median=1.0, rate=0.5).tolist()
+    [0.5]
     """
-    weight_N = torch.ones_like(distance_N)
+    weight_N = np.full_like(distance_N, rate / len(x_ND))
     if median > 0.0:
-        weight_N = (median / distance_N.clamp(min=1e-30)).clamp(max=1.0)
-    weight_N = weight_N * (rate / len(x_ND))
-    return centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
+        weight_N *= np.minimum(1.0, median / np.maximum(distance_N, np.float32(1e-30)))
+    moved_D: Rows = centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
+    return moved_D
 
 
 def find_surplus(
-    sources: Sequence[str],
-    last: Sequence[str],
-    counts: Mapping[str, int],
+    sources: Sequence[Hashable],
+    last: Sequence[Hashable],
+    counts: Mapping[Hashable, int],
     rate: float,
     window: int,
 ) -> list[bool]:
@@ -86,7 +95,7 @@ def find_surplus(
     cap = max(rate, 2.0 / num_most) * window
     if all(counts.get(source, 0) + num <= cap for source, num in fresh.items()):
         return [False] * len(sources)
-    seen, entered = dict(counts), list[str]()
+    seen, entered = dict(counts), list[Hashable]()
     found = []
     for source in sources:
         place = len(last) + len(entered) - window

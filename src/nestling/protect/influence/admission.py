@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nestling.core.arguments import name_kind
@@ -33,8 +31,8 @@ class Admission:
         numbers: of the sources of all N rows in the guard's register; None if it has yet to enter
             some.
         edition: of the register that the numbers are of.
-        x: (N, D) what was judged, float32; None if nothing could be.
-        squares: (N,) squared distances from the centre; None before anything was judged by them.
+        x: (N, D) what was judged, float32 on the CPU; None if nothing could be.
+        distances: (N,) from the centre; None before anything was judged by them.
     """
 
     num_rows: int
@@ -45,8 +43,8 @@ class Admission:
     named: str | tuple[str, ...] = field(repr=False)
     numbers: list[int] | None = field(repr=False)
     edition: int = field(repr=False)
-    x: NDArray[np.float32] | None = field(repr=False)
-    squares: NDArray[np.float32] | None = field(repr=False)
+    x: Tensor | None = field(repr=False)
+    distances: Tensor | None = field(repr=False)
 
     @property
     def is_whole(self) -> bool:

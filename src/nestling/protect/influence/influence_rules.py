@@ -7,44 +7,36 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from nestling.core.batches import IGNORE_INDEX, match_values, move_classes
 
-Rows = NDArray[np.float32]
+
+def measure_distances(x_ND: Tensor, centre_D: Tensor) -> Tensor:
+    """||x - centre|| of each row, (N,)."""
+    distance_N: Tensor = torch.linalg.vector_norm(x_ND - centre_D, dim=1)
+    return distance_N
 
 
-def measure_squares(x_ND: NDArray[np.float32], centre_D: NDArray[np.float32]) -> Rows:
-    """||x - centre||^2 of each row, (N,).
-
-    >>> measure_squares(np.ones((1, 2), np.float32), np.zeros(2, np.float32)).tolist()
-    [2.0]
-    """
-    offset_ND = x_ND - centre_D
-    square_N: Rows = np.einsum("nd,nd->n", offset_ND, offset_ND)
-    return square_N
-
-
-def find_far_rows(square_N: Rows, median: float, norm: float) -> NDArray[np.bool_]:
+def find_far_rows(distances: Sequence[float], median: float, norm: float) -> list[bool]:
     """Which rows lie too far out: ||x - centre|| > norm x the median distance.
 
     Args:
-        square_N: ||x - centre||^2 from the robust centre of the rows before.
+        distances: of N rows from the robust centre of the rows before.
         median: of the distances of the rows before; 0 judges nothing.
         norm: times.
 
-    Returns: (N,).
-
-    >>> find_far_rows(np.array([1.0, 81.0], np.float32), 1.0, 4.0).tolist()
+    >>> find_far_rows([1.0, 9.0], 1.0, 4.0)
     [False, True]
     """
-    limit = (norm * median) ** 2 if median > 0.0 else math.inf
-    return square_N.astype(np.float64) > limit
+    limit = norm * median if median > 0.0 else math.inf
+    return [distance > limit for distance in distances]
 
 
-def move_centre(centre_D: Rows, x_ND: Rows, distance_N: Rows, median: float, rate: float) -> Rows:
+def move_centre(
+    centre_D: Tensor, x_ND: Tensor, distance_N: Tensor, median: float, rate: float
+) -> Tensor:
     """Running robust centre: towards the rows, each by the median distance at most.
 
     c <- c + rate mean_n min(1, median / ||x_n - c||) (x_n - c)   [Huber 1964, as one step]
@@ -56,15 +48,15 @@ def move_centre(centre_D: Rows, x_ND: Rows, distance_N: Rows, median: float, rat
         median: of the distances; 0 for no limit.
         rate: in [0, 1].
 
-    >>> x = np.array([[1.0], [9.0]], np.float32)
-    >>> move_centre(np.zeros(1, np.float32), x, x[:, 0], median=1.0, rate=0.5).tolist()
-    [0.5]
+    >>> x = torch.tensor([[1.0], [9.0]])
+    >>> move_centre(torch.zeros(1), x, x[:, 0], median=1.0, rate=0.5)
+    tensor([0.5000])
     """
-    weight_N = np.full_like(distance_N, rate / len(x_ND))
+    weight_N = torch.ones_like(distance_N)
     if median > 0.0:
-        weight_N *= np.minimum(1.0, median / np.maximum(distance_N, np.float32(1e-30)))
-    moved_D: Rows = centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
-    return moved_D
+        weight_N = (median / distance_N.clamp(min=1e-30)).clamp(max=1.0)
+    weight_N = weight_N * (rate / len(x_ND))
+    return centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
 
 
 def find_surplus(

@@ -16,7 +16,7 @@ from nestling.core.errors import DataError, MismatchedParameters, SettingError
 from nestling.levels import Held
 from nestling.protect.influence.admission import Admission, read_sources
 from nestling.protect.influence.agreement import ROWS_TOGETHER, Agreement
-from nestling.protect.influence.running_centre import Rows, RunningCentre, flatten_inputs
+from nestling.protect.influence.running_centre import RunningCentre, flatten_inputs
 from nestling.protect.influence.source_window import NOBODY, SourceRegister, SourceWindow
 
 _SETTINGS = ("weight", "rate", "window", "norm", "least_heard", "margin", "z", "most_sources")
@@ -138,7 +138,8 @@ class SourceGuard:
         else:
             named = sources if isinstance(sources, str) else tuple(sources)
         x_ND = flatten_inputs(inputs)
-        square_N = self._centre.measure(x_ND)
+        distance_N = self._centre.measure(x_ND)
+        distances = () if distance_N is None else distance_N.tolist()
         given = None
         if weights is not None:
             given = torch.as_tensor(weights, dtype=torch.float32, device="cpu")
@@ -149,22 +150,22 @@ class SourceGuard:
         if not (
             numbers
             and (not self._agreement.at_odds or self._agreement.at_odds.isdisjoint(numbers))
-            and self._centre.holds_all(square_N)
+            and self._centre.has_none_far(distances)
             and (not is_new or self._window.has_room(numbers))
         ):
             names = [named] * num_rows if isinstance(named, str) else named
-            held = self._find_held(names, square_N, is_new)
+            held = self._find_held(names, distances, is_new)
             events = self._tell((names[row], rule) for row, rule in sorted(held.items()))
         edition = self._register.edition
         return Admission(
-            num_rows, self.weight, given, held, events, named, numbers, edition, x_ND, square_N
+            num_rows, self.weight, given, held, events, named, numbers, edition, x_ND, distance_N
         )
 
     def _find_held(
-        self, names: Sequence[str], square_N: Rows | None, is_new: bool
+        self, names: Sequence[str], distances: Sequence[float], is_new: bool
     ) -> dict[int, str]:
         """Row -> rule by which it is held."""
-        held = dict.fromkeys(self._centre.list_far(square_N), "norm")
+        held = dict.fromkeys(self._centre.list_far(distances), "norm")
         if self._agreement.at_odds:
             for row, source in enumerate(names):
                 if self.is_at_odds(source):
@@ -184,7 +185,7 @@ class SourceGuard:
             places = found.places
             numbers = [numbers[row] for row in places]
         self._window.enter(numbers)
-        self._centre.note(found.x, found.squares, places)
+        self._centre.note(found.x, found.distances, places)
 
     def _find_numbers(self, found: Admission) -> list[int]:
         """The number of the source of each row; those that are new are entered."""

@@ -160,10 +160,11 @@ class Training:
         if judged is None:
             return self._learn_rows(batch, task, weight, started, is_new=is_new)[0]
         heavy = None if weight is None and judged.is_plain else judged.weights
-        kept, odd, wrong = batch, None, None
-        if not judged.is_whole:
-            kept, odd = pick_rows(batch, judged.rows), pick_rows(batch, judged.at_odds)
-            wrong = self._answer_before(odd) if is_new else None
+        kept = batch if judged.is_whole else pick_rows(batch, judged.rows)
+        odd, wrong = None, None
+        if is_new and judged.has_odd:
+            odd = pick_rows(batch, judged.at_odds)
+            wrong = self._answer_before(odd)
         output = None if self.step.optimizer is not None else self._answer_before(kept)
         report = StepReport(float("nan"), 0)
         if kept.size:

@@ -32,7 +32,7 @@ class Admission:
             some.
         edition: of the register that the numbers are of.
         x: (N, D) what was judged, float32 on the CPU; None if nothing could be.
-        distances: (N,) from the centre; None before anything was judged by them.
+        distances: of the N rows from the centre; empty before anything was judged by them.
     """
 
     num_rows: int
@@ -44,7 +44,7 @@ class Admission:
     numbers: list[int] | None = field(repr=False)
     edition: int = field(repr=False)
     x: Tensor | None = field(repr=False)
-    distances: Tensor | None = field(repr=False)
+    distances: Sequence[float] = field(repr=False)
 
     @property
     def is_whole(self) -> bool:
@@ -69,6 +69,11 @@ class Admission:
         if weight_N is None:
             weight_N = torch.ones(self.num_rows, dtype=torch.float32, device="cpu")
         return (weight_N[self.rows] if self.held else weight_N).clamp(max=self.most)
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether rows are held by agreement."""
+        return "agreement" in self.held.values()
 
     @property
     def at_odds(self) -> Tensor:

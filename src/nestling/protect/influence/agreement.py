@@ -64,28 +64,28 @@ class Agreement:
         self._outputs: list[Tensor] = []
         self._targets: list[int] = []
         self._are_residuals = False
+        self._form: tuple[object, ...] = ()  # of the answers that are kept
 
     def note_answers(self, numbers: Sequence[int], output: Tensor, target: Tensor) -> bool:
         """Take note of answers; see `measure_row_errors`.
 
         Returns: whether sources were judged anew.
         """
-        is_kept = (
-            output.ndim == 2
-            and target.ndim == 1
-            and 1 < output.shape[1] <= _MOST_CLASSES
-            and output.is_cpu
-            and not target.is_floating_point()
-        )
-        if not is_kept:
-            errors = measure_row_errors(output, target).tolist()
-            return self.note_errors(numbers, errors, target.is_floating_point())
-        was_judged = self._are_residuals and self._begin(are_residuals=False)
-        outputs = self._outputs
-        if outputs and (
-            outputs[0].shape[1] != output.shape[1] or outputs[0].dtype is not output.dtype
-        ):
+        form = (output.shape[1:], output.dtype, target.ndim, target.dtype, output.device)
+        if form != self._form:
             self._measure_errors()
+            is_kept = (
+                output.ndim == 2
+                and target.ndim == 1
+                and 1 < output.shape[1] <= _MOST_CLASSES
+                and output.is_cpu
+                and not target.is_floating_point()
+            )
+            if not is_kept:
+                errors = measure_row_errors(output, target).tolist()
+                return self.note_errors(numbers, errors, target.is_floating_point())
+            self._form = form
+        was_judged = self._are_residuals and self._begin(are_residuals=False)
         self._outputs.append(output.detach() if output.requires_grad else output)
         self._targets += target.tolist()
         self._waiting += numbers

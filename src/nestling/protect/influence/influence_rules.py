@@ -35,7 +35,7 @@ def find_far_rows(distances: Sequence[float], median: float, norm: float) -> lis
 
 
 def move_centre(
-    centre_D: Tensor, x_ND: Tensor, distance_N: Tensor, median: float, rate: float
+    centre_D: Tensor, x_ND: Tensor, distances: Sequence[float], median: float, rate: float
 ) -> Tensor:
     """Running robust centre: towards the rows, each by the median distance at most.
 
@@ -44,19 +44,21 @@ def move_centre(
     Args:
         centre_D: c.
         x_ND: rows that were admitted.
-        distance_N: ||x_n - c||.
+        distances: ||x_n - c||, of the N rows.
         median: of the distances; 0 for no limit.
         rate: in [0, 1].
 
     >>> x = torch.tensor([[1.0], [9.0]])
-    >>> move_centre(torch.zeros(1), x, x[:, 0], median=1.0, rate=0.5)
+    >>> move_centre(torch.zeros(1), x, [1.0, 9.0], median=1.0, rate=0.5)
     tensor([0.5000])
     """
-    weight_N = torch.ones_like(distance_N)
-    if median > 0.0:
-        weight_N = (median / distance_N.clamp(min=1e-30)).clamp(max=1.0)
-    weight_N = weight_N * (rate / len(x_ND))
-    return centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
+    most = rate / len(distances)
+    weights = [
+        most if median <= 0.0 or distance <= median else most * median / distance
+        for distance in distances
+    ]
+    weight_N = torch.tensor(weights, dtype=x_ND.dtype, device=x_ND.device)
+    return torch.addmv(centre_D, x_ND.T, weight_N, beta=1.0 - sum(weights))
 
 
 def find_surplus(

@@ -6,7 +6,7 @@ Axis letters: N rows, K rows that are learned, D features, W rows remembered.
 """
 
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 from nestling.core.errors import DataError
 from nestling.protect.influence.influence_rules import find_far_rows, measure_distances, move_centre
 
-# Once as many rows as the window has were looked at, only those of every eighth call are: centre
+# Once as many rows as the window has were looked at, only those of every 16th call are: centre
 # and median move slowly, and to look takes longer than to judge.
-_CALLS_PER_LOOK = 8
+_CALLS_PER_LOOK = 16
 
 
 class RunningCentre:
@@ -39,20 +39,23 @@ class RunningCentre:
         self._num_calls = self._num_rows = 0  # since the last look
         self._limit = inf  # distance beyond which a row is held
 
-    def measure(self, x_ND: Tensor | None) -> Tensor | None:
-        """||x_n - c||, (N,); None while nothing is judged by it.
+    def measure(self, x_ND: Tensor | None) -> list[float]:
+        """||x_n - c|| of N rows; empty while nothing is judged by it.
 
         Raises:
             DataError: rows of another width.
         """
         if x_ND is None or self.centre is None:
-            return None
+            return []
         if x_ND.shape[1] != self.centre.shape[0]:
             raise DataError(
                 f"rows of {x_ND.shape[1]} features where those before had {len(self.centre)}; "
                 "make a SourceGuard of their own for them"
             )
-        return None if self._limit == inf else measure_distances(x_ND, self.centre)
+        if self._limit == inf:
+            return []
+        distances: list[float] = measure_distances(x_ND, self.centre).tolist()
+        return distances
 
     def has_none_far(self, distances: Sequence[float]) -> bool:
         """Whether no row lies too far out; may be False for rows that are not finite."""
@@ -64,13 +67,13 @@ class RunningCentre:
         return [row for row, is_one in enumerate(is_far) if is_one]
 
     def note(
-        self, x_ND: Tensor | None, distance_N: Tensor | None, places: Sequence[int] | None
+        self, x_ND: Tensor | None, distances: Sequence[float], places: Sequence[int] | None
     ) -> None:
         """Take note of rows that are learned.
 
         Args:
             x_ND: rows of a call.
-            distance_N: what `measure` gave.
+            distances: what `measure` gave.
             places: of those that are learned; None for all of them.
         """
         if x_ND is None:
@@ -79,11 +82,11 @@ class RunningCentre:
         self._num_rows += x_ND.shape[0] if places is None else len(places)
         if self._num_heard < self.window or self._num_calls >= _CALLS_PER_LOOK:
             if places is not None:
-                rows = torch.tensor(places, dtype=torch.int64, device="cpu")
-                x_ND, distance_N = x_ND[rows], None if distance_N is None else distance_N[rows]
-            self._look(x_ND, distance_N)
+                x_ND = x_ND[torch.tensor(places, dtype=torch.int64, device="cpu")]
+                distances = [distances[row] for row in places] if distances else ()
+            self._look(x_ND, distances)
 
-    def _look(self, x_KD: Tensor, distance_K: Tensor | None) -> None:
+    def _look(self, x_KD: Tensor, distances: Sequence[float]) -> None:
         """Move centre and median by some rows."""
         is_first = self.centre is None
         if self.centre is None:
@@ -91,29 +94,30 @@ class RunningCentre:
             if not len(x_KD):
                 return
             self.centre = x_KD.median(dim=0).values
-        if distance_K is None:
-            distance_K = measure_distances(x_KD, self.centre)
-        is_finite_K = distance_K.isfinite()
-        if not is_finite_K.all():
-            x_KD, distance_K = x_KD[is_finite_K], distance_K[is_finite_K]
-        if not len(x_KD):
+        distances = distances or measure_distances(x_KD, self.centre).tolist()
+        if not isfinite(sum(distances)):
+            finite = [row for row, distance in enumerate(distances) if isfinite(distance)]
+            x_KD = x_KD[torch.tensor(finite, dtype=torch.int64, device="cpu")]
+            distances = [distances[row] for row in finite]
+        if not distances:
             return
-        usual = self.median
-        self._remember(distance_K)
+        usual, num_rows = self.median, len(distances)
+        self._remember(distances)
         # Rows that nobody looked at count as if they had been like these.
-        rate = max(len(x_KD) / self._num_heard, min(1.0, self._num_rows / self.window))
+        rate = max(num_rows / self._num_heard, min(1.0, self._num_rows / self.window))
         if not is_first:  # else it is their median
-            self.centre = move_centre(self.centre, x_KD, distance_K, usual, rate)
+            self.centre = move_centre(self.centre, x_KD, distances, usual, rate)
         self._num_calls = self._num_rows = 0
 
-    def _remember(self, distance_K: Tensor) -> None:
-        latest_K = distance_K[-self.window :]
-        start = (self._num_heard + len(distance_K) - len(latest_K)) % self.window
+    def _remember(self, distances: Sequence[float]) -> None:
+        latest = torch.tensor(distances[-self.window :], dtype=torch.float32, device="cpu")
+        num = len(latest)
+        start = (self._num_heard + len(distances) - num) % self.window
         room = self.window - start
-        self._distances_W[start : start + len(latest_K)] = latest_K[:room]
-        if len(latest_K) > room:
-            self._distances_W[: len(latest_K) - room] = latest_K[room:]
-        self._num_heard += len(distance_K)
+        self._distances_W[start : start + num] = latest[:room]
+        if num > room:
+            self._distances_W[: num - room] = latest[room:]
+        self._num_heard += len(distances)
         self._find_median()
 
     def _find_median(self) -> None:
@@ -143,10 +147,8 @@ class RunningCentre:
 
 def flatten_inputs(inputs: Sequence[Tensor]) -> Tensor | None:
     """Floating inputs as rows (N, D) of float32 on the CPU, without gradient; None without any."""
-    rows = [_flatten(one) for one in inputs if one.is_floating_point() and one.ndim and one.numel()]
-    if len(rows) < 2:
-        return rows[0] if rows else None
-    return torch.cat(rows, dim=1)
+    rows = [_flatten(one) for one in inputs if one.is_floating_point() and one.numel()]
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] if rows else None
 
 
 def _flatten(rows: Tensor) -> Tensor:
@@ -154,5 +156,4 @@ def _flatten(rows: Tensor) -> Tensor:
         rows = rows.detach()
     if rows.ndim != 2:
         rows = rows.reshape(rows.shape[0], -1)
-    is_plain = rows.dtype is torch.float32 and rows.is_cpu
-    return rows if is_plain else rows.to("cpu", torch.float32)
+    return rows if rows.dtype is torch.float32 and rows.is_cpu else rows.to("cpu", torch.float32)

@@ -138,8 +138,7 @@ class SourceGuard:
         else:
             named = sources if isinstance(sources, str) else tuple(sources)
         x_ND = flatten_inputs(inputs)
-        distance_N = self._centre.measure(x_ND)
-        distances = () if distance_N is None else distance_N.tolist()
+        distances = self._centre.measure(x_ND)
         given = None
         if weights is not None:
             given = torch.as_tensor(weights, dtype=torch.float32, device="cpu")
@@ -158,7 +157,7 @@ class SourceGuard:
             events = self._tell((names[row], rule) for row, rule in sorted(held.items()))
         edition = self._register.edition
         return Admission(
-            num_rows, self.weight, given, held, events, named, numbers, edition, x_ND, distance_N
+            num_rows, self.weight, given, held, events, named, numbers, edition, x_ND, distances
         )
 
     def _find_held(
@@ -173,8 +172,10 @@ class SourceGuard:
         if is_new:
             left = [row for row in range(len(names)) if row not in held]
             left_names = [names[row] for row in left]
-            surplus = self._window.find_surplus(left_names, self._register.numbers)
-            held |= {row: "rate" for row, is_one in zip(left, surplus, strict=True) if is_one}
+            numbers = self._register.find(left_names, len(left))
+            if numbers is None or (numbers and not self._window.has_room(numbers)):
+                surplus = self._window.find_surplus(left_names, self._register.numbers)
+                held |= {row: "rate" for row, is_one in zip(left, surplus, strict=True) if is_one}
         return held
 
     def note(self, found: Admission) -> None:

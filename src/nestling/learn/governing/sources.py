@@ -60,12 +60,13 @@ class Sources:
                 "learn(x, y, source='ward 3'), or a source for each row"
             )
         if self.guard is None:
-            self._count(read_sources(source, batch.size))
+            self.count(read_sources(source, batch.size))
             return None
         inputs = (*batch.inputs, *batch.keywords.values()) if batch.keywords else batch.inputs
         return self.guard.judge(inputs, cast(Sequence[str], source), weight, is_new=is_new)
 
-    def _count(self, names: Sequence[str]) -> None:
+    def count(self, names: Sequence[str]) -> None:
+        """Count rows that were given, by their sources."""
         self._waiting.extend(names)
         if len(self._waiting) >= _COUNTED_TOGETHER:
             self._count_waiting()
@@ -86,7 +87,7 @@ class Sources:
             kept: the rows that were learned.
         """
         assert self.guard is not None
-        self._count(found.sources)
+        self.count(found.sources)
         self.guard.note(found)
         if output is not None:
             assert kept.target is not None

@@ -238,8 +238,12 @@ class ExpertPool:
     def read_interval(self) -> tuple[float, float]:
         """How far below and above an answer its interval ends, in units of the target."""
         low, high, scale = self.parts["spread"]["interval"][:3]
-        unit = float(scale * find_deviation(self.parts["target_scale"]["moments"]))
+        unit = float(scale * self.read_deviation())
         return float(low) * unit, float(high) * unit
+
+    def read_deviation(self) -> float:
+        """Running standard deviation of the target, in its own unit."""
+        return float(find_deviation(self.parts["target_scale"]["moments"]))
 
     def read_coverage(self) -> float:
         """Share of targets inside their intervals since these are judged; NaN before."""

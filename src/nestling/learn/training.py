@@ -159,10 +159,12 @@ class Training:
         judged = self.sources.judge(batch, source, weight, is_new)
         if judged is None:
             return self._learn_rows(batch, task, weight, started, is_new=is_new)[0]
-        kept = pick_rows(batch, judged.rows)
         heavy = None if weight is None and judged.is_plain else judged.weights
-        odd = pick_rows(batch, judged.at_odds)
-        wrong = self._answer_before(odd) if is_new else None
+        kept = batch if judged.is_whole else pick_rows(batch, judged.rows)
+        odd, wrong = None, None
+        if is_new and judged.has_odd:
+            odd = pick_rows(batch, judged.at_odds)
+            wrong = self._answer_before(odd)
         output = None if self.step.optimizer is not None else self._answer_before(kept)
         report = StepReport(float("nan"), 0)
         if kept.size:
@@ -170,10 +172,11 @@ class Training:
             output = output if taken is None else taken.output
         if is_new and not report.refused:
             self.sources.note(judged, output, kept)
-            if wrong is not None:
-                names = [judged.sources[row] for row in judged.at_odds.tolist()]
-                self.sources.note_errors(names, wrong, odd.target)
-        return replace(report, events=(*judged.events, *report.events))
+            if odd is not None and wrong is not None:
+                self.sources.note_held(judged, wrong, odd)
+        if judged.events:
+            report = replace(report, events=(*judged.events, *report.events))
+        return report
 
     def _answer_before(self, batch: Batch) -> Tensor | None:
         """What is answered to rows that no step will tell of; None if nobody can."""

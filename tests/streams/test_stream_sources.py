@@ -78,7 +78,9 @@ def test_flipped_labels_of_one_source_among_twenty_are_held(values: bool) -> Non
     held = ward.learn(learner, ward.X[:NUM], ward.flip())
     num_bad = int(ward.is_bad.sum())
     assert held.keys() == {("s0", "agreement")}, "nobody else is held"
-    assert held["s0", "agreement"] == num_bad - 50, "all from the 50th on"
+    # Heard 50 times it is judged, with errors 256 at a time, of which it has a twentieth.
+    assert num_bad - 65 <= held["s0", "agreement"] <= num_bad - 50
+    assert learner._sources.guard.is_at_odds("s0")
     assert ward.score(learner) > 0.95
 
 

@@ -18,6 +18,8 @@ from nestling.protect.influence.influence_rules import find_far_rows, measure_di
 # Once as many rows as the window has were looked at, only those of every 16th call are: centre
 # and median move slowly, and to look takes longer than to judge.
 _CALLS_PER_LOOK = 16
+# Windows of rows that the centre is a running mean of.
+_WINDOWS = 4
 
 
 class RunningCentre:
@@ -111,7 +113,7 @@ class RunningCentre:
         if not is_first:  # else it is their median
             # Rows that nobody looked at count as if they had been like these.
             heard = len(distances) / (self._num_heard + len(distances))
-            rate = max(heard, min(1.0, self._num_rows / self.window))
+            rate = max(heard, min(1.0, self._num_rows / (_WINDOWS * self.window)))
             self.centre = move_centre(self.centre, x_KD, distances, self.median, rate)
         self._remember(distances)
         self._num_calls = self._num_rows = 0

@@ -71,13 +71,14 @@ class Agreement:
 
         Returns: whether sources were judged anew.
         """
-        form = (output.shape[1:], output.dtype, target.ndim, target.dtype, output.device)
+        shape = output.shape
+        form = (len(shape), shape[-1], output.dtype, output.device, target.ndim, target.dtype)
         if form != self._form:
             self._measure_errors()
             is_kept = (
-                output.ndim == 2
+                len(shape) == 2
                 and target.ndim == 1
-                and 1 < output.shape[1] <= _MOST_CLASSES
+                and 1 < shape[1] <= _MOST_CLASSES
                 and output.is_cpu
                 and not target.is_floating_point()
             )

@@ -18,6 +18,8 @@ from nestling.protect.influence.influence_rules import find_far_rows, measure_di
 # Once as many rows as the window has were looked at, only those of every 16th call are: centre
 # and median move slowly, and to look takes longer than to judge.
 _CALLS_PER_LOOK = 16
+# Windows of rows that the centre is a running mean of.
+_WINDOWS = 4
 
 
 class RunningCentre:
@@ -38,9 +40,12 @@ class RunningCentre:
         self._num_heard = 0
         self._num_calls = self._num_rows = 0  # since the last look
         self._limit = inf  # distance beyond which a row is held
+        self._near = inf  # from 0, not from the centre: within it no row can lie beyond the limit
 
     def measure(self, x_ND: Tensor | None) -> list[float]:
-        """||x_n - c|| of N rows; empty while nothing is judged by it.
+        """||x_n - c|| of N rows; empty while nothing is judged by it, or where ||x_n|| will do.
+
+        ||x_n - c|| <= ||x_n|| + ||c||: no row of small norm lies far out.
 
         Raises:
             DataError: rows of another width.
@@ -54,6 +59,10 @@ class RunningCentre:
             )
         if self._limit == inf:
             return []
+        if self._near > 0.0:  # the cheaper question is asked first
+            norms: list[float] = torch.linalg.vector_norm(x_ND, dim=1).tolist()
+            if max(norms) <= self._near:
+                return []
         distances: list[float] = measure_distances(x_ND, self.centre).tolist()
         return distances
 
@@ -101,12 +110,12 @@ class RunningCentre:
             distances = [distances[row] for row in finite]
         if not distances:
             return
-        usual, num_rows = self.median, len(distances)
-        self._remember(distances)
-        # Rows that nobody looked at count as if they had been like these.
-        rate = max(num_rows / self._num_heard, min(1.0, self._num_rows / self.window))
         if not is_first:  # else it is their median
-            self.centre = move_centre(self.centre, x_KD, distances, usual, rate)
+            # Rows that nobody looked at count as if they had been like these.
+            heard = len(distances) / (self._num_heard + len(distances))
+            rate = max(heard, min(1.0, self._num_rows / (_WINDOWS * self.window)))
+            self.centre = move_centre(self.centre, x_KD, distances, self.median, rate)
+        self._remember(distances)
         self._num_calls = self._num_rows = 0
 
     def _remember(self, distances: Sequence[float]) -> None:
@@ -118,14 +127,17 @@ class RunningCentre:
         if num > room:
             self._distances_W[: num - room] = latest[room:]
         self._num_heard += len(distances)
-        self._find_median()
+        self._find_limits()
 
-    def _find_median(self) -> None:
-        """Of the distances of rows that were looked at; 0 before the first."""
+    def _find_limits(self) -> None:
+        """The median of the distances, 0 before the first, and what is too far."""
         known = self._distances_W[: self._num_heard]
         self.median = float(known.median()) if self._num_heard else 0.0
         is_judging = self._num_heard >= self.least_heard and self.median > 0.0
         self._limit = self.norm * self.median if is_judging else inf
+        away = 0.0 if self.centre is None else float(self.centre.norm())
+        # Less what rounding may add to a norm of float32.
+        self._near = (1.0 - 1e-4) * (self._limit - away)
 
     def state_dict(self) -> dict[str, Any]:
         """Centre, distances, and how many rows and calls there were; tensors are copies."""
@@ -142,7 +154,7 @@ class RunningCentre:
         self._num_heard = state["num_heard"]
         self._num_calls, self._num_rows = state["since_look"]
         self._distances_W[: self._num_heard] = state["distances"]
-        self._find_median()
+        self._find_limits()
 
 
 def flatten_inputs(inputs: Sequence[Tensor]) -> Tensor | None:

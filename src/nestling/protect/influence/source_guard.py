@@ -243,11 +243,19 @@ class SourceGuard:
             output: of the rows that may be learned; or of those that are held by agreement.
             target: of the same rows; see `measure_row_errors` for the forms of both.
             are_held: which of the two.
+
+        Raises:
+            DataError: not as many answers as such rows; nothing is changed.
         """
         numbers = self._find_numbers(found)
         if are_held or found.held:
             places = found.at_odds.tolist() if are_held else found.places
             numbers = [numbers[row] for row in places]
+        if not output.shape[0] == target.shape[0] == len(numbers):
+            raise DataError(
+                f"{output.shape[0]} answers and {target.shape[0]} targets for {len(numbers)} rows; "
+                "give those of the rows that may be learned, or with are_held=True of those at odds"
+            )
         self._agreement.note_answers(numbers, output, target)
 
     def is_at_odds(self, source: str) -> bool:

@@ -141,8 +141,8 @@ def measure_poison(seeds: Sequence[int], place: CellFolders) -> tuple[Figures, R
     level, learn 8,000 rows of 50 sources in blocks of 32; every eighth block a slow update is
     proposed that learned these blocks. In an attack 5 of the sources send 36 % of the rows, with
     flipped labels; "quiet" as they are, "loud" with inputs times 6; "uneven" is as much from these
-    five, with right labels. A gap is the accuracy on 4,000 other rows of the same model without poison and without any guard, less that under poison with
-    all guards; means over the seeds.
+    five, with right labels. A gap is the accuracy on 4,000 other rows of the same model without
+    poison and without any guard, less that under poison with all guards; means over the seeds.
 
     Args:
         seeds: of rows, sources and attacks.

@@ -17,8 +17,9 @@ run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Pa
 def versions(run: Path, json_file: Path | None) -> None:
     """List the versions of RUN: when, how and by whom each came about, and what it changed.
 
-    Changes are relative: how far a level moved, over its size. "since validation" is the largest change of a
-    level since the last human validation, or since the first version if nobody has validated yet.
+    Changes are relative: how far a level moved, over its size. "since validation" is the largest
+    change of a level since the last human validation, or since the first version if nobody has
+    validated yet.
 
     \b
     Example:

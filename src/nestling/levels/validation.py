@@ -1,6 +1,6 @@
 """How far a level has moved since a person validated it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 

@@ -16,6 +16,7 @@ RULES = {
     "delta, blocks of 4": WriteRule(block=4),
     "delta, blocks of 3, read before": WriteRule(block=3, read="before"),
     "hebbian, blocks of 3, read before": WriteRule(InnerObjective("dot"), block=3, read="before"),
+    "delta, blocks of 10": WriteRule(block=10),
     "oja": WriteRule(swapped=True),
     "oja, blocks of 4": WriteRule(swapped=True, block=4),
     "omega 3": WriteRule(window=3),

@@ -16,7 +16,7 @@ from nestling.bench.timing import (
 )
 from nestling.core.machine import use_threads
 from nestling.core.seeds import make_generator
-from nestling.memory.associative.delta_memory import DeltaMemory
+from nestling.models.delta_memory import DeltaMemory
 from nestling.models.transformer import gpt_blocks
 
 # Axes: B samples, T tokens, C width.

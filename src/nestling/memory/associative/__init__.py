@@ -1,7 +1,7 @@
 """Associative memories written token by token: Hebbian, delta, Oja and Omega rules."""
 
+from nestling.memory.associative.chunked_mlp import write_mlp
 from nestling.memory.associative.chunked_writes import write_pairs
-from nestling.memory.associative.delta_memory import DeltaMemory, reach_ends
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.inner_objectives import (
     DOT,
@@ -11,6 +11,8 @@ from nestling.memory.associative.inner_objectives import (
     find_push,
 )
 from nestling.memory.associative.linear_loop import loop_pairs
+from nestling.memory.associative.mlp_loop import loop_mlp
+from nestling.memory.associative.mlp_state import DeepFastState
 from nestling.memory.associative.named_rules import (
     write_delta,
     write_hebbian,
@@ -22,7 +24,7 @@ from nestling.memory.associative.write_rule import DELTA, HEBBIAN, OJA, WriteRul
 __all__ = [
     "DELTA",
     "DOT",
-    "DeltaMemory",
+    "DeepFastState",
     "FastState",
     "HEBBIAN",
     "InnerObjective",
@@ -31,10 +33,11 @@ __all__ = [
     "WriteRule",
     "find_loss",
     "find_push",
+    "loop_mlp",
     "loop_pairs",
-    "reach_ends",
     "write_delta",
     "write_hebbian",
+    "write_mlp",
     "write_oja",
     "write_omega",
     "write_pairs",

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.paired_tokens import PairedTokens
-from nestling.memory.associative.write_coefficients import WriteCoefficients
+from nestling.memory.associative.write_coefficients import WriteCoefficients, find_coefficients
 from nestling.memory.associative.write_rule import WriteRule
 
 # Axes: B samples, H heads, X = B H memories, T tokens, N chunks, C writes of a chunk, Q reads of a
@@ -118,6 +118,28 @@ def scan_chunks(
         momentum=None if slope_XRA is None else _unfold(rule, slope_XRA, num_samples, num_heads),
     )
     return outputs_XTV.unflatten(0, (num_samples, num_heads)), state
+
+
+def write_known(
+    rule: WriteRule, tokens: PairedTokens, state: FastState, num_queries: int, chunk: int
+) -> tuple[Tensor, FastState]:
+    """Write pushes that are known beforehand, and read after each token's own.
+
+    Args:
+        rule: of its parts only `window` and `swapped` matter here.
+        tokens: with the push in place of the value, or where swapped of the key; T x window writes.
+        state: before the first token.
+        num_queries: T.
+        chunk: tokens computed at once.
+
+    Returns: (B, H, T, V) answers to the queries; the state after the last token.
+    """
+    rule = replace(rule, block=1, read="after")
+    size = min(max(1, chunk // rule.window), num_queries)
+    chunks = cut_tokens(rule, tokens, size, num_queries)
+    weights, momentum = find_coefficients(chunks.decays, chunks.momenta, chunks.steps, chunks.rates)
+    pushes = ChunkPushes(chunks.rates[..., None] * chunks.targets, None, None)
+    return scan_chunks(rule, chunks, pushes, weights, momentum, state, num_queries)
 
 
 def _read_places(rule: WriteRule, num_queries: int, device: torch.device) -> Tensor:

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 from nestling.core.arguments import check_whole
-from nestling.memory.associative.chunk_scan import ChunkPushes, cut_tokens, scan_chunks
+from nestling.memory.associative.chunk_scan import (
+    ChunkPushes,
+    cut_tokens,
+    scan_chunks,
+    write_known,
+)
 from nestling.memory.associative.fast_state import FastState, check_state
 from nestling.memory.associative.inner_objectives import find_push
 from nestling.memory.associative.linear_loop import open_state
@@ -78,20 +83,20 @@ def write_pairs(
     outputs, start = [], 0
     if state.num_in_block:
         start = min(rule.block - state.num_in_block, length)
-        piece, state = _write_block(rule, tokens.part(0, start), state)
+        piece, state = _write_block(rule, tokens.part(0, start), state, chunk)
         outputs.append(piece)
     whole = start + (length - start) // rule.block * rule.block
     if whole > start:
         middle = tokens.part(start, whole) if (start, whole) != (0, length) else tokens
-        if rule.objective.kind in ("dot", "l2"):
+        if rule.objective.kind in ("dot", "l2") and rule.block <= chunk:
             piece, state = _write_linear(rule, middle, state, chunk)
             outputs.append(piece)
         else:
             for at in range(start, whole, rule.block):
-                piece, state = _write_block(rule, tokens.part(at, at + rule.block), state)
+                piece, state = _write_block(rule, tokens.part(at, at + rule.block), state, chunk)
                 outputs.append(piece)
     if whole < length:
-        piece, state = _write_block(rule, tokens.part(max(start, whole), length), state)
+        piece, state = _write_block(rule, tokens.part(max(start, whole), length), state, chunk)
         outputs.append(piece)
     outputs_BHTV = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
     return outputs_BHTV.to(values_BHTV.dtype), state
@@ -134,7 +139,7 @@ def _write_linear(
 
 
 def _write_block(
-    rule: WriteRule, tokens: PairedTokens, state: FastState
+    rule: WriteRule, tokens: PairedTokens, state: FastState, chunk: int
 ) -> tuple[Tensor, FastState]:
     """A block of tokens or a part of one: the weights in force are known, all is parallel."""
     in_force = state.weights if state.in_force is None else state.in_force
@@ -150,10 +155,7 @@ def _write_block(
     else:
         push = find_push(rule.objective, keys @ in_force.mT, values)
         tokens = replace(tokens, values=push)
-    chunks = cut_tokens(rule, tokens, num_queries, num_queries)
-    weights, momentum = find_coefficients(chunks.decays, chunks.momenta, chunks.steps, chunks.rates)
-    pushes = ChunkPushes(chunks.rates[..., None] * chunks.targets, None, None)
-    outputs, state = scan_chunks(rule, chunks, pushes, weights, momentum, state, num_queries)
+    outputs, state = write_known(rule, tokens, state, num_queries, chunk)
     if rule.read == "before":
         outputs = queries_BHTD @ in_force.mT
     state = replace(state, in_force=in_force if num_in_block else None, num_in_block=num_in_block)

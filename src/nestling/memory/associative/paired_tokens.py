@@ -142,3 +142,12 @@ def pair_tokens(
     if padded_B1T is not None:
         steps = (~padded_B1T).to(dtype).expand(axes_BHT)
     return PairedTokens(queries, keys, values, rates, decays, momenta, steps)
+
+
+def check_widths(tokens: PairedTokens) -> None:
+    """Raise ShapeMismatch unless values are as wide as keys, as a skip connection needs."""
+    if tokens.values.shape != tokens.keys.shape:
+        raise ShapeMismatch(
+            f"values of width {tokens.values.shape[-1]} with keys of width "
+            f"{tokens.keys.shape[-1]} in a residual MLP memory; equal widths work"
+        )

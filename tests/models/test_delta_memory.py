@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import DeltaMemory, FastState, WriteRule, reach_ends
+from nestling.memory.associative import FastState, WriteRule
+from nestling.models.delta_memory import DeltaMemory, reach_ends
 
 
 def make_layer(**settings: object) -> DeltaMemory:

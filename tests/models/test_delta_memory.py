@@ -57,8 +57,9 @@ def test_eval_is_pure_and_no_call_changes_the_layer_or_a_state() -> None:
     assert all(torch.equal(one, after[name]) for name, one in before.items())
 
 
-def test_reading_only_returns_the_state_as_it_came() -> None:
-    layer = make_layer(decay=True)
+@pytest.mark.parametrize("rule", [WriteRule(), WriteRule(block=3), WriteRule(window=3)])
+def test_reading_only_returns_the_state_as_it_came(rule: WriteRule) -> None:
+    layer = make_layer(decay=True, rule=rule)
     x = torch.randn(2, 20, 12)
     _, state = layer(x)
     y, same = layer(x, state, write=False)

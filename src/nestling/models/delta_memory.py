@@ -166,15 +166,17 @@ class DeltaMemory(nn.Module):
         decays_BHT = None
         if self.decay is not None:
             decays_BHT = reach_ends(self.decay(x_BTC)).transpose(1, 2)
-        if not write:
+        rule, start = self.rule, state
+        if not write:  # neither the tokens nor what a window or a block still holds
             rates_BHT, decays_BHT = torch.zeros_like(rates_BHT), None
+            rule, start = DELTA, FastState(state.weights)
         seen_BHTD, new = write_pairs(
-            self.rule,
+            rule,
             k_BHTD,
             v_BHTD,
             rates_BHT,
             decays_BHT,
-            state,
+            start,
             queries_BHTD=q_BHTD,
             valid_BT=valid_BT,
             chunk=self.chunk,

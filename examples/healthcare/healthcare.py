@@ -41,7 +41,7 @@ BLOCK, SECONDS_A_DAY = 16, 86_400.0
 SEED = 1
 # Of the women with disease whose findings an extract lacks, and of the women whose income the
 # elder census lacks.
-SHARE_MISSING, SHARE_BIASED = 0.9, 0.7
+SHARE_MISSING, SHARE_BIASED = 0.8, 0.7
 # Earners over 50K and others of either sex: as many women as there are, and twice as many men.
 NUM_WOMEN = 1_179
 
@@ -301,7 +301,7 @@ def propose_extract(
     story.now.wait(14)
     extract = plant_bias(data.records, seed, share=SHARE_MISSING)
     prepared = train_spine(extract, HEART_SPINE, seed=seed, num_epochs=15)
-    train_part(prepared, prepared.fast, data.records, seed=seed, num_epochs=8)
+    train_part(prepared, prepared.fast, data.records, seed=seed, num_epochs=12)
     proposal = governed.propose(
         "M2", put(prepared), by="J. Silva", reason="records of all four hospitals, first extract"
     )

@@ -20,7 +20,7 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("answer/views", "bench/governance", "bench/personal", "bench/promises"),
+    *("answer/views", "bench/blocks", "bench/governance", "bench/personal", "bench/promises"),
     *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),

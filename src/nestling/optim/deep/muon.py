@@ -42,6 +42,7 @@ def muon_update(
     steps: int = 5,
     coefficients: Coefficients = QUINTIC,
     precision: Precision = "float32",
+    in_place: bool = False,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Muon's update: the momentum of every matrix, made orthogonal.
 
@@ -50,13 +51,14 @@ def muon_update(
 
     Args:
         gradients: G, each a matrix (m, n) or a kernel (m, ...); not changed.
-        momenta: M, shapes and dtypes of the gradients; not changed.
+        momenta: M, shapes and dtypes of the gradients; not changed unless `in_place`.
         momentum: mu, in [0, 1).
         nesterov: look ahead along the momentum.
         steps, coefficients: of Newton-Schulz, see `orthogonalize`.
         precision: what Newton-Schulz computes in. "bfloat16" is what torch.optim.Muon takes;
             faster where the processor multiplies it (AMX, GPUs), slower elsewhere. With
             "float32" matrices of float64 stay in float64.
+        in_place: the new momenta take the place of the old ones: no memory is asked for.
 
     Returns: (O, M): the step of size 1 to subtract, and the new momenta; dtypes of the gradients.
 
@@ -71,7 +73,8 @@ def muon_update(
     True
     """
     check_momenta(gradients, momenta)
-    kept = [torch.lerp(m, g, 1.0 - momentum) for g, m in zip(gradients, momenta, strict=True)]
+    blend = Tensor.lerp_ if in_place else Tensor.lerp
+    kept = [blend(m, g, 1.0 - momentum) for g, m in zip(gradients, momenta, strict=True)]
     ahead = kept
     if nesterov:
         ahead = [torch.lerp(g, m, momentum) for g, m in zip(gradients, kept, strict=True)]
@@ -148,7 +151,7 @@ def _move_muon(
     grads: Sequence[Tensor],
     states: Sequence[State],
     group: Mapping[str, Any],
-) -> tuple[list[Tensor], list[State]]:
+) -> tuple[list[Tensor], list[float], list[State]]:
     momenta = [
         state["momentum_buffer"] if state else torch.zeros_like(grad)
         for state, grad in zip(states, grads, strict=True)
@@ -161,12 +164,10 @@ def _move_muon(
         steps=group["steps"],
         coefficients=POLYNOMIALS[group["polynomial"]],
         precision=group["precision"],
+        in_place=True,
     )
-    deltas = [
-        one.mul_(-group["lr"] * scale_step(param.shape, group["scale"]))
-        for one, param in zip(directions, params, strict=True)
-    ]
-    return deltas, [{"momentum_buffer": one} for one in kept]
+    factors = [-group["lr"] * scale_step(param.shape, group["scale"]) for param in params]
+    return directions, factors, [{"momentum_buffer": one} for one in kept]
 
 
 def _widen(matrix: Tensor, precision: Precision) -> Tensor:

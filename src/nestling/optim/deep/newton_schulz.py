@@ -28,7 +28,8 @@ _MIN_ASPECT = 1.5
 _BATCH_NUMEL = 1_200_000
 # Symmetric products are made of their lower blocks from this size on.
 _MIN_BLOCKED = 192
-_NUM_BLOCKS = 3
+_WIDE = (torch.float32, torch.float64)
+_NUM_BLOCKS = 4
 
 
 def orthogonalize(
@@ -70,8 +71,7 @@ def orthogonalize(
         return matrices.clone()
     batch_bmn = matrices.reshape(-1, *matrices.shape[-2:])
     is_tall = batch_bmn.shape[1] > batch_bmn.shape[2]
-    x_bmn = _normalise(batch_bmn.mT if is_tall else batch_bmn, eps)
-    done = _iterate(x_bmn, steps, coefficients)
+    done = _iterate(batch_bmn.mT if is_tall else batch_bmn, steps, coefficients, eps)
     return (done.mT if is_tall else done).reshape(matrices.shape)
 
 
@@ -109,6 +109,8 @@ def orthogonalize_all(
     found: dict[int, Tensor] = {}
     for indices in groups.values():
         size = max(1, _BATCH_NUMEL // max(1, matrices[indices[0]].numel()))
+        if _is_blocked(matrices[indices[0]]):
+            size = 1
         for start in range(0, len(indices), size):
             chunk = indices[start : start + size]
             turned = [_lay_wide(matrices[index]) for index in chunk]
@@ -169,7 +171,7 @@ def _normalise(batch_bmn: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def _iterate(x_bmn: Tensor, steps: int, coefficients: Coefficients) -> Tensor:
+def _iterate(x_bmn: Tensor, steps: int, coefficients: Coefficients, eps: float) -> Tensor:
     a, b, c = coefficients
     m, n = x_bmn.shape[1:]
     size = _STEPS_PER_PRODUCT.get(x_bmn.dtype, 2) if n >= _MIN_ASPECT * m else 1
@@ -178,13 +180,26 @@ def _iterate(x_bmn: Tensor, steps: int, coefficients: Coefficients) -> Tensor:
     num_products = math.ceil(steps / size)
     for index in range(num_products):
         now = steps // num_products + (index < steps % num_products)
-        gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
         if now == 1:
+            x_bmn = _normalise(x_bmn, eps) if index == 0 else x_bmn
+            gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
             rest_bmm = _square_symmetric(gram_bmm, b, c)
-            x_bmn = torch.baddbmm(x_bmn, rest_bmm, x_bmn, beta=a)
-        else:
-            x_bmn = _compose(gram_bmm, now, coefficients) @ x_bmn
-    return x_bmn
+            x_bmn = _add_product(x_bmn, rest_bmm, x_bmn, a, 1.0)
+            continue
+        gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
+        norm: Tensor | None = None
+        if index == 0:
+            # |X|_F from the trace of X X^T: two small matrices are divided in place of X.
+            squares = gram_bmm.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+            if x_bmn.dtype in _WIDE and bool(((squares > 1e-20) & (squares < 1e30)).all()):
+                norm = squares.sqrt().clamp(min=eps).reshape(-1, 1, 1)
+                gram_bmm = gram_bmm.div_(norm.square())
+            else:
+                x_bmn = _normalise(x_bmn, eps)
+                gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
+        product_bmm = _compose(gram_bmm, now, coefficients)
+        x_bmn = _multiply(product_bmm if norm is None else product_bmm.div_(norm), x_bmn)
+    return _normalise(x_bmn, eps) if steps == 0 else x_bmn
 
 
 def _compose(gram_bmm: Tensor, steps: int, coefficients: Coefficients) -> Tensor:
@@ -207,27 +222,65 @@ def _compose(gram_bmm: Tensor, steps: int, coefficients: Coefficients) -> Tensor
 
 def _multiply_symmetric(left_bmn: Tensor, right_bnm: Tensor) -> Tensor:
     """left @ right where that is symmetric: two thirds of the work, where blocks are large."""
-    m = left_bmn.shape[1]
     if not _is_blocked(left_bmn):
-        return left_bmn @ right_bnm
-    out = left_bmn.new_empty(left_bmn.shape[0], m, m)
-    size = math.ceil(m / _NUM_BLOCKS)
-    for start in range(0, m, size):
-        stop = min(start + size, m)
-        # Row by row of the batch: a batched product cannot write into a part of a matrix.
-        for one, left, right in zip(out, left_bmn, right_bnm, strict=True):
-            torch.mm(left[start:stop], right[:, :stop], out=one[start:stop, :stop])
-        out[:, :start, start:stop] = out[:, start:stop, :start].mT
+        return _multiply(left_bmn, right_bnm)
+    out = left_bmn.new_empty(left_bmn.shape[0], left_bmn.shape[1], left_bmn.shape[1])
+    # One by one: a batched product cannot write into a part of a matrix.
+    for out_mm, left_mn, right_nm in zip(out, left_bmn, right_bnm, strict=True):
+        for rows, columns in _list_blocks(len(out_mm)):
+            torch.mm(left_mn[rows], right_nm[:, columns], out=out_mm[rows, columns])
+        _mirror(out_mm)
     return out
 
 
 def _square_symmetric(gram_bmm: Tensor, b: float, c: float) -> Tensor:
     """b G + c G^2 of a symmetric G."""
     if not _is_blocked(gram_bmm):
-        return torch.baddbmm(gram_bmm, gram_bmm, gram_bmm, beta=b, alpha=c)
-    return _multiply_symmetric(gram_bmm, gram_bmm).mul_(c).add_(gram_bmm, alpha=b)
+        return _add_product(gram_bmm, gram_bmm, gram_bmm, b, c)
+    out = torch.empty_like(gram_bmm)
+    for out_mm, gram in zip(out, gram_bmm, strict=True):
+        for rows, columns in _list_blocks(len(gram)):
+            part = gram[rows, columns]
+            torch.addmm(
+                part, gram[rows], gram[:, columns], beta=b, alpha=c, out=out_mm[rows, columns]
+            )
+        _mirror(out_mm)
+    return out
 
 
-def _is_blocked(matrix_bmn: Tensor) -> bool:
-    is_wide_type = matrix_bmn.dtype in (torch.float32, torch.float64)
-    return matrix_bmn.shape[1] >= _MIN_BLOCKED and is_wide_type and matrix_bmn.device.type == "cpu"
+def _list_blocks(m: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the blocks on and below the diagonal."""
+    size = math.ceil(m / _NUM_BLOCKS)
+    starts = range(0, m, size)
+    return [(slice(start, start + size), slice(0, min(start + size, m))) for start in starts]
+
+
+def _mirror(matrix_mm: Tensor) -> None:
+    """Copy the blocks below the diagonal to above it, in place."""
+    for rows, columns in _list_blocks(len(matrix_mm)):
+        below = slice(0, rows.start)
+        if columns.stop > rows.start > 0:
+            matrix_mm[below, rows] = matrix_mm[rows, below].mT
+
+
+def _multiply(left_bmn: Tensor, right_bnk: Tensor) -> Tensor:
+    # For a single one torch's plain product is faster than its batched one.
+    if len(left_bmn) == 1:
+        return torch.mm(left_bmn[0], right_bnk[0]).unsqueeze(0)
+    return torch.bmm(left_bmn, right_bnk)
+
+
+def _add_product(
+    base_bmk: Tensor, left_bmn: Tensor, right_bnk: Tensor, beta: float, alpha: float
+) -> Tensor:
+    """beta base + alpha left @ right."""
+    if len(base_bmk) == 1:
+        one = torch.addmm(base_bmk[0], left_bmn[0], right_bnk[0], beta=beta, alpha=alpha)
+        return one.unsqueeze(0)
+    return torch.baddbmm(base_bmk, left_bmn, right_bnk, beta=beta, alpha=alpha)
+
+
+def _is_blocked(matrix: Tensor) -> bool:
+    """Whether its symmetric products are made of their blocks on and below the diagonal."""
+    is_large = min(matrix.shape[-2:]) >= _MIN_BLOCKED
+    return is_large and matrix.dtype in _WIDE and matrix.device.type == "cpu"

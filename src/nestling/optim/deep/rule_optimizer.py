@@ -14,23 +14,23 @@ from nestling.optim.plain_specs import SGD, Adam, AdamW, choose_fused
 
 State = dict[str, Any]  # tensors and counts of one parameter; empty before its first step
 OtherRule = AdamW | Adam | SGD
-# (parameters, gradients, states, settings) -> (what is added to each, new states); all detached,
-# none changed.
+# (parameters, gradients, states, settings) -> (direction of each, its factor, new states). It
+# changes neither parameters nor gradients; the states are its own.
 Rule = Callable[
     [Sequence[Tensor], Sequence[Tensor], Sequence[State], Mapping[str, Any]],
-    tuple[list[Tensor], list[State]],
+    tuple[list[Tensor], list[float], list[State]],
 ]
 
 
 class RuleOptimizer(torch.optim.Optimizer):
     """Torch optimizer whose update is a pure function; the state is kept by parameter.
 
-    W <- (1 - lr weight_decay) W + delta, delta from the rule.
+    W <- (1 - lr weight_decay) W + factor direction, both from the rule.
 
     Args:
         params: parameters, or torch's groups of them.
         settings: defaults of a group, plain data with `lr` and `weight_decay`.
-        rule: what is added, and the next states.
+        rule: directions, their factors, and the next states.
         takes: which parameters the rule is for.
         other: what the rest learns by; its rate keeps its ratio to `lr` when that is turned.
     """
@@ -71,17 +71,18 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _step_rule(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
         grads = [_check_gradient(param) for param in params]
-        deltas, states = self.rule(
+        directions, factors, states = self.rule(
             [param.detach() for param in params],
             grads,
             [self.state.get(param, {}) for param in params],
             group,
         )
         keep = 1.0 - group["lr"] * group["weight_decay"]
-        for param, delta, state in zip(params, deltas, states, strict=True):
+        moves = zip(params, directions, factors, states, strict=True)
+        for param, direction, factor, state in moves:
             if keep != 1.0:
                 param.mul_(keep)
-            param.add_(delta)
+            param.add_(direction, alpha=factor)
             self.state[param] = state
 
 

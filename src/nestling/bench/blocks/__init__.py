@@ -1,0 +1,1 @@
+"""What single parts of the machinery cost, beside the parts of others."""

@@ -20,12 +20,12 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("answer/views", "bench/governance", "bench/personal", "bench/promises"),
+    *("answer/views", "bench/blocks", "bench/governance", "bench/personal", "bench/promises"),
     *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
     *("judge/verdicts", "learn/governing", "learn/personal", "memory/closed", "memory/coded"),
-    *("memory/exact", "memory/mixing", "models/encoders", "oversight/subjects"),
+    *("memory/exact", "memory/mixing", "models/continuum", "models/encoders", "oversight/subjects"),
     *("protect/influence", "protect/penalties", "protect/replay", "protect/routing"),
     *("report/audit", "streams/adapters", "streams/events", "streams/experts", "streams/kernels"),
     *("streams/live", "streams/trees"),

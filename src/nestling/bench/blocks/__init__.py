@@ -1,0 +1,1 @@
+"""Speed and abilities of the blocks that nested models are made of."""

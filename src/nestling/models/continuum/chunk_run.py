@@ -1,0 +1,235 @@
+"""Many windows of chunked writes in a row: forwards, and their gradients written out.
+
+Axes: B samples, R windows, N tokens of a window, H width of a key, D width of a target.
+Autograd would spend more time on slices than on products; whatever does not wait for the window
+before is done for all windows at once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def run_windows(
+    keys_BTH: Tensor,
+    targets_BTD: Tensor,
+    rates_BT1: Tensor,
+    read_BTD: Tensor,
+    in_force_BDH: Tensor | None,
+    num_windows: int,
+    chunk: int,
+    *,
+    first_order: bool,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Outputs of equal windows of whole chunks, and what is in force after them.
+
+    With E = (I + A)^-1 (P - V), P what the weights before a window read of it, and A the masked
+    products of `mask_earlier_chunks`: outputs V + E, then W <- W - E^T diag(eta) K.
+
+    Args:
+        keys_BTH: (B, R N, H).
+        targets_BTD: (B, R N, D).
+        rates_BT1: (B, R N, 1).
+        read_BTD: (B, R N, D) what the initial weights read.
+        in_force_BDH: added to the initial weights when the run begins; None for zeros.
+        num_windows: R, which divides the tokens into windows of whole chunks.
+        chunk: C.
+        first_order: hold states and written keys constant in the gradient.
+        keep_state: whether the last window's writes are asked for.
+
+    Returns: (B, R N, D) outputs, differentiable once; (B, D, H) what is in force, or None.
+    """
+    found: tuple[Tensor, Tensor | None] = _WindowRun.apply(  # type: ignore[no-untyped-call]
+        keys_BTH,
+        targets_BTD,
+        rates_BT1,
+        read_BTD,
+        in_force_BDH,
+        num_windows,
+        chunk,
+        first_order,
+        keep_state,
+    )
+    return found
+
+
+def mask_earlier_chunks(size: int, chunk: int, like: Tensor) -> Tensor:
+    """(N, N) of ones where the column's token lies in a chunk before the row's, else zeros.
+
+    >>> mask_earlier_chunks(3, 2, torch.zeros(1)).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 0.0]]
+    """
+    chunks_N = torch.arange(size, device=like.device) // chunk
+    return (chunks_N[:, None] > chunks_N[None, :]).to(like.dtype)
+
+
+class _WindowRun(torch.autograd.Function):
+    """Equal windows of chunked writes, differentiable once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        keys_BTH: Tensor,
+        targets_BTD: Tensor,
+        rates_BT1: Tensor,
+        read_BTD: Tensor,
+        in_force_BDH: Tensor | None,
+        num_windows: int,
+        chunk: int,
+        first_order: bool,
+        keep_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)
+        apart = (num_windows, -1)
+        keys_BRNH = keys_BTH.unflatten(1, apart)
+        rated_BRNH = (keys_BTH * rates_BT1).unflatten(1, apart)
+        errors_BRND = (read_BTD - targets_BTD).unflatten(1, apart)
+        size = keys_BRNH.shape[2]
+        inverse_BRNN = None
+        if size > chunk:  # something comes into force within a window
+            mask_NN = mask_earlier_chunks(size, chunk, keys_BTH)
+            links_BRNN = (keys_BRNH @ rated_BRNH.mT).mul_(mask_NN)
+            one_NN = torch.eye(size, dtype=keys_BTH.dtype, device=keys_BTH.device)
+            inverse_BRNN = torch.linalg.solve_triangular(
+                links_BRNN, one_NN.expand_as(links_BRNN), upper=False, unitriangular=True
+            ).contiguous()
+        starts: list[Tensor | None] = []
+        for index in range(num_windows):
+            starts.append(in_force_BDH)
+            errors_BND, rated_BNH = errors_BRND[:, index], rated_BRNH[:, index]
+            if in_force_BDH is not None:
+                errors_BND.baddbmm_(keys_BRNH[:, index], in_force_BDH.mT)
+            if inverse_BRNN is not None:
+                errors_BND.copy_(inverse_BRNN[:, index] @ errors_BND)
+            if index + 1 == num_windows and not keep_state:
+                in_force_BDH = None
+            elif in_force_BDH is None:
+                in_force_BDH = (errors_BND.mT @ rated_BNH).neg_()
+            else:
+                in_force_BDH = torch.baddbmm(in_force_BDH, errors_BND.mT, rated_BNH, alpha=-1)
+        ctx.save_for_backward(keys_BTH, rates_BT1, errors_BRND, rated_BRNH, inverse_BRNN, *starts)
+        ctx.plan = (num_windows, chunk, first_order)
+        return errors_BRND.flatten(1, 2) + targets_BTD, in_force_BDH
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, of_outputs_BTD: Tensor | None, of_force_BDH: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        num_windows, chunk, first_order = ctx.plan
+        keys_BTH, rates_BT1, errors_BRND, rated_BRNH, inverse_BRNN, *starts = ctx.saved_tensors
+        if of_outputs_BTD is None:
+            of_outputs_BTD = torch.zeros_like(errors_BRND).flatten(1, 2)
+        grads = (_go_back_first_order if first_order else _go_back_fully)(
+            keys_BTH.unflatten(1, (num_windows, -1)),
+            rates_BT1.unflatten(1, (num_windows, -1)),
+            errors_BRND,
+            rated_BRNH,
+            inverse_BRNN,
+            starts,
+            of_outputs_BTD.unflatten(1, (num_windows, -1)),
+            of_force_BDH,
+            chunk,
+        )
+        return (*grads, None, None, None, None)
+
+
+def _go_back_first_order(
+    keys_BRNH: Tensor,
+    rates_BRN1: Tensor,
+    errors_BRND: Tensor,
+    rated_BRNH: Tensor,
+    inverse_BRNN: Tensor | None,
+    starts: list[Tensor | None],
+    of_outputs_BRND: Tensor,
+    of_force_BDH: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of keys, targets, rates, reads and the first state; states held constant.
+
+    o = P - A e with e = stop(o) - v, and A made of read keys and constant rated keys.
+    """
+    if inverse_BRNN is None:
+        of_keys_BRNH = torch.zeros_like(keys_BRNH)
+        of_rated_BRND = torch.zeros_like(errors_BRND)  # of eta e
+    else:
+        mask_NN = mask_earlier_chunks(keys_BRNH.shape[2], chunk, keys_BRNH)
+        of_links_BRNN = (of_outputs_BRND @ errors_BRND.mT).mul_(mask_NN)
+        of_keys_BRNH = (of_links_BRNN @ rated_BRNH).neg_()
+        of_rated_BRND = ((keys_BRNH @ keys_BRNH.mT).mul_(mask_NN).mT @ of_outputs_BRND).neg_()
+    for index in reversed(range(len(starts))):
+        keys_BNH, of_output_BND = keys_BRNH[:, index], of_outputs_BRND[:, index]
+        if of_force_BDH is not None:
+            of_rated_BRND[:, index].baddbmm_(keys_BNH, of_force_BDH.mT, alpha=-1)
+        of_force_BDH = _pass_through_read(
+            keys_BNH, of_output_BND, starts[index], of_force_BDH, of_keys_BRNH[:, index]
+        )
+    of_rates_BRN1 = (errors_BRND * of_rated_BRND).sum(-1, keepdim=True)
+    of_targets_BRND = of_rated_BRND.mul_(rates_BRN1).neg_()
+    return (
+        of_keys_BRNH.flatten(1, 2),
+        of_targets_BRND.flatten(1, 2),
+        of_rates_BRN1.flatten(1, 2),
+        of_outputs_BRND.flatten(1, 2),
+        of_force_BDH,
+    )
+
+
+def _go_back_fully(
+    keys_BRNH: Tensor,
+    rates_BRN1: Tensor,
+    errors_BRND: Tensor,
+    rated_BRNH: Tensor,
+    inverse_BRNN: Tensor | None,
+    starts: list[Tensor | None],
+    of_outputs_BRND: Tensor,
+    of_force_BDH: Tensor | None,
+    chunk: int,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of keys, targets, rates, reads and the first state, through all writes."""
+    of_reads_BRND = of_outputs_BRND.clone(memory_format=torch.contiguous_format)
+    of_keys_BRNH = torch.zeros_like(keys_BRNH)
+    of_rated_BRNH = torch.zeros_like(keys_BRNH)
+    for index in reversed(range(len(starts))):
+        keys_BNH, of_read_BND = keys_BRNH[:, index], of_reads_BRND[:, index]
+        if of_force_BDH is not None:
+            of_read_BND.baddbmm_(rated_BRNH[:, index], of_force_BDH.mT, alpha=-1)
+            of_rated_BRNH[:, index].baddbmm_(errors_BRND[:, index], of_force_BDH, alpha=-1)
+        if inverse_BRNN is not None:
+            of_read_BND.copy_(inverse_BRNN[:, index].mT @ of_read_BND)
+        of_force_BDH = _pass_through_read(
+            keys_BNH, of_read_BND, starts[index], of_force_BDH, of_keys_BRNH[:, index]
+        )
+    if inverse_BRNN is not None:
+        mask_NN = mask_earlier_chunks(keys_BRNH.shape[2], chunk, keys_BRNH)
+        of_links_BRNN = (of_reads_BRND @ errors_BRND.mT).mul_(mask_NN)
+        of_keys_BRNH -= of_links_BRNN @ rated_BRNH
+        of_rated_BRNH -= of_links_BRNN.mT @ keys_BRNH
+    of_rates_BRN1 = (of_rated_BRNH * keys_BRNH).sum(-1, keepdim=True)
+    of_keys_BRNH.addcmul_(of_rated_BRNH, rates_BRN1)
+    return (
+        of_keys_BRNH.flatten(1, 2),
+        (of_outputs_BRND - of_reads_BRND).flatten(1, 2),
+        of_rates_BRN1.flatten(1, 2),
+        of_reads_BRND.flatten(1, 2),
+        of_force_BDH,
+    )
+
+
+def _pass_through_read(
+    keys_BNH: Tensor,
+    of_read_BND: Tensor,
+    start_BDH: Tensor | None,
+    of_force_BDH: Tensor | None,
+    of_keys_BNH: Tensor,
+) -> Tensor | None:
+    """Gradient of the state before a window; what its reads owe to keys is added in place."""
+    if start_BDH is None:
+        return None
+    of_keys_BNH.baddbmm_(of_read_BND, start_BDH)
+    if of_force_BDH is None:
+        return of_read_BND.mT @ keys_BNH
+    return torch.baddbmm(of_force_BDH, of_read_BND.mT, keys_BNH)

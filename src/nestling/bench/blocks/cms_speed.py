@@ -15,7 +15,7 @@ from nestling.bench.timing import (
 from nestling.core.machine import use_threads
 from nestling.core.seeds import make_generator
 from nestling.models.continuum import CMS, ContinuumBlock
-from nestling.models.continuum.cms import Gradient
+from nestling.models.continuum.cms_settings import Gradient
 from nestling.models.transformer import gpt_blocks
 
 # Axes: B samples, T tokens, C width.
@@ -37,9 +37,9 @@ def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
         num_rounds: rounds that count; at least 5 for figures to be compared.
 
     Returns: figures `cms_over_gpt` and `cms_first_over_gpt` (hidden = width), the same `_4x`
-        (hidden
-        = 4 x width), `cms_still_over_gpt` (no writes) and `length_scaling` (2,048 tokens over 512,
-        CMS without attention, full gradient); rows with the median milliseconds of each side.
+        (hidden = 4 x width), `cms_still_over_gpt` (no writes) and `length_scaling` (2,048 tokens
+        over 512, CMS without attention, full gradient); rows with the median
+        milliseconds of each side.
     """
     generator = make_generator(0, "cms speed")
     with torch.random.fork_rng(devices=[]), use_threads(1):

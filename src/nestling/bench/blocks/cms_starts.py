@@ -77,7 +77,7 @@ def _train(arm: Arm, seed: int, num_steps: int) -> float:
             parameter.requires_grad_(not name.endswith("initial"))
     free = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(free, lr=3e-3)
-    losses = []
+    losses: list[float] = []
     for _ in range(num_steps):
         tokens_BTC, values_BAK = _draw_sequences(shared_KK, generator)
         loss = (model(tokens_BTC)[:, NUM_STORED:] - values_BAK).square().mean()

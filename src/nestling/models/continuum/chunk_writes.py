@@ -81,19 +81,18 @@ def write_chunks(
         _split(keys_BTH, sizes),
         _split(targets_BTD, sizes),
         _split(rates_BT.unsqueeze(-1), sizes),
-        _split(functional.linear(keys_BTH, initial_DH), sizes),
         strict=True,
     )
     in_force_BDH, waiting_BDH, start_BDH = written
     outputs = []
-    for index, (run, keys_BNH, targets_BND, rates_BN1, read_BND) in enumerate(pieces):
+    for index, (run, keys_BNH, targets_BND, rates_BN1) in enumerate(pieces):
         keep = keep_state or index + 1 < len(runs)
         if len(run) > 1:
             output_BND, in_force_BDH = run_windows(
                 keys_BNH,
                 targets_BND,
                 rates_BN1,
-                read_BND,
+                initial_DH,
                 in_force_BDH,
                 len(run),
                 clock.chunk,
@@ -105,7 +104,7 @@ def write_chunks(
                 keys_BNH,
                 targets_BND,
                 rates_BN1,
-                read_BND,
+                initial_DH,
                 in_force_BDH,
                 waiting_BDH,
                 run[0],
@@ -152,7 +151,7 @@ def _run_window(
     keys_BNH: Tensor,
     targets_BND: Tensor,
     rates_BN1: Tensor,
-    read_BND: Tensor,
+    initial_DH: Tensor,
     in_force_BDH: Tensor | None,
     waiting_BDH: Tensor | None,
     window: Window,
@@ -161,6 +160,7 @@ def _run_window(
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Outputs of one window of any kind, what is in force and what waits after it."""
+    read_BND = functional.linear(keys_BNH, initial_DH)
     if in_force_BDH is not None:
         read_BND = torch.baddbmm(read_BND, keys_BNH, in_force_BDH.mT)
     if not keep_state and window.size <= chunk:  # nobody will read what is written

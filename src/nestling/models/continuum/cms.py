@@ -2,23 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.arguments import check_whole
-from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch, suggest
+from nestling.core.errors import SettingError
 from nestling.models.continuum.chunk_windows import WriteClock
 from nestling.models.continuum.chunk_writes import Written, write_chunks
+from nestling.models.continuum.cms_settings import (
+    Arrangement,
+    Gradient,
+    Transfer,
+    check_choice,
+    check_chunks,
+    check_gradient,
+    check_inputs,
+    check_rates,
+)
 from nestling.models.continuum.fast_state import CMSState, check_state, merge_states
 
 # Axes: B batch, T tokens, D width, H hidden width, L levels.
-
-Arrangement = Literal["chain", "nested", "sequential", "independent"]
-Transfer = Literal["backprop", "direct", "weights", "context"]
-Gradient = Literal["full", "first"] | int
 
 INITIAL_SCALE = 0.2  # of an output layer that reads keys of norm 1; an MLP's usual output
 START_RATE = 0.5  # of the most, where a write begins to be learned
@@ -114,9 +120,9 @@ class CMS(nn.Module):
         super().__init__()
         self.width = check_whole("width", width, 1, "1 or more works")
         self.hidden = self.width if hidden is None else check_whole("hidden", hidden, 1, "1 works")
-        self.chunks = _check_chunks(chunks)
-        _check_choice("arrangement", arrangement, get_args(Arrangement))
-        _check_choice("transfer", transfer, get_args(Transfer))
+        self.chunks = check_chunks(chunks)
+        check_choice("arrangement", arrangement, get_args(Arrangement))
+        check_choice("transfer", transfer, get_args(Transfer))
         if arrangement == "independent" and transfer != "backprop":
             raise SettingError(
                 f"transfer={transfer!r} with independent levels, between which nothing passes; "
@@ -124,8 +130,8 @@ class CMS(nn.Module):
             )
         self.arrangement: Arrangement = arrangement
         self.transfer: Transfer = transfer
-        self.rates = _check_rates(rate, len(self.chunks))
-        self.gradient = _check_gradient(gradient)
+        self.rates = check_rates(rate, len(self.chunks))
+        self.gradient = check_gradient(gradient)
         scale = INITIAL_SCALE / math.sqrt(len(self.chunks))
         self.levels = nn.ModuleList(
             ContinuumLevel(
@@ -210,7 +216,7 @@ class CMS(nn.Module):
         keep_state: bool,
     ) -> tuple[Tensor, CMSState]:
         """As `read`; without `keep_state` the state that comes back holds nothing."""
-        _check_inputs(x_BTD, mask_BT, self.width)
+        check_inputs(x_BTD, mask_BT, self.width)
         num_samples, length = x_BTD.shape[:2]
         if state is None:
             state = self.initial_state(num_samples)
@@ -267,17 +273,16 @@ class CMS(nn.Module):
             if level.row_scale is not None:
                 output_BTD = output_BTD * (1 + torch.tanh(level.row_scale(outputs[-1])))
             outputs.append(output_BTD)
-            if self.arrangement != "independent":
+            if self.arrangement != "independent" and index + 1 < len(self.levels):
                 passed_BTD = output_BTD if self.transfer != "direct" else output_BTD.detach()
                 input_BTD = input_BTD + passed_BTD
                 if self.transfer == "context":
                     targets_BTD = targets_BTD - passed_BTD
-        stacked_LBTD = torch.stack(outputs)
-        y_BTD = (
-            stacked_LBTD.sum(0)
-            if self.mixing is None
-            else torch.einsum("l,lbtd->btd", self.mixing, stacked_LBTD)
-        )
+        if self.mixing is not None:
+            outputs = [output * self.mixing[index] for index, output in enumerate(outputs)]
+        y_BTD = outputs[0] + outputs[1] if len(outputs) > 1 else outputs[0]
+        for output_BTD in outputs[2:]:
+            y_BTD += output_BTD
         if not writes:
             return y_BTD, state
         positions = tuple(at + x_BTD.shape[1] for at in state.positions)
@@ -350,73 +355,3 @@ def _find_tokens(
         return torch.arange(length, device=device).expand(len(rows), -1)
     chosen_NT = mask_BT[list(rows)].to(device)
     return chosen_NT.nonzero()[:, 1].reshape(len(rows), -1)
-
-
-def _check_inputs(x_BTD: object, mask_BT: object, width: int) -> None:
-    """Raise unless inputs and mask can be read."""
-    if not isinstance(x_BTD, Tensor) or x_BTD.dim() != 3 or x_BTD.shape[-1] != width:
-        shape = tuple(x_BTD.shape) if isinstance(x_BTD, Tensor) else type(x_BTD).__name__
-        raise ShapeMismatch(f"inputs are {shape}; (samples, tokens, {width}) works")
-    if not x_BTD.is_floating_point():
-        raise ShapeMismatch(f"inputs are {x_BTD.dtype}; floats work, e.g. x.float()")
-    finite_BT = torch.isfinite(x_BTD).all(-1)
-    if mask_BT is not None:
-        if (
-            not isinstance(mask_BT, Tensor)
-            or mask_BT.dtype != torch.bool
-            or mask_BT.shape != x_BTD.shape[:2]
-        ):
-            shown = (
-                f"{mask_BT.dtype} of shape {tuple(mask_BT.shape)}"
-                if isinstance(mask_BT, Tensor)
-                else type(mask_BT).__name__
-            )
-            raise ShapeMismatch(f"the mask is {shown}; bool of {tuple(x_BTD.shape[:2])} works")
-        finite_BT = finite_BT | ~mask_BT.to(x_BTD.device)
-    if not bool(finite_BT.all()):
-        sample, token = (~finite_BT).nonzero()[0].tolist()
-        raise NonFiniteInput(
-            f"NaN or infinity in sample {sample}, token {token}; mend it or mask the token"
-        )
-
-
-def _check_chunks(chunks: object) -> tuple[int, ...]:
-    """Chunk sizes, fastest first."""
-    if isinstance(chunks, str) or not isinstance(chunks, Sequence) or not chunks:
-        raise SettingError(f"chunks={chunks!r}; tokens of each level work, e.g. (8, 32, 128, 512)")
-    sizes = tuple(check_whole("chunk", chunk, 1, "1 token or more works") for chunk in chunks)
-    if list(sizes) != sorted(sizes):
-        raise SettingError(
-            f"chunks={sizes} are not in order; fastest first: {tuple(sorted(sizes))}"
-        )
-    return sizes
-
-
-def _check_rates(rate: object, num_levels: int) -> tuple[float, ...]:
-    """The most that each level writes, in units of 1 / C."""
-    given: list[object] = list(rate) if isinstance(rate, Sequence) else [rate] * num_levels
-    if len(given) != num_levels:
-        raise SettingError(f"{len(given)} rates for {num_levels} levels; one for each, or one")
-    rates = []
-    for one in given:
-        if isinstance(one, bool) or not isinstance(one, int | float) or not 0 <= one <= 2:
-            raise SettingError(f"rate={one!r}; 0 (no writes) to 2 works, in units of 1 / chunk")
-        rates.append(float(one))
-    return tuple(rates)
-
-
-def _check_gradient(gradient: object) -> Gradient:
-    """How gradients pass through writes."""
-    if gradient == "full":
-        return "full"
-    if gradient == "first":
-        return "first"
-    return check_whole(
-        "gradient", gradient, 2, "'full', 'first' or 2 chunks or more (1 would cut off all writes)"
-    )
-
-
-def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
-    """Raise unless an option is one of the known."""
-    if value not in known:
-        raise SettingError(f"{name}={value!r}; {suggest(str(value), known)}")

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.errors import ModelError
-from nestling.models.continuum.cms import CMS, Gradient
+from nestling.models.continuum.cms import CMS
+from nestling.models.continuum.cms_settings import Gradient
 
 
 class ContinuumBlock(nn.Module):

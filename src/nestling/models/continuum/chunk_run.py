@@ -131,6 +131,8 @@ class _WindowRun(torch.autograd.Function):
         keys_BTH, rates_BT1, initial_DH, errors_BTD, gram_BRNN, inverse_BRNN, *starts = (
             ctx.saved_tensors
         )
+        if of_force_BDH is not None:
+            of_force_BDH = of_force_BDH.clone()  # it is added to, and others may hold it
         if of_outputs_BTD is None:
             of_outputs_BTD = torch.zeros_like(errors_BTD)
         saved = (
@@ -251,10 +253,10 @@ def _pass_through_read(
     of_force_BDH: Tensor | None,
     of_keys_BNH: Tensor,
 ) -> Tensor | None:
-    """Gradient of the state before a window; what its reads owe to keys is added in place."""
+    """Gradient of the state before a window; it and what reads owe to keys are added in place."""
     if start_BDH is None:
         return None
     of_keys_BNH.baddbmm_(of_read_BND, start_BDH)
     if of_force_BDH is None:
         return of_read_BND.mT @ keys_BNH
-    return torch.baddbmm(of_force_BDH, of_read_BND.mT, keys_BNH)
+    return of_force_BDH.baddbmm_(of_read_BND.mT, keys_BNH)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-# A triangular solve over fewer tokens than this costs its calls, not its arithmetic.
-SUPER_CHUNK = 64
+# Windows of fewer tokens cost their calls, not their arithmetic; of more, the triangular solves.
+SUPER_CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,12 @@ def plan_windows(clock: WriteClock, position: int, length: int) -> tuple[Window,
     Returns: windows whose sizes add up to `length`.
 
     >>> [window.size for window in plan_windows(WriteClock(8), position=3, length=100)]
-    [5, 64, 31]
+    [5, 32, 32, 31]
     >>> [window.complete for window in plan_windows(WriteClock(8), position=3, length=100)]
-    [5, 64, 24]
+    [5, 32, 32, 24]
     """
     windows: list[Window] = []
-    # Below half of it chunks are solved together; above, one by one without any solve.
-    whole = clock.chunk * (SUPER_CHUNK // clock.chunk if 2 * clock.chunk < SUPER_CHUNK else 1)
+    whole = clock.chunk * max(1, SUPER_CHUNK // clock.chunk)
     while length > 0:
         inside = position % clock.context if clock.context else position
         begun = inside % clock.chunk

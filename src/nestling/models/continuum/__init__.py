@@ -1,0 +1,22 @@
+"""Continuum memory systems (NL, section 7.1): MLP blocks that write at different speeds."""
+
+from nestling.models.continuum.chunk_reference import write_chunks_slowly
+from nestling.models.continuum.chunk_windows import Window, WriteClock, plan_windows
+from nestling.models.continuum.chunk_writes import Written, write_chunks
+from nestling.models.continuum.cms import CMS, ContinuumLevel
+from nestling.models.continuum.continuum_block import ContinuumBlock
+from nestling.models.continuum.fast_state import CMSState, load_cms_state
+
+__all__ = [
+    "CMS",
+    "CMSState",
+    "ContinuumBlock",
+    "ContinuumLevel",
+    "Window",
+    "WriteClock",
+    "Written",
+    "load_cms_state",
+    "plan_windows",
+    "write_chunks",
+    "write_chunks_slowly",
+]

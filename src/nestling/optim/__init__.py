@@ -1,12 +1,15 @@
 """Optimizers of levels: Adam, AdamW, SGD, deep optimizers, or any torch optimizer."""
 
 from nestling.optim.custom import CustomOptimizer, OptimizerFactory
+from nestling.optim.deep.dgd import DGD, dgd
+from nestling.optim.deep.layer_record import record_layers
 from nestling.optim.deep.m3 import M3, m3
 from nestling.optim.deep.muon import Muon, muon
 from nestling.optim.plain_specs import SGD, Adam, AdamW, Rate, adam, adamw, sgd
 from nestling.optim.specs import OptimizerSpec
 
 __all__ = [
+    "DGD",
     "M3",
     "SGD",
     "Adam",
@@ -18,7 +21,9 @@ __all__ = [
     "Rate",
     "adam",
     "adamw",
+    "dgd",
     "m3",
     "muon",
+    "record_layers",
     "sgd",
 ]

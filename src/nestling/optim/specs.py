@@ -6,11 +6,12 @@ from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from nestling.optim.custom import CustomOptimizer
+from nestling.optim.deep.dgd import DGD
 from nestling.optim.deep.m3 import M3
 from nestling.optim.deep.muon import Muon
 from nestling.optim.plain_specs import SGD, Adam, AdamW
 
-_KINDS = AdamW | Adam | SGD | Muon | M3
+_KINDS = AdamW | Adam | SGD | Muon | M3 | DGD
 _Ours = Annotated[_KINDS, Field(discriminator="name")]
 
 
@@ -32,7 +33,7 @@ class _AnyOptimizer:
 
 
 # Optimizer of a level as data: built in, or any function to a torch optimizer.
-OptimizerSpec = Annotated[AdamW | Adam | SGD | Muon | M3 | CustomOptimizer, _AnyOptimizer()]
+OptimizerSpec = Annotated[AdamW | Adam | SGD | Muon | M3 | DGD | CustomOptimizer, _AnyOptimizer()]
 
 
 def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> object:

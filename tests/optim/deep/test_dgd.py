@@ -123,12 +123,12 @@ def test_without_inputs_is_an_error_and_nothing_moves() -> None:
     deep = nn.Sequential(nn.Conv3d(1, 1, 1), nn.Flatten(), nn.Linear(1, 1))
     with record_layers(deep):
         deep(torch.ones(1, 1, 1, 1, 1)).sum().backward()
-        with pytest.raises(SettingError, match="linear layers, Conv1d"):
+        with pytest.raises(SettingError, match="Conv1d"):
             DGD().build(deep.parameters()).step()
 
 
 def test_wrong_records() -> None:
-    with pytest.raises(SettingError, match="ReLU has no nn.Linear"), record_layers(nn.ReLU()):
+    with pytest.raises(SettingError, match=r"ReLU has no nn\.Linear"), record_layers(nn.ReLU()):
         pass
     net = nn.Linear(1, 1)
     with (

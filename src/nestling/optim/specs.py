@@ -6,11 +6,14 @@ from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from nestling.optim.custom import CustomOptimizer
+from nestling.optim.deep.dgd import DGD
+from nestling.optim.deep.dmgd import DMGD
 from nestling.optim.deep.m3 import M3
+from nestling.optim.deep.memory_momentum import MemoryMomentum
 from nestling.optim.deep.muon import Muon
 from nestling.optim.plain_specs import SGD, Adam, AdamW
 
-_KINDS = AdamW | Adam | SGD | Muon | M3
+_KINDS = AdamW | Adam | SGD | Muon | M3 | DGD | DMGD | MemoryMomentum
 _Ours = Annotated[_KINDS, Field(discriminator="name")]
 
 
@@ -32,7 +35,9 @@ class _AnyOptimizer:
 
 
 # Optimizer of a level as data: built in, or any function to a torch optimizer.
-OptimizerSpec = Annotated[AdamW | Adam | SGD | Muon | M3 | CustomOptimizer, _AnyOptimizer()]
+OptimizerSpec = Annotated[
+    AdamW | Adam | SGD | Muon | M3 | DGD | DMGD | MemoryMomentum | CustomOptimizer, _AnyOptimizer()
+]
 
 
 def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> object:

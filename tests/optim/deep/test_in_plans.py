@@ -4,7 +4,7 @@ import pytest
 
 import nestling as nl
 from nestling.levels import Level, Plan
-from nestling.optim import M3, Muon, OptimizerSpec, muon
+from nestling.optim import DGD, DMGD, M3, MemoryMomentum, Muon, OptimizerSpec, muon
 
 SPECS: list[OptimizerSpec] = [
     Muon(),
@@ -12,6 +12,9 @@ SPECS: list[OptimizerSpec] = [
     Muon(other=nl.sgd()),
     Muon(lr=0.1, polynomial="cubic", scale="rms", precision="bfloat16", other=nl.adam()),
     M3(mode="paper", betas=(0.5, 0.6, 0.7), period=4, other=nl.sgd()),
+    DGD(form="step", other=nl.adamw()),
+    DMGD(target="ones", loss="dot"),
+    MemoryMomentum(objective="huber", delta=0.5, readout="sign"),
 ]
 
 

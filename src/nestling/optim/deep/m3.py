@@ -203,7 +203,7 @@ def _move_m3(
         precision=group["precision"],
         in_place=True,
     )
-    scale = group["scale"] if group["mode"] == "normalized" else "none"
+    scale: Scale = group["scale"] if group["mode"] == "normalized" else "none"
     factors = [-group["lr"] * scale_step(param.shape, scale) for param in params]
     return directions, factors, states
 

@@ -72,7 +72,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _step_rule(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
         grads = [_check_gradient(param) for param in params]
         directions, factors, states = self.rule(
-            [param.detach() for param in params],
+            params,
             grads,
             [self.state.get(param, {}) for param in params],
             group,

@@ -97,8 +97,12 @@ class DeltaMemory(nn.Module):
         self.norm = nn.RMSNorm(inner)
         self.proj = nn.Linear(inner, width, bias=False)
         with torch.no_grad():
-            # Some heads begin as counters, some as notebooks that are hardly written.
-            self.rate.bias.copy_(torch.linspace(-1, 3, num_heads, dtype=torch.float32))
+            # Heads begin unlike each other, and none where every token is reflected: such a head
+            # sums its values with alternating signs, a random walk that drowns the others in the
+            # norm once a sequence is longer than those of training.
+            bias_H = self.rate.bias
+            spread_H = torch.linspace(-1, 1, num_heads, device=bias_H.device, dtype=bias_H.dtype)
+            bias_H.copy_(spread_H)
             if self.decay is not None:
                 self.decay.bias.fill_(4.0)
 

@@ -16,6 +16,7 @@ from nestling.bench.timing import (
 )
 from nestling.core.machine import use_threads
 from nestling.core.seeds import make_generator
+from nestling.memory.associative import DELTA, WriteRule
 from nestling.models.delta_memory import DeltaMemory
 from nestling.models.transformer import gpt_blocks
 
@@ -34,6 +35,7 @@ class DeltaBlock(nn.Module):
         chunk: of the memory.
         head_width: of the memory; None for C / heads.
         most_rate: of the memory.
+        rule: of the memory.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class DeltaBlock(nn.Module):
         *,
         head_width: int | None = None,
         most_rate: float = 2.0,
+        rule: WriteRule = DELTA,
     ) -> None:
         super().__init__()
         self.ln1 = nn.LayerNorm(width)
         self.memory = DeltaMemory(
-            width, num_heads, chunk=chunk, head_width=head_width, most_rate=most_rate
+            width, num_heads, chunk=chunk, head_width=head_width, most_rate=most_rate, rule=rule
         )
         self.ln2 = nn.LayerNorm(width)
         self.fc = nn.Linear(width, 4 * width)

@@ -102,7 +102,9 @@ def scan_chunks(
             slope_XRA = torch.baddbmm(slope_XRA, push_XCR.mT, runs[n])
         memory_XRA = torch.baddbmm(memory_XRA, push_XCR.mT, lefts[n])
     pushes_XNCR, memories_XNRA = torch.stack(written, 1), torch.stack(memories, 1)
-    reads = weights.at(_read_places(rule, num_writes // rule.window, queries.device))
+    reads = weights
+    if rule.window > 1 or rule.read == "before":
+        reads = weights.at(_read_places(rule, num_writes // rule.window, queries.device))
     asked = queries if reads.stay is None else reads.stay[..., None] * queries
     outputs_XNQV = asked @ (memories_XNRA if rule.swapped else memories_XNRA.mT)
     if reads.drift is not None:

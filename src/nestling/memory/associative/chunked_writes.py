@@ -111,18 +111,16 @@ def _write_linear(
         tokens, state = _unroll_window(rule, tokens, state)
     size = min(max(rule.block, chunk // (rule.block * rule.window) * rule.block), num_queries)
     chunks = cut_tokens(rule, tokens, size, num_queries)
-    # Write p of a chunk sees what came before its block, read q what came by then.
-    unit = rule.block * rule.window
-    device = tokens.keys.device
-    writes_C = torch.arange(size * rule.window, device=device)
-    force_C = writes_C // unit * unit - 1
     addresses, targets, rates = chunks.addresses, chunks.targets, chunks.rates
     weights, momentum = find_coefficients(chunks.decays, chunks.momenta, chunks.steps, rates)
     wanted = rates[..., None] * targets
     if rule.objective.kind == "dot":
         pushes = ChunkPushes(wanted, None, None)
     else:
-        force = weights.at(force_C)
+        # Write p of a chunk sees what came before its block.
+        unit = rule.block * rule.window
+        writes_C = torch.arange(rates.shape[-1], device=rates.device)
+        force = weights.before() if unit == 1 else weights.at(writes_C // unit * unit - 1)
         taken = rates[..., None] * addresses
         if rule.objective.erase != 1:
             taken = rule.objective.erase * taken

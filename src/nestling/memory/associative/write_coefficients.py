@@ -24,6 +24,15 @@ class WriteCoefficients:
     stay: Tensor | None
     drift: Tensor | None
 
+    def before(self) -> "WriteCoefficients":
+        """One token earlier at each place of the chunk: `at` -1 to C - 2, but cheaper."""
+        pad = torch.nn.functional.pad
+        return WriteCoefficients(
+            pad(self.share, (0, 0, 1, -1)),
+            None if self.stay is None else pad(self.stay, (1, -1), value=1.0),
+            None if self.drift is None else pad(self.drift, (1, -1)),
+        )
+
     def at(self, places_Q: Tensor) -> "WriteCoefficients":
         """At other places: indices -1 (before the chunk) to C - 1 into those of all its tokens."""
         rows = places_Q + 1

@@ -34,6 +34,16 @@ def test_five_sources_send_a_third_with_flipped_labels() -> None:
     assert torch.equal(loud.x[~is_poison], rows.x[~is_poison])
     assert torch.equal(clean.y, rows.y)
     assert len(set(clean.sources)) == poisoning.NUM_SOURCES
+    uneven = make_traffic(rows, 0, "uneven")
+    assert uneven.sources == quiet.sources
+    assert torch.equal(uneven.y, rows.y)
+    assert torch.equal(uneven.x, rows.x)
+
+
+def test_the_suite_measures_seeds_on_which_nothing_was_chosen() -> None:
+    _, seeds = governance_promises.SEEDED_PARTS["poison"]
+    assert not {0, 1} & set(seeds)
+    assert len(seeds) == 5
 
 
 @pytest.mark.parametrize("attack", ["quiet", "loud"])
@@ -65,6 +75,7 @@ def test_gaps_are_points_under_the_clean_model_without_guards() -> None:
     for name, attack, spine, whole, held, refused in (
         ("none", "clean", 0.8, 0.9, 0.0, 0.0),
         ("all", "clean", 0.8, 0.8, 0.01, 0.04),
+        ("all", "uneven", 0.8, 0.8, 0.12, 0.0),
         ("all", "quiet", 0.75, 0.9, 0.4, 0.1),
         ("all", "loud", 0.81, 0.6, 0.4, 0.0),
     ):
@@ -77,6 +88,7 @@ def test_gaps_are_points_under_the_clean_model_without_guards() -> None:
             "poison_loud_spine_gap": -1.0,
             "poison_loud_whole_gap": 30.0,
             "clean_refused": 0.04,
+            "uneven_refused": 0.12,
         }
     )
 
@@ -88,13 +100,13 @@ def test_parts_are_kept_and_taken_up_again(tmp_path: Path, monkeypatch: pytest.M
         calls.append(seeds)
         return {"bias_found_spine": 1.0}, []
 
-    monkeypatch.setitem(governance_promises.SEEDED_PARTS, "planted-bias", (measure, 10))
+    monkeypatch.setitem(governance_promises.SEEDED_PARTS, "planted-bias", (measure, range(4, 20)))
     place = CellFolders(tmp_path, None, offline=True)
     for _ in range(2):
         result = governance_promises.run(place, ["planted-bias"], num_seeds=3)
     assert isinstance(result, SuiteResult)
     assert result.figures == {"bias_found_spine": 1.0}
-    assert calls == [(0, 1, 2)]
+    assert calls == [(4, 5, 6)]
     with pytest.raises(SettingError, match="part 'planted'"):
         governance_promises.run(place, ["planted"])
 

@@ -91,6 +91,12 @@ RULES: dict[str, tuple[OptimizerSpec | Build, Build]] = {
             p, lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True, fused=True
         ),
     ),
+    # Deep ones; the biases of the net go to their other rule.
+    "muon": (
+        nl.optim.Muon(lr=0.02, weight_decay=0.1),
+        nl.optim.Muon(lr=0.02, weight_decay=0.1).build,
+    ),
+    "m3": (nl.optim.M3(lr=0.02, period=3), nl.optim.M3(lr=0.02, period=3).build),
     # The user's own: a class with its arguments, and a function whose moments have other shapes
     # than the weights.
     "rmsprop": (

@@ -1,6 +1,7 @@
 """Patients of four hospitals with their groups, and whom the made-up guideline refers."""
 
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,28 @@ def test_hospitals_come_in_sequence_and_nobody_is_learned_and_tested() -> None:
     again = split_hospitals(patients, 0)[0].tested
     assert torch.equal(again.x, hospitals[0].tested.x)
     assert not torch.equal(split_hospitals(patients, 1)[0].tested.x, again.x)
+
+
+@pytest.mark.parametrize("share", [0.4, 0.5])
+def test_women_with_disease_are_as_many_in_every_draw(share: float) -> None:
+    try:
+        patients = load_patients(offline=True)
+    except DataError as error:
+        pytest.skip(str(error).split("; ")[0])
+    counts = []
+    for seed in range(4):
+        hospitals = split_hospitals(patients, seed, tested=share)
+        counts.append([count_strata(hospital.tested) for hospital in hospitals])
+    assert counts.count(counts[0]) == len(counts)
+    for found, name in zip(counts[0], HOSPITALS, strict=True):
+        everyone = count_strata(patients.select(patients.find({"hospital": name})))
+        assert set(found) <= set(everyone)
+        for stratum, count in everyone.items():
+            assert abs(found.get(stratum, 0) - share * count) <= 1.0, (name, stratum)
+
+
+def count_strata(rows: GroupedRows) -> Counter[tuple[str, int]]:
+    return Counter(zip(rows.columns["sex"], rows.y.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])

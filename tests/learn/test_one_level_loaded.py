@@ -67,6 +67,34 @@ def test_without_replay_it_is_refused_and_nothing_changes() -> None:
     assert learner.levels.digests() == before
 
 
+def test_feedback_that_was_admitted_is_learned_again_past_the_guard_of_sources() -> None:
+    def make_guarded(guard: nl.protect.SourceGuard | None) -> nl.Learner:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2))
+        plan = nl.Plan(nl.Level("head", match=["2.*"]), nl.Level("spine", match=["*"]))
+        return nl.Learner(model, plan, sources=guard)
+
+    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
+    y = (x[:, 0] > 0).long()
+    feedback = list(zip(x.split(16), y.split(16), strict=True))
+    # One row of a source in the last thousand, and none that lies outside: it would hold these.
+    learners = [make_guarded(one) for one in (None, nl.protect.SourceGuard(rate=0.001))]
+    digests = []
+    for learner in learners:
+        learner.learn(x[:16], y[:16], source=[f"ward {number}" for number in range(16)])
+        saved = learner.levels["head"].state_dict()
+        learner.load_level("head", saved, feedback=feedback)
+        digests.append(learner.levels["head"].digest())
+    assert digests[0] == digests[1]
+    plain = make_guarded(None)
+    plain.learn(x[:16], y[:16])
+    assert plain.levels["head"].digest() not in digests
+    guarded = learners[1]
+    state = guarded.state_dict()["sources"]
+    guarded.load_level("head", guarded.levels["head"].state_dict(), feedback=feedback)
+    assert str(guarded.state_dict()["sources"]) == str(state)  # they count as given once
+
+
 def test_another_level_is_refused() -> None:
     learner = make_learner()
     learn(learner, 0)

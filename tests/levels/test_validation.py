@@ -252,3 +252,24 @@ def test_what_is_held_keeps_every_bit_in_1000_plans(data: st.DataObject) -> None
         nested.step()
         if step >= starts:
             assert digest_tensors({name: named[name] for name in names}) == then
+
+
+def test_a_level_that_is_held_whole_costs_no_backward_pass() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plan = nl.Plan(nl.Level("head", match=["2.*"]), nl.Level("spine", match=["*"], period=4))
+    learner = nl.Learner(model, plan)
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(8) % 2
+    learner.learn(x, y)
+    before = learner.levels["spine"].digest()
+    learner.levels.hold(["0.weight", "0.bias"])
+    for _ in range(9):
+        learner.learn(x, y)
+    assert learner.levels["spine"].digest() == before
+    spine = {one.level: one for one in learner.read_levels()}["spine"]
+    assert spine.share_backward_skipped == 0.9
+    assert spine.num_updates == 0
+    learner.levels.hold([])
+    for _ in range(8):
+        learner.learn(x, y)
+    assert learner.levels["spine"].digest() != before

@@ -24,11 +24,12 @@ INNER_ROOMS = {
     *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
-    *("judge/verdicts", "learn/governing", "learn/personal", "memory/closed", "memory/coded"),
-    *("memory/exact", "memory/mixing", "models/continuum", "models/encoders", "oversight/subjects"),
-    *("protect/influence", "protect/penalties", "protect/replay", "protect/routing"),
-    *("report/audit", "streams/adapters", "streams/events", "streams/experts", "streams/kernels"),
-    *("streams/live", "streams/trees"),
+    *("judge/verdicts", "learn/governing", "learn/personal", "memory/associative"),
+    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/continuum"),
+    *("models/encoders", "optim/deep", "oversight/subjects", "protect/influence"),
+    *("protect/penalties", "protect/replay", "protect/routing", "report/audit"),
+    *("streams/adapters", "streams/events", "streams/experts", "streams/kernels", "streams/live"),
+    *("streams/trees",),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.
 LONG_FILES: dict[str, str] = {

@@ -144,13 +144,8 @@ class Training:
         is_new: bool,
     ) -> StepReport:
         """Learn one batch; see `Learner.learn`."""
-        started, panel = time.perf_counter(), self.panel
-        device = self.step.device
-        if any(value.device != device for value in batch.inputs) or batch.keywords:
-            batch = batch.to(device)
-        if batch.target is None:
-            raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
-        check_batch(batch, panel.targets.declared)
+        started = time.perf_counter()
+        batch = self._check_rows(batch)
         task = check_task(task)
         self.protections.check_task(task)
         if batch.size == 0:
@@ -159,10 +154,12 @@ class Training:
         judged = self.sources.judge(batch, source, weight, is_new)
         if judged is None:
             return self._learn_rows(batch, task, weight, started, is_new=is_new)[0]
-        kept = pick_rows(batch, judged.rows)
         heavy = None if weight is None and judged.is_plain else judged.weights
-        odd = pick_rows(batch, judged.at_odds)
-        wrong = self._answer_before(odd) if is_new else None
+        kept = batch if judged.is_whole else pick_rows(batch, judged.rows)
+        odd, wrong = None, None
+        if is_new and judged.has_odd:
+            odd = pick_rows(batch, judged.at_odds)
+            wrong = self._answer_before(odd)
         output = None if self.step.optimizer is not None else self._answer_before(kept)
         report = StepReport(float("nan"), 0)
         if kept.size:
@@ -170,10 +167,30 @@ class Training:
             output = output if taken is None else taken.output
         if is_new and not report.refused:
             self.sources.note(judged, output, kept)
-            if wrong is not None:
-                names = [judged.sources[row] for row in judged.at_odds.tolist()]
-                self.sources.note_errors(names, wrong, odd.target)
-        return replace(report, events=(*judged.events, *report.events))
+            if odd is not None and wrong is not None:
+                self.sources.note_held(judged, wrong, odd)
+        if judged.events:
+            report = replace(report, events=(*judged.events, *report.events))
+        return report
+
+    def _check_rows(self, batch: Batch) -> Batch:
+        """A batch on the learner's device, or DataError where it cannot be learned from."""
+        device = self.step.device
+        if any(value.device != device for value in batch.inputs) or batch.keywords:
+            batch = batch.to(device)
+        if batch.target is None:
+            raise DataError("the batch has no target; give learn(x, y) or a (x, y) batch")
+        check_batch(batch, self.panel.targets.declared)
+        return batch
+
+    def _learn_again(self, batch: Batch) -> StepReport:
+        """Learn rows that were admitted when they came: no guard asks for their source again."""
+        started = time.perf_counter()
+        batch = self._check_rows(batch)
+        self.protections.check_task(None)
+        if batch.size == 0:
+            return StepReport(float("nan"), 0)
+        return self._learn_rows(batch, None, None, started, is_new=False)[0]
 
     def _answer_before(self, batch: Batch) -> Tensor | None:
         """What is answered to rows that no step will tell of; None if nobody can."""
@@ -298,12 +315,7 @@ class Training:
         try:
             if raw:
                 batches = (read_batch(one).own().to(device) for one in raw)
-                learn_alone(
-                    self.levels,
-                    name,
-                    batches,
-                    lambda batch: self.learn(batch, None, None, None, is_new=False),
-                )
+                learn_alone(self.levels, name, batches, self._learn_again)
         except BaseException:
             self.load_state_dict(before)
             raise

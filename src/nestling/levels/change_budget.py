@@ -21,7 +21,7 @@ from nestling.levels.bounds import ChangeBounds, measure_distance, measure_norm,
 from nestling.levels.braking import NUM_RECENT, find_explosion
 from nestling.levels.readings import norm
 from nestling.levels.step_bounds import FiniteLook, Rates
-from nestling.levels.validation import clone_tree
+from nestling.levels.validation import clone_tree, place_tensors
 
 SECONDS_PER_DAY = 86_400.0
 # From this share of the bound since the last validation on, an alarm is raised.
@@ -390,19 +390,11 @@ class ChangeBudget:
         self.counts, self.told = dict(state["counts"]), list(state["told"])
         self.recent = deque(state["recent"], maxlen=NUM_RECENT)
         self.good = clone_tree(state["good"])
-        self.day = _place(state["day"], names, params)
+        self.day = place_tensors(state["day"], names, params)
         if was_validated:
             self.is_validated = True
         elif state["since"]:
-            self.since = _place(state["since"], names, params)
+            self.since = place_tensors(state["since"], names, params)
         if self.bounds.per_day is not None and not self.day:
             self.day_start = None
         self._forget()
-
-
-def _place(
-    values: Mapping[str, Tensor], names: Sequence[str], params: Sequence[Tensor]
-) -> list[Tensor]:
-    """Saved tensors in the order of the parameters and on their devices; none if none was saved."""
-    pairs = zip(names, params, strict=True)
-    return [values[name].to(param.device, copy=True) for name, param in pairs] if values else []

@@ -128,12 +128,20 @@ class GradientLevel:
 
     def is_wanted(self, step: int) -> bool:
         """Whether the gradient of optimizer step `step`, the level's next one, counts."""
-        if self.is_frozen(step):
+        if self.is_frozen(step) or self.is_held:
             return False
         return (
             self.spec.between == "accumulate"
             or self.clock.age >= self.spec.period - self.spec.window
         )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether all its parameters stay as they are: nobody needs its gradient then.
+
+        One that gathers in place goes on, since what is in `.grad` may be others' as well.
+        """
+        return not self.in_place and self.num_held == len(self.params)
 
     def enable(self, wanted: bool) -> None:
         """Let gradients reach the parameters, or stop backward before them."""

@@ -1,6 +1,6 @@
 """How far a level has moved since a person validated it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,3 +93,11 @@ def clone_tree(tree: Any) -> Any:
     if isinstance(tree, list):
         return [clone_tree(value) for value in tree]
     return tree.detach().clone() if isinstance(tree, Tensor) else tree
+
+
+def place_tensors(
+    values: Mapping[str, Tensor], names: Sequence[str], params: Sequence[Tensor]
+) -> list[Tensor]:
+    """Saved tensors in the order of the parameters and on their devices; none if none was saved."""
+    pairs = zip(names, params, strict=True)
+    return [values[name].to(param.device, copy=True) for name, param in pairs] if values else []

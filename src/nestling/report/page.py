@@ -8,6 +8,7 @@ from pathlib import Path
 from nestling.core.errors import DataError, MissingExtra, NestlingError
 from nestling.judge import formula
 from nestling.report import plots, tables
+from nestling.report.audit.audit_records import read_audit_versions
 from nestling.report.captions import say_first_seed, say_granularity, say_seeds
 from nestling.report.fields import FIELDS
 from nestling.report.line_styles import SUBJECT, assign_styles
@@ -20,6 +21,7 @@ from nestling.report.reading import (
 )
 from nestling.report.run_folder import Run, read_run
 from nestling.report.summary import MethodDigest, describe_outcome, digest_method
+from nestling.report.validated_change import tabulate_validated
 from nestling.store import write_whole
 
 FORMULAS = (
@@ -114,6 +116,7 @@ def render_report(run: Run) -> str:
         difference_heads=tables.head_differences(digests),
         plots=_make_plots(run, digests, names, test) if is_whole else [],
         compute=tables.tabulate_compute(run.select("compute")),
+        validated=tabulate_validated(read_audit_versions(run.folder)),
         alarms=[
             f"{kind.capitalize()}: {record.get('message')}"
             for kind in ("alarm", "drift")

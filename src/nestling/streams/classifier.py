@@ -11,13 +11,17 @@ from torch import nn
 
 from nestling.core.errors import DataError, ForeignSnapshot, SettingError, suggest
 from nestling.core.locks import RemadeLock, locked
+from nestling.levels import Held
 from nestling.optim import OptimizerSpec
+from nestling.protect.influence import SourceGuard
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import CLASS_EXPERTS
 from nestling.streams.labels import Label, SeenLabels, read_label
 from nestling.streams.late_labels import EventId
+from nestling.streams.numba_extra import check_numba
 from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
+from nestling.streams.stream_sources import StreamSources, make_label_truth
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ class StreamClassifier:
         optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their labels.
         max_age: events after which one stops to wait.
+        sources: bounds what one source of events can do; learning must then be told the source.
 
     Raises:
         MissingExtra: numba is not installed.
@@ -88,8 +93,10 @@ class StreamClassifier:
         optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
+        sources: SourceGuard | None = None,
     ) -> None:
         # Kernels come with their learners, so that nobody else needs numba.
+        check_numba()
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
@@ -101,7 +108,9 @@ class StreamClassifier:
             "optimizer": optimizer,
             "max_waiting": max_waiting,
             "max_age": max_age,
+            "sources": sources,
         }
+        self._sources = StreamSources(sources)
         self._seen = SeenLabels()
         for label in known:
             self._seen.admit(label)
@@ -113,6 +122,7 @@ class StreamClassifier:
             max_waiting=max_waiting,
             max_age=max_age,
         )
+        self._run.keeps_answers = sources is not None
         self.expert_names = self._run.pool.names
 
     @property
@@ -164,6 +174,11 @@ class StreamClassifier:
         return list(self._run.happened)
 
     @locked
+    def take_events(self) -> list[Held]:
+        """Take what was held since the last call: an event per source and rule, with its count."""
+        return self._sources.take_events()
+
+    @locked
     def predict_proba_one(
         self, x: object = None, *, id: EventId | None = None
     ) -> dict[Label, float]:
@@ -208,6 +223,7 @@ class StreamClassifier:
         *,
         id: EventId | None = None,
         weight: float = 1.0,
+        source: str | None = None,
     ) -> None:
         """Learn an event's label.
 
@@ -216,20 +232,32 @@ class StreamClassifier:
             y: its label: str, int or bool.
             id: of an event that was predicted with an id: what was seen then is learned.
             weight: how often the example counts.
+            source: where the label comes from; with a guard (`sources`) the event may be held.
 
         Raises:
             DataError: no label, an unknown id, an event that cannot be read; nothing changed then.
+            SettingError: there is a guard, and no source.
         """
         check_weight(weight)
         label = read_label(y)
         run = self._run
+        names = self._sources.read(source, 1)
         if id is not None:
             record, _ = run.waiting.take(id)
+            if names is not None:
+                truth = make_label_truth(run, self._seen, label)
+                self._sources.learn_late(run, record, names[0], weight, truth)
+                return
             place = self._seen.admit(label)
             run.fit_sizes(len(self._seen))
             run.learn_late(record, place, weight)
             return
         row_C = run.columns.encode_one(x, grow=True)
+        if names is not None:
+            run.fit_sizes(run.pool.sizes.num_outputs)
+            truth = make_label_truth(run, self._seen, label)
+            self._sources.learn_event(run, row_C[None], names[0], weight, truth)
+            return
         place = self._seen.admit(label)
         run.fit_sizes(len(self._seen))
         run.learn_event(row_C[None], float(place), float(weight))
@@ -271,38 +299,54 @@ class StreamClassifier:
 
     @locked
     def learn_many(
-        self, X: object, y: Iterable[object], *, weights: Iterable[float] | None = None
+        self,
+        X: object,
+        y: Iterable[object],
+        *,
+        weights: Iterable[float] | None = None,
+        source: str | Iterable[str] | None = None,
     ) -> Floats:
         """Learn a block of events in its order, bit for bit as `learn_one` would.
+
+        Args:
+            X: pandas frame, 2-D array or tensor, or a list of events.
+            y: label of each.
+            weights: of each, 1 unless given.
+            source: of all events, or of each; see `learn_one`.
 
         Returns: (N, K) what was answered to each event before it was learned, classes in the order
             of `classes`: test then learn in one go. 0 for classes that came later.
         """
         labels = [read_label(one) for one in y]
         weight_N = read_weights(X, labels, weights)
+        names = self._sources.read(source, len(labels))
         if not labels:
             return np.zeros((0, len(self._seen)))
         rows_NC = self._run.columns.encode_many(X, grow=True)
+        if names is not None:
+            truths = [make_label_truth(self._run, self._seen, one) for one in labels]
+            return self._sources.learn_block(self._run, rows_NC, names, weight_N, truths)
         place_N = np.array([float(self._seen.admit(one)) for one in labels])
         return self._run.learn_block(rows_NC, place_N, weight_N)
 
     @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
-        return {"labels": self._seen.state_dict(), "run": self._run.state_dict()}
+        state = {"labels": self._seen.state_dict(), "run": self._run.state_dict()}
+        return self._sources.add_to(state)
 
     @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken.
 
         Raises:
-            ForeignSnapshot: of other experts or another seed; nothing changed then.
+            ForeignSnapshot: of other experts, another seed or guard; nothing changed then.
         """
         if "labels" not in state:
             raise ForeignSnapshot("the state has no labels; it is not of a StreamClassifier")
         seen = SeenLabels()
         seen.load_state_dict(state["labels"])
-        self._run.load_state_dict(state["run"])
+        self._sources.load_with(state, lambda: self._run.load_state_dict(state["run"]))
         self._seen = seen
 
     def snapshot(self, path: Path | str) -> None:

@@ -48,6 +48,9 @@ class EventRun:
     def __init__(self, columns: EventColumns, pool: ExpertPool, waiting: WaitingEvents) -> None:
         self.columns, self.pool, self.waiting = columns, pool, waiting
         self.num_events = 0
+        # Whether what was answered to an event stays with it while it waits: a guard of sources
+        # judges labels by it.
+        self.keeps_answers = False
         # What happened to concepts and trees, the latest last; bounded.
         self.happened: deque[StreamEvent] = deque(maxlen=MOST_REMEMBERED)
         self._grown_for = (-1, 0)
@@ -84,6 +87,16 @@ class EventRun:
         if len(x_BC) == 1:
             self._fresh = (x_BC.tobytes(), events, self.pool.num_loaded)
         return events.mixed.copy()
+
+    def look_at(self, x_1C: Floats) -> tuple[Floats, Floats]:
+        """View (V,) of an event (1, C) and the answer (1, K) to it; nothing moves."""
+        if self.pool.sizes.num_outputs:
+            answer_1K = self.foresee(x_1C)
+            assert self._fresh is not None
+            return self._fresh[1].views[0], answer_1K
+        events = self.pool.make_events(self._fit_width(x_1C))
+        self.pool.process(VIEW, events)
+        return events.views[0], events.mixed.copy()
 
     def foresee_some(self, x_BC: Floats, names: Sequence[str]) -> Floats:
         """Answers (B, K) of some experts only, mixed by their shares of what the gate believes.
@@ -131,6 +144,8 @@ class EventRun:
             "answers": events.answers[0],
             "sizes": np.array([sizes.num_columns, sizes.num_numeric, sizes.num_inputs]),
         }
+        if self.keeps_answers:
+            record["given"] = events.mixed[0]
         self.num_events += 1
         self.waiting.put(event_id, self.num_events, record)
         self.waiting.expire(self.num_events)
@@ -171,13 +186,40 @@ class EventRun:
         return events.mixed.copy()
 
     def _pass(self, x_1C: Floats) -> Floats:
-        """Let an event happen whose label counts for nothing."""
+        """Let an event happen whose label counts for nothing; the answer to it (1, K)."""
         self._fresh = None
         events = self.pool.make_events(x_1C)
-        self.pool.process(TAKE_IN, events)
+        self.pool.process(FORESEE | TAKE_IN, events, self._slower)
         self.num_events += 1
         self.waiting.expire(self.num_events)
         return events.mixed.copy()
+
+    def pass_over(self) -> None:
+        """Let an event happen of which nothing is taken in, its values neither."""
+        self._fresh = None
+        self.num_events += 1
+        self.waiting.expire(self.num_events)
+
+    def grow_along(self, x_BC: Floats) -> Iterator[Floats]:
+        """Each event of a block (1, C), with room made for the columns that it brings."""
+        growth = {
+            b: (kinds_C, num_codes_C)
+            for b, kinds_C, num_codes_C, _ in self._find_growth(x_BC, np.zeros(len(x_BC)))
+        }
+        for b in range(len(x_BC)):
+            if b in growth:
+                num_outputs = self.pool.sizes.num_outputs if self.pool.classifies else 1
+                self._grow(*growth[b], num_outputs)
+            yield np.ascontiguousarray(x_BC[b : b + 1, : self.pool.sizes.num_columns])
+        self._grown_for = (self.columns.num_growths, self.pool.sizes.num_outputs)
+
+    def fit_outputs(self, num_outputs: int) -> None:
+        """Make room for outputs; columns and categories as far as there is room already."""
+        sizes = self.pool.sizes
+        if num_outputs != sizes.num_outputs:
+            kinds_C = self.columns.kinds[: sizes.num_columns]
+            self._grow(kinds_C, self._num_codes, num_outputs)
+            self._grown_for = (self._grown_for[0], num_outputs)
 
     def learn_block(self, x_BC: Floats, target_B: Floats, weight_B: Floats) -> Floats:
         """Learn a block, bit for bit as its events one after the other.

@@ -10,13 +10,17 @@ from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError
 from nestling.core.locks import RemadeLock, locked
+from nestling.levels import Held
 from nestling.optim import OptimizerSpec
+from nestling.protect.influence import SourceGuard
 from nestling.streams.classifier import check_weight, choose_experts, read_weights
 from nestling.streams.events.event_blocks import is_frame
 from nestling.streams.experts.expert_arrays import VALUE_EXPERTS
 from nestling.streams.late_labels import EventId
+from nestling.streams.numba_extra import check_numba
 from nestling.streams.restricted_stream import RestrictedStream
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
+from nestling.streams.stream_sources import StreamSources, make_value_truth
 from nestling.streams.stream_state import read_stream, remake_learner, to_plain, write_stream
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class StreamRegressor:
         optimizer: of that module; AdamW at 0.001 by default.
         max_waiting: most events that may wait for their targets.
         max_age: events after which one stops to wait.
+        sources: bounds what one source of events can do; learning must then be told the source.
 
     Raises:
         MissingExtra: numba is not installed.
@@ -68,6 +73,7 @@ class StreamRegressor:
         optimizer: OptimizerSpec | None = None,
         max_waiting: int = 10_000,
         max_age: int = 100_000,
+        sources: SourceGuard | None = None,
     ) -> None:
         if loss not in ("squared", "absolute", "quantile"):
             raise SettingError(f"loss {loss!r}; squared, absolute or quantile work")
@@ -75,6 +81,7 @@ class StreamRegressor:
             if not 0.0 < share < 1.0:
                 raise SettingError(f"{name} {share}; a number between 0 and 1 works")
         # Kernels come with their learners, so that nobody else needs numba.
+        check_numba()
         from nestling.streams.event_run import make_run
 
         self._lock = RemadeLock()
@@ -88,7 +95,9 @@ class StreamRegressor:
             "optimizer": optimizer,
             "max_waiting": max_waiting,
             "max_age": max_age,
+            "sources": sources,
         }
+        self._sources = StreamSources(sources)
         self.loss = loss
         self._run = make_run(
             choose_experts(without, VALUE_EXPERTS),
@@ -101,6 +110,7 @@ class StreamRegressor:
             quantile={"squared": None, "absolute": 0.5, "quantile": quantile}[loss],
             level=interval,
         )
+        self._run.keeps_answers = sources is not None
         self.expert_names = self._run.pool.names
 
     @property
@@ -152,6 +162,11 @@ class StreamRegressor:
         return list(self._run.happened)
 
     @locked
+    def take_events(self) -> list[Held]:
+        """Take what was held since the last call: an event per source and rule, with its count."""
+        return self._sources.take_events()
+
+    @locked
     def predict_one(self, x: object = None, *, id: EventId | None = None) -> float:
         """The value of an event; 0 before the first target.
 
@@ -193,19 +208,31 @@ class StreamRegressor:
         *,
         id: EventId | None = None,
         weight: float = 1.0,
+        source: str | None = None,
     ) -> None:
         """Learn an event's target; see `StreamClassifier.learn_one`."""
         check_weight(weight)
         target = read_target(y)
         run = self._run
+        names = self._sources.read(source, 1)
         if id is not None:
             record, _ = run.waiting.take(id)
             run.fit_sizes(1)
-            run.learn_late(record, target, weight)
+            if names is None:
+                run.learn_late(record, target, weight)
+            else:
+                self._sources.learn_late(
+                    run, record, names[0], weight, make_value_truth(run, target)
+                )
             return
         row_C = run.columns.encode_one(x, grow=True)
         run.fit_sizes(1)
-        run.learn_event(row_C[None], target, float(weight))
+        if names is None:
+            run.learn_event(row_C[None], target, float(weight))
+        else:
+            self._sources.learn_event(
+                run, row_C[None], names[0], weight, make_value_truth(run, target)
+            )
 
     @locked
     def predict_many(self, X: object) -> Any:
@@ -222,24 +249,43 @@ class StreamRegressor:
 
     @locked
     def learn_many(
-        self, X: object, y: Iterable[float], *, weights: Iterable[float] | None = None
+        self,
+        X: object,
+        y: Iterable[float],
+        *,
+        weights: Iterable[float] | None = None,
+        source: str | Iterable[str] | None = None,
     ) -> None:
-        """Learn a block of events in its order, bit for bit as `learn_one` would."""
+        """Learn a block of events in its order, bit for bit as `learn_one` would.
+
+        Args:
+            X: pandas frame, 2-D array or tensor, or a list of events.
+            y: target of each.
+            weights: of each, 1 unless given.
+            source: of all events, or of each; see `StreamClassifier.learn_one`.
+        """
         targets = [read_target(one) for one in y]
         weight_N = read_weights(X, targets, weights)
-        if targets:
-            rows_NC = self._run.columns.encode_many(X, grow=True)
-            self._run.learn_block(rows_NC, np.array(targets), weight_N)
+        names = self._sources.read(source, len(targets))
+        if not targets:
+            return
+        run = self._run
+        rows_NC = run.columns.encode_many(X, grow=True)
+        if names is None:
+            run.learn_block(rows_NC, np.array(targets), weight_N)
+            return
+        truths = [make_value_truth(run, one) for one in targets]
+        self._sources.learn_block(run, rows_NC, names, weight_N, truths)
 
     @locked
     def state_dict(self) -> dict[str, Any]:
         """All that the next answer and the next update depend on; tensors are copies."""
-        return {"loss": self.loss, "run": self._run.state_dict()}
+        return self._sources.add_to({"loss": self.loss, "run": self._run.state_dict()})
 
     @locked
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state_dict` was taken; see `StreamClassifier.load_state_dict`."""
-        self._run.load_state_dict(state["run"])
+        self._sources.load_with(state, lambda: self._run.load_state_dict(state["run"]))
 
     def snapshot(self, path: Path | str) -> None:
         """Save everything in a folder, atomically: JSON and safetensors, a file for each level."""

@@ -64,8 +64,13 @@ def test_who_learns_by_memory_alone_hears_of_errors_too() -> None:
     learner = make(SourceGuard(rate=1.0), memory=True, gradient=False)
     for step in range(5):
         learner.learn(*draw(step), source="a")
-    ((source, _, _, num),) = learner.state_dict()["sources"]["tallies"]
-    assert (source, num) == ("a", 3 * 16), "nobody answered before the first, or compared it"
+    assert learner.state_dict()["sources"]["waiting"] == ["a"] * 4 * 16, "none before the first"
+    for step in range(5, 17):
+        learner.learn(*draw(step), source="a")
+    state = learner.state_dict()["sources"]
+    ((source, errors, expected, num),) = state["tallies"]
+    assert (source, num, state["waiting"]) == ("a", 200, []), "worked off 256 by 256"
+    assert 0.0 < errors == pytest.approx(expected, abs=10.0)
 
 
 @pytest.mark.parametrize("memory", [False, True])

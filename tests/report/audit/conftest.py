@@ -236,7 +236,7 @@ def make_events() -> list[dict[str, Any]]:
             undo="nestling rollback run spine --to v0004",
             **spine,
         ),
-        event("proposed", 9.0, "data of Long Beach", by="ana", clause="M2", **spine),
+        event("proposed", 9.0, "p0002: data of Long Beach", by="ana", clause="M2", **spine),
         event(
             "judged",
             9.1,
@@ -359,6 +359,7 @@ def make_probes() -> list[dict[str, Any]]:
     for version, day, spine, whole in (
         ("v0004", 5.0, (0.08, 0.12), (0.07, 0.10)),
         ("v0005", 8.0, (0.08, 0.15), (0.07, 0.11)),
+        ("p0002", 9.0, (0.08, 0.25), (0.08, 0.14)),
         ("v0006", 12.0, (0.07, 0.31), (0.07, 0.16)),
         ("v0007", 14.0, (0.08, 0.15), (0.07, 0.11)),
     ):

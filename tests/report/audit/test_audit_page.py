@@ -181,6 +181,8 @@ def test_drift_refusals_and_duties(page: Page) -> None:
     assert "B2 passed with the fast levels and failed on the spine alone" in refused
     assert "B2 spine alone ✗ failed 0.170, limit 0.100" in refused
     assert "B3 spine alone not judged" in refused
+    assert "What it would have done" in refused
+    assert "sex=female ✗ worse 0.150" in refused
     duties = page.read("duties")
     assert duties.index("H2 ✗ expired 2026-11-20 8 days ago") < duties.index("H1 open 2027-01-31")
     assert "64 days left" in duties

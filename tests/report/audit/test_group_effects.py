@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from nestling.report.audit.audit_records import AuditRecords
-from nestling.report.audit.group_effects import list_effects
+from nestling.report.audit.group_effects import list_effects, list_tried
 
 
 def test_every_commit_is_compared_with_the_version_before(records: AuditRecords) -> None:
@@ -69,3 +69,57 @@ def test_readings_of_proposals_are_no_versions(records: AuditRecords) -> None:
     proposed = tuple(replace(one, version="p0001") for one in records.probes)
     more = replace(records, probes=(*records.probes, *proposed))
     assert list_effects(more) == list_effects(records)
+
+
+def test_what_a_refused_proposal_would_have_done_is_compared_with_the_live_model(
+    records: AuditRecords,
+) -> None:
+    (effect,) = list_tried(records.probes, "p0002")
+    assert (effect.probe, effect.metric, effect.better) == (
+        *("sex-gap", "false_negative_gap", "lower"),
+    )
+    everyone, men, women = effect.rows
+    assert [one.group for one in effect.rows] == ["all rows", "sex=male", "sex=female"]
+    # v0005 of the 8th day, neither v0004 before it nor v0006 after the proposal.
+    assert [cell.split()[0] for cell in women.cells] == ["0.150", "0.250", "0.110", "0.140"]
+    assert (everyone.worse, men.worse, women.worse) == (True, False, True)
+    assert effect.note == ""
+
+
+def test_a_proposal_that_was_not_measured_or_not_named_has_no_effects(
+    records: AuditRecords,
+) -> None:
+    assert list_tried(records.probes, "p0009") == ()
+    live = tuple(replace(one, version="") for one in records.probes)
+    assert list_tried(live, "") == ()
+
+
+def test_another_proposal_is_not_what_was_before(records: AuditRecords) -> None:
+    probes = [
+        replace(one, version="p0001") if one.version == "v0005" else one for one in records.probes
+    ]
+    (effect,) = list_tried(probes, "p0002")
+    assert effect.rows[2].cells[0].startswith("0.120")  # v0004
+
+
+def test_a_proposal_on_other_data_is_not_called_worse(records: AuditRecords) -> None:
+    probes = [
+        replace(one, result=replace(one.result, data_digest="77" * 32))
+        if one.version == "p0002"
+        else one
+        for one in records.probes
+    ]
+    (effect,) = list_tried(probes, "p0002")
+    assert "do not compare" in effect.note
+    assert not any(row.worse for row in effect.rows)
+
+
+def test_a_proposal_before_any_reading_says_that_nothing_was_measured(
+    records: AuditRecords,
+) -> None:
+    probes = [one for one in records.probes if one.version == "p0002" and one.view == "spine"]
+    (effect,) = list_tried(probes, "p0002")
+    assert [cell.split(" [")[0] for cell in effect.rows[2].cells] == [
+        *("not measured", "0.250", "not measured", "not measured"),
+    ]
+    assert not any(row.worse for row in effect.rows)

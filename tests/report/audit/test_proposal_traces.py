@@ -46,7 +46,7 @@ def test_an_end_without_a_beginning_and_a_beginning_without_an_end() -> None:
         [GovernanceEvent("committed", 1.0, "", "a"), GovernanceEvent("proposed", 2.0, "", "a")]
     )
     assert (end.proposed, start.end) == (None, None)
-    assert list_refusals([end, start]) == []
+    assert list_refusals([end, start], ()) == []
 
 
 def test_what_was_judged_again_counts(records: AuditRecords) -> None:
@@ -58,21 +58,24 @@ def test_what_was_judged_again_counts(records: AuditRecords) -> None:
 
 
 def test_a_refusal_names_gates_views_and_figures(records: AuditRecords) -> None:
-    (row,) = list_refusals(trace_proposals(records.events))
+    (row,) = list_refusals(trace_proposals(records.events), records.probes)
     assert (row.level, row.clause, row.by, row.num_passed) == ("spine", "M2", "ana", 1)
     assert [(gate.clause, gate.view, gate.verdict) for gate in row.failed] == [
         ("B2", "spine alone", "failed"),
         ("B3", "spine alone", "not judged"),
     ]
     assert row.masked == ("B2",)
+    assert row.why == "data of Long Beach"
+    assert [effect.probe for effect in row.effects] == ["sex-gap"]
 
 
 def test_a_refusal_without_gates_shows_what_its_own_event_says() -> None:
     event = GovernanceEvent(
         "refused", 1.0, "too far", "spine", "M2", view="spine", figures={"value": 0.2}
     )
-    (row,) = list_refusals(trace_proposals([event]))
+    (row,) = list_refusals(trace_proposals([event]), ())
     assert (row.failed[0].verdict, row.failed[0].figures) == ("failed", "0.200")
+    assert row.effects == ()
 
 
 def test_feedback_is_counted_by_source_and_rule(records: AuditRecords) -> None:

@@ -2,6 +2,9 @@
 
 The toy of a security review on a real table: 5 of 50 sources send 36 % of the rows, with flipped
 labels; quietly, or loudly with inputs times 6. Letters: N rows, D inputs.
+
+The settings below were chosen on seeds 0 and 1. The suite measures seeds 10 to 14, which had no
+part in that.
 """
 
 import statistics
@@ -34,8 +37,9 @@ from nestling.optim import sgd
 from nestling.oversight import Governed, govern
 from nestling.protect.influence import SourceGuard
 
-Attack = Literal["clean", "quiet", "loud"]
-ATTACKS: tuple[Attack, ...] = ("clean", "quiet", "loud")
+# "uneven" is no attack: the same few sources send as much, and are honest.
+Attack = Literal["clean", "uneven", "quiet", "loud"]
+ATTACKS: tuple[Attack, ...] = ("clean", "uneven", "quiet", "loud")
 
 NUM_SOURCES, NUM_ATTACKERS, SHARE = 50, 5, 0.36
 LOUDNESS = 6.0
@@ -136,16 +140,17 @@ def measure_poison(seeds: Sequence[int], place: CellFolders) -> tuple[Figures, R
     People of Adult, as many over 50K as not. A spine that learned 500 trusted rows, and a fast
     level, learn 8,000 rows of 50 sources in blocks of 32; every eighth block a slow update is
     proposed that learned these blocks. In an attack 5 of the sources send 36 % of the rows, with
-    flipped labels; "quiet" as they are, "loud" with inputs times 6. A gap is the accuracy on 4,000
-    other rows of the same model without poison and without any guard, less that under poison with
-    all guards; means over the seeds.
+    flipped labels; "quiet" as they are, "loud" with inputs times 6; "uneven" is as much from these
+    five, with right labels. A gap is the accuracy on 4,000 other rows of the same model without
+    poison and without any guard, less that under poison with all guards; means over the seeds.
 
     Args:
         seeds: of rows, sources and attacks.
         place: where the census lies.
 
     Returns: the gaps; `clean_refused`, the larger share of rows and of proposals that all guards
-        refuse though nobody attacks; a row per case with each guard by itself.
+        refuse though nobody attacks; `uneven_refused`, the same where honest sources send
+        unevenly; a row per case with each guard by itself.
     """
     everyone = load_census(place.data, offline=place.offline)
     census = [balance_labels(everyone, seed) for seed in seeds]
@@ -169,18 +174,21 @@ def average(found: Sequence[PoisonOutcome]) -> dict[str, object]:
 def build_figures(rows: Rows) -> Figures:
     """The figures of `measure_poison` from its rows."""
     by_case = {(row["guards"], row["attack"]): row for row in rows}
-    clean, kept = by_case["none", "clean"], by_case["all", "clean"]
+    clean = by_case["none", "clean"]
     figures: Figures = {}
     for attack in ("quiet", "loud"):
         for view in ("spine", "whole"):
             lost = float(str(clean[view])) - float(str(by_case["all", attack][view]))
             figures[f"poison_{attack}_{view}_gap"] = 100.0 * lost
-    refused = [float(str(kept[name])) for name in ("rows_refused", "proposals_refused")]
-    return {**figures, "clean_refused": max(refused)}
+    for name in ("clean", "uneven"):
+        found = by_case["all", name]
+        refused = [float(str(found[what])) for what in ("rows_refused", "proposals_refused")]
+        figures[f"{name}_refused"] = max(refused)
+    return figures
 
 
 def make_traffic(rows: GroupedRows, seed: int, attack: Attack) -> Traffic:
-    """Rows with their sources; of an attack, 36 % are poison of five of them."""
+    """Rows with their sources: 36 % are of five of them, which an attack makes poison."""
     generator = make_generator(seed, "traffic")
     count = len(rows)
     sender_N = torch.randint(NUM_SOURCES, (count,), generator=generator, device="cpu")
@@ -188,11 +196,12 @@ def make_traffic(rows: GroupedRows, seed: int, attack: Attack) -> Traffic:
     if attack != "clean":
         draws_N = torch.rand(count, generator=generator, dtype=torch.float32, device="cpu")
         honest_N = NUM_ATTACKERS + sender_N % (NUM_SOURCES - NUM_ATTACKERS)
-        is_poison = draws_N < SHARE
-        sender_N = torch.where(is_poison, sender_N % NUM_ATTACKERS, honest_N)
-        y[is_poison] = 1 - y[is_poison]
+        is_busy = draws_N < SHARE
+        sender_N = torch.where(is_busy, sender_N % NUM_ATTACKERS, honest_N)
+        if attack != "uneven":
+            y[is_busy] = 1 - y[is_busy]
         if attack == "loud":
-            x[is_poison] *= LOUDNESS
+            x[is_busy] *= LOUDNESS
     return Traffic(x, y, tuple(f"source {number}" for number in sender_N.tolist()))
 
 

@@ -17,8 +17,9 @@ run_argument = click.argument("run", metavar="RUN", type=click.Path(path_type=Pa
 def versions(run: Path, json_file: Path | None) -> None:
     """List the versions of RUN: when, how and by whom each came about, and what it changed.
 
-    Changes are relative: how far a level moved, over its size. "since" is the largest change of a
-    level since the last human validation, or since the first version if nobody has validated yet.
+    Changes are relative: how far a level moved, over its size. "since validation" is the largest
+    change of a level since the last human validation, or since the first version if nobody has
+    validated yet.
 
     \b
     Example:
@@ -30,7 +31,7 @@ def versions(run: Path, json_file: Path | None) -> None:
     from nestling.ledger.version_log import show_time
 
     records = read_versions(run).records
-    table = Table("version", "when", "origin", "by", "reason", "what changed", "since")
+    table = Table("version", "when", "origin", "by", "reason", "what changed", "since validation")
     for record in records:
         moved = {name: change for name, change in record.changes.items() if change > 0.0}
         since = record.since_validation

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nestling.core.errors import SettingError
 from nestling.data.groups.grouped_rows import GroupedRows
@@ -70,6 +71,9 @@ def split_hospitals(
 ) -> list[HospitalPatients]:
     """The four hospitals in sequence, each split into patients to learn from and to test on.
 
+    The split is stratified by sex and label: as many women with disease are tested on with one
+    seed as with another, and of each hospital `round(tested * N)` of its N patients.
+
     Args:
         patients: of `load_patients`.
         seed: draws who is tested on.
@@ -83,9 +87,23 @@ def split_hospitals(
     hospitals = []
     for name in HOSPITALS:
         own = patients.select(patients.find({"hospital": name})).shuffle(seed, name)
-        held_out, learned = own.split(round(tested * len(own)))
-        hospitals.append(HospitalPatients(name, learned, held_out))
+        is_tested = _draw_strata(own, tested)
+        hospitals.append(HospitalPatients(name, own.select(~is_tested), own.select(is_tested)))
     return hospitals
+
+
+def _draw_strata(patients: GroupedRows, share: float) -> Tensor:
+    """Which rows are the share of each stratum of sex and label, (N,) bool.
+
+    Rows of a stratum stand together, in the order given, and every 1 / share-th of all is taken.
+    What a small stratum's share leaves over goes on to the next, so that the sum is right.
+    """
+    strata = list(zip(patients.columns["sex"], patients.y.tolist(), strict=True))
+    order = sorted(range(len(patients)), key=strata.__getitem__)  # stable: shuffled within one
+    is_tested = torch.zeros(len(patients), dtype=torch.bool, device="cpu")
+    for place, row in enumerate(order):
+        is_tested[row] = round(share * (place + 1)) > round(share * place)
+    return is_tested
 
 
 def apply_guideline(patients: GroupedRows) -> GroupedRows:

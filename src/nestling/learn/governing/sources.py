@@ -8,10 +8,11 @@ from torch import Tensor
 
 from nestling.core.batches import Batch
 from nestling.core.errors import SettingError
-from nestling.protect.influence import Admission, SourceGuard, measure_row_errors
+from nestling.protect.influence import Admission, SourceGuard
 from nestling.protect.influence.admission import read_sources
 
 _MOST_COUNTED = 10_000
+_COUNTED_TOGETHER = 1024  # rows
 
 
 class Sources:
@@ -19,9 +20,6 @@ class Sources:
 
     Args:
         guard: None holds nothing.
-
-    Attributes:
-        num_rows: source -> rows that were given, of the last 10,000 sources; no part of the state.
     """
 
     def __init__(self, guard: SourceGuard | None) -> None:
@@ -30,7 +28,14 @@ class Sources:
                 f"sources={guard!r}; a guard works, such as nl.protect.SourceGuard(rate=0.2)"
             )
         self.guard = guard
-        self.num_rows: OrderedDict[str, int] = OrderedDict()
+        self._num_rows: OrderedDict[str, int] = OrderedDict()
+        self._waiting: list[str] = []  # sources of rows that are counted next
+
+    @property
+    def num_rows(self) -> OrderedDict[str, int]:
+        """Source -> rows that were given, of the last 10,000 sources; no part of the state."""
+        self._count_waiting()
+        return self._num_rows
 
     def judge(
         self, batch: Batch, source: object, weight: Tensor | Sequence[float] | None, is_new: bool
@@ -55,16 +60,23 @@ class Sources:
                 "learn(x, y, source='ward 3'), or a source for each row"
             )
         if self.guard is None:
-            self._count(read_sources(source, batch.size))
+            self.count(read_sources(source, batch.size))
             return None
-        inputs = list(batch.features.values())
+        inputs = (*batch.inputs, *batch.keywords.values()) if batch.keywords else batch.inputs
         return self.guard.judge(inputs, cast(Sequence[str], source), weight, is_new=is_new)
 
-    def _count(self, names: Sequence[str]) -> None:
-        for name, num in Counter(names).items():
-            self.num_rows[name] = self.num_rows.pop(name, 0) + num
-        while len(self.num_rows) > _MOST_COUNTED:
-            self.num_rows.popitem(last=False)
+    def count(self, names: Sequence[str]) -> None:
+        """Count rows that were given, by their sources."""
+        self._waiting.extend(names)
+        if len(self._waiting) >= _COUNTED_TOGETHER:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        for name, num in Counter(self._waiting).items():
+            self._num_rows[name] = self._num_rows.pop(name, 0) + num
+        self._waiting.clear()
+        while len(self._num_rows) > _MOST_COUNTED:
+            self._num_rows.popitem(last=False)
 
     def note(self, found: Admission, output: Tensor | None, kept: Batch) -> None:
         """What was learned, and how wrong the answers to it were before.
@@ -75,18 +87,17 @@ class Sources:
             kept: the rows that were learned.
         """
         assert self.guard is not None
-        names = [found.sources[row] for row in found.rows.tolist()]
-        self._count(found.sources)
+        self.count(found.sources)
         self.guard.note(found)
         if output is not None:
-            self.note_errors(names, output, kept.target)
+            assert kept.target is not None
+            self.guard.note_answers(found, output, kept.target)
 
-    def note_errors(self, names: Sequence[str], output: Tensor, target: Tensor | None) -> None:
-        """How wrong answers were to rows, learned or held."""
+    def note_held(self, found: Admission, output: Tensor, odd: Batch) -> None:
+        """How wrong the answers were to rows that are held by agreement: they may agree again."""
         assert self.guard is not None
-        assert target is not None
-        errors = measure_row_errors(output, target)
-        self.guard.note_errors(names, errors, are_residuals=target.is_floating_point())
+        assert odd.target is not None
+        self.guard.note_answers(found, output, odd.target, are_held=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The guard's."""

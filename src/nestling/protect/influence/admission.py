@@ -1,9 +1,13 @@
-"""Which rows of a call may be learned, and whose they are."""
+"""Which rows of a call may be learned, and whose they are.
 
-from collections.abc import Iterable
+Axis letters: N rows, K rows that may be learned, D features.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nestling.core.arguments import name_kind
@@ -11,32 +15,84 @@ from nestling.core.errors import DataError
 from nestling.levels import Held
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Admission:
     """Rows of a call that may be learned, and events about those that are held.
 
+    What is asked for seldom is put together when it is asked for.
+
     Attributes:
-        rows: (K,) int64, places of the rows that may be learned, in their order.
-        weights: (K,) float32, of those.
+        num_rows: N, of the call.
+        most: that a row may weigh.
+        given: weights (N,) that they would have; None for 1 each.
+        held: row -> rule by which it is held; empty if all may be learned.
         events: one per source and rule.
-        at_odds: places of rows that are held by agreement.
-        sources: of all N rows.
+        named: the source of all rows, or of each.
+        numbers: of the sources of all N rows in the guard's register; None if it has yet to enter
+            some.
+        edition: of the register that the numbers are of.
         x: (N, D) what was judged, float32 on the CPU; None if nothing could be.
-        distances: (N,) from the centre; None before the first call.
+        distances: of the N rows from the centre; empty before anything was judged by them.
     """
 
-    rows: Tensor
-    weights: Tensor
+    num_rows: int
+    most: float
+    given: Tensor | None
+    held: dict[int, str]
     events: tuple[Held, ...]
-    at_odds: Tensor
-    sources: tuple[str, ...] = field(repr=False)
+    named: str | tuple[str, ...] = field(repr=False)
+    numbers: list[int] | None = field(repr=False)
+    edition: int = field(repr=False)
     x: Tensor | None = field(repr=False)
-    distances: Tensor | None = field(repr=False)
+    distances: Sequence[float] = field(repr=False)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is held."""
+        return not self.held
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Places of the rows that may be learned, in their order."""
+        every = range(self.num_rows)
+        return [row for row in every if row not in self.held] if self.held else every
+
+    @property
+    def rows(self) -> Tensor:
+        """(K,) int64, as `places`."""
+        return _list_rows(self.places)
+
+    @property
+    def weights(self) -> Tensor:
+        """(K,) float32, of the rows that may be learned."""
+        weight_N = self.given
+        if weight_N is None:
+            weight_N = torch.ones(self.num_rows, dtype=torch.float32, device="cpu")
+        return (weight_N[self.rows] if self.held else weight_N).clamp(max=self.most)
+
+    @property
+    def has_odd(self) -> bool:
+        """Whether rows are held by agreement."""
+        return "agreement" in self.held.values()
+
+    @property
+    def at_odds(self) -> Tensor:
+        """Places of rows that are held by agreement."""
+        return _list_rows([row for row, rule in self.held.items() if rule == "agreement"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Of all N rows."""
+        return (self.named,) * self.num_rows if isinstance(self.named, str) else self.named
 
     @property
     def is_plain(self) -> bool:
         """Whether every row that may be learned weighs 1."""
-        return bool((self.weights == 1.0).all())
+        return self.most >= 1.0 if self.given is None else bool((self.weights == 1.0).all())
+
+
+def _list_rows(rows: Sequence[int]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def read_sources(sources: object, num_rows: int) -> list[str]:

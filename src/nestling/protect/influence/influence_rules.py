@@ -5,7 +5,7 @@ Axis letters: N rows, D features, K classes.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,22 +19,23 @@ def measure_distances(x_ND: Tensor, centre_D: Tensor) -> Tensor:
     return distance_N
 
 
-def find_far_rows(distance_N: Tensor, median: float, norm: float) -> list[bool]:
+def find_far_rows(distances: Sequence[float], median: float, norm: float) -> list[bool]:
     """Which rows lie too far out: ||x - centre|| > norm x the median distance.
 
     Args:
-        distance_N: of the rows from the robust centre of the rows before.
+        distances: of N rows from the robust centre of the rows before.
         median: of the distances of the rows before; 0 judges nothing.
         norm: times.
 
-    >>> find_far_rows(torch.tensor([1.0, 9.0]), 1.0, 4.0)
+    >>> find_far_rows([1.0, 9.0], 1.0, 4.0)
     [False, True]
     """
-    return (distance_N > norm * median).tolist() if median > 0.0 else [False] * len(distance_N)
+    limit = norm * median if median > 0.0 else math.inf
+    return [distance > limit for distance in distances]
 
 
 def move_centre(
-    centre_D: Tensor, x_ND: Tensor, distance_N: Tensor, median: float, rate: float
+    centre_D: Tensor, x_ND: Tensor, distances: Sequence[float], median: float, rate: float
 ) -> Tensor:
     """Running robust centre: towards the rows, each by the median distance at most.
 
@@ -43,25 +44,27 @@ def move_centre(
     Args:
         centre_D: c.
         x_ND: rows that were admitted.
-        distance_N: ||x_n - c||.
+        distances: ||x_n - c||, of the N rows.
         median: of the distances; 0 for no limit.
         rate: in [0, 1].
 
     >>> x = torch.tensor([[1.0], [9.0]])
-    >>> move_centre(torch.zeros(1), x, x[:, 0], median=1.0, rate=0.5)
+    >>> move_centre(torch.zeros(1), x, [1.0, 9.0], median=1.0, rate=0.5)
     tensor([0.5000])
     """
-    weight_N = torch.ones_like(distance_N)
-    if median > 0.0:
-        weight_N = (median / distance_N.clamp(min=1e-30)).clamp(max=1.0)
-    weight_N = weight_N * (rate / len(x_ND))
-    return centre_D * (1.0 - weight_N.sum()) + weight_N @ x_ND
+    most = rate / len(distances)
+    weights = [
+        most if median <= 0.0 or distance <= median else most * median / distance
+        for distance in distances
+    ]
+    weight_N = torch.tensor(weights, dtype=x_ND.dtype, device=x_ND.device)
+    return torch.addmv(centre_D, x_ND.T, weight_N, beta=1.0 - sum(weights))
 
 
 def find_surplus(
-    sources: Sequence[str],
-    last: Sequence[str],
-    counts: Mapping[str, int],
+    sources: Sequence[Hashable],
+    last: Sequence[Hashable],
+    counts: Mapping[Hashable, int],
     rate: float,
     window: int,
 ) -> list[bool]:
@@ -86,7 +89,7 @@ def find_surplus(
     cap = max(rate, 2.0 / num_most) * window
     if all(counts.get(source, 0) + num <= cap for source, num in fresh.items()):
         return [False] * len(sources)
-    seen, entered = dict(counts), list[str]()
+    seen, entered = dict(counts), list[Hashable]()
     found = []
     for source in sources:
         place = len(last) + len(entered) - window

@@ -4,9 +4,8 @@ Axis letters: N rows, D features.
 """
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import torch
@@ -16,20 +15,10 @@ from nestling.core.arguments import check_whole
 from nestling.core.errors import DataError, MismatchedParameters, SettingError
 from nestling.levels import Held
 from nestling.protect.influence.admission import Admission, read_sources
-from nestling.protect.influence.influence_rules import (
-    find_disagreement,
-    find_far_rows,
-    find_surplus,
-    measure_distances,
-    move_centre,
-)
+from nestling.protect.influence.agreement import ROWS_TOGETHER, Agreement
+from nestling.protect.influence.running_centre import RunningCentre, flatten_inputs
+from nestling.protect.influence.source_window import NOBODY, SourceRegister, SourceWindow
 
-# Rows of one source, and of all, that a share of errors remembers.
-_MEMORY = 200.0
-# Once a window is full, the centre is moved by the rows of every fourth call only.
-_CALLS_PER_LOOK = 4
-# A residual is wrong from this many times the median on.
-_WRONG_RESIDUAL = 3.0
 _SETTINGS = ("weight", "rate", "window", "norm", "least_heard", "margin", "z", "most_sources")
 
 
@@ -44,6 +33,8 @@ class SourceGuard:
     - rate: those that are more than `rate` of the last `window` rows that were learned.
 
     The first `least_heard` rows are trusted, and a source is judged by agreement from as many on.
+    Errors wait until there are 256 of them, then their sources are judged all together: who is
+    found at odds is held from the next call on.
     A true shift of the inputs is held, too: its events tell, and a guard made anew takes it in.
 
     Args:
@@ -93,18 +84,10 @@ class SourceGuard:
         check_whole("most_sources", most_sources, 1, "1 or more sources work")
         self.weight, self.rate, self.norm, self.margin, self.z = weight, rate, norm, margin, z
         self.window, self.least_heard, self.most_sources = window, least_heard, most_sources
-        self._last: deque[str] = deque(maxlen=window)  # sources of the rows learned last
-        self._counts: Counter[str] = Counter()
-        self._centre: Tensor | None = None  # (D,)
-        # Distances of the rows learned last, in a ring, and their median.
-        self._distances_W = torch.zeros(window, dtype=torch.float32, device="cpu")
-        self._median = 0.0
-        self._num_heard = self._num_calls = 0
-        # source -> [errors, errors expected, rows], who was heard last at the end.
-        self._tallies: OrderedDict[str, list[float]] = OrderedDict()
-        self._share = [0.0, 0.0]  # errors and rows of all that are not held
-        self._residuals: deque[float] = deque(maxlen=window)
-        self._at_odds: set[str] = set()
+        self._register = SourceRegister()
+        self._window = SourceWindow(rate, window)
+        self._centre = RunningCentre(norm, window, least_heard)
+        self._agreement = Agreement(self._register, window, least_heard, margin, z, most_sources)
 
     def admit(
         self,
@@ -126,13 +109,14 @@ class SourceGuard:
             DataError: not as many sources as rows, one that is no text, or features of another
                 width than before; nothing is changed.
         """
-        names = read_sources(sources, len(x if isinstance(x, Tensor) else x[0]))
-        if errors is not None and len(errors) != len(names):
-            raise DataError(f"{len(errors)} errors for {len(names)} rows; give one for each")
-        found = self.judge(x, names, weights)
+        found = self.judge(x, sources, weights)
         if errors is not None:
-            self.note_errors(names, errors)
-            found = self.judge(x, names, weights)
+            if len(errors) != found.num_rows:
+                raise DataError(
+                    f"{len(errors)} errors for {found.num_rows} rows; give one for each"
+                )
+            if self._note_errors(self._find_numbers(found), errors, False):
+                found = self.judge(x, sources, weights)
         self.note(found)
         return found
 
@@ -145,79 +129,84 @@ class SourceGuard:
         is_new: bool = True,
     ) -> Admission:
         """As `admit`, but nothing is noted; rows that were learned before have no rate."""
-        inputs = [x] if isinstance(x, Tensor) else list(x)
-        names = read_sources(sources, len(inputs[0]))
-        x_ND = _flatten(inputs)
+        inputs = (x,) if isinstance(x, Tensor) else x
+        num_rows = len(inputs[0])
+        numbers = self._register.find(sources, num_rows)
+        named: str | tuple[str, ...]
+        if numbers is None:
+            named = tuple(read_sources(sources, num_rows))
+        else:
+            named = sources if isinstance(sources, str) else tuple(sources)
+        x_ND = flatten_inputs(inputs)
+        distances = self._centre.measure(x_ND)
+        given = None
+        if weights is not None:
+            given = torch.as_tensor(weights, dtype=torch.float32, device="cpu")
+            if len(given) != num_rows:
+                raise DataError(f"{len(given)} weights for {num_rows} rows; give one for each")
         held: dict[int, str] = {}
-        distance_N = None
-        if x_ND is not None and self._centre is not None:
-            if x_ND.shape[1] != len(self._centre):
-                raise DataError(
-                    f"rows of {x_ND.shape[1]} features where those before had {len(self._centre)}; "
-                    "make a SourceGuard of their own for them"
-                )
-            distance_N = measure_distances(x_ND, self._centre)
-            if self._num_heard >= self.least_heard:
-                far = find_far_rows(distance_N, self._median, self.norm)
-                held |= {row: "norm" for row, is_far in enumerate(far) if is_far}
-        for row, source in enumerate(names if self._at_odds else ()):
-            if source in self._at_odds:
-                held.setdefault(row, "agreement")
+        events: tuple[Held, ...] = ()
+        if not (
+            numbers
+            and (not self._agreement.at_odds or self._agreement.at_odds.isdisjoint(numbers))
+            and self._centre.has_none_far(distances)
+            and (not is_new or self._window.has_room(numbers))
+        ):
+            names = [named] * num_rows if isinstance(named, str) else named
+            held = self._find_held(names, distances, is_new)
+            events = self._tell((names[row], rule) for row, rule in sorted(held.items()))
+        edition = self._register.edition
+        return Admission(
+            num_rows, self.weight, given, held, events, named, numbers, edition, x_ND, distances
+        )
+
+    def _find_held(
+        self, names: Sequence[str], distances: Sequence[float], is_new: bool
+    ) -> dict[int, str]:
+        """Row -> rule by which it is held."""
+        held = dict.fromkeys(self._centre.list_far(distances), "norm")
+        if self._agreement.at_odds:
+            for row, source in enumerate(names):
+                if self.is_at_odds(source):
+                    held.setdefault(row, "agreement")
         if is_new:
             left = [row for row in range(len(names)) if row not in held]
-            left_names = [names[row] for row in left] if held else names
-            surplus = find_surplus(left_names, self._last, self._counts, self.rate, self.window)
-            if any(surplus):
+            left_names = [names[row] for row in left]
+            numbers = self._register.find(left_names, len(left))
+            if numbers is None or (numbers and not self._window.has_room(numbers)):
+                surplus = self._window.find_surplus(left_names, self._register.numbers)
                 held |= {row: "rate" for row, is_one in zip(left, surplus, strict=True) if is_one}
-        rows = _list_rows(row for row in range(len(names)) if row not in held)
-        at_odds = _list_rows(row for row, rule in held.items() if rule == "agreement")
-        weights_N = torch.ones(len(names), dtype=torch.float32, device="cpu")
-        if weights is not None:
-            weights_N = torch.as_tensor(weights, dtype=torch.float32, device="cpu")
-        kept = (weights_N[rows] if held else weights_N).clamp(max=self.weight)
-        events = self._tell((names[row], rule) for row, rule in sorted(held.items()))
-        return Admission(rows, kept, events, at_odds, tuple(names), x_ND, distance_N)
+        return held
 
     def note(self, found: Admission) -> None:
         """Take note of the rows that were learned: who they are of, and where they lie."""
-        last, counts = self._last, self._counts
-        for row in found.rows.tolist():
-            if len(last) == self.window:
-                oldest = last.popleft()
-                counts[oldest] -= 1
-                if not counts[oldest]:
-                    del counts[oldest]
-            source = found.sources[row]
-            last.append(source)
-            counts[source] = counts.get(source, 0) + 1
-        num_rows = len(found.rows)
-        self._num_calls += 1
-        is_due = self._num_heard < self.window or self._num_calls % _CALLS_PER_LOOK == 0
-        if found.x is None or not num_rows or not is_due:
-            return
-        is_whole = num_rows == len(found.x)
-        x_KD = found.x if is_whole else found.x[found.rows]
-        if self._centre is None or found.distances is None:
-            self._centre = x_KD.median(dim=0).values
-            distance_K = measure_distances(x_KD, self._centre)
-        else:
-            distance_K = found.distances if is_whole else found.distances[found.rows]
-        usual = self._median
-        self._remember_distances(distance_K)
-        rate = max(num_rows / self._num_heard, min(1.0, num_rows / self.window))
-        self._centre = move_centre(self._centre, x_KD, distance_K, usual, rate)
+        numbers = self._find_numbers(found)
+        places = None
+        if found.held:
+            places = found.places
+            numbers = [numbers[row] for row in places]
+        self._window.enter(numbers)
+        self._centre.note(found.x, found.distances, places)
 
-    def _remember_distances(self, distance_K: Tensor) -> None:
-        start = self._num_heard % self.window
-        if start + len(distance_K) <= self.window:
-            self._distances_W[start : start + len(distance_K)] = distance_K
-        else:
-            latest = distance_K[-self.window :]
-            first = self._num_heard + len(distance_K) - len(latest)
-            places = torch.arange(len(latest), device="cpu") + first
-            self._distances_W[places % self.window] = latest
-        self._num_heard += len(distance_K)
-        self._find_median()
+    def _find_numbers(self, found: Admission) -> list[int]:
+        """The number of the source of each row; those that are new are entered."""
+        if found.numbers is None or found.edition != self._register.edition:
+            found.numbers = self._enter(found.sources)
+            found.edition = self._register.edition
+        return found.numbers
+
+    def _enter(self, names: Iterable[str]) -> list[int]:
+        """Numbers of sources; some that nothing is known of any more are forgotten first."""
+        register, agreement = self._register, self._agreement
+        most = self.most_sources + 2 * (self.window + ROWS_TOGETHER)
+        if len(register.names) > most:
+            last = self._window.list_last()
+            moved = register.keep([*last, *agreement.list_numbers()])
+            agreement.renumber(moved)
+            self._window.load([moved[number] for number in last], len(register.names))
+        numbers = register.enter(names)
+        self._window.grow(len(register.names))
+        return numbers
 
     def note_errors(
         self,
@@ -233,65 +222,53 @@ class SourceGuard:
             errors: (N,) in [0, 1]; or residuals >= 0.
             are_residuals: a residual counts as wrong from 3 times the median on.
         """
-        values = errors.tolist() if isinstance(errors, Tensor) else [float(e) for e in errors]
-        names = read_sources(sources, len(values))
-        if are_residuals:
-            usual = median(self._residuals) if self._residuals else math.inf
-            self._residuals.extend(values)
-            values = [float(value > _WRONG_RESIDUAL * usual) for value in values]
-        share = self._share[0] / self._share[1] if self._share[1] else None
-        tallies, at_odds, known = self._tallies, self._at_odds, self._share
-        for source, error in zip(names, values, strict=True):
-            if not error <= math.inf:
-                continue
-            if source not in at_odds:
-                known[0] += error
-                known[1] += 1.0
-            if share is None:
-                continue  # nobody to be compared with yet
-            tally = tallies.get(source)
-            if tally is None:
-                tallies[source] = tally = [0.0, 0.0, 0.0]
-            tally[0] += error
-            tally[1] += share
-            tally[2] += 1.0
-            if tally[2] > _MEMORY:
-                tally[:] = [value * _MEMORY / tally[2] for value in tally]
-            tallies.move_to_end(source)
-        if self._share[1] > _MEMORY:
-            self._share = [value * _MEMORY / self._share[1] for value in self._share]
-        while len(self._tallies) > self.most_sources:
-            forgotten, _ = self._tallies.popitem(last=False)
-            self._at_odds.discard(forgotten)
-        for source in set(names):
-            self._judge_source(source)
+        numbers = self._register.find(sources, len(errors))
+        if numbers is None:
+            numbers = self._enter(read_sources(sources, len(errors)))
+        self._note_errors(numbers, errors, are_residuals)
 
-    def _judge_source(self, source: str) -> None:
-        """By what is known of its errors now."""
-        errors, expected, num = self._tallies.get(source, (0.0, 0.0, 0.0))
-        if errors <= expected:
-            self._at_odds.discard(source)
-        elif find_disagreement(errors, expected, num, self.least_heard, self.margin, self.z):
-            self._at_odds.add(source)
-        else:
-            self._at_odds.discard(source)
+    def _note_errors(
+        self, numbers: Sequence[int], errors: Tensor | Sequence[float], are_residuals: bool
+    ) -> bool:
+        values = errors.tolist() if isinstance(errors, Tensor) else [float(e) for e in errors]
+        return self._agreement.note_errors(numbers, values, are_residuals)
+
+    def note_answers(
+        self, found: Admission, output: Tensor, target: Tensor, *, are_held: bool = False
+    ) -> None:
+        """Take note of what was answered to the rows of a call before those were learned.
+
+        Args:
+            found: what `judge` gave.
+            output: of the rows that may be learned; or of those that are held by agreement.
+            target: of the same rows; see `measure_row_errors` for the forms of both.
+            are_held: which of the two.
+
+        Raises:
+            DataError: not as many answers as such rows; nothing is changed.
+        """
+        numbers = self._find_numbers(found)
+        if are_held or found.held:
+            places = found.at_odds.tolist() if are_held else found.places
+            numbers = [numbers[row] for row in places]
+        if not output.shape[0] == target.shape[0] == len(numbers):
+            raise DataError(
+                f"{output.shape[0]} answers and {target.shape[0]} targets for {len(numbers)} rows; "
+                "give those of the rows that may be learned, or with are_held=True of those at odds"
+            )
+        self._agreement.note_answers(numbers, output, target)
 
     def is_at_odds(self, source: str) -> bool:
         """Whether a source's rows are held because they contradict the answers."""
-        return source in self._at_odds
+        return self._register.numbers.get(source) in self._agreement.at_odds
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next judgement depends on; tensors are copies."""
         return {
             "settings": {name: getattr(self, name) for name in _SETTINGS},
-            "last": list(self._last),
-            "centre": [] if self._centre is None else [self._centre.clone()],
-            "distances": self._distances_W[: self._num_heard].clone(),
-            "num_heard": self._num_heard,
-            "num_calls": self._num_calls,
-            "tallies": [[source, *values] for source, values in self._tallies.items()],
-            "share": list(self._share),
-            "residuals": list(self._residuals),
+            "last": [self._register.names[number] for number in self._window.list_last()],
+            **self._centre.state_dict(),
+            **self._agreement.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -307,23 +284,11 @@ class SourceGuard:
             raise MismatchedParameters(
                 f"the state is of a SourceGuard with {state['settings']}, this one has {own}"
             )
-        self._last = deque(state["last"], maxlen=self.window)
-        self._counts = Counter(self._last)
-        self._centre = state["centre"][0].clone() if state["centre"] else None
-        self._num_heard, self._num_calls = state["num_heard"], state["num_calls"]
-        self._distances_W[: self._num_heard] = state["distances"]
-        self._find_median()
-        self._tallies = OrderedDict((source, list(rest)) for source, *rest in state["tallies"])
-        self._share = list(state["share"])
-        self._residuals = deque(state["residuals"], maxlen=self.window)
-        self._at_odds.clear()
-        for source in self._tallies:
-            self._judge_source(source)
-
-    def _find_median(self) -> None:
-        """Of the distances of rows that were learned; 0 before the first."""
-        known = self._distances_W[: self._num_heard]
-        self._median = float(known.median()) if self._num_heard else 0.0
+        self._register.keep([])
+        last = self._register.enter(state["last"])
+        self._agreement.load_state_dict(state)
+        self._window.load(last, len(self._register.names))
+        self._centre.load_state_dict(state)
 
     def _tell(self, held: Iterable[tuple[str, str]]) -> tuple[Held, ...]:
         return tuple(
@@ -336,31 +301,17 @@ class SourceGuard:
         if rule == "norm":
             return (
                 f"farther from the centre than norm={self.norm:g} x the median distance "
-                f"{self._median:.3g}"
+                f"{self._centre.median:.3g}"
             )
+        number = self._register.numbers.get(source, NOBODY)
         if rule == "rate":
+            last = self._window.list_last()
             return (
-                f"it has {self._counts[source]} of the last {len(self._last)} rows learned, "
+                f"it has {last.count(number)} of the last {len(last)} rows learned, "
                 f"rate={self.rate:g} of {self.window} and twice an even share allow no more"
             )
-        errors, expected, num = self._tallies[source]
+        errors, expected, num = self._agreement.read_tally(number)
         return (
             f"answers were wrong for {errors / num:.0%} of its last {num:.0f} rows, for "
             f"{expected / num:.0%} of the others' meanwhile (margin={self.margin:g})"
         )
-
-
-def _list_rows(rows: Iterable[int]) -> Tensor:
-    return torch.tensor(list(rows), dtype=torch.int64, device="cpu")
-
-
-def _flatten(inputs: Sequence[Tensor]) -> Tensor | None:
-    """Floating inputs as rows (N, D) on the CPU; None if there are none."""
-    rows = [
-        one.detach().reshape(len(one), -1).to("cpu", torch.float32)
-        for one in inputs
-        if one.is_floating_point() and one.ndim and one.numel()
-    ]
-    if not rows:
-        return None
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)

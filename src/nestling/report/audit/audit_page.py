@@ -171,7 +171,7 @@ def collect_sections(records: AuditRecords, at: float) -> dict[str, Any]:
         "changes": list_changes(records, traces),
         "groups": list_effects(records),
         "drift": follow_drift(records),
-        "refusals": list_refusals(traces),
+        "refusals": list_refusals(traces, records.probes),
         "duties": duties,
         "feedback": {
             "sources": list_feedback(records.events),

@@ -111,6 +111,11 @@ class AuditRecords:
     notes: tuple[str, ...] = ()
 
 
+def read_audit_versions(folder: Path) -> tuple[AuditVersion, ...]:
+    """The versions that a run keeps, as far as they can be read; none without a file of them."""
+    return tuple(_read_lines(folder / VERSIONS, _read_version, [], []))
+
+
 def read_audit_records(folder: Path | str) -> AuditRecords:
     """Read the records of a governed run.
 

@@ -1,6 +1,10 @@
-"""Effect of changes by group: every group's figure before and after, with its interval."""
+"""Effect of changes by group: every group's figure before and after, with its interval.
+
+Also what a proposal would have done that was refused.
+"""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +14,8 @@ from nestling.report.audit.record_facts import list_live
 from nestling.report.audit.wording import NOTHING, say_difference, say_reading, say_time
 
 SHOWN_VIEWS = ("spine", "whole")
+_PROPOSAL_ID = re.compile(r"p\d+")
+_OTHER_DATA = "The data of the probe changed in between, so before and after do not compare."
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,8 @@ class GroupEffect:
 
     Attributes:
         group: such as "sex=female", or "all rows".
-        cells: before, after and difference on the spine alone, then the same of the whole.
+        cells: before, after and difference on the spine alone, then the same of the whole; without
+            the difference for what was only tried.
         worse: whether the figure got worse in a view by more than the intervals' overlap explains.
     """
 
@@ -82,6 +89,59 @@ class ProbeEffects:
     too_few: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class TriedEffect:
+    """What a proposal would have done to the groups of a probe.
+
+    Attributes:
+        probe, metric, better: of the probe.
+        rows: one per group.
+        note: what must be known to read them; empty if nothing.
+    """
+
+    probe: str
+    metric: str
+    better: str
+    rows: tuple[GroupEffect, ...]
+    note: str
+
+
+def list_tried(readings: Sequence[ProbeReading], proposal: str) -> tuple[TriedEffect, ...]:
+    """What a proposal would have done to every probe that has groups or slices.
+
+    Args:
+        readings: all of the run, in the order of the record.
+        proposal: id, such as "p0001".
+    """
+    tried = [one for one in readings if proposal and one.version == proposal]
+    names = dict.fromkeys(one.result.probe for one in tried if one.result.parts)
+    return tuple(_try_probe(readings, tried, name) for name in names)
+
+
+def _try_probe(
+    readings: Sequence[ProbeReading], tried: Sequence[ProbeReading], name: str
+) -> TriedEffect:
+    after = {one.view: one for one in tried if one.result.probe == name}
+    some = next(iter(after.values()))
+    # The live model as it was last measured before the proposal was.
+    before = {
+        one.view: one
+        for one in readings
+        if one.result.probe == name
+        and one.at <= after.get(one.view, some).at
+        and not _PROPOSAL_ID.fullmatch(one.version)
+    }
+    pairs = [(before.get(view), after.get(view)) for view in SHOWN_VIEWS]
+    note = _OTHER_DATA if any(_have_other_data(*pair) for pair in pairs) else ""
+    rows = []
+    for group in ("all rows", *_list_groups(pairs)):
+        parts = [[_find_part(reading, group) for reading in pair] for pair in pairs]
+        cells = tuple(say_reading(part) for pair in parts for part in pair)
+        worse = any(_is_worse(one, other, some.result.better) for one, other in parts)
+        rows.append(GroupEffect(group, cells, worse and not note))
+    return TriedEffect(name, some.result.metric, some.result.better, tuple(rows), note)
+
+
 def list_effects(records: AuditRecords) -> list[ProbeEffects]:
     """The effect of every committed change on every probe that has groups or slices."""
     names = dict.fromkeys(one.result.probe for one in records.probes if one.result.parts)
@@ -143,18 +203,11 @@ def _compare(
     for view in SHOWN_VIEWS:
         after = latest.get((view, commit.id))
         before = latest.get((view, commit.parent)) or _find_before(readings, view, commit)
-        if after and before and after.result.data_digest != before.result.data_digest:
-            note = "The data of the probe changed in between, so before and after do not compare."
+        if _have_other_data(before, after):
+            note = _OTHER_DATA
         pairs.append((before, after))
-    groups = dict.fromkeys(
-        part.name
-        for pair in pairs
-        for reading in pair
-        if reading is not None
-        for part in reading.result.parts
-    )
     rows = []
-    for group in ("all rows", *groups):
+    for group in ("all rows", *_list_groups(pairs)):
         cells: list[str] = []
         worse = False
         for before, after in pairs:
@@ -166,6 +219,18 @@ def _compare(
     if not any(reading for pair in pairs for reading in pair):
         rows, note = [], "The probe was measured neither before nor after this change."
     return ChangeEffect(commit.id, say_time(commit.at), commit.clause or NOTHING, tuple(rows), note)
+
+
+def _have_other_data(before: ProbeReading | None, after: ProbeReading | None) -> bool:
+    if before is None or after is None:
+        return False
+    return before.result.data_digest != after.result.data_digest
+
+
+def _list_groups(pairs: Sequence[tuple[ProbeReading | None, ProbeReading | None]]) -> list[str]:
+    """Every group that some reading has, in the order in which they are met."""
+    readings = [reading for pair in pairs for reading in pair if reading is not None]
+    return list(dict.fromkeys(part.name for one in readings for part in one.result.parts))
 
 
 def _find_before(

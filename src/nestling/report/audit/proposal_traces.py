@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nestling.judge.contract.findings import GovernanceEvent
+from nestling.report.audit.audit_records import ProbeReading
+from nestling.report.audit.group_effects import TriedEffect, list_tried
 from nestling.report.audit.wording import NOTHING, say_figures, say_time, say_view
 
-_PROPOSAL = re.compile(r"^p\d+(: | refused: )")
+_PROPOSAL = re.compile(r"^(p\d+)(: | refused: )")
 
 
 @dataclass
@@ -36,6 +38,13 @@ class ProposalTrace:
         """Id of the modification that it cites; empty if none."""
         cited = (event.clause for event in (self.proposed, self.end) if event is not None)
         return next((clause for clause in cited if clause), "")
+
+    @property
+    def id(self) -> str:
+        """Such as "p0001"; empty if no event tells."""
+        told = (event.message for event in (self.proposed, self.end) if event is not None)
+        found = (_PROPOSAL.match(message) for message in told)
+        return next((match.group(1) for match in found if match), "")
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class RefusedProposal:
         failed: gates that did not pass, each in its view.
         num_passed: gates that passed.
         masked: gates that passed with the fast levels and failed on the spine alone.
+        effects: what it would have done to groups, a probe each.
     """
 
     at: str
@@ -82,6 +92,7 @@ class RefusedProposal:
     failed: tuple[GateRow, ...]
     num_passed: int
     masked: tuple[str, ...]
+    effects: tuple[TriedEffect, ...]
 
 
 @dataclass(frozen=True)
@@ -199,8 +210,15 @@ def list_masked(trace: ProposalTrace) -> list[str]:
     ]
 
 
-def list_refusals(traces: Sequence[ProposalTrace]) -> list[RefusedProposal]:
-    """Refused proposals, newest first, each with the gates that did not pass."""
+def list_refusals(
+    traces: Sequence[ProposalTrace], readings: Sequence[ProbeReading]
+) -> list[RefusedProposal]:
+    """Refused proposals, newest first, each with the gates that did not pass.
+
+    Args:
+        traces: in the order in which they began.
+        readings: of the run; those of a proposal bear its id.
+    """
     rows = []
     for trace in reversed(traces):
         end = trace.end
@@ -223,6 +241,7 @@ def list_refusals(traces: Sequence[ProposalTrace]) -> list[RefusedProposal]:
                 failed,
                 len([gate for gate in gates if gate.verdict == "passed"]),
                 tuple(list_masked(trace)),
+                list_tried(readings, trace.id),
             )
         )
     return rows

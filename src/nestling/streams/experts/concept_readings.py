@@ -1,7 +1,6 @@
 """Read which concept is in force in a stream, and what happened to its concepts and trees."""
 
-from nestling.streams.experts.expert_arrays import NUM_SLOTS
-from nestling.streams.experts.expert_parts import TREES
+from nestling.streams.experts.expert_arrays import NUM_SLOTS, TREES
 from nestling.streams.experts.expert_pool import ExpertPool
 from nestling.streams.stream_readings import ConceptReading, StreamEvent
 from nestling.streams.trees.concept_trees import read_concepts

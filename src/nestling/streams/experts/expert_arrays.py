@@ -29,6 +29,7 @@ EXPERTS = (
     "trees_recent",
     "labels",
 )
+NETWORKS, RIDGES, TREES = EXPERTS[:4], EXPERTS[4:8], EXPERTS[8:11]
 # Of classes one pool of concept trees: a second, which saw the recent past too, gained .0001 on 13
 # streams, for a tenth to a fifth of the time. Of values there is no pool, and a tree of each kind.
 CLASS_EXPERTS = tuple(name for name in EXPERTS if name != "trees_recent")

@@ -14,7 +14,8 @@ from nestling.levels.events import Change
 from nestling.levels.level import Clock
 from nestling.levels.readings import LevelReading
 from nestling.levels.validation import Validation, measure_drift
-from nestling.streams.experts.expert_parts import MOST_WAITING, NETWORKS
+from nestling.streams.experts.expert_arrays import NETWORKS
+from nestling.streams.experts.expert_parts import MOST_WAITING
 from nestling.streams.experts.expert_pool import (
     DECAYED,
     HALF_LIVES,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from nestling.streams.experts.expert_arrays import (
-    EXPERTS,
     MOST_UNITS,
     NUM_DENSE,
     UNITS_PER_COLUMN,
@@ -36,7 +35,6 @@ from nestling.streams.trees.value_trees import grow_value_tree, make_value_tree
 
 Parts = dict[str, Arrays]
 
-NETWORKS, RIDGES, TREES = EXPERTS[:4], EXPERTS[4:8], EXPERTS[8:11]
 # Longer waits cost less: 32, 64, 64 of the quick ones lost .0003 on seven streams.
 MOST_WAITING = {"spine": 64, "ridge_300": 24, "ridge_1000": 64, "concepts": 32}
 NUM_MIXERS = 3

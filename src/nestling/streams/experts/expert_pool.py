@@ -14,11 +14,8 @@ from nestling.levels import Freeze
 from nestling.levels.validation import Validation
 from nestling.streams.experts.event_block import Events, make_block
 from nestling.streams.experts.event_step import process_events, process_value_events
-from nestling.streams.experts.expert_arrays import EXPERTS, Sizes
+from nestling.streams.experts.expert_arrays import EXPERTS, NETWORKS, RIDGES, TREES, Sizes
 from nestling.streams.experts.expert_parts import (
-    NETWORKS,
-    RIDGES,
-    TREES,
     PartSettings,
     grow_parts,
     make_parts,
@@ -238,8 +235,12 @@ class ExpertPool:
     def read_interval(self) -> tuple[float, float]:
         """How far below and above an answer its interval ends, in units of the target."""
         low, high, scale = self.parts["spread"]["interval"][:3]
-        unit = float(scale * find_deviation(self.parts["target_scale"]["moments"]))
+        unit = float(scale * self.read_deviation())
         return float(low) * unit, float(high) * unit
+
+    def read_deviation(self) -> float:
+        """Running standard deviation of the target, in its own unit."""
+        return float(find_deviation(self.parts["target_scale"]["moments"]))
 
     def read_coverage(self) -> float:
         """Share of targets inside their intervals since these are judged; NaN before."""

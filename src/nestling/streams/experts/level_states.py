@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nestling.core.errors import ForeignSnapshot, suggest
-from nestling.streams.experts.expert_parts import NETWORKS, RIDGES, TREES
+from nestling.streams.experts.expert_arrays import NETWORKS, RIDGES, TREES
 
 # Settings of all experts that a level's state depends on.
 SETTINGS = ("names", "seed", "classifies", "settings", "level")

@@ -7,8 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nestling.streams.experts.expert_arrays import NUM_HIDDEN, NUM_SLOTS, Arrays, Ints, Sizes
-from nestling.streams.experts.expert_parts import NETWORKS, NUM_MIXERS, RIDGES, TREES, Parts
+from nestling.streams.experts.expert_arrays import (
+    NETWORKS,
+    NUM_HIDDEN,
+    NUM_SLOTS,
+    RIDGES,
+    TREES,
+    Arrays,
+    Ints,
+    Sizes,
+)
+from nestling.streams.experts.expert_parts import NUM_MIXERS, Parts
 from nestling.streams.kernels.addresses import tabulate
 
 

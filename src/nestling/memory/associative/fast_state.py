@@ -1,0 +1,127 @@
+"""Fast state of an associative memory: its weights, per sample and head, given in and out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self, cast
+
+import torch
+from torch import Tensor
+
+from nestling.core.errors import ForeignSnapshot, ShapeMismatch
+
+# Axes: B samples, H heads, V width of a value, D width of a key, W tokens of a window less one.
+
+
+@dataclass(frozen=True)
+class FastState:
+    """State of linear associative memories: one matrix for each sample and head.
+
+    It is never changed: a write returns another one. All of what a memory knows between two calls
+    is here, so a stream may be cut anywhere.
+
+    Args:
+        weights: (B, H, V, D) the memories' matrices.
+        momentum: (B, H, V, D) their running sum of writes; None without momentum.
+        in_force: (B, H, V, D) weights by which errors are measured until the block of tokens
+            that is under way ends; None between blocks.
+        num_in_block: tokens of that block that have come, 0 between blocks.
+        recent_keys: (B, H, W, D) of the window of the Omega rule, oldest first.
+        recent_values: (B, H, W, V) likewise.
+        recent_rates: (B, H, W) likewise; 0 before the first token.
+
+    >>> FastState.zeros(2, 4, 8, 8).weights.shape
+    torch.Size([2, 4, 8, 8])
+    """
+
+    weights: Tensor
+    momentum: Tensor | None = None
+    in_force: Tensor | None = None
+    num_in_block: int = 0
+    recent_keys: Tensor | None = None
+    recent_values: Tensor | None = None
+    recent_rates: Tensor | None = None
+
+    @classmethod
+    def zeros(
+        cls,
+        num_samples: int,
+        num_heads: int,
+        value_width: int,
+        key_width: int,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Memories that know nothing yet: all zero."""
+        shape = (num_samples, num_heads, value_width, key_width)
+        return cls(torch.zeros(shape, device=device, dtype=dtype))
+
+    @classmethod
+    def from_initial(cls, weights_HVD: Tensor, num_samples: int) -> Self:
+        """The same initial memory for every sample; gradients reach it (a learned start).
+
+        Args:
+            weights_HVD: (H, V, D).
+            num_samples: B.
+        """
+        return cls(weights_HVD.expand(num_samples, *weights_HVD.shape))
+
+    def detach(self) -> Self:
+        """The same values, cut off from the graph: where back-propagation through time ends."""
+        values = {name: value.detach() for name, value in self._tensors().items()}
+        return type(self)(**values, num_in_block=self.num_in_block)
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same state in another floating-point type."""
+        values = {name: value.to(dtype) for name, value in self._tensors().items()}
+        return type(self)(**values, num_in_block=self.num_in_block)
+
+    def select(self, samples_N: Tensor) -> Self:
+        """State of some samples, in this order: (N,) integers or (B,) truth values."""
+        values = {name: value[samples_N] for name, value in self._tensors().items()}
+        return type(self)(**values, num_in_block=self.num_in_block)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """All of it by name, to be saved; `from_state_dict` restores it."""
+        return {**self._tensors(), "num_in_block": self.num_in_block}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor | int]) -> Self:
+        """The state that `state_dict` gave.
+
+        Raises:
+            ForeignSnapshot: names that are no memory's.
+        """
+        known = {field.name for field in fields(cls)}
+        if "weights" not in state or not state.keys() <= known:
+            raise ForeignSnapshot(
+                f"a state with {sorted(state)} is no associative memory's; "
+                "what FastState.state_dict() gave works"
+            )
+        tensors = {name: cast(Tensor, value) for name, value in state.items()}
+        return cls(**{**tensors, "num_in_block": int(state.get("num_in_block", 0))})  # type: ignore[arg-type]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def check_state(state: FastState, expected_BHVD: tuple[int, int, int, int]) -> None:
+    """Raise ShapeMismatch unless a state is of so many samples, heads and widths."""
+    found = tuple(state.weights.shape)
+    if found == expected_BHVD:
+        return
+    parts = ("samples", "heads", "value width", "key width")
+    if len(found) == 4:
+        wrong = [
+            f"{part} {one} for {other}"
+            for part, one, other in zip(parts, found, expected_BHVD, strict=True)
+            if one != other
+        ]
+        what = ", ".join(wrong)
+    else:
+        what = f"shape {found}"
+    raise ShapeMismatch(
+        f"a state of other inputs: {what}; a state of shape {expected_BHVD} works, "
+        "e.g. a new one for a new batch"
+    )

@@ -1,0 +1,165 @@
+"""Delta-rule memory as a layer: a linear recurrence that stands where attention would."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.arguments import check_whole
+from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.memory.associative.chunked_writes import write_pairs
+from nestling.memory.associative.fast_state import FastState
+from nestling.memory.associative.write_rule import DELTA, WriteRule
+
+# Axes: B samples, T tokens, C width of the layer, H heads, D width of a head.
+
+
+def reach_ends(logits: Tensor) -> Tensor:
+    """Sigmoid that reaches exactly 0 and 1: clamp(1.1 sigmoid(z) - 0.05, 0, 1).
+
+    A rate that only comes near 2, or a decay that only comes near 1, spoils a memory within some
+    hundred tokens.
+
+    Args:
+        logits: any shape.
+
+    Returns: the same shape, in [0, 1].
+
+    >>> reach_ends(torch.tensor([-9.0, 0.0, 9.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    return (1.1 * torch.sigmoid(logits) - 0.05).clamp(0, 1)
+
+
+class DeltaMemory(nn.Module):
+    """Delta-rule memory layer (DeltaNet) with several heads, for a block in place of attention.
+
+    k = norm(x W_k), q = norm(x W_q), v = x W_v, eta = most_rate * reach_ends(x w + b)
+    M_t = alpha_t M_(t-1) - eta_t (M_(t-1) k_t - v_t) k_t^T,   y_t = RMSNorm(M_t q_t) W_o
+    [Behrouz et al., Nested Learning, equations 88 and 93, each erase once; Schlag et al. 2021]
+
+    Keys and queries of each head have length 1, so eta = 1 replaces what is stored under a key and
+    eta = 2 reflects it, which is what parity needs. RMSNorm is over all heads at once. The layer
+    keeps no state: each call starts from `state`, or from zero, and returns what it came to. So
+    `eval()` is pure, and the tokens of one call are written whether it is set or not, for that is
+    the layer's answer; `write=False` reads only.
+
+    Args:
+        width: C.
+        num_heads: H.
+        head_width: D; None for C / H.
+        most_rate: eta of a gate that is wide open; 2 for keys that can be reflected, 1 for beta of
+            the plain DeltaNet.
+        decay: whether each head forgets, by alpha_t = reach_ends(x w + b), near 1 at the start.
+        rule: what is written; the delta rule if not given. Over a block or a window the rates are
+            divided by its length, which keeps them stable for any keys.
+        chunk: tokens computed at once; any number gives the same result.
+
+    Raises:
+        SettingError: heads that do not divide the width, a number out of range.
+
+    >>> layer = DeltaMemory(8, 2)
+    >>> y, state = layer(torch.randn(3, 5, 8))
+    >>> y.shape, state.weights.shape
+    (torch.Size([3, 5, 8]), torch.Size([3, 2, 4, 4]))
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        head_width: int | None = None,
+        most_rate: float = 2.0,
+        decay: bool = False,
+        rule: WriteRule = DELTA,
+        chunk: int = 64,
+    ) -> None:
+        super().__init__()
+        check_whole("width", width, 1, "1 or more works")
+        check_whole("num_heads", num_heads, 1, "1 or more works")
+        check_whole("chunk", chunk, 1, "1 or more works")
+        if head_width is None and width % num_heads:
+            raise SettingError(
+                f"width={width} with num_heads={num_heads}; a multiple of the heads works, "
+                "or head_width=..."
+            )
+        if not 0 < most_rate <= 2:
+            raise SettingError(f"most_rate={most_rate}; a number within 0 and 2 works, 2 included")
+        self.num_heads = num_heads
+        self.head_width = check_whole(
+            "head_width", head_width or width // num_heads, 1, "1 or more works"
+        )
+        self.most_rate, self.rule, self.chunk = most_rate, rule, chunk
+        inner = num_heads * self.head_width
+        self.qkv = nn.Linear(width, 3 * inner, bias=False)
+        self.rate = nn.Linear(width, num_heads)
+        self.decay = nn.Linear(width, num_heads) if decay else None
+        self.norm = nn.RMSNorm(inner)
+        self.proj = nn.Linear(inner, width, bias=False)
+        with torch.no_grad():
+            # Some heads begin as counters, some as notebooks that are hardly written.
+            self.rate.bias.copy_(torch.linspace(-1, 3, num_heads, dtype=torch.float32))
+            if self.decay is not None:
+                self.decay.bias.fill_(4.0)
+
+    def start(self, num_samples: int) -> FastState:
+        """Memories that know nothing yet, one per sample and head."""
+        weight = self.rate.weight
+        dtype = torch.promote_types(torch.float32, weight.dtype)
+        size = self.head_width
+        return FastState.zeros(
+            num_samples, self.num_heads, size, size, device=weight.device, dtype=dtype
+        )
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        state: FastState | None = None,
+        *,
+        valid_BT: Tensor | None = None,
+        write: bool = True,
+    ) -> tuple[Tensor, FastState]:
+        """Write a sequence into the memory and read it out, causally.
+
+        Args:
+            x_BTC: (B, T, C).
+            state: of the tokens before; None for `start(B)`. It is not changed.
+            valid_BT: (B, T) truth values, False for padding, which changes no memory.
+            write: False to read from `state` only; it is then returned as it came.
+
+        Returns: (B, T, C); the state after the last token.
+
+        Raises:
+            ShapeMismatch: inputs of another width, a state of another batch.
+            NonFiniteInput: NaN or infinity in a valid token.
+        """
+        width = self.rate.in_features
+        if x_BTC.dim() != 3 or x_BTC.shape[2] != width:
+            raise ShapeMismatch(
+                f"inputs of shape {tuple(x_BTC.shape)}; (samples, tokens, {width}) works"
+            )
+        state = self.start(x_BTC.shape[0]) if state is None else state
+        qkv_BHTD = self.qkv(x_BTC).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
+        q_BHTD, k_BHTD, v_BHTD = qkv_BHTD.chunk(3, dim=1)
+        q_BHTD, k_BHTD = functional.normalize(q_BHTD, dim=-1), functional.normalize(k_BHTD, dim=-1)
+        # Pairs that are written by the same weights must not overshoot together.
+        most_rate = self.most_rate / (self.rule.block * self.rule.window)
+        rates_BHT = most_rate * reach_ends(self.rate(x_BTC)).transpose(1, 2)
+        decays_BHT = None
+        if self.decay is not None:
+            decays_BHT = reach_ends(self.decay(x_BTC)).transpose(1, 2)
+        if not write:
+            rates_BHT, decays_BHT = torch.zeros_like(rates_BHT), None
+        seen_BHTD, new = write_pairs(
+            self.rule,
+            k_BHTD,
+            v_BHTD,
+            rates_BHT,
+            decays_BHT,
+            state,
+            queries_BHTD=q_BHTD,
+            valid_BT=valid_BT,
+            chunk=self.chunk,
+        )
+        y_BTC: Tensor = self.proj(self.norm(seen_BHTD.transpose(1, 2).flatten(2)))
+        return y_BTC, new if write else state

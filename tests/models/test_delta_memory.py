@@ -1,0 +1,137 @@
+"""The delta-rule memory as a layer."""
+
+import pytest
+import torch
+from torch import nn
+
+from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
+from nestling.memory.associative import FastState, WriteRule
+from nestling.models.delta_memory import DeltaMemory, reach_ends
+
+
+def make_layer(**settings: object) -> DeltaMemory:
+    torch.manual_seed(0)
+    return DeltaMemory(12, 3, chunk=8, **settings)  # type: ignore[arg-type]
+
+
+def test_gates_reach_their_ends_exactly() -> None:
+    assert reach_ends(torch.tensor([-4.0, 4.0])).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("decay", [False, True])
+def test_gradients_reach_every_weight(decay: bool) -> None:
+    layer = make_layer(decay=decay)
+    y, _ = layer(torch.randn(2, 20, 12))
+    y.square().sum().backward()
+    for name, weight in layer.named_parameters():
+        assert weight.grad is not None, name
+        assert weight.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("rule", [WriteRule(), WriteRule(block=4), WriteRule(window=3)])
+def test_streaming_equals_one_pass(rule: WriteRule) -> None:
+    layer = make_layer(decay=True, rule=rule).eval()
+    x = torch.randn(2, 21, 12)
+    expected, last = layer(x)
+    pieces, state = [], None
+    for piece in x.split([1, 7, 0, 10, 3], dim=1):
+        y, state = layer(piece, state)
+        pieces.append(y)
+    assert state is not None
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(state.weights, last.weights, rtol=0, atol=1e-5)
+
+
+def test_eval_is_pure_and_no_call_changes_the_layer_or_a_state() -> None:
+    layer = make_layer().eval()
+    x = torch.randn(2, 20, 12)
+    before = {name: one.clone() for name, one in layer.state_dict().items()}
+    first, state = layer(x)
+    kept = state.weights.clone()
+    second, _ = layer(x)
+    layer(x, state)
+    assert torch.equal(first, second)
+    assert torch.equal(state.weights, kept)
+    after = layer.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(one, after[name]) for name, one in before.items())
+
+
+def test_reading_only_returns_the_state_as_it_came() -> None:
+    layer = make_layer(decay=True)
+    x = torch.randn(2, 20, 12)
+    _, state = layer(x)
+    y, same = layer(x, state, write=False)
+    assert same is state
+    turned, _ = layer(x.flip(1), state, write=False)
+    torch.testing.assert_close(turned.flip(1), y)  # no token changes what another one reads
+
+
+def test_padding_and_other_samples_change_nothing() -> None:
+    layer = make_layer(decay=True)
+    x = torch.randn(2, 20, 12)
+    valid = torch.arange(20) < torch.tensor([[20], [11]])
+    y, state = layer(x, valid_BT=valid)
+    alone, last = layer(x[1:, :11])
+    torch.testing.assert_close(y[1:, :11], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(state.weights[1:], last.weights, rtol=0, atol=1e-5)
+
+
+def test_the_past_does_not_know_the_future() -> None:
+    layer = make_layer(decay=True)
+    x = torch.randn(2, 20, 12, requires_grad=True)
+    (slope,) = torch.autograd.grad(layer(x)[0][:, 9].sum(), x)
+    assert slope[:, 10:].abs().max() == 0
+    assert slope[:, 3].abs().max() > 0
+
+
+def test_bfloat16_weights_keep_their_dtype_and_a_float32_state() -> None:
+    layer = make_layer().bfloat16()
+    y, state = layer(torch.randn(2, 20, 12, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+    assert state.weights.dtype == torch.float32
+
+
+def test_it_learns_to_recall() -> None:
+    """The value that follows a key is asked for again: out of reach without a memory."""
+    torch.manual_seed(0)
+    layer = DeltaMemory(16, 2, chunk=16)
+    embed, head = nn.Embedding(24, 16), nn.Linear(16, 8)
+    weights = [*layer.parameters(), *embed.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(weights, 1e-2)
+    for _ in range(150):
+        keys = torch.stack([torch.randperm(8)[:4] for _ in range(32)])
+        values = torch.randint(8, (32, 4))
+        # A token is a pair (key and value in one embedding), the last one a question.
+        asked = torch.randint(4, (32, 1))
+        question = keys.gather(1, asked)
+        x = torch.cat([embed(keys) + embed(8 + values), embed(question) + embed.weight[16]], 1)
+        logits = head(layer(x)[0][:, -1])
+        loss = nn.functional.cross_entropy(logits, values.gather(1, asked)[:, 0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1.0  # ln 8 = 2.08 is chance
+
+
+def test_bad_input_is_refused() -> None:
+    layer = make_layer()
+    with pytest.raises(ShapeMismatch, match=r"\(samples, tokens, 12\) works"):
+        layer(torch.zeros(2, 20, 11))
+    with pytest.raises(ShapeMismatch, match="samples 3 for 2"):
+        layer(torch.zeros(2, 20, 12), FastState.zeros(3, 3, 4, 4))
+    with pytest.raises(NonFiniteInput):
+        layer(torch.full((2, 20, 12), torch.nan))
+    with pytest.raises(SettingError, match="width=12 with num_heads=5"):
+        DeltaMemory(12, 5)
+    with pytest.raises(SettingError, match="most_rate=3"):
+        DeltaMemory(12, 3, most_rate=3)
+    with pytest.raises(SettingError, match="chunk=0"):
+        DeltaMemory(12, 3, chunk=0)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_short_sequences(length: int) -> None:
+    y, state = make_layer()(torch.randn(2, length, 12))
+    assert y.shape == (2, length, 12)
+    assert state.weights.shape == (2, 3, 4, 4)

@@ -22,7 +22,7 @@ from nestling.models.continuum.cms_settings import (
     check_inputs,
     check_rates,
 )
-from nestling.models.continuum.fast_state import CMSState, check_state, merge_states
+from nestling.models.continuum.cms_state import CMSState, check_state, merge_states
 
 # Axes: B batch, T tokens, D width, H hidden width, L levels.
 

@@ -410,6 +410,22 @@ def test_states_that_do_not_fit() -> None:
         system.read(x, bent)
 
 
+def test_levels_tell_how_often_and_how_far_they_moved() -> None:
+    system, x = make_cms(rate=(1.0, 0.0, 1.0)), make_inputs(2, 41)
+    _, state = system.read(x)
+    fast, still, slow = system.describe(state)
+    assert [fast["num_updates"], still["num_updates"], slow["num_updates"]] == [10, 0, 2]
+    assert fast["relative_change"] > 1e-3
+    assert still["relative_change"] == 0
+    assert slow["relative_change"] > 1e-3
+    nested = make_cms(arrangement="nested")
+    _, state = nested.read(x)
+    assert [level["num_updates"] for level in nested.describe(state)] == [10, 6, 2]
+    assert nested.describe(nested.initial_state(0))[0]["num_updates"] == 0
+    with pytest.raises(ForeignSnapshot, match="begin with"):
+        system.describe(state)
+
+
 def test_a_block_is_causal_trains_and_checks_its_heads() -> None:
     torch.manual_seed(0)
     block = ContinuumBlock(8, 2, chunks=(2, 4))

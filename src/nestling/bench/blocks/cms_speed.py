@@ -22,8 +22,10 @@ from nestling.models.transformer import gpt_blocks
 
 WIDTH, NUM_LAYERS, NUM_HEADS, LENGTH, BATCH_SIZE = 128, 4, 4, 512, 4
 CHUNKS = (8, 32, 128, 512)
+WRITING = (8, 32, 128)  # of which chunks end, and are read again, within 512 tokens
 GPT, STILL, FULL, FIRST = "GPT", "CMS, no writes", "CMS, full gradient", "CMS, first order"
-SHORT, LONG = "CMS alone, 512 tokens", "CMS alone, 2,048 tokens"
+SHORT, LONG = "512 tokens", "2,048 tokens"
+ALONE, ALL = "CMS 8/32/128 alone", "CMS 8/32/128/512 alone"
 
 
 def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
@@ -37,9 +39,10 @@ def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
         num_rounds: rounds that count; at least 5 for figures to be compared.
 
     Returns: figures `cms_over_gpt` and `cms_first_over_gpt` (hidden = width), the same `_4x`
-        (hidden = 4 x width), `cms_still_over_gpt` (no writes) and `length_scaling` (2,048 tokens
-        over 512, CMS without attention, full gradient); rows with the median
-        milliseconds of each side.
+        (hidden = 4 x width), `cms_still_over_gpt` (no writes), `length_scaling` (2,048 tokens over
+        512, chunks of 8, 32 and 128, without attention, full gradient) and `length_scaling_all`
+        (with chunks of 512 too, which write nothing that is read within 512 tokens, so more than
+        4 is work that was not there before); rows with the median milliseconds of each side.
     """
     generator = make_generator(0, "cms speed")
     with torch.random.fork_rng(devices=[]), use_threads(1):
@@ -47,9 +50,6 @@ def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
         shape = (BATCH_SIZE, 4 * LENGTH, WIDTH)
         long_BTC = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         short_BTC = long_BTC[:, :LENGTH].contiguous()
-        alone = nn.Sequential(
-            *(nn.Sequential(nn.LayerNorm(WIDTH), CMS(WIDTH, CHUNKS)) for _ in range(NUM_LAYERS))
-        )
         models = {
             GPT: gpt_blocks(NUM_LAYERS, WIDTH, NUM_HEADS),
             STILL: _make_blocks(WIDTH, "full", rate=0.0),
@@ -57,10 +57,14 @@ def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
             FIRST: _make_blocks(WIDTH, "first"),
             f"{FULL}, hidden 4 x": _make_blocks(4 * WIDTH, "full"),
             f"{FIRST}, hidden 4 x": _make_blocks(4 * WIDTH, "first"),
-            SHORT: alone,
         }
         sides = {name: _make_side(model, short_BTC) for name, model in models.items()}
-        sides[LONG] = _make_side(alone, long_BTC)
+        for name, chunks in ((ALONE, WRITING), (ALL, CHUNKS)):
+            alone = nn.Sequential(
+                *(nn.Sequential(nn.LayerNorm(WIDTH), CMS(WIDTH, chunks)) for _ in range(NUM_LAYERS))
+            )
+            sides[f"{name}, {SHORT}"] = _make_side(alone, short_BTC)
+            sides[f"{name}, {LONG}"] = _make_side(alone, long_BTC)
         seconds = time_rounds(sides, num_rounds)
     return SuiteResult(
         "blocks",
@@ -70,7 +74,8 @@ def measure_cms_speed(*, num_rounds: int = 7) -> SuiteResult:
             "cms_over_gpt_4x": median_ratio(seconds, f"{FULL}, hidden 4 x", GPT),
             "cms_first_over_gpt_4x": median_ratio(seconds, f"{FIRST}, hidden 4 x", GPT),
             "cms_still_over_gpt": median_ratio(seconds, STILL, GPT),
-            "length_scaling": median_ratio(seconds, LONG, SHORT),
+            "length_scaling": median_ratio(seconds, f"{ALONE}, {LONG}", f"{ALONE}, {SHORT}"),
+            "length_scaling_all": median_ratio(seconds, f"{ALL}, {LONG}", f"{ALL}, {SHORT}"),
         },
         rows=list_sides("continuum memory", seconds, 1),
         num_threads=1,

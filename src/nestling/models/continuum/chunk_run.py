@@ -180,7 +180,7 @@ def _go_back_first_order(
     """
     of_keys_BRNH = of_outputs_BRND @ initial_DH
     if gram_BRNN is None:
-        of_writes_BRND = torch.zeros_like(errors_BRND)
+        of_writes_BRND = torch.empty_like(errors_BRND)
     else:
         mask_NN = mask_earlier_chunks(keys_BRNH.shape[2], chunk, keys_BRNH)
         of_links_BRNN = of_outputs_BRND @ errors_BRND.mT
@@ -190,7 +190,11 @@ def _go_back_first_order(
     for index in reversed(range(len(starts))):
         keys_BNH, of_output_BND = keys_BRNH[:, index], of_outputs_BRND[:, index]
         if of_force_BDH is not None:
-            of_writes_BRND[:, index].baddbmm_(keys_BNH, of_force_BDH.mT, alpha=-1)
+            # beta = 0: what stands there is not read.
+            beta = 0 if gram_BRNN is None else 1
+            of_writes_BRND[:, index].baddbmm_(keys_BNH, of_force_BDH.mT, beta=beta, alpha=-1)
+        elif gram_BRNN is None:  # nobody reads what the last window writes
+            of_writes_BRND[:, index] = 0
         of_force_BDH = _pass_through_read(
             keys_BNH, of_output_BND, starts[index], of_force_BDH, of_keys_BRNH[:, index]
         )

@@ -32,6 +32,17 @@ class WriteClock:
         """
         return (position % self.context if self.context else position) % self.chunk
 
+    def count_updates(self, position: int) -> int:
+        """Updates of a level that has read `position` tokens, resets not counted.
+
+        >>> WriteClock(8, context=20).count_updates(39)  # at 8, 16, 20, 28 and 36
+        5
+        """
+        if not self.context:
+            return position // self.chunk
+        contexts, inside = divmod(position, self.context)
+        return contexts * -(-self.context // self.chunk) + inside // self.chunk
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

@@ -22,7 +22,7 @@ from nestling.models.continuum.cms_settings import (
     check_inputs,
     check_rates,
 )
-from nestling.models.continuum.fast_state import CMSState, check_state, merge_states
+from nestling.models.continuum.cms_state import CMSState, check_state, merge_states
 
 # Axes: B batch, T tokens, D width, H hidden width, L levels.
 
@@ -238,6 +238,37 @@ class CMS(nn.Module):
             y_BTD = y_BTD.index_put((index_N1, where_NT), part_NTD)
             states.append(part_state)
         return y_BTD, merge_states(states, parts) if states else state
+
+    def describe(self, state: CMSState) -> list[dict[str, float]]:
+        """What each level did in the sequences of a state: a level that never writes shows.
+
+        Args:
+            state: what `read` returned.
+
+        Returns: of each level, fastest first: `chunk`; `num_updates`, the mean over samples, 0
+            where the rate is 0; `relative_change`, |in force| / |initial|, the mean over samples.
+
+        Raises:
+            ForeignSnapshot: a state of another system.
+        """
+        num_samples = len(state.positions)
+        check_state(state, self.kind, num_samples, (self.width, self.hidden))
+        found = []
+        for index, (level, written) in enumerate(zip(self.levels, state.levels, strict=True)):
+            assert isinstance(level, ContinuumLevel)
+            counts = [self._clock(index).count_updates(at) for at in state.positions]
+            change_B = torch.zeros(1, device=level.initial.device, dtype=torch.float32)
+            if written.in_force is not None and num_samples:
+                change_B = written.in_force.detach().flatten(1).norm(dim=1)
+            writes = self.rates[index] > 0 and num_samples > 0
+            found.append(
+                {
+                    "chunk": float(self.chunks[index]),
+                    "num_updates": sum(counts) / num_samples if writes else 0.0,
+                    "relative_change": float(change_B.mean() / level.initial.detach().norm()),
+                }
+            )
+        return found
 
     def _read_aligned(
         self, x_BTD: Tensor, state: CMSState, *, writes: bool, keep_state: bool

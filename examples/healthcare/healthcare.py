@@ -1,6 +1,6 @@
 """Governed change in two cases, told in docs/healthcare.md: four hospitals, and a planted bias.
 
-    python examples/healthcare/healthcare.py [--out FOLDER] [--offline]
+    python examples/healthcare/healthcare.py [--out FOLDER] [--offline] [--seeds 10]
 
 The first learns heart disease hospital by hospital under heart.toml: a baseline must hold, a new
 guideline must change one behaviour, one slow update is refused because the spine alone fails a
@@ -11,10 +11,12 @@ are made up. Nothing here is medical advice.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
@@ -35,11 +37,11 @@ from nestling.report.audit import write_audit
 
 FOLDER = Path(__file__).parent
 BLOCK, SECONDS_A_DAY = 16, 86_400.0
-# Of who is tested on, and of orders. Few patients: with other seeds other gates fail by chance.
+# Of who is tested on, and of orders; `--seeds 10` says with which others the story is the same.
 SEED = 1
 # Of the women with disease whose findings an extract lacks, and of the women whose income the
 # elder census lacks.
-SHARE_MISSING, SHARE_BIASED = 0.9, 0.7
+SHARE_MISSING, SHARE_BIASED = 0.8, 0.7
 # Earners over 50K and others of either sex: as many women as there are, and twice as many men.
 NUM_WOMEN = 1_179
 
@@ -47,30 +49,56 @@ NUM_WOMEN = 1_179
 # --- the model and its time
 
 
+@dataclass(frozen=True)
+class SpineShape:
+    """What a spine can represent, and how strongly it is held back.
+
+    Attributes:
+        num_hidden: units of its hidden layer; 0 for a linear spine.
+        weight_decay: of AdamW.
+    """
+
+    num_hidden: int
+    weight_decay: float
+
+
+# The guideline is a conjunction (ST depression, and pain that is not "asymptomatic"), which no
+# linear spine can say; few rows and many weights need the decay.
+HEART_SPINE, ADULT_SPINE = SpineShape(32, 0.3), SpineShape(0, 0.01)
+
+
 class TwoParts(nn.Module):
-    """Two linear classifiers whose logits add up: a spine, and a fast part.
+    """Two classifiers whose logits add up: a spine, and a linear fast part.
 
     The spine alone is what it says while the fast part stands where it started.
     """
 
-    def __init__(self, num_inputs: int, seed: int) -> None:
+    def __init__(self, num_inputs: int, shape: SpineShape, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.spine, self.fast = nn.Linear(num_inputs, 2), nn.Linear(num_inputs, 2)
+            self.spine: nn.Module = nn.Linear(num_inputs, 2)
+            if shape.num_hidden:
+                first, last = (
+                    nn.Linear(num_inputs, shape.num_hidden),
+                    nn.Linear(shape.num_hidden, 2),
+                )
+                self.spine = nn.Sequential(first, nn.ReLU(), last)
+            self.fast = nn.Linear(num_inputs, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.spine(x) + self.fast(x)
         return logits
 
 
-# The fast level waits until the spine has learned what it starts from.
-PLAN = nl.Plan(
-    nl.Level(
-        "fast", match=["fast.*"], optimizer=nl.adamw(lr=1e-2), freeze=nl.Freeze(until="started")
-    ),
-    nl.Level("spine", match=["spine.*"], optimizer=nl.adamw(lr=1e-2)),
-)
+def make_plan(shape: SpineShape) -> nl.Plan:
+    """A fast level that waits until the spine has learned what it starts from, and the spine."""
+    waits = nl.Freeze(until="started")
+    held_back = nl.adamw(lr=1e-2, weight_decay=shape.weight_decay)
+    return nl.Plan(
+        nl.Level("fast", match=["fast.*"], optimizer=nl.adamw(lr=1e-2), freeze=waits),
+        nl.Level("spine", match=["spine.*"], optimizer=held_back),
+    )
 
 
 @dataclass
@@ -100,9 +128,10 @@ def train_part(
     *,
     seed: int,
     num_epochs: int,
+    weight_decay: float = 0.01,
 ) -> None:
     """Train one part of a model that stands outside of any contract."""
-    optimizer = torch.optim.AdamW(part.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(part.parameters(), lr=1e-2, weight_decay=weight_decay)
     for epoch in range(num_epochs):
         order = rows.shuffle(seed, epoch)
         for x, y in zip(order.x.split(BLOCK), order.y.split(BLOCK), strict=True):
@@ -111,16 +140,19 @@ def train_part(
             optimizer.step()
 
 
-def train_spine(rows: GroupedRows, *, seed: int, num_epochs: int) -> TwoParts:
+def train_spine(rows: GroupedRows, shape: SpineShape, *, seed: int, num_epochs: int) -> TwoParts:
     """A model whose spine learned these rows, and whose fast part stands where it started."""
-    model = TwoParts(rows.x.shape[1], seed)
-    train_part(model, model.spine, rows, seed=seed, num_epochs=num_epochs)
+    model, decay = TwoParts(rows.x.shape[1], shape, seed), shape.weight_decay
+    train_part(model, model.spine, rows, seed=seed, num_epochs=num_epochs, weight_decay=decay)
     return model
 
 
-def start_learner(rows: GroupedRows, *, seed: int, num_epochs: int) -> nl.Learner:
+def start_learner(
+    rows: GroupedRows, shape: SpineShape, *, seed: int, num_epochs: int
+) -> nl.Learner:
     """A learner whose spine has learned these rows; from now on its fast level learns, too."""
-    learner = nl.Learner(TwoParts(rows.x.shape[1], seed), PLAN, num_classes=2)
+    model = TwoParts(rows.x.shape[1], shape, seed)
+    learner = nl.Learner(model, make_plan(shape), num_classes=2)
     follow(learner, rows, seed, num_epochs=num_epochs)
     learner.release("started")
     return learner
@@ -156,16 +188,22 @@ class Story:
         now: its time.
         figures: name -> value, as docs/healthcare.md gives them.
         chapters: what happened, in words.
+        told: what docs/healthcare.md says -> whether it happened.
     """
 
     name: str
     now: Calendar
     figures: dict[str, float] = field(default_factory=dict)
     chapters: list[str] = field(default_factory=list)
+    told: dict[str, bool] = field(default_factory=dict)
 
     def tell(self, text: str) -> None:
         """Add a chapter."""
         self.chapters.append(text)
+
+    def expect(self, what: str, has_happened: bool) -> None:
+        """Note whether something happened, each time that it should."""
+        self.told[what] = self.told.get(what, True) and has_happened
 
     def measure(self, governed: nl.oversight.Governed, moment: str) -> None:
         """Note every figure of the last check, as "moment: probe (view)"."""
@@ -180,6 +218,15 @@ def list_failed(findings: Sequence[nl.judge.Finding]) -> list[str]:
 
 
 # --- heart disease in four hospitals
+
+
+# What the story says, whoever is tested on.
+BASELINE_HOLDS = "the baseline holds while the fast level learns"
+EXTRACT_REFUSED = "the first extract is refused by B2 on the spine alone"
+GUIDELINE_TAKEN_IN = "the guideline is committed and its duty met"
+DAY_FOUND = "the swapped codes fail B1 of the whole"
+DAY_UNDONE = "the rollback restores what passed"
+EXPECTED = (BASELINE_HOLDS, EXTRACT_REFUSED, GUIDELINE_TAKEN_IN, DAY_FOUND, DAY_UNDONE)
 
 
 @dataclass(frozen=True)
@@ -205,8 +252,7 @@ def make_heart_data(patients: GroupedRows, seed: int) -> HeartData:
     others = tested.select(tested.find(as_before))
     trained = {hospital.name: hospital.trained for hospital in hospitals}
     learned = join_rows(list(trained.values()))
-    # The guideline is about few patients: three times each, so that it is heard.
-    new = [learned.select(learned.find(as_before)), *[apply_guideline(learned)] * 3]
+    new = [learned.select(learned.find(as_before)), apply_guideline(learned)]
     return HeartData(
         trained,
         {
@@ -224,7 +270,7 @@ def run_heart(patients: GroupedRows, folder: Path, seed: int) -> Story:
     data, now = make_heart_data(patients, seed), Calendar.starting(2026, 9, 7)
     story = Story("heart", now)
     first, *others = data.trained
-    learner = start_learner(data.trained[first], seed=seed, num_epochs=20)
+    learner = start_learner(data.trained[first], HEART_SPINE, seed=seed, num_epochs=20)
     probes = {name: make_probe_data(rows) for name, rows in data.probes.items()}
     governed = nl.govern(learner, FOLDER / "heart.toml", probes=probes, folder=folder, now=now)
     story.measure(governed, "baseline")
@@ -232,8 +278,9 @@ def run_heart(patients: GroupedRows, folder: Path, seed: int) -> Story:
     story.tell(f"The spine learned {first}; Dr. Chen validates it as the baseline.")
     for name in others:
         now.wait(14)
-        follow(learner, data.trained[name], seed, num_epochs=2)
-        governed.check()
+        follow(learner, data.trained[name], seed, num_epochs=1)
+        failed = list_failed(governed.check())
+        story.expect(BASELINE_HOLDS, not failed)
         governed.validate(by="Dr. Chen", note=f"the fast level learned {name}")
         story.measure(governed, name)
         story.tell(f"{name} joins; the fast level learns its patients, the spine stands still.")
@@ -253,14 +300,15 @@ def propose_extract(
     """
     story.now.wait(14)
     extract = plant_bias(data.records, seed, share=SHARE_MISSING)
-    prepared = train_spine(extract, seed=seed, num_epochs=15)
-    train_part(prepared, prepared.fast, data.records, seed=seed, num_epochs=8)
+    prepared = train_spine(extract, HEART_SPINE, seed=seed, num_epochs=15)
+    train_part(prepared, prepared.fast, data.records, seed=seed, num_epochs=12)
     proposal = governed.propose(
         "M2", put(prepared), by="J. Silva", reason="records of all four hospitals, first extract"
     )
     measure_proposal(story, proposal, "first extract")
-    stopped = ", ".join(f"{gate.clause} ({gate.view})" for gate in proposal.stopped_by)
-    story.tell(f"The first extract is {proposal.status}: it fails {stopped}.")
+    stopped = list_failed(proposal.gates)
+    story.expect(EXTRACT_REFUSED, stopped == ["B2 (spine)"])
+    story.tell(f"The first extract is {proposal.status}: it fails {', '.join(stopped)}.")
 
 
 def propose_guideline(
@@ -268,7 +316,7 @@ def propose_guideline(
 ) -> None:
     """A slow update from confirmed records and the guideline, approved by two people."""
     story.now.wait(14)
-    prepared = train_spine(data.records, seed=seed, num_epochs=15)
+    prepared = train_spine(data.records, HEART_SPINE, seed=seed, num_epochs=15)
     proposal = governed.propose(
         "M2", put(prepared), by="J. Silva", reason="confirmed records and the new guideline"
     )
@@ -280,6 +328,8 @@ def propose_guideline(
     governed.check()
     governed.validate(by="Dr. Chen", note="after the new guideline")
     states = {duty.id: duty.state for duty in governed.duties}
+    is_taken_in = proposal.status == "committed" and states["H1"] == "met"
+    story.expect(GUIDELINE_TAKEN_IN, is_taken_in)
     story.tell(
         f"Confirmed records and the guideline are {proposal.status}, approved by "
         f"{' and '.join(proposal.approvals)}; duty H1 is {states['H1']}."
@@ -312,6 +362,8 @@ def undo_a_day(
         "spine": learner.levels["spine"].digest() == spine,
     }
     story.figures |= {f"{name} as before": float(is_same) for name, is_same in same.items()}
+    story.expect(DAY_FOUND, "B1 (whole)" in failed)
+    story.expect(DAY_UNDONE, not list_failed(findings) and all(same.values()))
     story.tell(
         f"Swapped codes fail {', '.join(failed)}; the fast level goes back to {good.id}, and "
         f"{', '.join(list_failed(findings)) or 'nothing'} fails."
@@ -334,7 +386,7 @@ def run_adult(census: GroupedRows, folder: Path, seed: int) -> Story:
     story = Story("adult", now)
     elder, recent, tested = split_census(census, seed)
     biased = plant_bias(elder, seed, share=SHARE_BIASED)
-    learner = start_learner(biased, seed=seed, num_epochs=8)
+    learner = start_learner(biased, ADULT_SPINE, seed=seed, num_epochs=8)
     data = make_probe_data(tested)
     governed = nl.govern(
         learner,
@@ -351,7 +403,7 @@ def run_adult(census: GroupedRows, folder: Path, seed: int) -> Story:
     story.measure(governed, "after a month")
     story.tell(f"A month later the whole passes; what fails is {', '.join(list_failed(findings))}.")
     now.wait(1)
-    prepared = train_spine(join_rows([elder, recent]), seed=seed, num_epochs=8)
+    prepared = train_spine(join_rows([elder, recent]), ADULT_SPINE, seed=seed, num_epochs=8)
     proposal = governed.propose(
         "M2", put(prepared), by="J. Silva", reason="the spine learned anew from full records"
     )
@@ -390,6 +442,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console = Console(soft_wrap=True, width=100)
+    if options.seeds:
+        seeds = range(options.first_seed, options.first_seed + options.seeds)
+        console.print(compare_seeds(load_patients(offline=options.offline), seeds))
+        return
     cases = {
         "heart": lambda folder: run_heart(load_patients(offline=options.offline), folder, SEED),
         "adult": lambda folder: run_adult(load_census(offline=options.offline), folder, SEED),
@@ -405,6 +461,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"  page: {page}")
         data = {"figures": story.figures, "chapters": story.chapters}
         (folder / "story.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def compare_seeds(patients: GroupedRows, seeds: Sequence[int]) -> Table:
+    """Whether the story of the hospitals is the same, whoever is tested on: a line per seed."""
+    table, counts = Table("seed"), Counter[str]()
+    for what in (*EXPECTED, "all of it"):
+        table.add_column(what)
+    for seed in seeds:
+        with TemporaryDirectory() as folder:
+            told = run_heart(patients, Path(folder), seed).told
+        told["all of it"] = all(told.values())
+        counts.update(what for what, has_happened in told.items() if has_happened)
+        marks = ["yes" if told[what] else "NO" for what in (*EXPECTED, "all of it")]
+        table.add_row(str(seed), *marks)
+    table.add_section()
+    totals = [f"{counts[what]} of {len(seeds)}" for what in (*EXPECTED, "all of it")]
+    table.add_row("", *totals)
+    return table
 
 
 def make_table(story: Story) -> Table:
@@ -429,6 +503,10 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/audit"), help="where runs are kept")
     parser.add_argument("--offline", action="store_true", help="fetch nothing")
+    parser.add_argument(
+        "--seeds", type=int, default=0, help="tell the story of the hospitals with so many seeds"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of those seeds")
     return parser.parse_args(arguments)
 
 

@@ -75,6 +75,9 @@ class SlowGate:
         return 0.2 + 0.8 / (1 + math.exp(0.5 - surprise))
 
 
+PRECONDITIONED = nl.optim.MemoryMomentum(
+    lr=0.005, preconditioner="matrix", objective="l2", readout="tanh"
+)
 RULES: dict[str, tuple[OptimizerSpec | Build, Build]] = {
     "adamw": (
         nl.adamw(lr=0.02, weight_decay=0.1),
@@ -91,6 +94,15 @@ RULES: dict[str, tuple[OptimizerSpec | Build, Build]] = {
             p, lr=0.05, momentum=0.9, weight_decay=0.01, nesterov=True, fused=True
         ),
     ),
+    # Deep ones; the biases of the net go to their other rule.
+    "muon": (
+        nl.optim.Muon(lr=0.02, weight_decay=0.1),
+        nl.optim.Muon(lr=0.02, weight_decay=0.1).build,
+    ),
+    "m3": (nl.optim.M3(lr=0.02, period=3), nl.optim.M3(lr=0.02, period=3).build),
+    "delta momentum": (nl.optim.delta_momentum(), nl.optim.delta_momentum().build),
+    "preconditioned": (PRECONDITIONED, PRECONDITIONED.build),
+    "dmgd": (nl.optim.DMGD(lr=0.1), nl.optim.DMGD(lr=0.1).build),
     # The user's own: a class with its arguments, and a function whose moments have other shapes
     # than the weights.
     "rmsprop": (

@@ -305,3 +305,19 @@ def test_what_is_fixed_must_be_as_it_was_signed() -> None:
     assert "level 'scale' changed" in found["scale"]
     with pytest.raises(ContractError, match=r"'scale.weight' is not as it was signed"):
         nl.govern(learner, contract, now=Clock())
+
+
+def test_a_level_that_explodes_is_put_back_alone() -> None:
+    learner, governed, _ = make_governed(make_contract())
+    train_on(*make_rows())(learner)
+    spine = learner.levels["spine"].digest()
+    optimizer = learner.optimizer
+    assert optimizer is not None
+    optimizer.zero_grad()
+    for param in learner.model.fast.parameters():
+        param.grad = torch.full_like(param, float("nan"))
+    optimizer.step()
+    assert learner.levels["spine"].digest() == spine
+    assert all(bool(param.isfinite().all()) for param in learner.model.parameters())
+    governed.hear(optimizer.take_events())
+    assert governed.take_events()[-1].happening == "braked"

@@ -25,11 +25,11 @@ INNER_ROOMS = {
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
     *("judge/verdicts", "learn/governing", "learn/personal", "memory/associative"),
-    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/encoders"),
-    *("oversight/subjects",),
-    *("protect/influence", "protect/penalties", "protect/replay", "protect/routing"),
-    *("report/audit", "streams/adapters", "streams/events", "streams/experts", "streams/kernels"),
-    *("streams/live", "streams/trees"),
+    *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/continuum"),
+    *("models/encoders", "optim/deep", "oversight/subjects", "protect/influence"),
+    *("protect/penalties", "protect/replay", "protect/routing", "report/audit"),
+    *("streams/adapters", "streams/events", "streams/experts", "streams/kernels", "streams/live"),
+    *("streams/trees",),
 }
 # Files over MAX_LINES, each with the reason why it stays in one piece.
 LONG_FILES: dict[str, str] = {

@@ -15,6 +15,7 @@ from nestling.levels.drift_watch import DriftWatch
 from nestling.levels.gates import ParentGate
 from nestling.levels.spec import AnyLevel, AnySpec, Concepts, Copy, Level, Memory, Mix, Sleep
 from nestling.optim import CustomOptimizer
+from nestling.optim.specs import name_rules
 
 _LEVEL: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
@@ -361,11 +362,7 @@ def _find_optimizer(name: str, level: object, source: str, like: Plan | None) ->
 def _keep_choice(data: dict[str, object], spec: AnySpec) -> None:
     """Write out what tells alternatives apart, though it is a default of its own class."""
     if isinstance(spec, Level | Sleep) and "optimizer" in data:
-        data["optimizer"] = (
-            spec.optimizer.name
-            if isinstance(spec.optimizer, CustomOptimizer)
-            else {"name": spec.optimizer.name} | _as_dict(data["optimizer"])
-        )
+        data["optimizer"] = name_rules(spec.optimizer, data["optimizer"])
     if isinstance(spec, Level):
         if spec.gate:
             raw = data["gate"] if isinstance(data.get("gate"), list) else []

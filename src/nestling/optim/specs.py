@@ -1,105 +1,20 @@
-"""Optimizers as data: what a plan says, and the torch optimizer made from it."""
+"""Optimizers as data: what a plan may say, as a table or by a name."""
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import torch
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
-from torch import Tensor
 
-from nestling.core.checked import checked
 from nestling.optim.custom import CustomOptimizer
+from nestling.optim.deep.dgd import DGD
+from nestling.optim.deep.dmgd import DMGD
+from nestling.optim.deep.m3 import M3
+from nestling.optim.deep.memory_momentum import MemoryMomentum
+from nestling.optim.deep.muon import Muon
+from nestling.optim.plain_specs import SGD, Adam, AdamW
 
-_CONFIG = ConfigDict(extra="forbid", defer_build=True)
-# Learning rate or weight decay: 0 or more, finite.
-Rate = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-@checked
-@dataclass(frozen=True, config=_CONFIG)
-class AdamW:
-    """Adam with decoupled weight decay [Loshchilov and Hutter 2019, Algorithm 2]."""
-
-    lr: Rate = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Rate = 1e-8
-    weight_decay: Rate = 1e-2
-    fused: bool | None = None
-    name: Literal["adamw"] = "adamw"
-
-    def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimizer over `params`."""
-        params = list(params)
-        return torch.optim.AdamW(
-            params,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=_choose_fused(params, self.fused),
-        )
-
-
-@checked
-@dataclass(frozen=True, config=_CONFIG)
-class Adam:
-    """Adam [Kingma and Ba 2015, Algorithm 1]; weight decay is added to the gradient."""
-
-    lr: Rate = 1e-3
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Rate = 1e-8
-    weight_decay: Rate = 0.0
-    fused: bool | None = None
-    name: Literal["adam"] = "adam"
-
-    def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimizer over `params`."""
-        params = list(params)
-        return torch.optim.Adam(
-            params,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=_choose_fused(params, self.fused),
-        )
-
-
-@checked
-@dataclass(frozen=True, config=_CONFIG)
-class SGD:
-    """Stochastic gradient descent (SGD), with heavy-ball or Nesterov momentum."""
-
-    lr: Rate = 1e-2
-    momentum: Fraction = 0.0
-    weight_decay: Rate = 0.0
-    nesterov: bool = False
-    fused: bool | None = None
-    name: Literal["sgd"] = "sgd"
-
-    @model_validator(mode="after")
-    def _check_nesterov(self) -> "SGD":
-        if self.nesterov and self.momentum == 0.0:
-            raise ValueError("nesterov=True needs a momentum; momentum=0.9 works")
-        return self
-
-    def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """The torch optimizer over `params`."""
-        params = list(params)
-        return torch.optim.SGD(
-            params,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.nesterov,
-            fused=_choose_fused(params, self.fused),
-        )
-
-
-_Ours = Annotated[AdamW | Adam | SGD, Field(discriminator="name")]
+_KINDS = AdamW | Adam | SGD | Muon | M3 | DGD | DMGD | MemoryMomentum
+_Ours = Annotated[_KINDS, Field(discriminator="name")]
 
 
 class _AnyOptimizer:
@@ -120,69 +35,9 @@ class _AnyOptimizer:
 
 
 # Optimizer of a level as data: built in, or any function to a torch optimizer.
-OptimizerSpec = Annotated[AdamW | Adam | SGD | CustomOptimizer, _AnyOptimizer()]
-
-
-def adamw(
-    lr: float = 1e-3,
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
-    fused: bool | None = None,
-) -> AdamW:
-    """AdamW for a level: `torch.optim.AdamW` with these settings.
-
-    Args:
-        lr: step size, in parameter units per update.
-        betas: decay per update of the first and second moment.
-        eps: added to the root of the second moment.
-        weight_decay: share of lr by which weights shrink per update.
-        fused: torch's fused kernel; None takes it where device and dtype allow.
-
-    >>> adamw(lr=1e-2).lr
-    0.01
-    """
-    return AdamW(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-
-
-def adam(
-    lr: float = 1e-3,
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    fused: bool | None = None,
-) -> Adam:
-    """Adam for a level: `torch.optim.Adam` with these settings; arguments as in `adamw`."""
-    return Adam(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-
-
-def sgd(
-    lr: float = 1e-2,
-    *,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    fused: bool | None = None,
-) -> SGD:
-    """SGD for a level: `torch.optim.SGD` with these settings.
-
-    Args:
-        lr: step size, in parameter units per unit of gradient.
-        momentum: decay of the momentum buffer per update.
-        weight_decay: added to the gradient, times the weight.
-        nesterov: look ahead along the momentum; needs momentum > 0.
-        fused: torch's fused kernel; None takes it where device and dtype allow.
-    """
-    return SGD(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=fused)
-
-
-def _choose_fused(params: list[Tensor], asked: bool | None) -> bool:
-    if asked is not None:
-        return asked
-    # foreach is 3 to 5 times slower than fused on a CPU; fused wants floats on one device kind.
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in params)
+OptimizerSpec = Annotated[
+    AdamW | Adam | SGD | Muon | M3 | DGD | DMGD | MemoryMomentum | CustomOptimizer, _AnyOptimizer()
+]
 
 
 def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler) -> object:
@@ -190,7 +45,7 @@ def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler)
         return value
     if callable(value):
         return CustomOptimizer.wrap(value)
-    if isinstance(value, AdamW | Adam | SGD | dict):
+    if isinstance(value, _KINDS | dict):
         return check(value)
     raise PydanticCustomError(
         "optimizer",
@@ -201,3 +56,22 @@ def _read_optimizer(value: Any, check: core_schema.ValidatorFunctionWrapHandler)
 
 def _write_optimizer(value: Any, write: core_schema.SerializerFunctionWrapHandler) -> object:
     return value.name if isinstance(value, CustomOptimizer) else write(value)
+
+
+def name_rules(spec: OptimizerSpec, data: object) -> object:
+    """Write out what tells optimizers apart, though it is a default of its own class.
+
+    Args:
+        spec: the optimizer.
+        data: what pydantic wrote of it, defaults left out.
+
+    >>> name_rules(AdamW(), {})
+    {'name': 'adamw'}
+    """
+    if isinstance(spec, CustomOptimizer):
+        return spec.name
+    table = {"name": spec.name, **(data if isinstance(data, dict) else {})}
+    other = getattr(spec, "other", None)  # the rule of what is no matrix
+    if other is not None and "other" in table:
+        table["other"] = {"name": other.name, **table["other"]}
+    return table

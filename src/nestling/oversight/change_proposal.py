@@ -93,7 +93,7 @@ def check_approval(proposal: ChangeProposal, by: str) -> None:
         )
 
 
-def judge_bounds(clause: MayChange, change: float, since: float | None) -> list[Finding]:
+def judge_bounds(clause: MayChange, change: float | None, since: float | None) -> list[Finding]:
     """Whether a proposed change keeps the bounds of its clause.
 
     A proposal counts as one update: its whole change must be within `per_update`, and, as it
@@ -101,7 +101,7 @@ def judge_bounds(clause: MayChange, change: float, since: float | None) -> list[
 
     Args:
         clause: of the modification.
-        change: relative change that it would make.
+        change: relative change that it would make; None to judge the cumulative one alone.
         since: relative change since the last validation that it would lead to; None if there was
             no validation.
 
@@ -116,7 +116,7 @@ def judge_bounds(clause: MayChange, change: float, since: float | None) -> list[
         ("since_validation", since),
     ):
         bound = getattr(clause, name)
-        if bound is None:
+        if bound is None or (change is None and name != "since_validation"):
             continue
         if value is None:
             message = f"{name}: nothing was validated yet to measure from; validate first"

@@ -37,11 +37,15 @@ class LimitWatch:
         self._next_end = math.inf
 
     def bind_levels(self) -> None:
-        """Hold levels to their bounds; those of duties ask for the time before each update."""
-        due = {duty.level for duty in self._contract.must_change_by}
+        """Hold levels to their bounds, and brake those that learn by gradient.
+
+        A level that is bound is put back to its last good state when it explodes, and asks for the
+        time before each update, so that a duty can stop it.
+        """
+        kinds = self._subject.kinds
         for clause in self._contract.may_change:
             bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
-            if bounds != ChangeBounds() or clause.level in due:
+            if bounds != ChangeBounds() or kinds[clause.level] == "gradient":
                 self._subject.bind(clause.level, bounds, self.tell_levels)
 
     def tell_levels(self) -> float:

@@ -84,7 +84,10 @@ class ProposalDesk:
         since = read_changes(candidate)
         for clause in self._contract.may_change:
             if clause.level in proposal.changes:
-                change = proposal.changes[clause.level]
+                # Another level that it takes along, such as a fast one that begins anew: the
+                # bounds of an update and of a day are of what that level learns by itself.
+                is_cited = clause.level == proposal.level
+                change = proposal.changes[clause.level] if is_cited else None
                 gates += judge_bounds(clause, change, since.get(clause.level))
         cited = self._contract.find_modification(proposal.clause)
         last = self._judge.commits.get(proposal.clause, [])[-1:]

@@ -1,1 +1,1 @@
-"""Speed and abilities of the blocks that nested models are made of."""
+"""What single parts of the machinery cost, beside the parts of others."""

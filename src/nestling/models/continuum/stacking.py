@@ -1,0 +1,298 @@
+"""Level stacking: blocks of a pre-trained model that go on learning in context, each on its clock.
+
+Axes: B samples, T tokens, N tokens of one piece, K logits.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from nestling.core.arguments import check_model, check_whole
+from nestling.core.errors import (
+    CorruptSnapshot,
+    ForeignSnapshot,
+    IdlePattern,
+    NonFiniteInput,
+    SettingError,
+    ShapeMismatch,
+)
+
+TokenLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class StackedState:
+    """What stacked levels have written in the sequences that they are reading, per sample.
+
+    Args:
+        position: tokens read since the sequences began.
+        recent: (B, T) the last tokens read, which the next piece is read after.
+        changes: parameter -> (B, ...) what is in force over the model's own value.
+        gathered: parameter -> (B, ...) gradient of the chunk that is under way.
+    """
+
+    position: int
+    recent: Tensor
+    changes: Mapping[str, Tensor]
+    gathered: Mapping[str, Tensor]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name, for safetensors or a checkpoint; `load_stacked_state` reads them."""
+        position = torch.tensor(self.position, dtype=torch.int64, device="cpu")
+        return {
+            "position": position,
+            "recent": self.recent.contiguous(),
+            **{f"changes.{name}": tensor for name, tensor in self.changes.items()},
+            **{f"gathered.{name}": tensor for name, tensor in self.gathered.items()},
+        }
+
+
+def load_stacked_state(tensors: Mapping[str, Tensor]) -> StackedState:
+    """The state that `StackedState.state_dict` saved.
+
+    Args:
+        tensors: name -> tensor; kept, not copied.
+
+    Raises:
+        CorruptSnapshot: names that are missing or unknown, or samples that do not agree.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"changes": {}, "gathered": {}}
+    rest = dict(tensors)
+    try:
+        position, recent_BT = int(rest.pop("position")), rest.pop("recent")
+        for name, tensor in rest.items():
+            part, _, parameter = name.partition(".")
+            parts[part][parameter] = tensor
+            if len(tensor) != len(recent_BT):
+                raise ValueError(f"{name} has {len(tensor)} samples, not {len(recent_BT)}")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptSnapshot(
+            f"no state of stacked levels ({error}); save it by state_dict()"
+        ) from None
+    return StackedState(position, recent_BT, parts["changes"], parts["gathered"])
+
+
+@dataclass(frozen=True, slots=True)
+class StackedLevels:
+    """Parameters of a model with clocks of their own; `stack_levels` makes it.
+
+    Args:
+        model: (B, T) tokens -> (B, T, K) logits, causal; never changed.
+        chunks: parameter -> tokens between two of its updates.
+        rates: parameter -> eta per token.
+        context: tokens before an update that what follows it is read after; None for all.
+        loss: ((N, K) logits, (N,) tokens) -> (), summed over tokens.
+    """
+
+    model: nn.Module
+    chunks: Mapping[str, int]
+    rates: Mapping[str, float]
+    context: int | None
+    loss: TokenLoss
+
+    def read(
+        self, tokens_BT: Tensor, state: StackedState | None = None, *, write: bool | None = None
+    ) -> tuple[Tensor, StackedState]:
+        """Logits of the next tokens of each sequence, and the state after them.
+
+        Pieces of any size equal one pass. A token is learned from once it has been read, so no
+        logit knows of a token after its own; a level's new weights are read in its next chunk.
+
+        Args:
+            tokens_BT: (B, T) integers.
+            state: what the last call returned; None where sequences begin.
+            write: whether levels learn; None for "if the model is in training mode".
+
+        Returns: (B, T, K) logits, detached, and the state.
+
+        Raises:
+            ShapeMismatch: tokens that are no (B, T) integers, or a state of another batch.
+            ForeignSnapshot: a state of other parameters.
+            NonFiniteInput: a write that is not finite; the state given is as it was.
+        """
+        if (
+            not isinstance(tokens_BT, Tensor)
+            or tokens_BT.dim() != 2
+            or tokens_BT.is_floating_point()
+        ):
+            raise ShapeMismatch("the tokens are no (samples, tokens) tensor of integers")
+        if state is None:
+            state = StackedState(0, tokens_BT[:, :0], {}, {})
+        self._check(state, len(tokens_BT))
+        writes = self.model.training if write is None else bool(write)
+        writes = writes and any(rate > 0 for rate in self.rates.values())
+        if not tokens_BT.numel():
+            return tokens_BT.new_zeros((*tokens_BT.shape, 0), dtype=torch.float32), state
+        if not writes and not state.changes and not state.position:
+            with torch.no_grad():  # the model itself, bit for bit
+                logits_BTK: Tensor = self.model(tokens_BT)
+            return logits_BTK, self._go_on(state, tokens_BT, {}, {})
+        rows = [
+            self._read_row(tokens_BT[row], _pick_row(state, row), writes)
+            for row in range(len(tokens_BT))
+        ]
+        changes = {name: torch.stack([one[1][name] for one in rows]) for name in rows[0][1]}
+        gathered = {name: torch.stack([one[2][name] for one in rows]) for name in rows[0][2]}
+        logits_BTK = torch.stack([one[0] for one in rows])
+        return logits_BTK, self._go_on(state, tokens_BT, changes, gathered)
+
+    def _read_row(
+        self, tokens_T: Tensor, state: StackedState, writes: bool
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Logits of one sequence, and its changes and gathered gradients, without an axis B."""
+        own = dict(self.model.named_parameters())
+        changes, gathered = dict(state.changes), dict(state.gathered)
+        seen_T = torch.cat([state.recent, tokens_T])
+        begin, end = len(state.recent), len(seen_T)
+        position, outputs = state.position, []
+        while begin < end:
+            size = min([end - begin, *(chunk - position % chunk for chunk in self.chunks.values())])
+            first = 0
+            if self.context is not None:  # counted from the last update of any level
+                first = max(0, begin - self._since_update(position) - self.context)
+            piece_1T = seen_T[None, first : begin + size]
+            weights = {
+                name: (
+                    own[name].detach() + changes[name] if name in changes else own[name].detach()
+                )
+                for name in self.chunks
+            }
+            with torch.set_grad_enabled(writes):
+                for weight in weights.values():
+                    weight.requires_grad_(writes)
+                logits_NK = functional_call(self.model, weights, (piece_1T,))[0]
+            outputs.append(logits_NK[begin - first :].detach())
+            start = max(begin - first, 1)  # nothing foretells the first token of all
+            if writes and start < len(logits_NK):
+                # What was foretold of the tokens of this piece, by the weights in force now.
+                loss = self.loss(logits_NK[start - 1 : -1], piece_1T[0, start:])
+                grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+                for name, grad in zip(weights, grads, strict=True):
+                    if grad is not None:
+                        gathered[name] = gathered[name] + grad if name in gathered else grad
+            begin, position = begin + size, position + size
+            for name, chunk in self.chunks.items():
+                if writes and position % chunk == 0 and name in gathered:
+                    change = -self.rates[name] * gathered.pop(name)
+                    if not bool(torch.isfinite(change).all()):
+                        raise NonFiniteInput(
+                            f"the write of {name!r} at token {position} is not finite; a rate "
+                            f"below {self.rates[name]} works"
+                        )
+                    changes[name] = changes[name] + change if name in changes else change
+        if writes:  # every sample keeps the same names
+            for name in self.chunks:
+                changes.setdefault(name, torch.zeros_like(own[name]))
+                gathered.setdefault(name, torch.zeros_like(own[name]))
+        return torch.cat(outputs), changes, gathered
+
+    def _go_on(
+        self,
+        state: StackedState,
+        tokens_BT: Tensor,
+        changes: Mapping[str, Tensor],
+        gathered: Mapping[str, Tensor],
+    ) -> StackedState:
+        """The state after these tokens."""
+        recent_BT = torch.cat([state.recent, tokens_BT], 1)
+        position = state.position + tokens_BT.shape[1]
+        if self.context is not None:
+            num_kept = self.context + self._since_update(position)
+            recent_BT = recent_BT[:, max(0, recent_BT.shape[1] - num_kept) :]
+        return StackedState(position, recent_BT, changes, gathered)
+
+    def _since_update(self, position: int) -> int:
+        """Tokens since any level was due."""
+        return min(position % chunk for chunk in self.chunks.values())
+
+    def _check(self, state: StackedState, num_samples: int) -> None:
+        """Raise unless a state belongs to these parameters and this batch."""
+        if not isinstance(state, StackedState):
+            raise SettingError(f"state={type(state).__name__}; give what `read` returned, or None")
+        if len(state.recent) != num_samples:
+            raise ShapeMismatch(
+                f"a state of {len(state.recent)} samples for a batch of {num_samples}"
+            )
+        shapes = {name: tensor.shape for name, tensor in self.model.named_parameters()}
+        for name, tensor in [*state.changes.items(), *state.gathered.items()]:
+            if name not in self.chunks or tensor.shape[1:] != shapes[name]:
+                raise ForeignSnapshot(f"a state with {name!r}, which no level here has")
+
+
+def stack_levels(
+    model: nn.Module,
+    levels: Mapping[str, int],
+    *,
+    rate: float | Sequence[float] = 0.01,
+    context: int | None = None,
+    loss: TokenLoss | None = None,
+) -> StackedLevels:
+    """Give blocks of a pre-trained model clocks of their own, to learn in context at test time.
+
+    theta_l <- theta_l - eta_l sum over the last C_l tokens of grad loss(theta_l; token)
+    [NL, section 7.3 with eq. 71]. The model is not changed: what is written lies in a state, per
+    sample. eta = 0 is bit for bit the model.
+
+    Differs: levels are parameters by name, not modules of a new kind. Each chunk is read again
+    after its context, so `context=None` costs the square of the length.
+
+    Args:
+        model: (B, T) tokens -> (B, T, K) logits; causal.
+        levels: pattern of parameter names -> C in tokens; the first that matches claims.
+        rate: eta of each level or of all, >= 0, per token.
+        context: tokens before an update that what follows it is read after, >= 1; None for all.
+        loss: ((N, K) logits, (N,) next tokens) -> (), summed; None for cross-entropy.
+
+    Raises:
+        SettingError: a chunk, rate or context that cannot be carried out.
+        IdlePattern: a pattern that claims nothing.
+
+    >>> lm = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    >>> stacked = stack_levels(lm, {"1.*": 4}, rate=0.1)
+    >>> tokens = torch.tensor([[0, 1, 2, 3, 4, 0]])
+    >>> logits, state = stacked.read(tokens, write=True)
+    >>> logits.shape, state.position
+    (torch.Size([1, 6, 5]), 6)
+    """
+    check_model(model, "stack_levels")
+    if not isinstance(levels, Mapping) or not levels:
+        raise SettingError(f"levels={levels!r}; patterns -> tokens work, e.g. {{'blocks.3.*': 32}}")
+    rates = list(rate) if isinstance(rate, Sequence) else [rate] * len(levels)
+    if len(rates) != len(levels):
+        raise SettingError(f"{len(rates)} rates for {len(levels)} levels; one for each, or one")
+    if context is not None:
+        context = check_whole("context", context, 1, "1 token or more works, or None for all")
+    chunks: dict[str, int] = {}
+    own_rates: dict[str, float] = {}
+    names = [name for name, _ in model.named_parameters()]
+    for (pattern, chunk), eta in zip(levels.items(), rates, strict=True):
+        chunk = check_whole("chunk", chunk, 1, "1 token or more works")
+        if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta < math.inf:
+            raise SettingError(f"rate={eta!r}; 0 (no writes) or more works")
+        claimed = [name for name in names if fnmatchcase(name, pattern) and name not in chunks]
+        if not claimed:
+            raise IdlePattern(f"level {pattern!r} claims no parameter; known: {names[:12]}")
+        for name in claimed:
+            chunks[name], own_rates[name] = chunk, float(eta)
+    return StackedLevels(model, chunks, own_rates, context, loss or _sum_cross_entropy)
+
+
+def _sum_cross_entropy(logits_NK: Tensor, tokens_N: Tensor) -> Tensor:
+    """Cross-entropy in nats, summed over tokens."""
+    return functional.cross_entropy(logits_NK, tokens_N.long(), reduction="sum")
+
+
+def _pick_row(state: StackedState, row: int) -> StackedState:
+    """The state of one sample, without an axis of samples."""
+    return StackedState(
+        state.position,
+        state.recent[row],
+        {name: tensor[row] for name, tensor in state.changes.items()},
+        {name: tensor[row] for name, tensor in state.gathered.items()},
+    )

@@ -1,0 +1,169 @@
+"""Level stacking: a pre-trained model whose blocks learn in context."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.errors import (
+    CorruptSnapshot,
+    ForeignSnapshot,
+    IdlePattern,
+    NonFiniteInput,
+    SettingError,
+    ShapeMismatch,
+)
+from nestling.models import gpt_blocks, load_stacked_state, stack_levels
+
+LEVELS = {"1.0.out.*": 4, "1.1.out.weight": 6}
+
+
+def make_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Embedding(7, 8), gpt_blocks(2, 8, 2), nn.Linear(8, 7)).eval()
+
+
+def make_tokens(num_samples: int = 2, length: int = 21) -> Tensor:
+    return torch.randint(7, (num_samples, length), generator=torch.Generator().manual_seed(3))
+
+
+def read_slowly(model: nn.Module, tokens_T: Tensor, rate: float) -> Tensor:
+    """One level of chunk 4 with the whole context, by a copy whose weights are set."""
+    names = ["1.0.out.weight", "1.0.out.bias"]
+    copy = make_model()
+    copy.load_state_dict(model.state_dict())
+    weights = [dict(copy.named_parameters())[name] for name in names]
+    outputs = []
+    for begin in range(0, len(tokens_T), 4):
+        end = min(begin + 4, len(tokens_T))
+        logits = copy(tokens_T[None, :end])[0]
+        outputs.append(logits[begin:].detach())
+        terms = [
+            functional.cross_entropy(logits[at - 1], tokens_T[at])
+            for at in range(max(begin, 1), end)
+        ]
+        grads = torch.autograd.grad(sum(terms), weights)
+        with torch.no_grad():
+            for weight, grad in zip(weights, grads, strict=True):
+                weight -= rate * grad
+    return torch.cat(outputs)
+
+
+def test_writes_equal_the_loop_and_leave_the_model_alone() -> None:
+    model, tokens = make_model(), make_tokens()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    logits, state = stack_levels(model, {"1.0.out.*": 4}, rate=0.1).read(tokens, write=True)
+    wanted = torch.stack([read_slowly(model, row, 0.1) for row in tokens])
+    assert (logits - wanted).abs().max() <= 1e-5
+    assert (logits - model(tokens)).abs().max() > 1e-3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert state.position == 21
+
+
+def test_rate_zero_and_no_writes_are_bit_for_bit_the_model() -> None:
+    model, tokens = make_model(), make_tokens()
+    wanted = model(tokens)
+    assert torch.equal(stack_levels(model, LEVELS, rate=0.0).read(tokens, write=True)[0], wanted)
+    logits, state = stack_levels(model, LEVELS).read(tokens)  # in evaluation mode
+    assert torch.equal(logits, wanted)
+    assert not state.changes
+    assert stack_levels(model.train(), LEVELS).read(tokens)[1].changes
+
+
+@pytest.mark.parametrize("context", [None, 5])
+@pytest.mark.parametrize("sizes", [(1,) * 21, (3, 0, 17, 1)])
+def test_pieces_of_any_size_equal_one_pass(sizes: tuple[int, ...], context: int | None) -> None:
+    tokens = make_tokens()
+    stacked = stack_levels(make_model(), LEVELS, rate=(0.1, 0.2), context=context)
+    whole, end = stacked.read(tokens, write=True)
+    pieces, state = [], None
+    for piece in tokens.split(sizes, 1):
+        logits, state = stacked.read(piece, state, write=True)
+        if piece.shape[1]:
+            pieces.append(logits)
+    assert state is not None
+    assert (torch.cat(pieces, 1) - whole).abs().max() <= 1e-5
+    for name in end.changes:
+        assert (state.changes[name] - end.changes[name]).abs().max() <= 1e-5
+        assert (state.gathered[name] - end.gathered[name]).abs().max() <= 1e-5
+    assert torch.equal(state.recent, end.recent)
+    assert state.position == end.position
+
+
+def test_a_state_is_saved_and_restored_exactly() -> None:
+    tokens, stacked = make_tokens(), stack_levels(make_model(), LEVELS, rate=0.1, context=5)
+    _, state = stacked.read(tokens[:, :9], write=True)
+    tensors = state.state_dict()
+    restored = load_stacked_state(tensors)
+    wanted, _ = stacked.read(tokens[:, 9:], state, write=True)
+    assert torch.equal(stacked.read(tokens[:, 9:], restored, write=True)[0], wanted)
+    with pytest.raises(CorruptSnapshot, match="no state of stacked levels"):
+        load_stacked_state({})
+    with pytest.raises(CorruptSnapshot, match="3 samples, not 2"):
+        load_stacked_state({**tensors, "changes.x": torch.zeros(3)})
+    with pytest.raises(CorruptSnapshot, match="other"):
+        load_stacked_state({**tensors, "other": torch.zeros(2)})
+
+
+def test_no_leak_from_the_future_or_other_samples() -> None:
+    tokens = make_tokens()
+    stacked = stack_levels(make_model(), LEVELS, rate=0.1)
+    logits, _ = stacked.read(tokens, write=True)
+    other = tokens.clone()
+    other[0, 13:] = (other[0, 13:] + 1) % 7
+    changed, _ = stacked.read(other, write=True)
+    assert torch.equal(changed[0, :13], logits[0, :13])
+    assert torch.equal(changed[1], logits[1])
+    assert not torch.equal(changed[0, 13:], logits[0, 13:])
+
+
+def test_each_level_has_its_own_clock() -> None:
+    tokens = make_tokens(1, 5)
+    _, state = stack_levels(make_model(), LEVELS, rate=0.1).read(tokens, write=True)
+    assert state.changes["1.0.out.weight"].any()
+    assert not state.changes["1.1.out.weight"].any()
+    assert state.gathered["1.1.out.weight"].any()
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_shortest_sequences(length: int) -> None:
+    stacked = stack_levels(make_model(), {"1.0.out.*": 1}, rate=0.1)
+    logits, state = stacked.read(make_tokens(2, length), write=True)
+    assert logits.shape[:2] == (2, length)
+    assert state.position == length
+
+
+BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"levels": {"nothing.*": 4}}, IdlePattern, "claims no parameter"),
+    ({"levels": {}}, SettingError, "patterns -> tokens"),
+    ({"levels": {"1.*": 0}}, SettingError, "1 token or more"),
+    ({"levels": LEVELS, "rate": -1}, SettingError, "0 \\(no writes\\) or more"),
+    ({"levels": LEVELS, "rate": (1.0,)}, SettingError, "1 rates for 2 levels"),
+    ({"levels": LEVELS, "context": 0}, SettingError, "None for all"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), BAD)
+def test_arguments_that_cannot_be_carried_out(
+    given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        stack_levels(make_model(), **given)
+
+
+def test_input_and_states_that_do_not_fit() -> None:
+    tokens, stacked = make_tokens(), stack_levels(make_model(), LEVELS, rate=0.1)
+    _, state = stacked.read(tokens, write=True)
+    with pytest.raises(ShapeMismatch, match="integers"):
+        stacked.read(tokens.float())
+    with pytest.raises(ShapeMismatch, match="2 samples for a batch of 1"):
+        stacked.read(tokens[:1], state)
+    with pytest.raises(SettingError, match="state=dict"):
+        stacked.read(tokens, {})  # type: ignore[arg-type]
+    with pytest.raises(ForeignSnapshot, match="no level here has"):
+        stack_levels(make_model(), {"2.*": 4}).read(tokens, state)
+    with pytest.raises(NonFiniteInput, match="a rate below"):
+        stack_levels(make_model(), LEVELS, rate=1e39).read(tokens, write=True)

@@ -1,0 +1,141 @@
+"""Delta gradient descent against its closed form, from real layers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import nestling as nl
+from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.levels import Level, NestedOptimizer, Plan
+from nestling.optim.deep import DGD, dgd, dgd_update, record_layers
+
+DRAW = torch.Generator().manual_seed(0)
+LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "linear": (nn.Linear(4, 3), (5, 4)),
+    "tokens": (nn.Linear(4, 3, bias=False), (2, 6, 4)),
+    "conv1d": (nn.Conv1d(2, 3, 3, padding=1, stride=2), (4, 2, 9)),
+    "conv2d": (nn.Conv2d(2, 4, 3, padding="same", dilation=2), (3, 2, 6, 7)),
+    "circular": (nn.Conv2d(2, 4, (3, 2), padding=1, padding_mode="circular"), (3, 2, 6, 7)),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2, padding=1), (3, 4, 5, 5)),
+    "depthwise": (nn.Conv1d(4, 4, 3, groups=4), (3, 4, 8)),
+    "one example": (nn.Conv2d(2, 4, 3), (2, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_rows_give_back_outputs_and_weight_gradients(name: str) -> None:
+    layer, shape = LAYERS[name]
+    layer = layer.double()
+    layer.zero_grad()
+    x = torch.randn(shape, generator=DRAW, dtype=torch.float64)
+    with record_layers(layer, rows=True) as record:
+        layer(x)  # no backward: adds nothing
+        with torch.no_grad():
+            layer(x)
+        layer(x).square().sum().backward()
+        (rows,), (gradients,) = record[""].inputs, record[""].output_gradients
+        moment = layer.weight.input_moment  # type: ignore[union-attr]
+        torch.testing.assert_close(moment.total_gii, rows.mT @ rows)  # type: ignore[union-attr]
+    assert not hasattr(layer.weight, "input_moment")
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    assert weight.grad is not None
+    torch.testing.assert_close((gradients.mT @ rows).reshape(weight.shape), weight.grad)
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("lr", [0.01, 1.0, 50.0])
+def test_equals_its_closed_form(size: float, lr: float) -> None:
+    """The corrected rate for any length of the input; the minimiser by solving."""
+    draw = [torch.randn(s, generator=DRAW, dtype=torch.float64) for s in ((3, 4), (3,), (4,))]
+    w, d, x = draw[0], draw[1], size * draw[2]
+    g, c = torch.outer(d, x), torch.outer(x, x)
+    rate = lr / (1 + lr * x @ x)
+    closed = w @ (torch.eye(4, dtype=torch.float64) - rate * c) - rate * g
+    for form in ("exact", "step"):
+        found = dgd_update(w, g, c, lr=lr, form=form)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, closed, rtol=1e-9, atol=1e-9)
+    # It is the minimiser: the objective's gradient vanishes there.
+    assert torch.allclose(
+        (closed @ x + d).outer(x) + (closed - w) / lr, torch.zeros_like(w), atol=1e-7
+    )
+    literal = dgd_update(w, g, c, lr=lr, form="paper")
+    if lr * size > 1e-2:
+        assert not torch.allclose(literal, closed, rtol=1e-3)
+
+
+def test_printed_rate_is_right_for_inputs_of_length_1_and_overshoots_for_long_ones() -> None:
+    w = torch.ones(1, 2)
+    x = torch.tensor([0.6, 0.8])
+    for form in ("exact", "step", "paper"):
+        now = dgd_update(w, torch.zeros(1, 2), torch.outer(x, x), lr=3.0, form=form)  # type: ignore[arg-type]
+        torch.testing.assert_close(now, w - 0.75 * (w @ x).outer(x))
+    long = 10 * x
+    sizes = {}
+    for form in ("exact", "step", "paper"):
+        now = w
+        for _ in range(5):
+            now = dgd_update(now, torch.zeros(1, 2), torch.outer(long, long), lr=3.0, form=form)  # type: ignore[arg-type]
+        sizes[form] = float((now @ long).abs())
+    assert sizes["exact"] < 1e-3 > sizes["step"]
+    assert sizes["paper"] > 1e6
+
+
+@pytest.mark.parametrize("form", ["exact", "step"])
+def test_mini_batch_never_overshoots(form: str) -> None:
+    x = 10 * torch.randn(8, 4, generator=DRAW, dtype=torch.float64)
+    c = x.mT @ x / 8
+    w = torch.randn(3, 4, generator=DRAW, dtype=torch.float64)
+    now = dgd_update(w, torch.zeros_like(w), c, lr=1e3, form=form)  # type: ignore[arg-type]
+    assert float((now @ x.mT).norm()) < float((w @ x.mT).norm())
+    exact = torch.linalg.solve(torch.eye(4, dtype=torch.float64) + 1e3 * c, w.mT).mT
+    if form == "exact":
+        torch.testing.assert_close(now, exact)
+
+
+def test_trains_a_net_as_a_levels_optimizer() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 6, 3, groups=2), nn.Tanh(), nn.Flatten(), nn.Linear(24, 1))
+    x = torch.randn(64, 2, 6)
+    y = x[:, 0, :1].tanh()
+    plan = Plan(Level("all", match=["*"], period=2, optimizer=dgd(lr=0.2, other=nl.sgd(lr=0.2))))
+    rule = NestedOptimizer(net, Plan.from_toml(plan.to_toml()))
+    losses = []
+    with record_layers(net):
+        for _ in range(300):
+            rule.zero_grad()
+            loss = (net(x) - y).square().mean()
+            loss.backward()
+            rule.step()
+            losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_without_inputs_is_an_error_and_nothing_moves() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    rule = DGD().build(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    before = [param.detach().clone() for param in net.parameters()]
+    with pytest.raises(SettingError, match=r"no inputs for a weight of shape \(2, 2\)"):
+        rule.step()
+    assert all(map(torch.equal, net.parameters(), before))
+    # A kernel of three axes is recorded by nobody.
+    deep = nn.Sequential(nn.Conv3d(1, 1, 1), nn.Flatten(), nn.Linear(1, 1))
+    with record_layers(deep):
+        deep(torch.ones(1, 1, 1, 1, 1)).sum().backward()
+        with pytest.raises(SettingError, match="Conv1d"):
+            DGD().build(deep.parameters()).step()
+
+
+def test_wrong_records() -> None:
+    with pytest.raises(SettingError, match=r"ReLU has no nn\.Linear"), record_layers(nn.ReLU()):
+        pass
+    net = nn.Linear(1, 1)
+    with (
+        record_layers(net),
+        pytest.raises(SettingError, match="recorded already"),
+        record_layers(net),
+    ):
+        pass
+    with pytest.raises(ShapeMismatch, match=r"a moment \(3, 3\)"):
+        dgd_update(torch.ones(1, 2), torch.ones(1, 2), torch.ones(3, 3), lr=0.1)

@@ -16,7 +16,7 @@ SPECS: dict[str, OptimizerSpec] = {
     "momentum": MemoryMomentum(),
     # An average of gradients is 1 - a as long as their discounted sum.
     "momentum-l2": MemoryMomentum(lr=0.05, objective="l2"),
-    "momentum-huber": MemoryMomentum(lr=0.05, objective="huber"),
+    "momentum-huber": MemoryMomentum(lr=0.05, objective="huber", delta=10.0),
     "delta-element": delta_momentum(),
     "delta-matrix": delta_momentum(erase="matrix"),
     "preconditioned": MemoryMomentum(preconditioner="diagonal"),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import nestling as nl
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.levels import Level, NestedOptimizer, Plan
-from nestling.optim.deep import DGD, dgd, dgd_update, record_layers
+from nestling.optim.deep import DGD, DGDOptimizer, dgd, dgd_update, record_layers
 
 DRAW = torch.Generator().manual_seed(0)
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -109,6 +109,39 @@ def test_trains_a_net_as_a_levels_optimizer() -> None:
             rule.step()
             losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_goes_on_bit_for_bit_from_a_snapshot() -> None:
+    x = torch.randn(8, 3, generator=DRAW)
+    plan = Plan(Level("all", match=["*"], optimizer=dgd()))
+    nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)) for _ in range(2)]
+    rules = [NestedOptimizer(net, plan) for net in nets]
+
+    def step(index: int) -> None:
+        rules[index].zero_grad()
+        (nets[index](x) - x.flip(1)).square().mean().backward()
+        rules[index].step()
+
+    with record_layers(nets[0]), record_layers(nets[1]):
+        for _ in range(5):
+            step(0)
+        nets[1].load_state_dict(nets[0].state_dict())
+        rules[1].load_state_dict(rules[0].state_dict())
+        for _ in range(5):
+            step(0)
+            step(1)
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+
+
+def test_without_inputs_in_a_second_group_moves_nothing_in_the_first() -> None:
+    seen, unseen = nn.Linear(2, 1), nn.Linear(2, 1)
+    rule = DGDOptimizer([{"params": seen.parameters()}, {"params": unseen.parameters()}])
+    before = seen.weight.detach().clone()
+    with record_layers(seen):
+        (seen(torch.ones(1, 2)) + unseen(torch.ones(1, 2))).sum().backward()
+        with pytest.raises(SettingError, match="no inputs"):
+            rule.step()
+    assert torch.equal(seen.weight, before)
 
 
 def test_without_inputs_is_an_error_and_nothing_moves() -> None:

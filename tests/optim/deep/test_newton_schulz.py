@@ -130,3 +130,16 @@ def test_the_papers_printed_iteration_does_not_orthogonalise() -> None:
     sigma = torch.linalg.svdvals(matrix / torch.linalg.vector_norm(matrix))
     torch.testing.assert_close(2 * literal**3 - literal, sigma, rtol=0, atol=1e-6)
     assert float((literal - 1).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 9)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_matrix_that_is_not_finite_leaves_its_batch_alone(
+    shape: tuple[int, int], bad: float
+) -> None:
+    good = make_matrix(*shape).float()
+    broken = good.clone()
+    broken[0, 0] = bad
+    found, lost = orthogonalize_all([good, broken])
+    torch.testing.assert_close(found, orthogonalize(good))
+    assert bool(lost.isnan().any())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestling.core.checked import checked
 from nestling.core.errors import ShapeMismatch
-from nestling.optim.deep.layer_record import forget_moment, take_moment
+from nestling.optim.deep.layer_record import find_moment, forget_moment
 from nestling.optim.deep.rule_optimizer import OtherRule, RuleOptimizer, State, takes_matrices
 from nestling.optim.plain_specs import CONFIG, SGD, Rate
 
@@ -86,7 +86,7 @@ class DGDOptimizer(RuleOptimizer):
     def __init__(self, params: Iterable[Any], spec: "DGD | None" = None) -> None:
         spec = DGD() if spec is None else spec
         settings = {"lr": spec.lr, "weight_decay": spec.weight_decay, "form": spec.form}
-        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other)
+        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other, find_moment)
 
 
 def _move_dgd(
@@ -97,7 +97,7 @@ def _move_dgd(
 ) -> tuple[list[Tensor], list[float], list[State]]:
     directions: list[Tensor] = []
     for param, grad in zip(params, grads, strict=True):
-        moment_gii = take_moment(param)
+        moment_gii = find_moment(param).mean_gii
         shape = (len(moment_gii), -1, moment_gii.shape[-1])
         weight_goi, grad_goi = param.reshape(shape), grad.reshape(shape)
         new = dgd_update(weight_goi, grad_goi, moment_gii, lr=group["lr"], form=group["form"])

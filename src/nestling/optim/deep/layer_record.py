@@ -28,7 +28,7 @@ class InputMoment:
 
     @property
     def mean_gii(self) -> Tensor:
-        """X^T X / r, per group."""
+        """C = X^T X / r, per group."""
         return self.total_gii / self.num_rows
 
 
@@ -87,8 +87,8 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
                 delattr(layer.weight, _SLOT)
 
 
-def take_moment(weight: Tensor) -> Tensor:
-    """The mean second moment (g, i, i) of what a weight's layer was fed.
+def find_moment(weight: Tensor) -> InputMoment:
+    """The second moment of what a weight's layer was fed since the last step.
 
     Raises:
         SettingError: nothing was recorded.
@@ -99,7 +99,7 @@ def take_moment(weight: Tensor) -> Tensor:
             f"DGD has no inputs for a weight of shape {tuple(weight.shape)}; run forward and "
             "backward within `with record_layers(model):`, for linear layers, Conv1d and Conv2d"
         )
-    return moment.mean_gii
+    return moment
 
 
 def forget_moment(weight: Tensor) -> None:

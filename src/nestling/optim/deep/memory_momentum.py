@@ -113,7 +113,8 @@ def map_gradient(gradient: Tensor, feature_map: FeatureMap) -> Tensor:
     if feature_map == "tanh":
         return gradient.tanh()
     if feature_map == "unit":
-        return gradient / torch.linalg.vector_norm(gradient).clamp(min=1e-12)
+        unit: Tensor = gradient / torch.linalg.vector_norm(gradient).clamp(min=1e-12)
+        return unit
     return gradient
 
 

@@ -33,6 +33,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule: directions, their factors, and the next states.
         takes: which parameters the rule is for.
         other: what the rest learns by; its rate keeps its ratio to `lr` when that is turned.
+        check: raises where a parameter of the rule's cannot be moved; asked before any moves.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule: Rule,
         takes: Callable[[Tensor], bool],
         other: OtherRule | None = None,
+        check: Callable[[Tensor], object] | None = None,
     ) -> None:
         lr = settings["lr"]
         ratio = 1.0 if other is None or lr == 0.0 else other.lr / lr
@@ -49,6 +51,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.rule = rule
         self.takes = takes
         self.other = other
+        self.check = check
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -57,6 +60,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:  # nothing is half-applied
+            for param in group["params"]:
+                if param.grad is not None:
+                    _check_gradient(param)
+                    if self.check is not None and self.takes(param):
+                        self.check(param)
         for group in self.param_groups:
             moving = [param for param in group["params"] if param.grad is not None]
             ours = [param for param in moving if self.takes(param)]
@@ -70,7 +79,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step_rule(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
-        grads = [_check_gradient(param) for param in params]
+        grads = [param.grad for param in params if param.grad is not None]
         directions, factors, states = self.rule(
             params,
             grads,
@@ -101,21 +110,20 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 2 else tensor.reshape(tensor.shape[0], -1)
 
 
-def _check_gradient(param: Tensor) -> Tensor:
+def _check_gradient(param: Tensor) -> None:
     assert param.grad is not None
     if param.grad.is_sparse or param.is_complex():
         raise SettingError(
             f"a parameter of shape {tuple(param.shape)} has a sparse gradient or complex numbers; "
             "nl.adamw works on complex ones, torch.optim.SparseAdam on sparse ones"
         )
-    return param.grad
 
 
 def _step_other(
     other: OtherRule, params: list[Tensor], states: list[dict[str, Any]], lr: float
 ) -> None:
     """One step of Adam, AdamW or SGD, by torch's own functions, on states that lie here."""
-    grads = [_check_gradient(param) for param in params]
+    grads = [param.grad for param in params if param.grad is not None]
     fused = choose_fused(params, other.fused)
     if isinstance(other, SGD):
         buffers = [state.get("momentum_buffer") for state in states]

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         spine_and_head,
     )
     from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
+    from nestling.models import stack_levels
     from nestling.optim import adam, adamw, sgd
     from nestling.oversight import Governed, govern
     from nestling.streams import StreamClassifier, StreamRegressor
@@ -113,6 +114,7 @@ _HOMES = {
         "RandomFeatures",
         "RidgeMemory",
     ),
+    "nestling.models": ("stack_levels",),
     "nestling.optim": (
         "adam",
         "adamw",
@@ -197,6 +199,7 @@ __all__ = [
     "mix",
     "sgd",
     "spine_and_head",
+    "stack_levels",
 ]
 
 

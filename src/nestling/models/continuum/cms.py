@@ -49,9 +49,10 @@ class ContinuumLevel(nn.Module):
     ) -> None:
         super().__init__()
         self.key = nn.Linear(width, hidden)
-        self.initial = nn.Parameter(torch.randn(width, hidden) * scale)
+        like = self.key.weight.detach()  # for its device and dtype
+        self.initial = nn.Parameter(like.new_empty(width, hidden).normal_(std=scale))
         start = math.log(START_CONSOLIDATION / (1 - START_CONSOLIDATION))
-        self.consolidation = nn.Parameter(torch.full((), start)) if moves_start else None
+        self.consolidation = nn.Parameter(like.new_full((), start)) if moves_start else None
         self.row_scale = nn.Linear(width, width) if scales_output else None
         if self.row_scale is not None:  # the level begins as one without
             nn.init.zeros_(self.row_scale.weight)
@@ -147,8 +148,12 @@ class CMS(nn.Module):
         self.rate = nn.Linear(self.width, len(self.chunks))
         nn.init.zeros_(self.rate.weight)
         nn.init.constant_(self.rate.bias, math.log(START_RATE / (1 - START_RATE)))
-        self.mixing = (
-            nn.Parameter(torch.ones(len(self.chunks))) if arrangement == "independent" else None
+        is_independent = arrangement == "independent"
+        shares = self.rate.bias.new_ones(len(self.chunks))
+        self.mixing = nn.Parameter(shares) if is_independent else None
+            nn.Parameter(self.rate.bias.new_ones(len(self.chunks)))
+            if arrangement == "independent"
+            else None
         )
 
     @property

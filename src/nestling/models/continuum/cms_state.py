@@ -64,7 +64,7 @@ class CMSState:
             SettingError: a row that is not there.
         """
         self.select(rows)
-        keep_B = torch.ones(len(self.positions), dtype=torch.bool)
+        keep_B = torch.ones(len(self.positions), dtype=torch.bool, device="cpu")
         keep_B[list(rows)] = False
         return CMSState(
             self.kind,

@@ -151,10 +151,6 @@ class CMS(nn.Module):
         is_independent = arrangement == "independent"
         shares = self.rate.bias.new_ones(len(self.chunks))
         self.mixing = nn.Parameter(shares) if is_independent else None
-            nn.Parameter(self.rate.bias.new_ones(len(self.chunks)))
-            if arrangement == "independent"
-            else None
-        )
 
     @property
     def kind(self) -> str:

@@ -19,8 +19,7 @@ from nestling.core.errors import ClockError
 from nestling.core.params import are_finite, keep_rows, sum_dtype, widen_half
 from nestling.levels.bounds import ChangeBounds, measure_distance, measure_norm, pull_within
 from nestling.levels.braking import NUM_RECENT, find_explosion
-from nestling.levels.readings import norm
-from nestling.levels.step_bounds import FiniteLook, Rates
+from nestling.levels.step_bounds import FiniteLook, Rates, measure_roughly
 from nestling.levels.validation import clone_tree, place_tensors
 
 SECONDS_PER_DAY = 86_400.0
@@ -207,7 +206,7 @@ class ChangeBudget:
         bound = min(self.bounds.per_update or math.inf, self.explode)
         for is_fresh in (False, True):
             if is_fresh:
-                self.size, self.slack = norm([p.detach() for p in params]), 0.0
+                self.size, self.slack = measure_roughly([p.detach() for p in params]), 0.0
             total = fixed + share * (self.size + self.slack) * _ROUGH
             if total <= bound * (self.size / _ROUGH - self.slack):
                 return fixed, total

@@ -56,7 +56,7 @@ class FiniteLook:
     def __call__(self, grads: list[Tensor]) -> bool:
         """Whether all entries are finite; those whose squares overflow may count as not."""
         if self._look is None or any(grad.device.type != "cpu" for grad in grads):
-            return math.isfinite(_measure_roughly(grads))
+            return math.isfinite(measure_roughly(grads))
         self._found.zero_()
         self._look(grads, self._found, self._one)
         return not self._found.item()
@@ -94,15 +94,15 @@ def bound_step(
         return lr * most * finite, lr * decay if is_decoupled else 0.0
     if kind is not torch.optim.SGD or group["nesterov"]:
         return math.inf, 0.0
-    lr, size = float(group["lr"]), _measure_roughly(grads) / divisor
+    lr, size = float(group["lr"]), measure_roughly(grads) / divisor
     if group["momentum"] != 0:
         buffers = [inner.state[param].get("momentum_buffer") for param in params]
         known = [buffer for buffer in buffers if buffer is not None]
-        size += group["momentum"] * _measure_roughly(known) if known else 0.0
+        size += group["momentum"] * measure_roughly(known) if known else 0.0
     return lr * size, lr * decay
 
 
-def _measure_roughly(values: Sequence[Tensor]) -> float:
+def measure_roughly(values: Sequence[Tensor]) -> float:
     """Their norm in one call, for a bound that leaves room for rounding."""
     is_half = any(value.dtype in (torch.bfloat16, torch.float16) for value in values)
     norms = torch._foreach_norm(list(values), 2, dtype=torch.float32 if is_half else None)

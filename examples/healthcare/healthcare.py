@@ -11,6 +11,7 @@ are made up. Nothing here is medical advice.
 
 import argparse
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -452,6 +453,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for name, run in cases.items():
         folder = options.out / name
+        if (folder / "versions.jsonl").exists():  # of an earlier call: the story begins anew
+            shutil.rmtree(folder)
         story = run(folder)
         page = write_audit(folder, story.now)
         console.print(f"[bold]{name}[/bold]")

@@ -62,7 +62,9 @@ class InnerObjective:
             raise SettingError(f"erase={self.erase} with kind={self.kind!r}; it needs kind='l2'")
 
 
+# The objective of a Hebbian memory: the value's product with what is read.
 DOT = InnerObjective("dot")
+# The objective of the delta rule: half the squared distance of value and what is read.
 L2 = InnerObjective("l2")
 
 

@@ -53,6 +53,9 @@ class WriteRule:
             raise SettingError(f"read={self.read!r}; 'after' or 'before' works")
 
 
+# The Hebbian rule: M + eta v k^T.
 HEBBIAN = WriteRule(DOT)
+# The delta rule: M + eta (v - M k) k^T.
 DELTA = WriteRule(L2)
+# Oja's rule: keys and values change places in the error.
 OJA = WriteRule(L2, swapped=True)

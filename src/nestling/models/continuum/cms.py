@@ -232,7 +232,7 @@ class CMS(nn.Module):
         states = []
         for rows in parts:
             where_NT = _find_tokens(mask_BT, rows, length, x_BTD.device)
-            index_N1 = torch.tensor(rows, device=x_BTD.device)[:, None]
+            index_N1 = torch.tensor(rows, dtype=torch.long, device=x_BTD.device)[:, None]
             part_NTD, part_state = self._read_aligned(
                 x_BTD[index_N1, where_NT], state.select(rows), writes=writes, keep_state=keep_state
             )

@@ -120,6 +120,9 @@ def _list_methods(kind: type) -> Iterator[str]:
             call = f"{name}(...)"
         if name.startswith("_") or not inspect.isfunction(inspect.unwrap(function)):
             continue
+        # torch puts a wrapper of an inherited `step` on a class when it is first used.
+        if hasattr(function, "hooked") and not function.__qualname__.startswith(kind.__name__):
+            continue
         if not isinstance(value, property):
             parameters = [p for p in _read_parameters(function) if p not in ("self", "cls")]
             call = f"{name}({', '.join(parameters)})"

@@ -19,7 +19,7 @@ def report(run: Path, audit: bool, json_file: Path | None) -> int:
     lines of its records are damaged.
 
     \b
-    Examples:
+    Example:
       nestling report runs/demo
       nestling report --audit runs/ward
     """

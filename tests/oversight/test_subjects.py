@@ -429,3 +429,29 @@ def test_a_stream_of_values_is_governed() -> None:
     )
     assert {f.status for f in governed.check()} == {"passed"}
     assert set(governed.measured) == {"spine", "whole"}
+
+
+def test_a_refused_contract_leaves_no_trace(tmp_path: Path) -> None:
+    """Nothing is held, bound or written, whatever it is that does not fit."""
+    learner, data = nl.Learner(TwoParts(), make_plan()), {"accuracy": make_data()}
+    zero = make_contract().to_data()
+    zero["may_change"][0]["per_update"] = 0.1  # of a level whose weights are all zero
+    with pytest.raises(SettingError, match="weights that are all zero"):
+        nl.govern(learner, nl.Contract.from_data(zero), probes=data, folder=tmp_path, now=Clock())
+    assert not (tmp_path / "contract.toml").exists()
+    assert not learner.levels.governance.held
+    assert learner.levels.gradient["spine"].budget is None
+    nl.govern(learner, make_contract(), probes=data, folder=tmp_path, now=Clock())
+    before = (tmp_path / "contract.toml").read_text()
+    late = Clock()
+    late.at -= DAY
+    with pytest.raises(ClockError, match="went back"):
+        nl.govern(learner, make_contract(approvals=2), probes=data, folder=tmp_path, now=late)
+    assert (tmp_path / "contract.toml").read_text() == before
+    stream = nl.StreamClassifier()
+    levels = list(stream.levels)
+    clauses = [MayChange(f"M{at}", level=name, what="all") for at, name in enumerate(levels)]
+    bound = MayChange("M99", level="sgd", what="all", per_update=0.1)
+    contract = nl.Contract("events", may_change=[*clauses[1:], bound])
+    with pytest.raises(SettingError, match="kernels know no bound"):
+        nl.govern(stream, contract, now=Clock())

@@ -62,6 +62,14 @@ class Governance:
         budget.check_clock(name)
         self._put_under(level, budget)
 
+    def check_bounds(self, name: str, bounds: ChangeBounds) -> None:
+        """Raise SettingError unless a level can be held to bounds; see `Levels.bind`."""
+        if bounds != ChangeBounds() and measure_norm(_detach(self._find(name))) == 0.0:
+            raise SettingError(
+                f"level {name!r} has weights that are all zero, of which no change is a share; "
+                "bind it after its first update, or let it own further parameters"
+            )
+
     def keep_good(self, name: str, every: int, explode: float) -> None:
         """Brake a level; see `Levels.keep_good`."""
         level = self._find(name)
@@ -83,12 +91,7 @@ class Governance:
         return self.gradient[name]
 
     def _put_under(self, level: GradientLevel, budget: ChangeBudget) -> None:
-        name = level.spec.name
-        if budget.bounds != ChangeBounds() and measure_norm(_detach(level)) == 0.0:
-            raise SettingError(
-                f"level {name!r} has weights that are all zero, of which no change is a share; "
-                "bind it after its first update, or let it own further parameters"
-            )
+        self.check_bounds(level.spec.name, budget.bounds)
         before = level.budget
         if before is not None:
             budget.take_over(before, level.params)

@@ -24,7 +24,7 @@ from nestling.oversight.change_proposal import ChangeProposal
 from nestling.oversight.contract_judge import ContractJudge
 from nestling.oversight.contract_probes import make_probes, sign_fixed
 from nestling.oversight.governed_record import GovernedRecord
-from nestling.oversight.limit_watch import LimitWatch
+from nestling.oversight.limit_watch import LimitWatch, find_bounds
 from nestling.oversight.measured_views import Cohorts
 from nestling.oversight.proposal_desk import ProposalDesk
 from nestling.oversight.standstill import Standstill
@@ -126,10 +126,12 @@ class Governed:
         self._record.check_fixed(signed)
         references = self._record.read_references(_list_fast(subject, contract))
         self._judge = ContractJudge(contract, made, signed, references, cohorts)
+        bounds = find_bounds(subject, contract)
         at = self._record.tell_time()
+        self._record.write_terms(signed)
         self._still = Standstill(subject, contract)
         self._watch = LimitWatch(subject, contract, self._still, self._record)
-        self._watch.bind_levels()
+        self._watch.bind_levels(bounds)
         self._desk = ProposalDesk(subject, self._judge, self._still, self._record)
         self._begin(at)
 

@@ -65,7 +65,6 @@ class GovernedRecord:
             events = self._log.read()
             self.last_time = max([one.at for one in events], default=self.last_time)
             self.num_proposals = sum(one.happening == "proposed" for one in events)
-            write_whole(folder / CONTRACT, contract.to_toml())
 
     @property
     def is_resumed(self) -> bool:
@@ -115,23 +114,33 @@ class GovernedRecord:
         return said if before == now else f"{said}, amended ({before[:12]}... to {now[:12]}...)"
 
     def check_fixed(self, signed: Mapping[str, str]) -> None:
-        """Keep the digests of what is fixed, or compare them with those of the beginning.
+        """Compare the digests of what is fixed with those of the beginning of the record.
 
         Raises:
             ContractError: something is not as it was when the record began.
         """
-        if self.folder is None:
-            return
-        path = self.folder / FIXED
-        if self.is_resumed and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            for name, digest in signed.items():
-                if before.get(name, digest) != digest:
-                    raise ContractError(
-                        f"{name!r} must stay fixed and is not as it was when the record in "
-                        f"'{self.folder}' began; restore the model, or begin a new record"
-                    )
-        write_whole(path, json.dumps(dict(signed), indent=1) + "\n")
+        before = self._read_fixed()
+        for name, digest in signed.items():
+            if before.get(name, digest) != digest:
+                raise ContractError(
+                    f"{name!r} must stay fixed and is not as it was when the record in "
+                    f"'{self.folder}' began; restore the model, or begin a new record"
+                )
+
+    def write_terms(self, signed: Mapping[str, str]) -> None:
+        """Write the contract and the digests of what it fixes, once nothing can fail any more."""
+        if self.folder is not None:
+            write_whole(self.folder / CONTRACT, self._contract.to_toml())
+            fixed = {**self._read_fixed(), **signed}
+            write_whole(self.folder / FIXED, json.dumps(fixed, indent=1) + "\n")
+
+    def _read_fixed(self) -> dict[str, str]:
+        """Digests of what was fixed when the record began; none where it begins now."""
+        path = None if self.folder is None else self.folder / FIXED
+        if path is None or not self.is_resumed or not path.exists():
+            return {}
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     def tell_time(self) -> float:
         """Now; raises ClockError, with nothing changed, if the clock went back."""

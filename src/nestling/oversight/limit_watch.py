@@ -1,7 +1,7 @@
 """Duties with their dates, and budgets since the last validation: watched, and levels stopped."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.verdicts.judging import Duty
@@ -15,6 +15,22 @@ from nestling.oversight.subjects.subject import Subject
 NEARLY_SPENT = 0.8
 _SPENT = "its budget since the last validation is spent"
 _OVERDUE = "a duty is overdue"
+
+
+def find_bounds(subject: Subject, contract: Contract) -> dict[str, ChangeBounds]:
+    """Bounds of every level that has some or learns by gradient, which is then braked.
+
+    Raises:
+        SettingError: a level cannot be held to the bounds of its clause; nothing is changed.
+    """
+    kinds, found = subject.kinds, dict[str, ChangeBounds]()
+    for clause in contract.may_change:
+        bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
+        if bounds != ChangeBounds():
+            subject.check_bounds(clause.level, bounds)
+        if bounds != ChangeBounds() or kinds[clause.level] == "gradient":
+            found[clause.level] = bounds
+    return found
 
 
 class LimitWatch:
@@ -36,17 +52,17 @@ class LimitWatch:
         self._unmet: list[Duty] = []
         self._next_end = math.inf
 
-    def bind_levels(self) -> None:
-        """Hold levels to their bounds, and brake those that learn by gradient.
+    def bind_levels(self, bounds: Mapping[str, ChangeBounds]) -> None:
+        """Hold levels to bounds, and brake them.
 
         A level that is bound is put back to its last good state when it explodes, and asks for the
         time before each update, so that a duty can stop it.
+
+        Args:
+            bounds: of `find_bounds`.
         """
-        kinds = self._subject.kinds
-        for clause in self._contract.may_change:
-            bounds = ChangeBounds(clause.per_update, clause.per_day, clause.since_validation)
-            if bounds != ChangeBounds() or kinds[clause.level] == "gradient":
-                self._subject.bind(clause.level, bounds, self.tell_levels)
+        for level, bound in bounds.items():
+            self._subject.bind(level, bound, self.tell_levels)
 
     def tell_levels(self) -> float:
         """The time, for levels that ask before an update; a duty that runs out stops its level."""

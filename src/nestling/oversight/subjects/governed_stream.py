@@ -133,22 +133,19 @@ class StreamSubject:
             self.levels[name].control(freeze=None, reason="the contract lets it change")
         self._held = held
 
-    def bind(
-        self,
-        name: str,
-        bounds: ChangeBounds,
-        now: Callable[[], float],  # noqa: ARG002
-    ) -> None:
-        """Bounds per update need a gradient level of a plan; others are judged at each check.
+    def check_bounds(self, name: str, bounds: ChangeBounds) -> None:
+        """Raise SettingError of a bound per update or per day: those need a plan's gradient level.
 
-        Raises:
-            SettingError: a bound per update or per day.
+        A budget since the last validation is judged at each check.
         """
         if bounds.per_update or bounds.per_day:
             raise SettingError(
                 f"level {name!r} of a stream learner cannot be held to per_update or per_day, "
                 "its kernels know no bound; since_validation works, judged at each check"
             )
+
+    def bind(self, name: str, bounds: ChangeBounds, now: Callable[[], float]) -> None:
+        """Nothing to do: its kernels know no bound, and take nothing in that is not finite."""
 
     def mark_validated(self, by: str, at: float, like: Subject | None = None) -> None:
         """Let the cumulative change of every level begin anew."""

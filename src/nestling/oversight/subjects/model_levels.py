@@ -111,6 +111,10 @@ class PlannedSubject(Protocol):
         with self.standing_still():
             self.levels.hold({*tensors, *whole})
 
+    def check_bounds(self, name: str, bounds: ChangeBounds) -> None:
+        """Raise SettingError unless a level can be held to these bounds; nothing is changed."""
+        self.levels.governance.check_bounds(name, bounds)
+
     def bind(self, name: str, bounds: ChangeBounds, now: Callable[[], float]) -> None:
         """Hold a level to bounds of its change."""
         with self.standing_still():

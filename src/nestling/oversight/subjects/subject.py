@@ -69,6 +69,9 @@ class Subject(Protocol):
         """Keep tensors, and whole levels, as they are bit for bit from now on; replaces the last
         call."""
 
+    def check_bounds(self, name: str, bounds: ChangeBounds) -> None:
+        """Raise SettingError unless a level can be held to these bounds; nothing is changed."""
+
     def bind(self, name: str, bounds: ChangeBounds, now: Callable[[], float]) -> None:
         """Hold a level to bounds of its change; without any in them they end.
 

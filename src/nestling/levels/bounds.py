@@ -31,8 +31,9 @@ class ChangeBounds:
 
     >>> ChangeBounds(per_update=-1.0)
     Traceback (most recent call last):
-    nestling.core.errors.SettingError: ChangeBounds per_update: a number greater than 0 works, got -1.0
-    """  # noqa: E501
+    nestling.core.errors.SettingError: ChangeBounds per_update: a number greater than 0 works, got
+    -1.0
+    """
 
     per_update: Bound | None = None
     per_day: Bound | None = None

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 from torch import Tensor
 
+from nestling.answer.views.restricted import References
 from nestling.consolidate.proposal import digest_tensor
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.findings import Finding
@@ -22,7 +23,7 @@ from nestling.oversight.measured_views import (
     keep_answers,
     measure_views,
 )
-from nestling.oversight.subjects.subject import References, Subject
+from nestling.oversight.subjects.subject import Subject
 
 
 class ContractJudge:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from nestling.answer.views.restricted import References
 from nestling.core.errors import NotFitted
 from nestling.judge.contract.change_contract import Contract
 from nestling.judge.contract.clauses import ALL_VIEWS, View
 from nestling.judge.probes import measure_probes
 from nestling.judge.probes.probe_result import Answering, Probe, ProbeResult
 from nestling.judge.verdicts.contract_facts import Measured
-from nestling.oversight.subjects.subject import References, Subject
+from nestling.oversight.subjects.subject import Subject
 
 # Name -> who answers with that cohort's own fast levels, given what is governed or a copy of it.
 Cohorts = Mapping[str, Callable[[Any], Answering]]

@@ -49,7 +49,6 @@ def try_change(subject: Subject, contract: Contract, clause_id: str, change: Cha
         ProposalError: it altered nothing.
     """
     level = contract.find_modification(clause_id).level
-    before = {name: one.tensors() for name, one in subject.levels.items()}
     digests = {name: one.digest() for name, one in subject.levels.items()}
     twin = subject.copy()
     twin.hold(list_fixed(subject, contract), [n for n in _list_weights(subject) if n != level])
@@ -70,7 +69,10 @@ def try_change(subject: Subject, contract: Contract, clause_id: str, change: Cha
                 "change; restrict it, or agree on a clause"
             )
     states = {name: twin.read_part(name) for name in moved}
-    changes = {name: measure_change(before[name], twin.levels[name].tensors()) for name in moved}
+    changes = {
+        name: measure_change(subject.levels[name].tensors(), twin.levels[name].tensors())
+        for name in moved
+    }
     candidate = subject.copy()
     for name, state in states.items():
         candidate.load_level(name, state)

@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nestling.answer.views.restricted import find_silent
+from nestling.answer.views.restricted import References, find_silent
 from nestling.judge.probes.probe_result import Answering
 from nestling.learn import Learner
 from nestling.learn.parts import write_snapshot_state
 from nestling.levels import Levels
 from nestling.oversight.subjects.model_levels import PlannedSubject, answer_by_model
-from nestling.oversight.subjects.subject import References
 
 
 class LearnerSubject(PlannedSubject):

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from nestling.answer.views.restricted import find_silent
+from nestling.answer.views.restricted import References, find_silent
 from nestling.judge.probes.probe_result import Answering
 from nestling.learn.consolidation import put_level_back
 from nestling.learn.parts import read_levels_state, write_levels
 from nestling.levels import Levels, NestedOptimizer
 from nestling.oversight.subjects.model_levels import PlannedSubject, answer_by_model
-from nestling.oversight.subjects.subject import References, check_no_batches
+from nestling.oversight.subjects.subject import check_no_batches
 
 
 class OptimizerSubject(PlannedSubject):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nestling.answer.views.restricted import References
 from nestling.core.errors import SettingError
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
@@ -17,7 +18,7 @@ from nestling.ledger.version_log import digest_plan
 from nestling.levels import Freeze
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-from nestling.oversight.subjects.subject import References, Subject, check_no_batches
+from nestling.oversight.subjects.subject import Subject, check_no_batches
 from nestling.streams import StreamClassifier, StreamRegressor
 from nestling.streams.experts.expert_levels import StreamLevels
 from nestling.streams.experts.level_states import SETTINGS

@@ -6,15 +6,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from nestling.answer.views.restricted import References
 from nestling.core.errors import SettingError
 from nestling.judge.contract.plan_facts import PlanFacts
 from nestling.judge.probes.probe_result import Answering
 from nestling.judge.verdicts.contract_facts import LevelChanges
 from nestling.levels.bounds import ChangeBounds
 from nestling.levels.readings import LevelReading
-
-# Where the weights of levels that are silent stand: level -> name -> tensor.
-References = Mapping[str, Mapping[str, Tensor]]
 
 
 class Subject(Protocol):

@@ -142,9 +142,11 @@ def find_disagreement(
         margin: of the share of errors.
         z: see `wilson_low`.
 
-    >>> find_disagreement(45.0, 10.0, 50, 50, 0.2, 3.0), find_disagreement(20.0, 10.0, 50, 50, 0.2, 3)
-    (True, False)
-    """  # noqa: E501
+    >>> find_disagreement(45.0, 10.0, 50, 50, 0.2, 3.0)
+    True
+    >>> find_disagreement(20.0, 10.0, 50, 50, 0.2, 3.0)
+    False
+    """
     if num < least or errors <= expected + margin * num:
         return False
     return wilson_low(min(errors / num, 1.0), num, z) > expected / num + margin

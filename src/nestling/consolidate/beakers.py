@@ -33,6 +33,7 @@ class Beakers:
     Raises:
         SettingError: a step that is too large for the chain, or a tensor that is not floating.
 
+    >>> from nestling.consolidate import make_chain
     >>> weight = torch.nn.Parameter(torch.zeros(1))
     >>> beakers = Beakers({"w": weight}, make_chain(2, shortest=4, longest=16))
     >>> with torch.no_grad():

@@ -321,7 +321,7 @@ def make_copies(
     return {
         spec.name: CopyLevel(
             spec,
-            [gradient[level] for level in spec.of],
+            [gradient[level] for level in dict.fromkeys(spec.of)],
             {name: params[name] for level in spec.of for name in gradient[level].names},
             buffers,
             make_generator(seed, "copy", spec.name),

@@ -404,7 +404,7 @@ class GradientLevel:
             before, since the judge refused them, or a brake put them back (then `is_replaced`).
         """
         params = [p for n, p in zip(self.names, self.params, strict=True) if n in values]
-        before = [param.detach().clone() for param in params]
+        before = [p.detach().clone() for p in params] if self.spec.protect else []
         bound, budget = self._find_bound(), self.budget
         began_at, start = self._start
         if began_at != step:
@@ -436,6 +436,8 @@ class GradientLevel:
             text = f"what a copy's rule would write: {reason}"
             self.events.append(Refusal(self.spec.name, step, text))
             return "undone"
+        if budget is None and size == 0.0:
+            return "whole"
         pairs = zip(params, values.values(), strict=True)
         return "whole" if all(torch.equal(a, b) for a, b in pairs) else "bounded"
 

@@ -84,6 +84,7 @@ def make_chain(
     )
 
 
+@torch.no_grad()
 def step_beakers(
     levels: Sequence[Params], chain: Chain, step_size: float = 1.0
 ) -> list[dict[str, Tensor]]:
@@ -119,15 +120,15 @@ def step_beakers(
         values = [widen_half(level[name]) for level in levels]
         # flows[k] runs from beaker k + 1 into beaker k, once for both of them.
         flows = [
-            conductance * (deep - shallow)
+            (deep - shallow).mul_(conductance)  # in place: fresh memory is what costs
             for conductance, shallow, deep in zip(
                 chain.conductances, values, values[1:], strict=False
             )
         ]
-        flows.append(-chain.leak * values[-1])
+        flows.append(values[-1] * -chain.leak)
         for k, value in enumerate(values):
-            inflow = flows[k] - flows[k - 1] if k else flows[0]
-            result[k][name] = value + inflow * (step_size / chain.capacities[k])
+            inflow = flows[k] - flows[k - 1] if k else flows[0].clone()
+            result[k][name] = inflow.mul_(step_size / chain.capacities[k]).add_(value)
     return result
 
 

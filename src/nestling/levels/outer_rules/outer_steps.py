@@ -29,6 +29,7 @@ def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Te
     return outer_step(slow, fast, {}, step_size=step_size, momentum=0.0)[0]
 
 
+@torch.no_grad()
 def outer_step(
     slow: Params, fast: Params, velocity: Params, *, step_size: float, momentum: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -45,8 +46,8 @@ def outer_step(
         step_size: eta > 0.
         momentum: mu in [0, 1).
 
-    Returns: the new slow weights, from which the fast ones restart, and the new velocity; float32
-        at least.
+    Returns: the new slow weights, from which the fast ones restart, and the new velocity, empty if
+        it was; float32 at least.
 
     Raises:
         MismatchedParameters: names or shapes differ.
@@ -62,17 +63,21 @@ def outer_step(
     for name, value in slow.items():
         if not (value.is_floating_point() or value.is_complex()):
             result[name] = fast[name].clone()
-            fresh[name] = velocity[name].clone() if velocity else torch.zeros_like(value)
+            if velocity:
+                fresh[name] = velocity[name].clone()
             continue
         start, end = widen_half(value), widen_half(fast[name])
         moved = start - end
-        fresh[name] = momentum * widen_half(velocity[name]) + moved if momentum else moved
+        if velocity:  # in place where nobody else has it: fresh memory is what costs
+            fresh[name] = (momentum * widen_half(velocity[name])).add_(moved)
         if momentum:
-            result[name] = start - step_size * (momentum * fresh[name] + moved)
+            way = (momentum * fresh[name]).add_(moved).mul_(step_size)
+            result[name] = torch.sub(start, way, out=way)
         elif step_size == 1.0:  # rounding would not quite arrive
             result[name] = end.to(start.dtype, copy=True)
         else:
-            result[name] = start - step_size * moved
+            way = moved.mul_(step_size)
+            result[name] = torch.sub(start, way, out=way)
     return result, fresh
 
 

@@ -159,6 +159,7 @@ class BeakersRule:
         return f"{self.num} beakers, {self.shortest:g} to {self.longest:g} steps{leak}"
 
 
+# Any outer rule of a copy level.
 AnyRule = LookaheadRule | OuterNesterovRule | BeakersRule
 # Rule of a copy level as data; a table in a file says which by its `kind`.
 OuterRule = Annotated[AnyRule, Field(discriminator="kind")]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import FastState, WriteRule
+from nestling.memory.associative import FastState, Retention, WriteRule
 from nestling.models import DeltaMemory
 from nestling.models.delta_memory import reach_ends
 
@@ -97,6 +97,35 @@ def test_padding_and_other_samples_change_nothing() -> None:
     alone, last = layer(x[1:, :11])
     torch.testing.assert_close(y[1:, :11], alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(state.weights[1:], last.weights, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        WriteRule(),
+        WriteRule(block=4),
+        WriteRule(window=3),
+        WriteRule(block=3, read="before", retention=Retention("kl")),
+        WriteRule(retention=Retention("initial")),
+    ],
+)
+def test_padded_samples_stream_as_each_would_alone(rule: WriteRule) -> None:
+    """Padding on the right, on the left and in between, of NaN, in calls of any size."""
+    layer, x = make_layer(decay=True, rule=rule), torch.randn(4, 21, 12)
+    valid = torch.rand(4, 21, generator=torch.Generator().manual_seed(1)) > 0.3
+    valid[0], valid[0, 15:], valid[1, :9], valid[3] = True, False, False, False
+    padded = x.masked_fill(~valid[..., None], torch.nan)
+    pieces, state = [], None
+    for piece, part in zip(padded.split([8, 1, 12], 1), valid.split([8, 1, 12], 1), strict=True):
+        y, state = layer(piece, state, valid_BT=part)
+        pieces.append(y)
+    assert state is not None
+    y = torch.cat(pieces, 1)
+    assert torch.isfinite(y).all()
+    for row in range(4):
+        alone, last = layer(x[row : row + 1, valid[row]])
+        torch.testing.assert_close(y[row, valid[row]], alone[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(state.weights[row], last.weights[0], rtol=0, atol=1e-5)
 
 
 def test_the_past_does_not_know_the_future() -> None:

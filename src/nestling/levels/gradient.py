@@ -38,6 +38,7 @@ from nestling.levels.step_bounds import bound_step, read_rates
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
 from nestling.optim.inner_state import (
+    GathersInputs,
     export_group,
     export_inner,
     fit_rows,
@@ -239,6 +240,8 @@ class GradientLevel:
             if wanted:
                 self._update(step, factors, judge)
             self.clock.age = self.num_gradients = 0
+            if isinstance(self.inner, GathersInputs):
+                self.inner.drop_gathered()
         elif wanted:
             self._gather()
         return is_boundary
@@ -706,6 +709,8 @@ class GradientLevel:
                 self.inner.state.pop(param, None)
         for param in self.params:
             param.grad = None
+        if isinstance(self.inner, GathersInputs):
+            self.inner.drop_gathered()
 
 
 def _narrow_sums(

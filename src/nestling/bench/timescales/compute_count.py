@@ -21,6 +21,9 @@ NUM_STEPS = 48
 # Name of a product -> which of its arguments is the left factor.
 _PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1}
 
+# What moves nothing though torch does not call it a view, and memory that is only asked for.
+_FREE = frozenset({"_unsafe_view", "empty", "empty_like", "empty_strided"})
+
 
 class OperationCount(TorchDispatchMode):
     """Counts the operations of all torch code that runs within it, backward passes included.
@@ -55,9 +58,9 @@ class OperationCount(TorchDispatchMode):
         """Carry out one kernel and count it."""
         del types
         found = func(*args, **(kwargs or {}))
-        if func.is_view:
-            return found
         name = func.name().removeprefix("aten::").split(".")[0]
+        if func.is_view or name in _FREE:
+            return found
         left = _PRODUCTS.get(name.removesuffix("_"))
         if left is not None:
             self.num_products += found.numel() * args[left].shape[-1]

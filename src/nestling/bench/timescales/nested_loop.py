@@ -113,7 +113,7 @@ class Budgeted:
         self.num_steps = 0
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
-        """As many steps on the batch as are due; what is stored takes it in once."""
+        """As many steps on the batch as are due; it is new in the first of them."""
         self.num_batches += 1
         # A share such as 0.1 is not exact: ten of them must be one step.
         num_due = int(self.num_batches * self.ratio + 1e-9)

@@ -53,7 +53,8 @@ def test_each_learns_and_answers(name: str) -> None:
     assert torch.isfinite(scores).all()
     assert (scores - fresh).abs().max() > 1e-3
     has_store = name.startswith("er")
-    assert (made.count_bytes() > 0) == (has_store or name in ("copy", "copies"))
+    has_slow = name in ("copy", "copies", "beakers", "lookahead", "outer")
+    assert (made.count_bytes() > 0) == (has_store or has_slow)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,26 @@ def test_layers_move_at_their_own_periods(name: str, slow: dict[str, int]) -> No
         assert move(name, period, 1e-3)[key].abs().max() > 0.0
         if period > 1:
             assert move(name, period - 1, 1e-3)[key].abs().max() == 0.0
+
+
+def test_outer_rules_answer_by_the_weights_from_which_they_go_on() -> None:
+    """Lookahead holds still between its boundaries; with a rate of 1 it would be plain SGD."""
+    made = find_timescale_method("lookahead").build(SETUP, {"lr": 0.1, "step_size": 0.5})
+    plain = find_timescale_method("plain").build(SETUP, {"lr": 0.1})
+    (x, _), *_ = batches = draw_batches(SETUP)
+    fresh = made.compute_scores(x)
+    torch.testing.assert_close(fresh, plain.compute_scores(x))
+    for one, y in batches[:5]:
+        made.learn(one, y, is_new=True)
+        plain.learn(one, y, is_new=True)
+        torch.testing.assert_close(made.compute_scores(x), fresh, rtol=0.0, atol=0.0)
+    for competitor in (made, plain):
+        competitor.learn(*batches[5], is_new=True)
+    assert isinstance(made, NestedLoop)
+    assert isinstance(plain, NestedLoop)
+    start = SETUP.make_model().get_parameter("head.weight")
+    moved = made.model.get_parameter("head.weight") - start
+    torch.testing.assert_close(moved, (plain.model.get_parameter("head.weight") - start) / 2)
 
 
 def test_replay_changes_what_is_learned() -> None:

@@ -85,15 +85,6 @@ def test_a_copy_answers_and_several_answer_by_their_mean() -> None:
     )
 
 
-def test_what_comes_after_a_step_does_not_come_after_one_that_is_refused() -> None:
-    called: list[int] = []
-    loop = NestedLoop(SETUP.make_model(), Plan(LEVEL), after=lambda: called.append(1))
-    ((x, y),) = draw(1)
-    loop.learn(x, y, is_new=True)
-    loop.learn(x * torch.nan, y, is_new=True)
-    assert len(called) == 1
-
-
 @pytest.mark.parametrize(
     ("ratio", "expected"),
     [

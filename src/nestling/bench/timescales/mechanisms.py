@@ -7,15 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import nn
-
 from nestling.bench.rivals.competitors import Competitor
 from nestling.bench.rivals.protections_by_name import PARTS
 from nestling.bench.rivals.tunable import CAPACITY, Range, Settings, Setup
 from nestling.bench.timescales.chain_network import make_chain_network
 from nestling.bench.timescales.nested_loop import LIVE, NestedLoop
-from nestling.consolidate import Beakers, OuterNesterov, make_chain
-from nestling.levels import Copy, Level, Plan
+from nestling.levels import Copy, Level, Plan, beakers, lookahead, outer_nesterov
+from nestling.levels.outer_rules import OuterRule
 from nestling.optim import OptimizerSpec, adam, m3, muon, sgd
 from nestling.protect import CLSER, Retention
 
@@ -100,18 +98,6 @@ def _in_chain(make_plan: Callable[[Settings], Plan]) -> Build:
     return build
 
 
-def _with_after(
-    make_after: Callable[[Mapping[str, nn.Parameter], Settings], Callable[[], object]],
-) -> Build:
-    def build(setup: Setup, settings: Settings, methods: Sequence[Retention]) -> Competitor:
-        model = setup.make_model()
-        after = make_after(dict(model.named_parameters()), settings)
-        plan = _one_level(sgd(settings["lr"]))
-        return NestedLoop(model, plan, methods, after=after, seed=setup.seed)
-
-    return build
-
-
 def _plan_rates(factor: float, settings: Settings) -> Plan:
     lr = settings["lr"]
     return Plan(_level("head", "head.*", sgd(lr)), _level("trunk", "*", sgd(factor * lr)))
@@ -135,6 +121,12 @@ def _plan_copies(settings: Settings, shares: Mapping[str, float]) -> Plan:
         for name, share in shares.items()
     ]
     return Plan(_level("all", "*", sgd(settings["lr"])), *copies)
+
+
+def _plan_rule(settings: Settings, rule: OuterRule, period: int) -> Plan:
+    """One level, and slow weights from which it goes on after every period."""
+    level = _level("all", "*", sgd(settings["lr"]))
+    return Plan(level, Copy("slow", of=("all",), period=period, rule=rule))
 
 
 def _plan_layers(settings: Settings, periods: bool) -> Plan:
@@ -175,21 +167,6 @@ def _build_clser(setup: Setup, settings: Settings, _: Sequence[Retention]) -> Co
     )
     plan = _one_level(sgd(settings["lr"]))
     return NestedLoop(setup.make_model(), plan, [method], seed=setup.seed)
-
-
-def _pour(params: Mapping[str, nn.Parameter], settings: Settings) -> Callable[[], object]:
-    chain = make_chain(NUM_BEAKERS, settings["shortest"], LONGEST)
-    return Beakers(params, chain).step
-
-
-def _look_ahead(params: Mapping[str, nn.Parameter], settings: Settings) -> Callable[[], object]:
-    step_size = settings["step_size"]
-    return OuterNesterov(params, period=LOOKAHEAD_PERIOD, step_size=step_size, momentum=0.0).step
-
-
-def _step_outer(params: Mapping[str, nn.Parameter], settings: Settings) -> Callable[[], object]:
-    momentum = settings["momentum"]
-    return OuterNesterov(params, period=OUTER_PERIOD, step_size=0.7, momentum=momentum).step
 
 
 _MECHANISMS = (
@@ -265,19 +242,25 @@ _MECHANISMS = (
     Mechanism(
         "beakers",
         f"Benna-Fusi chain of {NUM_BEAKERS} variables behind every weight, to {LONGEST:g} steps",
-        _with_after(_pour),
+        _by_plan(
+            lambda s: _plan_rule(
+                s, beakers(NUM_BEAKERS, shortest=s["shortest"], longest=LONGEST), 1
+            )
+        ),
         {"lr": _LR, "shortest": Range(3.0, 300.0, 30.0)},
     ),
     Mechanism(
         "lookahead",
         f"Lookahead: every {LOOKAHEAD_PERIOD} steps a part of the way",
-        _with_after(_look_ahead),
+        _by_plan(lambda s: _plan_rule(s, lookahead(s["step_size"]), LOOKAHEAD_PERIOD), ("slow",)),
         {"lr": _LR, "step_size": Range(0.1, 0.9, 0.5)},
     ),
     Mechanism(
         "outer",
         f"SNOO: outer Nesterov momentum every {OUTER_PERIOD} steps, step 0.7",
-        _with_after(_step_outer),
+        _by_plan(
+            lambda s: _plan_rule(s, outer_nesterov(0.7, s["momentum"]), OUTER_PERIOD), ("slow",)
+        ),
         {"lr": _LR, "momentum": Range(0.1, 0.9, 0.5)},
         control="lookahead",
     ),

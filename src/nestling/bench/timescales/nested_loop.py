@@ -3,7 +3,7 @@
 Axis letters: N examples, K classes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ class NestedLoop:
         methods: called in this order, see `nestling.protect.take_step`.
         readout: who answers: "live", names of copy levels, or several, whose probabilities are
             averaged. A method that has a reader of its own (CLS-ER) answers instead.
-        after: called after every step that was taken.
         seed: of copies that move by chance.
     """
 
@@ -37,20 +36,16 @@ class NestedLoop:
         methods: Sequence[Retention] = (),
         *,
         readout: Sequence[str] = (LIVE,),
-        after: Callable[[], object] | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model.train()
         self.methods = list(methods)
         self.optimizer = NestedOptimizer(model, plan, seed=seed)
         self.readout = tuple(readout)
-        self.after = after
 
     def learn(self, x: Tensor, y: Tensor, *, is_new: bool) -> None:
         """One step on the batch."""
-        taken = take_step(self.model, self.optimizer, (x, y), self.methods, is_new=is_new)
-        if self.after is not None and not taken.refused:
-            self.after()
+        take_step(self.model, self.optimizer, (x, y), self.methods, is_new=is_new)
 
     def end_experience(self, loader: Iterable[Pair]) -> None:
         """Tell every method; the levels need not be told."""
@@ -71,7 +66,7 @@ class NestedLoop:
     def count_bytes(self) -> int:
         """Of copies, and of what the methods keep."""
         copies = self.optimizer.levels.copies.values()
-        kept = sum(value.nbytes for copy in copies for value in copy.values.values())
+        kept = sum(v.nbytes for copy in copies for part in copy.parts for v in part.values())
         return kept + sum(method.count_bytes() for method in self.methods)
 
     def _ask(self, name: str, x: Tensor) -> Tensor:

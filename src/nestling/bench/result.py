@@ -186,6 +186,7 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "rollback_over_read": Limit(high=2.0),
         "contract_overhead": Limit(high=1.10),
     },
+    "timescales": {"plain_bitwise": Limit(low=1.0)},
     "demo": {
         "forgetting_over_finetune": Limit(high=0.25),
         "new_accuracy_gap": Limit(high=3.0),

@@ -30,7 +30,7 @@ def test_1_a_period_that_no_code_reads() -> None:
     assert "slow_period" in found["period has an effect"]
     assert "no code reads it" in found["period has an effect"]
     report = examine(
-        bad.make_unread_option(), make=bad.make_unread_option, options=["update_every"]
+        bad.make_unread_option(), make=bad.make_unread_option, options={"update_every": 16}
     )
     assert "update_every" in list_failed(report)["period has an effect"]
     report = examine(optimizer=bad.UnreadOptimizer)

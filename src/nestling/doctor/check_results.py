@@ -1,5 +1,6 @@
 """What an examination found: one line per check, one row per level."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -79,9 +80,17 @@ class Examination:
         return {
             "healthy": self.is_healthy,
             "steps": self.steps,
-            "levels": [asdict(row) for row in self.levels],
+            "levels": [_clean(asdict(row)) for row in self.levels],
             "checks": [asdict(check) for check in self.checks],
         }
+
+
+def _clean(row: dict[str, object]) -> dict[str, object]:
+    """What is not finite, which JSON cannot say, as None."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
 
 
 def passed(name: str, subject: str, finding: str) -> Check:

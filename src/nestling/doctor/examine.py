@@ -1,13 +1,13 @@
 """`examine`: all checks that apply to a model, its plan and its optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nestling.core.arguments import check_whole
-from nestling.core.errors import NestlingError, SettingError, ShapeMismatch
+from nestling.core.errors import SettingError
 from nestling.core.modes import in_own_modes
 from nestling.doctor.check_results import Check, Examination, LevelRow, passed, skipped
 from nestling.doctor.examined_model import Examinable, ExaminedModel, prepare_model
@@ -21,6 +21,7 @@ from nestling.doctor.level_run import (
     check_plan_resumes,
     check_state_resumes,
     examine_levels,
+    start_run,
 )
 from nestling.doctor.period_checks import Make, check_declared_periods
 from nestling.doctor.practice import Practice, make_practice
@@ -49,7 +50,7 @@ def examine(
     labels: Tensor | None = None,
     optimizer: OptimizerSpec | OptimizerFactory | None = None,
     make: Make | None = None,
-    options: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
     causal: bool = True,
     steps: int | None = None,
     seed: int = 0,
@@ -71,7 +72,7 @@ def examine(
         labels: classes, (N,) or (N, T); made if not given.
         optimizer: one more to examine, by itself.
         make: makes the model anew with options by name, for periods that are read when it is made.
-        options: names of such periods among the options of `make`.
+        options: such periods with the value in force, e.g. {"update_every": 16}.
         causal: False for a model that may see later tokens.
         steps: optimizer steps of the run; enough for every level's second update, but at most 100,
             if not given.
@@ -104,8 +105,10 @@ def examine(
         )
         chosen = Plan.of(plan) if plan is not None else _plan_all()
         taken = _choose_steps(chosen, steps)
+        if chosen.gradient_levels and not subject.learns_by_itself and _can_learn(subject):
+            start_run(subject, chosen, practice)  # raises where the plan does not fit
         rows, checks = _examine_model(
-            subject, practice, chosen, taken, (make, tuple(options)), causal=causal
+            subject, practice, chosen, taken, (make, options), causal=causal
         )
         if plan is not None:
             checks += _examine_rules(chosen)
@@ -114,6 +117,10 @@ def examine(
     if optimizer is not None:
         checks += examine_optimizer(optimizer, "optimizer")
     return Examination(taken, tuple(rows), tuple(checks))
+
+
+def _can_learn(subject: ExaminedModel) -> bool:
+    return any(param.requires_grad for param in subject.module.parameters())
 
 
 def _plan_all() -> Plan:
@@ -125,13 +132,12 @@ def _examine_model(
     practice: Practice,
     plan: Plan,
     steps: int,
-    made: tuple[Make | None, tuple[str, ...]],
+    made: tuple[Make | None, Mapping[str, object] | None],
     *,
     causal: bool,
 ) -> tuple[list[LevelRow], list[Check]]:
     """Everything about a model and its plan."""
     rows: list[LevelRow] = []
-    trains = any(param.requires_grad for param in subject.module.parameters())
 
     def run_levels() -> list[Check]:
         found, checks = examine_levels(subject, plan, practice, steps=steps)
@@ -144,7 +150,7 @@ def _examine_model(
         if not subject.learns_by_itself:
             reason = "the plan has no gradient level"
         checks += [skipped(DUE, "model", reason), skipped(RESUMES, "model", reason)]
-    elif not trains:
+    elif not _can_learn(subject):
         reason = "no parameter is trainable (requires_grad)"
         checks += [skipped(DUE, "model", reason), skipped(RESUMES, "model", reason)]
     else:
@@ -210,11 +216,9 @@ def _choose_steps(plan: Plan, steps: int | None) -> int:
 
 
 def _attempt(name: str, check: Callable[[], list[Check]]) -> list[Check]:
-    """The checks, or that they could not be made; what is wrong with the settings is raised."""
+    """The checks, or that they could not be made."""
     try:
         return check()
-    except (SettingError, ShapeMismatch):
-        raise
-    except (NestlingError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever a model raises when it is called again
         told = " ".join(str(error).split())[:160]
         return [skipped(name, "model", f"it raises {type(error).__name__}: {told}")]

@@ -125,15 +125,12 @@ def prepare_model(source: object, x: Tensor, *, seed: int = 0) -> tuple[Examined
         )
     if isinstance(source, nn.Module):
         source = unwrap(source)
+    check_parameters(source)
     if not isinstance(x, Tensor) or x.dim() < 1 or not x.numel():
         raise ShapeMismatch("the inputs are no tensor of at least one sample; (32, 64) works")
     if x.is_floating_point() and not bool(torch.isfinite(x).all()):
         raise NonFiniteInput("NaN or infinity in the inputs of the examination; mend them")
     subject = ExaminedModel(source, x, seed)
-    if not any(True for _ in subject.module.parameters()):
-        raise SettingError(
-            f"{type(subject.module).__name__} has no parameters: nothing in it can learn"
-        )
     method, state_word, takes_write = _read_signature(source)
     subject = replace(subject, method=method, has_state=state_word, takes_write=takes_write)
     y, new = _call_first(subject)
@@ -154,6 +151,13 @@ def prepare_model(source: object, x: Tensor, *, seed: int = 0) -> tuple[Examined
     if not x.is_floating_point():
         is_sequence = is_sequence and y.dim() >= 3
     return replace(subject, is_sequence=is_sequence), y.detach()
+
+
+def check_parameters(source: Examinable) -> None:
+    """Raise SettingError if a model has no parameters."""
+    module = source.model if isinstance(source, StackedLevels) else source
+    if next(module.parameters(), None) is None:
+        raise SettingError(f"{type(module).__name__} has no parameters: nothing in it can learn")
 
 
 def find_output(found: object) -> tuple[Tensor, object]:

@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 from nestling.core.arguments import check_whole
 from nestling.core.errors import ModelError, NestlingError, SettingError
 from nestling.core.seeds import make_generator
-from nestling.doctor.examined_model import prepare_model
+from nestling.doctor.examined_model import check_parameters, prepare_model
 from nestling.doctor.period_checks import find_periods
 
 NUM_SAMPLES, NUM_SEQUENCES, LENGTH, MOST_LENGTH = 16, 4, 24, 1100
@@ -54,6 +54,7 @@ def guess_inputs(model: nn.Module, *, seed: int = 0) -> Tensor:
     >>> tuple(guess_inputs(nn.Linear(5, 2)).shape)
     (16, 5)
     """
+    check_parameters(model)
     tried: list[str] = []
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     for shape, tokens in _list_shapes(model):

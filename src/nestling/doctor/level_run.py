@@ -264,6 +264,8 @@ def _judge_updates(spec: Level | Copy, due: int, made: int, change: float, steps
         return skipped(DUE, spec.name, f"{counts}: frozen, gated or by chance")
     if made != due and not pauses:
         return failed(DUE, spec.name, f"{counts}; look at its gradients: are they finite?")
+    if not math.isfinite(change):
+        return failed(DUE, spec.name, f"{counts}, and its weights become NaN or infinity; lower lr")
     may_rest = isinstance(spec, Copy) and spec.decay == 1.0
     if change == 0.0 and not may_rest:
         return failed(DUE, spec.name, f"{counts}, and its weights are the same bits: no gradient")

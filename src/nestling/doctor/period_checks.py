@@ -1,7 +1,7 @@
 """Periods that a model declares itself, in attributes or options: does any code read them?"""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -59,7 +59,7 @@ def check_declared_periods(
     practice: Practice,
     *,
     make: Make | None = None,
-    options: Iterable[str] = (),
+    options: Mapping[str, object] | None = None,
 ) -> list[Check]:
     """Whether each period that a model declares changes what it answers or becomes.
 
@@ -70,33 +70,41 @@ def check_declared_periods(
         subject: whose copies are run.
         practice: what is learned.
         make: makes the model with options given by name; attributes are set where it is None.
-        options: names of periods among the options.
+        options: periods among the options, with the value in force: a whole number or several.
     """
     checks: list[Check] = []
+    attributes = find_periods(subject.module)
+    leaves = {place.split(".")[-1] for place in attributes}
     seen = set()
-    for name in options if make is not None else ():
-        seen.add(name)
+    for name, held in (options or {}).items() if make is not None else ():
+        for entry in _list_entries(held):
 
-        def remade(value: int, name: str = name) -> ExaminedModel:
-            assert make is not None
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(subject.seed)
-                return replace(subject, source=make(**{name: value}))
+            def remade(
+                value: int, name: str = name, held: object = held, entry: int | None = entry
+            ) -> ExaminedModel:
+                assert make is not None
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(subject.seed)
+                    model = make(**{name: _put(held, entry, value)})
+                return replace(subject, source=model)
 
-        checks.append(_compare(name, remade, practice))
-    for place, held in find_periods(subject.module).items():
+            check = _compare(_name_entry(name, entry), remade, practice)
+            if check.outcome != "not examined":
+                seen.add(name)  # it may be read when the model is made only
+            elif name in leaves:
+                continue  # the attribute shall say
+            checks.append(check)
+    for place, value_now in attributes.items():
         if place.split(".")[-1] in seen:
-            continue  # its option decides, and may be read when the model is made only
-        entries = [None] if isinstance(held, int) else list(range(len(held)))
-        for entry in entries:
+            continue
+        for entry in _list_entries(value_now):
 
             def changed(value: int, place: str = place, entry: int | None = entry) -> ExaminedModel:
                 one = subject.copy()
                 _set_period(one.module, place, entry, value)
                 return one
 
-            name = place if entry is None else f"{place}[{entry}]"
-            checks.append(_compare(name, changed, practice))
+            checks.append(_compare(_name_entry(place, entry), changed, practice))
     return checks
 
 
@@ -104,16 +112,30 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _list_entries(held: object) -> list[int | None]:
+    """Places of a value that are periods: None for the whole of it."""
+    if _is_count(held):
+        return [None]
+    if isinstance(held, list | tuple) and all(map(_is_count, held)):
+        return list(range(len(held)))
+    return []
+
+
+def _put(held: object, entry: int | None, value: int) -> object:
+    """A period, or several, with one of them changed."""
+    if entry is None or not isinstance(held, list | tuple):
+        return value
+    return type(held)([*held[:entry], value, *held[entry + 1 :]])
+
+
+def _name_entry(name: str, entry: int | None) -> str:
+    return name if entry is None else f"{name}[{entry}]"
+
+
 def _set_period(module: nn.Module, place: str, entry: int | None, value: int) -> None:
     prefix, _, key = place.rpartition(".")
     owner = module.get_submodule(prefix)
-    held = vars(owner)[key]
-    if entry is None:
-        setattr(owner, key, value)
-        return
-    listed = list(held)
-    listed[entry] = value
-    setattr(owner, key, type(held)(listed))
+    setattr(owner, key, _put(vars(owner)[key], entry, value))
 
 
 def _compare(name: str, make: Callable[[int], ExaminedModel], practice: Practice) -> Check:

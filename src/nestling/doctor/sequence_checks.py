@@ -125,7 +125,7 @@ def check_repeats(subject: ExaminedModel) -> Check:
         return failed(
             SETTLE,
             "model",
-            f"the change of its {what} per repeat grew from {middle:.2g} to {end:.2g}: writes "
+            f"the change of its {what} per repeat grew from {sizes[0]:.2g} to {end:.2g}: writes "
             "climb their loss; a delta rule subtracts eta (M k - v) k^T",
         )
     return passed(

@@ -1,6 +1,7 @@
 """The eight ways in which nested-learning code fails, each rebuilt as a small model or rule."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,39 @@ class UnreadPeriod(nn.Module):
 def make_unread_option(update_every: int = 16) -> nn.Module:
     """A period that is an option only."""
     return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+@dataclass
+class Clocks:
+    """Settings, as public code keeps them."""
+
+    periods: dict[str, int]
+
+
+class UnreadSettings(nn.Sequential):
+    """Periods in a settings object that nobody asks."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.settings = Clocks({"fast": 1, "slow": 16})
+
+
+class ReadPeriod(nn.Module):
+    """Its slow block gets gradient at every `slow_period`-th call; handed on and read there."""
+
+    def __init__(self, slow_period: int = 2) -> None:
+        super().__init__()
+        self.slow_period = slow_period
+        self.fast, self.slow = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.settings = Clocks({"slow": slow_period})
+        self.register_buffer("clock", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x_BC: Tensor) -> Tensor:
+        if self.training:
+            self.clock += 1
+        y_BK = self.slow(self.fast(x_BC).relu())
+        is_due = int(self.clock) % self.settings.periods["slow"] == 0
+        return y_BK if is_due or not self.training else y_BK.detach() + self.fast(x_BC)[:, :4]  # type: ignore[no-any-return]
 
 
 class UnreadOptimizer(torch.optim.SGD):
@@ -123,6 +157,22 @@ class FastWeights(nn.Module):
             outputs.append(torch.einsum("bvk,bk->bv", memory, q))
             error = torch.einsum("bvk,bk->bv", memory, k) - v
             memory = memory - self.sign * self.eta * error[:, :, None] * k[:, None]
+        return torch.stack(outputs, 1), memory
+
+
+class ProjectingMemory(FastWeights):
+    """The inner step is projected off the key: nothing of it is left."""
+
+    def forward(self, x_BTC: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        memory = self.initial.expand(len(x_BTC), 8, 8) if state is None else state
+        outputs = []
+        for x_BC in x_BTC.unbind(1):
+            k, v, q = functional.normalize(self.k(x_BC), dim=-1), self.v(x_BC), self.q(x_BC)
+            outputs.append(torch.einsum("bvk,bk->bv", memory, q))
+            error = torch.einsum("bvk,bk->bv", memory, k) - v
+            push = error[:, :, None] * k[:, None]
+            along = torch.einsum("bvk,bk->bv", push, k)
+            memory = memory - self.eta * (push - along[:, :, None] * k[:, None]).round(decimals=4)
         return torch.stack(outputs, 1), memory
 
 

@@ -33,8 +33,17 @@ def test_1_a_period_that_no_code_reads() -> None:
         bad.make_unread_option(), make=bad.make_unread_option, options={"update_every": 16}
     )
     assert "update_every" in list_failed(report)["period has an effect"]
+    named = {check.subject for check in examine(bad.UnreadSettings()).failed}
+    assert named == {"settings.periods.fast", "settings.periods.slow"}
     report = examine(optimizer=bad.UnreadOptimizer)
     assert "optimizer: period" in list_failed(report)["period has an effect"]
+
+
+def test_1_a_period_that_is_read_passes() -> None:
+    report = examine(bad.ReadPeriod(), make=bad.ReadPeriod, options={"slow_period": 2})
+    checks = {check.subject: check.outcome for check in report.checks if "period" in check.name}
+    assert checks["slow_period"] == "ok"
+    assert checks["settings.periods.slow"] == "ok"
 
 
 def test_1_a_level_whose_period_has_no_effect() -> None:
@@ -83,6 +92,11 @@ def test_3_gradient_ascent_called_delta_rule() -> None:
     found = examine_sequence(bad.FastWeights(sign=-1.0))
     assert "climb their loss" in found["repeated writes settle"]
     assert examine_sequence(bad.FastWeights()) == {}
+
+
+def test_3_a_memory_whose_inner_step_is_projected_away() -> None:
+    found = examine_sequence(bad.ProjectingMemory())
+    assert "projects its own gradient away" in found["repeated writes settle"]
 
 
 def test_4_leaks() -> None:

@@ -42,7 +42,7 @@ def make_inputs(shape: Sequence[int], *, tokens: int | None = None, seed: int = 
 def guess_inputs(model: nn.Module, *, seed: int = 0) -> Tensor:
     """Inputs that a model takes, by its first layer: numbers, images, sequences or tokens.
 
-    Sequences are long enough for the longest period that the model declares, up to 1,100 tokens.
+    Sequences are twice as long as the longest of the model's `chunks`, up to 1,100 tokens.
 
     Args:
         model: any module; copies of it are tried.
@@ -113,8 +113,6 @@ def _list_shapes(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int | None
 
 
 def _find_length(model: nn.Module) -> int:
-    """Tokens after which every declared period has come twice and a bit."""
-    periods = [1]
-    for held in find_periods(model).values():
-        periods += [held] if isinstance(held, int) else list(held)
-    return max(LENGTH, 2 * max(periods) + 3)
+    """Tokens after which every chunk has ended twice and another has begun."""
+    chunks = [value for path, value in find_periods(model).items() if "chunks" in path]
+    return max(LENGTH, 2 * max(chunks, default=1) + 3)

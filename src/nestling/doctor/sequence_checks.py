@@ -85,8 +85,8 @@ def check_samples(subject: ExaminedModel) -> Check:
 def check_repeats(subject: ExaminedModel) -> Check:
     """Whether what is written comes to rest when the same token comes again and again.
 
-    A delta rule comes to rest, a Hebbian rule goes on evenly. Writes that climb their loss
-    (gradient ascent) grow each time.
+    A delta rule comes to rest, a Hebbian rule goes on evenly, and neither leaves a state as it was.
+    Writes that climb their loss (gradient ascent) grow each time.
     """
     if not subject.is_sequence:
         return skipped(SETTLE, "model", "its outputs have no axis of tokens")
@@ -103,6 +103,14 @@ def check_repeats(subject: ExaminedModel) -> Check:
             kept.append(_read_fast(one.module, state))
         sizes = _list_changes(kept)
         what = "state"
+        if subject.has_state and sizes and not any(sizes):
+            return failed(
+                SETTLE,
+                "state",
+                f"{NUM_REPEATS * size} tokens left the state as it was, bit for bit: nothing is "
+                "written; see that the rate is not 0, and that no inner step projects its own "
+                "gradient away",
+            )
         if not any(sizes):  # it keeps nothing between calls
             length = subject.x.shape[1]
             whole = token.expand(-1, length, *token.shape[2:]).contiguous()
@@ -170,12 +178,14 @@ def _read_fast(module: nn.Module, state: object) -> dict[str, Tensor]:
 
 
 def _list_changes(kept: list[dict[str, Tensor]]) -> list[float]:
-    """Norm of each change, over the tensors that are there, in one shape, from first to last."""
+    """Norm of each change of the tensors that keep their shape from first to last; [] if none."""
     shared = [
         name
         for name, value in kept[0].items()
         if all(name in one and one[name].shape == value.shape for one in kept)
     ]
+    if not shared:
+        return []
     return [
         sum(float((after[name] - before[name]).norm()) ** 2 for name in shared) ** 0.5
         for before, after in pairwise(kept)

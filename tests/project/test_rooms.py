@@ -21,7 +21,14 @@ MAX_FILES = 12
 # it as a whole.
 INNER_ROOMS = {
     *("answer/views", "bench/blocks", "bench/governance", "bench/personal", "bench/promises"),
-    *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
+    *(
+        "bench/optimizers",
+        "bench/reproduction",
+        "bench/rivals",
+        "bench/streams",
+        "bench/suites",
+        "cli/governing",
+    ),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
     *("judge/verdicts", "learn/governing", "learn/personal", "memory/associative"),

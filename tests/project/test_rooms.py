@@ -21,8 +21,8 @@ MAX_FILES = 12
 # it as a whole.
 INNER_ROOMS = {
     *("answer/views", "bench/blocks", "bench/governance", "bench/personal", "bench/promises"),
-    *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "bench/timescales"),
-    *("cli/governing",),
+    *("bench/optimizers", "bench/reproduction", "bench/rivals", "bench/streams", "bench/suites"),
+    *("bench/timescales", "cli/governing"),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
     *("judge/verdicts", "learn/governing", "learn/personal", "levels/outer_rules"),

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 # Of nestling itself, or of papers; all others are suites of learning.
 OWN = (
     *("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "governance"),
-    *("reproduce", "timescales"),
+    *("optim", "reproduce", "timescales"),
 )
-IN_PARTS = ("memory", "personal", "streams", "governance")  # kept part by part, with one thread
+IN_PARTS = (
+    "memory",
+    "personal",
+    "streams",
+    "governance",
+    "optim",
+)  # kept part by part, with one thread
 NUM_SEEDS = 10
 
 
@@ -28,7 +34,8 @@ NUM_SEEDS = 10
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
-    help="Test streams; by default 10, of personal and timescales 5, of our learner on streams 3.",
+    help="Test streams; by default 10, of personal and timescales 5, of our learner on streams "
+    "and of optim 3.",
 )
 @click.option(
     "--budget",
@@ -43,8 +50,8 @@ NUM_SEEDS = 10
 )
 @click.option(
     "--parts",
-    help="Of memory, personal, streams, governance or timescales (split, permuted, rotated): names "
-    "with commas between; without it, all.",
+    help="Of memory, personal, streams, governance, optim or timescales (split, permuted, "
+    "rotated): names with commas between; without it, all.",
 )
 @click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
@@ -59,7 +66,7 @@ NUM_SEEDS = 10
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory, personal, streams and governance always have 1.",
+    help="Of torch; memory, personal, streams, governance and optim always have 1.",
 )
 @click.option(
     "--data",
@@ -85,7 +92,7 @@ def bench(
     check: bool,
 ) -> None:
     """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, governance,
-    reproduce, timescales, or one of continual learning.
+    optim, reproduce, timescales, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -99,6 +106,7 @@ def bench(
       nestling bench memory --parts split-mnist-full,learn-b10
       nestling bench personal --parts first-events,writers --json personal.json
       nestling bench governance --json governance.json
+      nestling bench optim --parts toy,mlp --seeds 3 --json optim.json
       nestling bench streams --parts accuracy,speed --streams elec2,agrawal --seeds 1
       nestling bench timescales --methods periods16,copy --parts split --seeds 1 --budget 2
     """
@@ -123,7 +131,7 @@ def bench(
         result = _follow_streams(parts, streams, seeds, out, workers, data_folder, offline)
     elif suite in IN_PARTS:
         result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
-        if suite == "governance":
+        if suite in ("governance", "optim"):
             _show_parts(result)
     elif suite in OWN:
         with show_progress(suite) as advance:
@@ -291,6 +299,7 @@ def _measure_parts(
     offline: bool,
 ) -> "SuiteResult":
     from nestling.bench.governance import governance_promises
+    from nestling.bench.optimizers import optimizer_promises
     from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
     from nestling.bench.suites.parallel_cells import CellFolders
@@ -303,6 +312,9 @@ def _measure_parts(
         if suite == "governance":
             count = num_seeds or governance_promises.NUM_SEEDS
             return governance_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "optim":
+            count = num_seeds or optimizer_promises.NUM_SEEDS
+            return optimizer_promises.run(place, parts, num_seeds=count, progress=advance)
         count = num_seeds or personal_promises.NUM_SEEDS
         return personal_promises.run(place, parts, num_seeds=count, progress=advance)
 

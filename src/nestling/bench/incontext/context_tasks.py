@@ -58,9 +58,9 @@ def draw_labels(
 ) -> tuple[Tensor, Tensor]:
     """Permuted labels: items of known classes, whose labels are dealt anew for each sequence.
 
-    Items are a class's prototype and noise of deviation 0.75. The first half shows length / 2 items,
-    each class equally often, with the label of their class in this sequence; the second half
-    shows other items, whose label is asked. Without what the sequence shows it is a guess.
+    Items are a class's prototype and noise of deviation 0.75. The first half shows length / 2
+    items, each class equally often, with the label of their class in this sequence; the second
+    half shows other items, whose label is asked. Without what the sequence shows it is a guess.
 
     Args:
         prototypes_KD: (K, D), the same for all sequences.

@@ -165,3 +165,21 @@ def test_parts_of_the_optimizers(
     code, _, err = nestling("bench", "optim", "--parts", "tyo")
     assert code == 2
     assert "did you mean 'toy'" in err
+
+
+def test_parts_of_blocks(nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nestling.bench.blocks import blocks_promises
+
+    def measure(_: CellFolders) -> tuple[dict[str, float], list[dict[str, object]]]:
+        return {"delta_over_gpt": 1.5}, [{"side": "GPT", "milliseconds": 3.0}]
+
+    monkeypatch.setattr(blocks_promises, "SPEED_PARTS", {"delta-speed": measure})
+    words = ("bench", "blocks", "--parts", "delta-speed", "--json", "b.json")
+    assert nestling(*words)[0] == 0
+    code, _, err = nestling(*words, "--check")
+    assert code == 1
+    assert "delta_over_gpt = 1.5, must be <= 1.45" in err
+    assert json.loads((desk / "b.json").read_text())["rows"][0]["side"] == "GPT"
+    code, _, err = nestling("bench", "blocks", "--parts", "delta-sped")
+    assert code == 2
+    assert "did you mean 'delta-speed'" in err

@@ -15,15 +15,10 @@ if TYPE_CHECKING:
 # Of nestling itself, or of papers; all others are suites of learning.
 OWN = (
     *("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "governance"),
-    *("optim", "reproduce", "timescales"),
+    *("blocks", "in-context", "optim", "reproduce", "timescales"),
 )
-IN_PARTS = (
-    "memory",
-    "personal",
-    "streams",
-    "governance",
-    "optim",
-)  # kept part by part, with one thread
+# Kept part by part, with one thread.
+IN_PARTS = ("memory", "personal", "streams", "governance", "blocks", "in-context", "optim")
 NUM_SEEDS = 10
 
 
@@ -34,8 +29,8 @@ NUM_SEEDS = 10
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
-    help="Test streams; by default 10, of personal and timescales 5, of our learner on streams "
-    "and of optim 3.",
+    help="Test streams; by default 10, of personal and timescales 5, of our learner on streams, "
+    "of blocks, in-context and optim 3.",
 )
 @click.option(
     "--budget",
@@ -50,8 +45,8 @@ NUM_SEEDS = 10
 )
 @click.option(
     "--parts",
-    help="Of memory, personal, streams, governance, optim or timescales (split, permuted, "
-    "rotated): names with commas between; without it, all.",
+    help="Of memory, personal, streams, governance, blocks, in-context, optim or timescales "
+    "(split, permuted, rotated): names with commas between; without it, all.",
 )
 @click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
@@ -66,7 +61,7 @@ NUM_SEEDS = 10
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory, personal, streams, governance and optim always have 1.",
+    help="Of torch; suites that have --parts always have 1.",
 )
 @click.option(
     "--data",
@@ -92,7 +87,7 @@ def bench(
     check: bool,
 ) -> None:
     """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, governance,
-    optim, reproduce, timescales, or one of continual learning.
+    blocks, in-context, optim, reproduce, timescales, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -107,6 +102,8 @@ def bench(
       nestling bench personal --parts first-events,writers --json personal.json
       nestling bench governance --json governance.json
       nestling bench optim --parts toy,mlp --seeds 3 --json optim.json
+      nestling bench blocks --parts delta-speed,cms-speed,optimizer-steps
+      nestling bench in-context --parts recall,parity-deltanet,parity-delta-to-2
       nestling bench streams --parts accuracy,speed --streams elec2,agrawal --seeds 1
       nestling bench timescales --methods periods16,copy --parts split --seeds 1 --budget 2
     """
@@ -131,7 +128,7 @@ def bench(
         result = _follow_streams(parts, streams, seeds, out, workers, data_folder, offline)
     elif suite in IN_PARTS:
         result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
-        if suite in ("governance", "optim"):
+        if suite in ("governance", "blocks", "in-context", "optim"):
             _show_parts(result)
     elif suite in OWN:
         with show_progress(suite) as advance:
@@ -298,7 +295,9 @@ def _measure_parts(
     data_folder: Path | None,
     offline: bool,
 ) -> "SuiteResult":
+    from nestling.bench.blocks import blocks_promises
     from nestling.bench.governance import governance_promises
+    from nestling.bench.incontext import context_promises
     from nestling.bench.optimizers import optimizer_promises
     from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
@@ -315,6 +314,12 @@ def _measure_parts(
         if suite == "optim":
             count = num_seeds or optimizer_promises.NUM_SEEDS
             return optimizer_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "blocks":
+            count = num_seeds or blocks_promises.NUM_SEEDS
+            return blocks_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "in-context":
+            count = num_seeds or context_promises.NUM_SEEDS
+            return context_promises.run(place, parts, num_seeds=count, progress=advance)
         count = num_seeds or personal_promises.NUM_SEEDS
         return personal_promises.run(place, parts, num_seeds=count, progress=advance)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nestling import bench as bench
     from nestling import consolidate as consolidate
     from nestling import data as data
+    from nestling import doctor as doctor
     from nestling import jobs as jobs
     from nestling import judge as judge
     from nestling import learn as learn
@@ -145,6 +146,7 @@ _ROOMS = (
     "bench",
     "consolidate",
     "data",
+    "doctor",
     "jobs",
     "judge",
     "learn",

@@ -3,7 +3,8 @@
 import copy as copying
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -104,6 +105,7 @@ RULES: dict[str, tuple[OptimizerSpec | Build, Build]] = {
     "delta momentum": (nl.optim.delta_momentum(), nl.optim.delta_momentum().build),
     "preconditioned": (PRECONDITIONED, PRECONDITIONED.build),
     "dmgd": (nl.optim.DMGD(lr=0.1), nl.optim.DMGD(lr=0.1).build),
+    "dgd": (nl.optim.dgd(lr=0.1), nl.optim.dgd(lr=0.1).build),
     # The user's own: a class with its arguments, and a function whose moments have other shapes
     # than the weights.
     "rmsprop": (
@@ -162,9 +164,21 @@ def make_plan(rule: str, gate: str, copy: str) -> Plan:
     )
 
 
+RECORDS = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def close_records() -> Iterator[None]:
+    with RECORDS:
+        yield
+
+
 def make_model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """A net whose inputs are recorded, which DGD needs and no other rule reads."""
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to(dtype)
+    RECORDS.enter_context(nl.optim.record_layers(net))
+    return net
 
 
 def find_loss(model: nn.Sequential, step: int) -> Tensor:

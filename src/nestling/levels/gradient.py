@@ -39,6 +39,7 @@ from nestling.levels.step_bounds import bound_step, read_rates
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
 from nestling.optim.inner_state import (
+    GathersInputs,
     export_group,
     export_inner,
     fit_rows,
@@ -243,6 +244,8 @@ class GradientLevel:
             if wanted:
                 self._update(step, factors, judge)
             self.clock.age = self.num_gradients = 0
+            if isinstance(self.inner, GathersInputs):
+                self.inner.drop_gathered()
         elif wanted:
             self._gather()
         return is_boundary
@@ -788,6 +791,8 @@ class GradientLevel:
         self.is_replaced |= self.is_written and not set(self.names).isdisjoint(names)
         for param in self.params:
             param.grad = None
+        if isinstance(self.inner, GathersInputs):
+            self.inner.drop_gathered()
 
     def drop_moments(self, names: Collection[str]) -> None:
         """Drop the optimizer's moments of these weights, and nothing else."""

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import FastState, Retention, WriteRule
+from nestling.memory.associative import FastState, WeightRetention, WriteRule
 from nestling.models import DeltaMemory
 from nestling.models.delta_memory import reach_ends
 
@@ -105,8 +105,8 @@ def test_padding_and_other_samples_change_nothing() -> None:
         WriteRule(),
         WriteRule(block=4),
         WriteRule(window=3),
-        WriteRule(block=3, read="before", retention=Retention("kl")),
-        WriteRule(retention=Retention("initial")),
+        WriteRule(block=3, read="before", retention=WeightRetention("kl")),
+        WriteRule(retention=WeightRetention("initial")),
     ],
 )
 def test_padded_samples_stream_as_each_would_alone(rule: WriteRule) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import OJA, FastState, Retention, WriteRule
+from nestling.memory.associative import OJA, FastState, WeightRetention, WriteRule
 from nestling.models import DeltaMemory
 from nestling.models.delta_memory import reach_ends
 
@@ -105,8 +105,8 @@ def test_padding_and_other_samples_change_nothing() -> None:
         WriteRule(),
         WriteRule(block=4),
         WriteRule(window=3),
-        WriteRule(block=3, read="before", retention=Retention("kl")),
-        WriteRule(retention=Retention("initial")),
+        WriteRule(block=3, read="before", retention=WeightRetention("kl")),
+        WriteRule(retention=WeightRetention("initial")),
     ],
 )
 def test_padded_samples_stream_as_each_would_alone(rule: WriteRule) -> None:
@@ -171,6 +171,15 @@ def test_bad_input_is_refused() -> None:
         layer(torch.zeros(2, 20, 11))
     with pytest.raises(ShapeMismatch, match="samples 3 for 2"):
         layer(torch.zeros(2, 20, 12), FastState.zeros(3, 3, 4, 4))
+    with pytest.raises(ShapeMismatch, match="heads 2 for 3"):
+        layer(torch.zeros(2, 20, 12), FastState.zeros(2, 2, 4, 4))
+    with pytest.raises(SettingError, match="state=dict of a linear memory"):
+        layer.eval()(torch.zeros(2, 20, 12), {})
+    with pytest.raises(ShapeMismatch, match="valid of shape"):
+        layer(torch.zeros(2, 20, 12), valid_BT=torch.ones(2, 19, dtype=torch.bool), write=True)
+    _, windowed = make_layer(rule=WriteRule(window=3))(torch.ones(2, 4, 12))
+    with pytest.raises(SettingError, match="window of 3 tokens and window=1"):
+        layer.train()(torch.zeros(2, 20, 12), windowed)
     with pytest.raises(NonFiniteInput):
         layer(torch.full((2, 20, 12), torch.nan))
     with pytest.raises(SettingError, match="width=12 with num_heads=5"):
@@ -179,6 +188,16 @@ def test_bad_input_is_refused() -> None:
         DeltaMemory(12, 3, most_rate=3)
     with pytest.raises(SettingError, match="chunk=0"):
         DeltaMemory(12, 3, chunk=0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 13])
+def test_a_chunk_beyond_the_sequence_gives_the_same(length: int) -> None:
+    layer, x = make_layer(decay=True), torch.randn(2, length, 12)
+    small, state = layer(x)
+    layer.chunk = 4096
+    large, last = layer(x)
+    torch.testing.assert_close(large, small, rtol=0, atol=1e-5)
+    torch.testing.assert_close(last.weights, state.weights, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [0, 1])

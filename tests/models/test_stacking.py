@@ -190,6 +190,38 @@ def test_shortest_sequences(length: int) -> None:
     assert state.positions == (length, length)
 
 
+def test_a_chunk_beyond_the_sequence_only_gathers() -> None:
+    model, tokens = make_model(), make_tokens(2, 9)
+    stacked = stack_levels(model, {"1.0.out.*": 1000}, rate=0.1)
+    logits, state = stacked.read(tokens, write=True)
+    assert (logits - model(tokens)).abs().max() <= 1e-6
+    assert not state.changes["1.0.out.weight"].any()
+    assert state.gathered["1.0.out.weight"].any()
+
+
+def test_levels_may_come_in_any_order_and_the_first_pattern_claims() -> None:
+    tokens, model = make_tokens(), make_model()
+    one = stack_levels(model, {"1.0.out.*": 4, "1.1.out.*": 6}, rate=(0.1, 0.2))
+    other = stack_levels(model, {"1.1.out.*": 6, "1.0.out.*": 4}, rate=(0.2, 0.1))
+    wanted, _ = one.read(tokens, write=True)
+    assert (other.read(tokens, write=True)[0] - wanted).abs().max() <= 1e-6
+    assert stack_levels(model, {"1.0.out.*": 4, "1.*": 6}).chunks["1.0.out.weight"] == 4
+    with pytest.raises(IdlePattern, match="claims no parameter"):
+        stack_levels(model, {"1.*": 6, "1.0.out.*": 4})
+
+
+def test_a_model_that_is_not_finite_writes_nothing() -> None:
+    model, tokens = make_model(), make_tokens()
+    stacked = stack_levels(model, LEVELS, rate=0.1)
+    _, state = stacked.read(tokens, write=True)
+    kept = {name: one.clone() for name, one in state.state_dict().items()}
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan  # type: ignore[index]
+    with pytest.raises(NonFiniteInput, match="is not finite"):
+        stacked.read(tokens, state, write=True)
+    assert all(torch.equal(one, kept[name]) for name, one in state.state_dict().items())
+
+
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"levels": {"nothing.*": 4}}, IdlePattern, "claims no parameter"),
     ({"levels": {}}, SettingError, "patterns -> tokens"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from nestling.core.arguments import check_whole
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.memory.associative.chunked_writes import write_pairs
-from nestling.memory.associative.fast_state import FastState
+from nestling.memory.associative.fast_state import FastState, check_state
 from nestling.memory.associative.write_rule import DELTA, WriteRule
 
 # Axes: B samples, T tokens, C width of the layer, H heads, D width of a head.
@@ -166,7 +166,10 @@ class DeltaMemory(nn.Module):
             raise ShapeMismatch(
                 f"inputs of shape {tuple(x_BTC.shape)}; (samples, tokens, {width}) works"
             )
-        state = self.start(x_BTC.shape[0]) if state is None else state
+        if state is None:
+            state = self.start(x_BTC.shape[0])
+        size = self.head_width
+        check_state(state, (x_BTC.shape[0], self.num_heads, size, size))
         qkv_BHTD = self.qkv(x_BTC).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
         qk_BHTD, v_BHTD = qkv_BHTD.split([2 * self.num_heads, self.num_heads], dim=1)
         q_BHTD, k_BHTD = scale_to_length_1(qk_BHTD).chunk(2, dim=1)

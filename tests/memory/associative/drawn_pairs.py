@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nestling.memory.associative import FastState, InnerObjective, Retention, WriteRule
+from nestling.memory.associative import FastState, InnerObjective, WeightRetention, WriteRule
 
-INITIAL = Retention("initial")
+INITIAL = WeightRetention("initial")
 RULES = {
     "hebbian": WriteRule(InnerObjective("dot")),
     "delta": WriteRule(),
@@ -39,15 +39,17 @@ RULES = {
     ),
     "to the start, oja": WriteRule(swapped=True, retention=INITIAL),
     "to the start, omega 3": WriteRule(window=3, retention=INITIAL),
-    "kl": WriteRule(retention=Retention("kl", total=3.0)),
-    "kl, blocks of 4, read before": WriteRule(block=4, read="before", retention=Retention("kl")),
-    "kl, omega 2": WriteRule(window=2, retention=Retention("kl")),
-    "lq": WriteRule(retention=Retention("lq")),
+    "kl": WriteRule(retention=WeightRetention("kl", total=3.0)),
+    "kl, blocks of 4, read before": WriteRule(
+        block=4, read="before", retention=WeightRetention("kl")
+    ),
+    "kl, omega 2": WriteRule(window=2, retention=WeightRetention("kl")),
+    "lq": WriteRule(retention=WeightRetention("lq")),
     "lq 3, lp 3, blocks of 4, read before": WriteRule(
         InnerObjective("lp", power=3.0),
         block=4,
         read="before",
-        retention=Retention("lq", power=3.0),
+        retention=WeightRetention("lq", power=3.0),
     ),
 }
 

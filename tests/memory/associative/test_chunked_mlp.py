@@ -15,7 +15,7 @@ from nestling.memory.associative import (
     DeepFastState,
     FastState,
     InnerObjective,
-    Retention,
+    WeightRetention,
     WriteRule,
     loop_mlp,
     write_mlp,
@@ -36,13 +36,13 @@ RULES = {
         double_erase=True, proximal=True, block=10, read="before"
     ),
     "dot, erased, blocks of 4": WriteRule(InnerObjective("dot"), double_erase=True, block=4),
-    "to the start, blocks of 4": WriteRule(block=4, retention=Retention("initial")),
+    "to the start, blocks of 4": WriteRule(block=4, retention=WeightRetention("initial")),
     "to the start, double erase, blocks of 4": WriteRule(
-        block=4, double_erase=True, proximal=True, retention=Retention("initial")
+        block=4, double_erase=True, proximal=True, retention=WeightRetention("initial")
     ),
-    "kl": WriteRule(retention=Retention("kl", total=3.0)),
+    "kl": WriteRule(retention=WeightRetention("kl", total=3.0)),
     "lq 3, blocks of 4, read before": WriteRule(
-        block=4, read="before", retention=Retention("lq", power=3.0)
+        block=4, read="before", retention=WeightRetention("lq", power=3.0)
     ),
 }
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
 from nestling.levels import Level, NestedOptimizer, Plan
 from nestling.optim.deep import DGD, DGDOptimizer, dgd, dgd_update, record_layers
 from nestling.optim.deep.layer_record import get_moment
@@ -239,6 +239,21 @@ def test_without_inputs_is_an_error_and_nothing_moves() -> None:
         deep(torch.ones(1, 1, 1, 1, 1)).sum().backward()
         with pytest.raises(SettingError, match="Conv1d"):
             DGD().build(deep.parameters()).step()
+
+
+def test_inputs_that_are_not_finite_are_refused_and_nothing_moves() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    rule = NestedOptimizer(net, Plan(Level("all", match=["*"], optimizer=dgd())))
+    before = [param.detach().clone() for param in net.parameters()]
+    with record_layers(net):
+        net(torch.tensor([[1.0, torch.nan]])).sum().backward()
+        with pytest.raises(NonFiniteInput, match=r"weight of shape \(2, 2\) hold NaN"):
+            rule.step()
+        assert all(map(torch.equal, net.parameters(), before))
+        rule.zero_grad()
+        net(torch.ones(1, 2)).sum().backward()
+        rule.step()
+    assert all(bool(param.isfinite().all()) for param in net.parameters())
 
 
 def test_wrong_records() -> None:

@@ -12,7 +12,11 @@ from nestling.memory.associative.chunk_scan import write_known
 from nestling.memory.associative.chunked_writes import write_linear
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.inner_objectives import find_push, find_weights
-from nestling.memory.associative.mlp_state import DeepFastState, open_deep_state
+from nestling.memory.associative.mlp_state import (
+    DeepFastState,
+    check_deep_state,
+    open_deep_state,
+)
 from nestling.memory.associative.paired_tokens import (
     PairedTokens,
     bound_rates,
@@ -82,6 +86,7 @@ def write_mlp(
     )
     num_samples, num_heads, _, width = tokens.keys.shape
     check_widths(tokens)
+    check_deep_state(state)
     state = open_deep_state(
         rule,
         state.to(tokens.keys.dtype),

@@ -7,7 +7,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from nestling.core.errors import ForeignSnapshot, ShapeMismatch
+from nestling.core.errors import ForeignSnapshot, SettingError, ShapeMismatch
 
 # Axes: B samples, H heads, V width of a value, D width of a key, W tokens of a window less one.
 
@@ -167,7 +167,17 @@ def share_count(counts: Sequence[int]) -> int | tuple[int, ...]:
 
 
 def check_state(state: FastState, expected_BHVD: tuple[int, int, int, int]) -> None:
-    """Raise ShapeMismatch unless a state is of so many samples, heads and widths."""
+    """Raise unless a state is one, of so many samples, heads and widths.
+
+    Raises:
+        SettingError: not a state of a linear memory.
+        ShapeMismatch: of other axes.
+    """
+    if not isinstance(state, FastState):
+        raise SettingError(
+            f"state={type(state).__name__} of a linear memory; a FastState works, "
+            "e.g. FastState.zeros(...)"
+        )
     found = tuple(state.weights.shape)
     if found == expected_BHVD:
         return

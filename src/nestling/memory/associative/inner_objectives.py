@@ -120,7 +120,7 @@ def find_push(objective: InnerObjective, answers_V: Tensor, values_V: Tensor) ->
 
 
 @dataclass(frozen=True)
-class Retention:
+class WeightRetention:
     """What an associative memory is pulled back to at each token, by 1 - alpha of the way.
 
     decay:    W_t = alpha W_(t-1) + S_t: to zero, in L2
@@ -146,7 +146,7 @@ class Retention:
     Raises:
         SettingError: an unknown kind, or a number out of range.
 
-    >>> Retention("kl").total
+    >>> WeightRetention("kl").total
     1.0
     """
 
@@ -172,10 +172,10 @@ class Retention:
 
 
 # The usual forgetting: all weights shrink alike.
-DECAY = Retention()
+DECAY = WeightRetention()
 
 
-def find_weights(retention: Retention, held_VD: Tensor) -> Tensor:
+def find_weights(retention: WeightRetention, held_VD: Tensor) -> Tensor:
     """Weights of an associative memory, from what its state holds.
 
     Args:
@@ -184,9 +184,9 @@ def find_weights(retention: Retention, held_VD: Tensor) -> Tensor:
 
     Returns: (..., V, D) W.
 
-    >>> find_weights(Retention("kl", total=2.0), torch.zeros(1, 4))
+    >>> find_weights(WeightRetention("kl", total=2.0), torch.zeros(1, 4))
     tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
-    >>> find_weights(Retention("lq", power=4.0), torch.tensor([[0.0, -3.0]]))
+    >>> find_weights(WeightRetention("lq", power=4.0), torch.tensor([[0.0, -3.0]]))
     tensor([[ 0., -3.]])
     """
     if retention.kind == "kl":

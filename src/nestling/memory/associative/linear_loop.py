@@ -168,7 +168,7 @@ def open_state(rule: WriteRule, state: FastState, with_momentum: bool) -> FastSt
     if state.anchor is not None and rule.retention.kind != "initial":
         raise SettingError(
             f"the state holds an initial state and the retention is {rule.retention.kind!r}; "
-            "Retention('initial') works"
+            "WeightRetention('initial') works"
         )
     weights_BHVD = state.weights
     if rule.retention.kind == "initial" and state.anchor is None:

@@ -8,7 +8,11 @@ from torch.nn import functional
 
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.inner_objectives import find_loss, find_weights
-from nestling.memory.associative.mlp_state import DeepFastState, open_deep_state
+from nestling.memory.associative.mlp_state import (
+    DeepFastState,
+    check_deep_state,
+    open_deep_state,
+)
 from nestling.memory.associative.paired_tokens import (
     PairedTokens,
     bound_rates,
@@ -56,6 +60,7 @@ def loop_mlp(
     )
     num_samples, num_heads, _, width = tokens.keys.shape
     check_widths(tokens)
+    check_deep_state(state)
     axes_BHD = (num_samples, num_heads, width)
     state = open_deep_state(
         rule, state.to(torch.float64), axes_BHD, with_momentum=momenta_BHT is not None

@@ -97,6 +97,15 @@ class DeepFastState:
         return cls(FastState.from_state_dict(outer), FastState.from_state_dict(inner))
 
 
+def check_deep_state(state: object) -> None:
+    """Raise SettingError unless a state is one of an MLP memory."""
+    if not isinstance(state, DeepFastState):
+        raise SettingError(
+            f"state={type(state).__name__} of an MLP memory; a DeepFastState works, "
+            "e.g. DeepFastState.draw(...)"
+        )
+
+
 def open_deep_state(
     rule: WriteRule, state: DeepFastState, axes_BHD: tuple[int, int, int], with_momentum: bool
 ) -> DeepFastState:

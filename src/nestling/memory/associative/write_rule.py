@@ -5,7 +5,13 @@ from typing import Literal
 
 from nestling.core.arguments import check_whole
 from nestling.core.errors import SettingError
-from nestling.memory.associative.inner_objectives import DECAY, DOT, L2, InnerObjective, Retention
+from nestling.memory.associative.inner_objectives import (
+    DECAY,
+    DOT,
+    L2,
+    InnerObjective,
+    WeightRetention,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class WriteRule:
     swapped: bool = False
     block: int = 1
     read: Literal["after", "before"] = "after"
-    retention: Retention = DECAY
+    retention: WeightRetention = DECAY
     proximal: bool = False
     double_erase: bool = False
 

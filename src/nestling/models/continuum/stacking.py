@@ -226,7 +226,7 @@ class StackedLevels:
                     if not bool(torch.isfinite(change).all()):
                         raise NonFiniteInput(
                             f"the write of {name!r} at token {position} is not finite; a rate "
-                            f"below {self.rates[name]} works"
+                            f"below {self.rates[name]} works, if the loss itself is finite"
                         )
                     changes[name] = changes[name] + change if name in changes else change
         if writes:  # every sample keeps the same names

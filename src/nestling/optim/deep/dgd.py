@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from nestling.core.checked import checked
-from nestling.core.errors import ShapeMismatch
+from nestling.core.errors import NonFiniteInput, ShapeMismatch
 from nestling.optim.deep.layer_record import InputMoment, find_moment, get_moment, set_moment
 from nestling.optim.deep.rule_optimizer import OtherRule, RuleOptimizer, State, takes_matrices
 from nestling.optim.plain_specs import CONFIG, SGD, Rate
@@ -87,7 +87,7 @@ class DGDOptimizer(RuleOptimizer):
     def __init__(self, params: Iterable[Any], spec: "DGD | None" = None) -> None:
         spec = DGD() if spec is None else spec
         settings = {"lr": spec.lr, "weight_decay": spec.weight_decay, "form": spec.form}
-        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other, find_moment)
+        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other, self._check)
 
     def save_gathered(self) -> None:
         """Put the moments of the inputs since the last step into `state`, and go on gathering."""
@@ -126,6 +126,15 @@ class DGDOptimizer(RuleOptimizer):
         """As of any torch optimizer."""
         super().load_state_dict(state_dict)
         self.restore_gathered()
+
+    def _check(self, param: Tensor) -> None:
+        """Raise where a matrix cannot be moved; inputs that are not finite are forgotten."""
+        if not bool(torch.isfinite(find_moment(param).total_gii).all()):
+            self.drop_gathered()
+            raise NonFiniteInput(
+                f"the inputs recorded for a weight of shape {tuple(param.shape)} hold NaN or "
+                "infinity; nothing was moved, and they are forgotten: finite ones work"
+            )
 
     def _list_matrices(self) -> list[Tensor]:
         params = [param for group in self.param_groups for param in group["params"]]

@@ -114,6 +114,6 @@ def test_parts_are_kept_and_shown_as_a_table(
     assert [row["part"] for row in result.rows] == ["recall"] * 4
     lines = format_table(result.to_data()).splitlines()
     assert lines[0] == "| model | recall |"
-    assert lines[2] == "| cms | 100.0 / 55.0 % |"
+    assert lines[2] == "| cms | 100.0 / 55.0 % (25 %) |"
     with pytest.raises(SettingError, match="did you mean 'recall-cms'"):
         context_promises.run(place, ["recall-cmss"])

@@ -55,7 +55,7 @@ class MlpMemory(nn.Module):
         """(B, T, C) -> (B, T, C), and the memory after it."""
         qkv_BHTD = self.qkv(x_BTC).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
         q_BHTD, k_BHTD, v_BHTD = qkv_BHTD.chunk(3, dim=1)
-        rates_BHT = 0.5 / BLOCK * reach_ends(self.rate(x_BTC)).transpose(1, 2)
+        rates_BHT = 2 / BLOCK * reach_ends(self.rate(x_BTC)).transpose(1, 2)
         start = DeepFastState.from_initial(self.outer, self.inner, len(x_BTC))
         seen_BHTD, state = write_mlp(
             WriteRule(block=BLOCK),

@@ -1,7 +1,10 @@
 """Results of suite `in-context` as the tables that the documentation shows."""
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
+
+from nestling.bench.table import format_markdown
 
 
 def format_table(data: Mapping[str, Any]) -> str:
@@ -10,26 +13,24 @@ def format_table(data: Mapping[str, Any]) -> str:
     Args:
         data: what `nestling bench in-context --json FILE` wrote.
 
-    Returns: a row per model, a column per task: mean accuracy at the training length and beyond it;
-        for formal languages, in brackets, the least share of whole strings over the seeds.
+    Returns: a row per model, a column per task: mean accuracy at the training length / beyond it,
+        and in brackets the least share of longer strings without an error over the seeds.
 
     >>> row = {"task": "recall", "model": "cms", "within": 1.0, "beyond": 0.75, "whole": 0.5}
     >>> print(format_table({"rows": [row]}))
     | model | recall |
     |---|---|
-    | cms | 100.0 / 75.0 % |
+    | cms | 100.0 / 75.0 % (50 %) |
     """
-    rows = data["rows"]
-    tasks = list(dict.fromkeys(str(row["task"]) for row in rows))
-    models = list(dict.fromkeys(str(row["model"]) for row in rows))
-    lines = [f"| model | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
-    for model in models:
-        cells = [
-            _format_cell([row for row in rows if (row["task"], row["model"]) == (task, model)])
-            for task in tasks
+    runs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in data["rows"]:
+        runs.setdefault(row["model"], {}).setdefault(row["task"], []).append(row)
+    return format_markdown(
+        [
+            {"model": model, **{task: _format_cell(found) for task, found in tasks.items()}}
+            for model, tasks in runs.items()
         ]
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    )
 
 
 def format_sizes(data: Mapping[str, Any]) -> str:
@@ -38,31 +39,35 @@ def format_sizes(data: Mapping[str, Any]) -> str:
     Args:
         data: as of `format_table`.
 
-    >>> row = {"task": "recall", "model": "cms", "num_parameters": 9, "fast": 4, "lr": 0.01,
-    ...        "seconds": 3.14}
+    >>> row = {"task": "recall", "model": "cms", "num_parameters": 9000, "fast": 4, "lr": 0.01,
+    ...        "seconds": 3.14159}
     >>> print(format_sizes({"rows": [row]}))
     | task | model | parameters | fast state | rate | seconds a run |
     |---|---|---|---|---|---|
-    | recall | cms | 9 | 4 | 0.01 | 3.1 |
+    | recall | cms | 9,000 | 4 | 0.01 | 3.1 |
     """
-    seconds: dict[tuple[str, ...], list[float]] = {}
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in data["rows"]:
-        shown = (row["task"], row["model"], f"{row['num_parameters']:,}", f"{row['fast']:,}")
-        seconds.setdefault((*shown, f"{row['lr']:g}"), []).append(row["seconds"])
-    lines = ["| task | model | parameters | fast state | rate | seconds a run |", "|---" * 6 + "|"]
-    lines += [
-        f"| {' | '.join(shown)} | {sum(taken) / len(taken):.1f} |"
-        for shown, taken in seconds.items()
-    ]
-    return "\n".join(lines)
+        runs.setdefault((row["task"], row["model"]), []).append(row)
+    return format_markdown(
+        [
+            {
+                "task": task,
+                "model": model,
+                "parameters": found[0]["num_parameters"],
+                "fast state": found[0]["fast"],
+                "rate": found[0]["lr"],
+                "seconds a run": f"{statistics.mean(run['seconds'] for run in found):.1f}",
+            }
+            for (task, model), found in runs.items()
+        ]
+    )
 
 
 def _format_cell(runs: list[Mapping[str, Any]]) -> str:
     """Means of runs of one model on one task."""
-    if not runs:
-        return ""
-    within, beyond = (sum(run[name] for run in runs) / len(runs) for name in ("within", "beyond"))
-    text = f"{100 * within:.1f} / {100 * beyond:.1f} %"
-    if runs[0]["task"] in ("recall", "labels"):
-        return text
-    return f"{text} ({100 * min(run['whole'] for run in runs):.0f} %)"
+    within, beyond = (
+        100 * statistics.mean(run[name] for run in runs) for name in ("within", "beyond")
+    )
+    whole = 100 * min(run["whole"] for run in runs)
+    return f"{within:.1f} / {beyond:.1f} % ({whole:.0f} %)"

@@ -17,7 +17,7 @@ from nestling.core.seeds import make_generator
 
 UNASKED = -100  # label of a position at which nothing is asked; cross-entropy leaves it out
 NUM_KEYS, NUM_VALUES = 64, 16
-NUM_CLASSES, ITEM_WIDTH, NOISE = 16, 16, 0.75
+NUM_CLASSES, ITEM_WIDTH, NOISE = 8, 16, 1.0
 
 # Name -> language; names of parts are names of files, and are typed in a shell.
 NAMES = {"parity": "parity", "aa": "(aa)*", "abab": "(abab)*"}
@@ -58,7 +58,7 @@ def draw_labels(
 ) -> tuple[Tensor, Tensor]:
     """Permuted labels: items of known classes, whose labels are dealt anew for each sequence.
 
-    Items are a class's prototype and noise of deviation 0.75. The first half shows length / 2
+    Items are a class's prototype and noise of deviation 1. The first half shows length / 2
     items, each class equally often, with the label of their class in this sequence; the second
     half shows other items, whose label is asked. Without what the sequence shows it is a guess.
 
@@ -147,7 +147,7 @@ CONTEXT_TASKS: Mapping[str, ContextTask] = {
         lambda _: draw_recall, NUM_KEYS + NUM_VALUES, NUM_VALUES, 64, 32, 64, 16, 400
     ),
     "labels": ContextTask(
-        _bind_prototypes, ITEM_WIDTH + NUM_CLASSES, NUM_CLASSES, 64, 32, 64, 16, 400
+        _bind_prototypes, ITEM_WIDTH + NUM_CLASSES, NUM_CLASSES, 64, 32, 64, 16, 600
     ),
     **{name: _make_language(LANGUAGES[language]) for name, language in NAMES.items()},
 }

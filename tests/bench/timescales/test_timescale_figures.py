@@ -1,6 +1,7 @@
 """Differences of mechanisms, from outcomes whose figures are known."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,20 @@ def test_the_tables_say_what_the_rows_hold(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps({"suite": "timescales", "rows": rows}))
     assert format_page(read_rows(path)) == format_page(rows)
+
+
+def test_the_summary_has_a_place_in_what_helps_when() -> None:
+    root = Path(__file__).parents[3]
+    recipe = runpy.run_path(str(root / "recipes" / "make_timescales_page.py"))
+    text = (root / "docs" / "what-helps-when.md").read_text()
+    put = recipe["put_between"](text, "| new |")
+    assert put.count("| new |") == 1
+    assert recipe["put_between"](put, "| new |") == put
+    before, _, rest = text.partition(recipe["BEGIN"])
+    assert put.startswith(before)
+    assert put.endswith(rest.partition(recipe["END"])[2])
+    with pytest.raises(ValueError, match="once each"):
+        recipe["put_between"](before, "| new |")
 
 
 @pytest.mark.parametrize("text", ["{", '{"suite": "demo", "rows": []}', "[]"])

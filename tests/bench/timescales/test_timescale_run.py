@@ -48,6 +48,7 @@ def test_everything_is_measured_once(tmp_path: Path) -> None:
     assert {(one["cell"]["split"], one["cell"]["seed"]) for one in searched} == {
         ("validation", 100),
         ("validation", 101),
+        ("validation", 102),
     }
 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("few/*/*.json")}

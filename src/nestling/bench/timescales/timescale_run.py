@@ -18,6 +18,7 @@ from nestling.bench.timescales.step_costs import check_plain, measure_costs
 from nestling.bench.timescales.timescale_cells import (
     BASES,
     NUM_TRIALS,
+    TUNING_SEEDS,
     list_mechanisms,
     measure_cells,
     tune,
@@ -149,7 +150,7 @@ def _measure_suite(
     progress: Progress | None,
 ) -> SuiteOutcomes:
     folders = CellFolders(place.folder / label, place.data, place.offline)
-    num_search = 2 * request.num_trials
+    num_search = len(TUNING_SEEDS) * request.num_trials
     share = num_search / (num_search + request.num_seeds)
     choices = tune(
         suite,

@@ -128,6 +128,23 @@ def test_budgets_are_equal_and_seeds_are_paired(
     assert figures["t_dgd_time"] == 1.0
 
 
+def test_rules_for_matrices_are_compared_with_a_body_at_rest(task: OptimizerTask) -> None:
+    names = ("adamw", "momentum", "muon", "m3_paper", "still")
+    figures, rows = compare_optimizers(
+        task,
+        name="t",
+        num_seeds=2,
+        num_trials=2,
+        num_steps=20,
+        contenders={name: CONTENDERS[name] for name in names},
+    )
+    compared = {name for name in figures if name.endswith("_minus_still")}
+    assert compared == {"t_muon_minus_still", "t_m3_paper_minus_still"}
+    loss = {str(row["optimizer"]): float(str(row["loss"])) for row in rows}
+    assert figures["t_muon_minus_still"] == pytest.approx(loss["muon"] - loss["still"])
+    assert figures["t_muon_minus_still"] < 0.0
+
+
 def test_an_optimizer_differs_from_itself_by_nothing(task: OptimizerTask) -> None:
     adamw = CONTENDERS["adamw"]
     figures, rows = compare_optimizers(

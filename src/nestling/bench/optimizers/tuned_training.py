@@ -20,6 +20,7 @@ from nestling.optim import record_layers
 TUNING_SEED = 100  # no test seed: those count from 0
 NUM_TRIALS, NUM_STEPS = 8, 200
 WARM_UP = 0.1  # share of the steps
+CONTROL = "still"  # the contender whose body is not trained
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ def compare_optimizers(
         contenders: optimizers by name; the first is what the others are compared with.
 
     Returns: figures `<task>_<optimizer>_minus_<first>`, the mean over seeds of the difference of
-        test losses in nats (below 0 is better), and `<task>_<optimizer>_time`, the median ratio of
-        the time of a whole training step; a row per optimizer.
+        test losses in nats (below 0 is better); `<task>_<optimizer>_minus_still`, of rules for the
+        body's matrices, the same to a body that is not trained; `<task>_<optimizer>_time`, the
+        median ratio of the time of a whole training step. A row per optimizer.
     """
     chosen: dict[str, dict[str, float]] = {}
     tuned: dict[str, list[TrainingRun]] = {}
@@ -173,6 +175,8 @@ def compare_optimizers(
         if label != base:
             figures[f"{name}_{label}_minus_{base}"] = row["minus"]
             figures[f"{name}_{label}_time"] = row["time"]
+        if contenders[label].of_body and CONTROL in contenders and label != CONTROL:
+            figures[f"{name}_{label}_minus_{CONTROL}"] = _describe(found, runs[CONTROL])["minus"]
         rows.append(
             {
                 "optimizer": label,

@@ -80,6 +80,8 @@ def test_inputs_and_labels_that_do_not_fit() -> None:
         make_inputs((0, 3))
     with pytest.raises(SettingError, match="steps=1"):
         examine(model, inputs=X, steps=1)
+    with pytest.raises(SettingError, match="batch_first=True works"):
+        examine(nn.LSTM(3, 2))
     with pytest.raises(SettingError, match="nothing to examine"):
         examine()
     with pytest.raises(SettingError, match="without a model"):

@@ -207,6 +207,46 @@ def test_a_healthy_plan_passes_and_its_rows_count_updates() -> None:
     )
 
 
+def test_what_a_plan_may_say_is_no_fault() -> None:
+    model = build_model("mlp", {"sizes": [8, 16, 16, 4]})
+    plan = nl.Plan(
+        nl.Level("head", match=["head.*"], gate=[nl.SurpriseGate()], optimizer=nl.adam()),
+        nl.Level(
+            "middle",
+            match=["trunk.2.*"],
+            period=2,
+            between="skip",
+            freeze=nl.Freeze(windows=((1, 5),)),
+            optimizer=nl.sgd(momentum=0.9),
+        ),
+        nl.Level("waits", match=["trunk.0.bias"], freeze=nl.Freeze(until="go")),
+        nl.Level("spine", match=["*"], period=3, protect=True, trust=0.1),
+        nl.Copy("origin", of=["head"], decay=1.0),
+        nl.Copy("plastic", of=["head", "middle"], decay=0.9, probability=0.5),
+    )
+    report = examine(model, plan)
+    assert report.failed == ()
+    skipped = {(check.name, check.subject) for check in report.checks if check.outcome != "ok"}
+    assert {("updates when due", "waits"), ("updates when due", "origin")} <= skipped
+    assert {row.level: row.updates for row in report.levels}["middle"] == 4
+
+
+def test_attention_both_ways_is_examined_where_it_is_said() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert list_failed(examine(layer)).keys() == {"causal"}
+    report = examine(layer, causal=False)
+    assert report.failed == ()
+    assert any(check.name == "causal" and check.outcome != "ok" for check in report.checks)
+
+
+def test_a_plan_that_runs_away() -> None:
+    plan = nl.Plan(nl.Level("all", match=["*"], optimizer=nl.sgd(lr=1e6)))
+    report = examine(build_model("mlp", {"sizes": [8, 16, 4]}), plan)
+    found = list_failed(report)
+    assert "NaN or infinity" in found["updates when due"]
+    assert report.to_data()["levels"][0]["relative_change"] is None  # type: ignore[index]
+
+
 @pytest.mark.parametrize(
     "rule",
     [

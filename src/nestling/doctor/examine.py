@@ -108,7 +108,13 @@ def examine(
         if chosen.gradient_levels and not subject.learns_by_itself and _can_learn(subject):
             start_run(subject, chosen, practice)  # raises where the plan does not fit
         rows, checks = _examine_model(
-            subject, practice, chosen, taken, (make, options), causal=causal
+            subject,
+            practice,
+            chosen,
+            taken,
+            (make, options),
+            has_plan=plan is not None,
+            causal=causal,
         )
         if plan is not None:
             checks += _examine_rules(chosen)
@@ -134,6 +140,7 @@ def _examine_model(
     steps: int,
     made: tuple[Make | None, Mapping[str, object] | None],
     *,
+    has_plan: bool,
     causal: bool,
 ) -> tuple[list[LevelRow], list[Check]]:
     """Everything about a model and its plan."""
@@ -142,7 +149,7 @@ def _examine_model(
     def run_levels() -> list[Check]:
         found, checks = examine_levels(subject, plan, practice, steps=steps)
         rows.extend(found)
-        return checks + check_level_periods(subject, plan, practice)
+        return checks
 
     checks: list[Check] = []
     if subject.learns_by_itself or not plan.gradient_levels:
@@ -155,6 +162,8 @@ def _examine_model(
         checks += [skipped(DUE, "model", reason), skipped(RESUMES, "model", reason)]
     else:
         checks += _attempt(DUE, run_levels)
+        if has_plan:
+            checks += _attempt(PERIOD, lambda: check_level_periods(subject, plan, practice))
         checks += _attempt(
             RESUMES, lambda: [check_plan_resumes(subject, plan, practice, steps=min(steps, 40))]
         )

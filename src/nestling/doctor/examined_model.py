@@ -125,6 +125,10 @@ def prepare_model(source: object, x: Tensor, *, seed: int = 0) -> tuple[Examined
         )
     if isinstance(source, nn.Module):
         source = unwrap(source)
+    if not getattr(source, "batch_first", True):
+        raise SettingError(
+            f"{type(source).__name__} has the samples second; batch_first=True works"
+        )
     check_parameters(source)
     if not isinstance(x, Tensor) or x.dim() < 1 or not x.numel():
         raise ShapeMismatch("the inputs are no tensor of at least one sample; (32, 64) works")
@@ -147,9 +151,7 @@ def prepare_model(source: object, x: Tensor, *, seed: int = 0) -> tuple[Examined
             f"{y.numel()} outputs on finite inputs; mend its forward pass first"
         )
     axes = 3 if x.is_floating_point() else 2
-    is_sequence = x.dim() == axes and y.dim() >= 2 and y.shape[1] == x.shape[1] > 1
-    if not x.is_floating_point():
-        is_sequence = is_sequence and y.dim() >= 3
+    is_sequence = x.dim() == axes and y.dim() >= 3 and y.shape[1] == x.shape[1] > 1
     return replace(subject, is_sequence=is_sequence), y.detach()
 
 

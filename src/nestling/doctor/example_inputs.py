@@ -12,7 +12,7 @@ from nestling.core.seeds import make_generator
 from nestling.doctor.examined_model import check_parameters, prepare_model
 from nestling.doctor.period_checks import find_periods
 
-NUM_SAMPLES, NUM_SEQUENCES, LENGTH, MOST_LENGTH = 16, 4, 24, 1100
+NUM_SAMPLES, NUM_SEQUENCES, LENGTH, LONG, MOST_LENGTH = 16, 4, 24, 256, 1100
 
 
 def make_inputs(shape: Sequence[int], *, tokens: int | None = None, seed: int = 0) -> Tensor:
@@ -79,6 +79,10 @@ def guess_inputs(model: nn.Module, *, seed: int = 0) -> Tensor:
 def _list_shapes(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int | None]]:
     """Shapes worth trying, the likeliest first, each with the size of a vocabulary or None."""
     length = min(_find_length(model), MOST_LENGTH)
+    number = NUM_SEQUENCES if length <= LONG else 2
+    attentions = [one for one in model.modules() if isinstance(one, nn.MultiheadAttention)]
+    for attention in attentions[:1]:  # it takes (N, C) as well, as one sequence
+        yield (number, length, attention.embed_dim), None
     for one in model.modules():
         if isinstance(one, nn.Embedding):
             for size in dict.fromkeys([length, LENGTH, 16, 8, 4, 2]):
@@ -86,11 +90,11 @@ def _list_shapes(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int | None
             return
         if isinstance(one, nn.Linear):
             yield (NUM_SAMPLES, one.in_features), None
-            yield (NUM_SEQUENCES, length, one.in_features), None
+            yield (number, length, one.in_features), None
             yield (NUM_SEQUENCES, LENGTH, one.in_features), None
             return
         if isinstance(one, nn.LayerNorm | nn.RMSNorm):
-            yield (NUM_SEQUENCES, length, *one.normalized_shape), None
+            yield (number, length, *one.normalized_shape), None
             yield (NUM_SAMPLES, *one.normalized_shape), None
             return
         if isinstance(one, _ConvNd):
@@ -99,16 +103,16 @@ def _list_shapes(model: nn.Module) -> Iterator[tuple[tuple[int, ...], int | None
                 yield (NUM_SAMPLES, one.in_channels, *(side,) * dims), None
             return
         if isinstance(one, nn.RNNBase):
-            yield (NUM_SEQUENCES, length, one.input_size), None
+            yield (number, length, one.input_size), None
             return
     width = getattr(model, "width", None)
     if isinstance(width, int):
-        yield (NUM_SEQUENCES, length, width), None
+        yield (number, length, width), None
     for param in model.parameters():  # a matrix of the model's own
         if param.dim() == 2:
             for side in reversed(param.shape):
                 yield (NUM_SAMPLES, side), None
-                yield (NUM_SEQUENCES, length, side), None
+                yield (number, length, side), None
             return
 
 

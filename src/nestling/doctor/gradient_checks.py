@@ -12,7 +12,7 @@ from nestling.doctor.practice import Practice
 REACHED, CHANCE = "write rules receive gradient", "learns above chance"
 NUM_STEPS = 3
 # Tried in turn: what is learned by heart at one of them is learned.
-RATES, NUM_FITS, LEARNED = (1e-2, 1e-3), 60, 0.02
+RATES, NUM_FITS, LEARNED = (1e-2, 1e-3), 60, 0.1
 
 
 def check_gradients(subject: ExaminedModel, practice: Practice) -> Check:

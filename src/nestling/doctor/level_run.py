@@ -258,6 +258,8 @@ def _judge_updates(spec: Level | Copy, due: int, made: int, change: float, steps
         return skipped(
             DUE, spec.name, f"due first at step {spec.period:,}, after {steps} steps of this run"
         )
+    if isinstance(spec, Copy) and spec.decay == 1.0:
+        return skipped(DUE, spec.name, "a copy of decay 1 never moves")
     pauses = isinstance(spec, Level) and (spec.freeze is not None or spec.gate or spec.protect)
     pauses = pauses or (isinstance(spec, Copy) and spec.probability is not None)
     if pauses and not made:
@@ -266,8 +268,7 @@ def _judge_updates(spec: Level | Copy, due: int, made: int, change: float, steps
         return failed(DUE, spec.name, f"{counts}; look at its gradients: are they finite?")
     if not math.isfinite(change):
         return failed(DUE, spec.name, f"{counts}, and its weights become NaN or infinity; lower lr")
-    may_rest = isinstance(spec, Copy) and spec.decay == 1.0
-    if change == 0.0 and not may_rest:
+    if change == 0.0:
         return failed(DUE, spec.name, f"{counts}, and its weights are the same bits: no gradient")
     return passed(DUE, spec.name, f"{counts}, relative change {change:.2g}")
 

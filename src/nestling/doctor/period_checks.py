@@ -24,7 +24,7 @@ _SHOWING = frozenset({"log", "logging", "print", "save", "saving", "eval", "chec
 _MADE_ELSEWHERE = frozenset({"torch", "builtins", "numpy", "functools", "collections", "types"})
 _DEPTH = 8
 _ONCE_MADE = " once the model is made; give make= and options= if it is read before"
-NUM_STEPS = 6
+NUM_STEPS = 4
 Path = tuple[str | int, ...]  # keys and attributes, from the model down
 Make = Callable[..., nn.Module]
 

@@ -59,7 +59,9 @@ class PatchTransformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(PATCH * PATCH, WIDTH)
-        self.position = nn.Parameter(torch.empty((SIDE // PATCH) ** 2, WIDTH).normal_(std=0.02))
+        self.position = nn.Parameter(
+            self.embed.weight.new_empty((SIDE // PATCH) ** 2, WIDTH).normal_(std=0.02)
+        )
         self.blocks = gpt_blocks(NUM_LAYERS, WIDTH, NUM_HEADS, causal=False)
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, NUM_CLASSES)
@@ -78,7 +80,7 @@ class ByteGPT(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(NUM_BYTES, WIDTH)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.position = nn.Parameter(torch.empty(LENGTH, WIDTH).normal_(std=0.02))
+        self.position = nn.Parameter(self.embed.weight.new_empty(LENGTH, WIDTH).normal_(std=0.02))
         self.blocks = gpt_blocks(NUM_LAYERS, WIDTH, NUM_HEADS)
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, NUM_BYTES)

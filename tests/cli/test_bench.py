@@ -183,3 +183,20 @@ def test_parts_of_blocks(nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPa
     code, _, err = nestling("bench", "blocks", "--parts", "delta-sped")
     assert code == 2
     assert "did you mean 'delta-speed'" in err
+
+
+def test_parts_in_context(nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nestling.bench.incontext import context_promises
+
+    def measure(*_: object) -> tuple[dict[str, float], list[dict[str, object]]]:
+        return {"recall: cms, within": 0.75}, [{"task": "recall", "model": "cms", "seed": 0}]
+
+    monkeypatch.setattr(context_promises, "measure_model", measure)
+    words = ("bench", "in-context", "--parts", "recall-cms", "--seeds", "1", "--json", "c.json")
+    code, out, _ = nestling(*words)
+    assert code == 0
+    assert "recall: cms, within" in out
+    assert json.loads((desk / "c.json").read_text())["rows"][0]["part"] == "recall"
+    code, _, err = nestling("bench", "in-context", "--parts", "recall-cmss")
+    assert code == 2
+    assert "did you mean 'recall-cms'" in err

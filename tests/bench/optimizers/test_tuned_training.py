@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.bench.optimizers import optimizer_promises, tuned_training
-from nestling.bench.optimizers.contenders import CONTENDERS, Contender, draw_trials
+from nestling.bench.optimizers.contenders import CONTENDERS, WITHOUT, Contender, draw_trials
 from nestling.bench.optimizers.optimizer_tables import TITLES, format_findings
 from nestling.bench.optimizers.optimizer_tasks import (
     TASKS,
@@ -31,6 +31,7 @@ from nestling.bench.result import SuiteResult
 from nestling.bench.suites.parallel_cells import CellFolders
 from nestling.core.errors import DataError, SettingError
 from nestling.models import mlp
+from nestling.optim import M3
 
 
 def _make_batch(generator: torch.Generator, count: int = 32) -> Batch:
@@ -128,8 +129,8 @@ def test_budgets_are_equal_and_seeds_are_paired(
     assert figures["t_dgd_time"] == 1.0
 
 
-def test_rules_for_matrices_are_compared_with_a_body_at_rest(task: OptimizerTask) -> None:
-    names = ("adamw", "momentum", "muon", "m3_paper", "still")
+def test_rules_are_compared_with_what_lacks_their_novelty(task: OptimizerTask) -> None:
+    names = ("adamw", "momentum", "delta_matrix", "m3", "muon_plain", "m3_paper")
     figures, rows = compare_optimizers(
         task,
         name="t",
@@ -138,11 +139,12 @@ def test_rules_for_matrices_are_compared_with_a_body_at_rest(task: OptimizerTask
         num_steps=20,
         contenders={name: CONTENDERS[name] for name in names},
     )
-    compared = {name for name in figures if name.endswith("_minus_still")}
-    assert compared == {"t_muon_minus_still", "t_m3_paper_minus_still"}
+    compared = {name for name in figures if "_minus_" in name and "_minus_adamw" not in name}
+    assert compared == {"t_delta_matrix_minus_momentum", "t_m3_minus_muon_plain"}
     loss = {str(row["optimizer"]): float(str(row["loss"])) for row in rows}
-    assert figures["t_muon_minus_still"] == pytest.approx(loss["muon"] - loss["still"])
-    assert figures["t_muon_minus_still"] < 0.0
+    gap = loss["m3"] - loss["muon_plain"]
+    assert figures["t_m3_minus_muon_plain"] == pytest.approx(gap, abs=1e-12)
+    assert {*WITHOUT, *WITHOUT.values()} <= CONTENDERS.keys()
 
 
 def test_an_optimizer_differs_from_itself_by_nothing(task: OptimizerTask) -> None:
@@ -199,6 +201,27 @@ def test_trials_cover_their_range() -> None:
 def test_spaces_have_a_rate_and_at_most_one_further_setting() -> None:
     assert all(1 <= len(one.space) <= 2 for one in CONTENDERS.values())
     assert CONTENDERS.keys() == TITLES.keys()
+
+
+def test_the_controls_are_tried_at_the_same_points() -> None:
+    drawn = {name: draw_trials(CONTENDERS[name].space, 4, "x") for name in CONTENDERS}
+    assert drawn["m3"] == drawn["muon_plain"] == drawn["muon"] == drawn["torch_muon"]
+    rates = {name: [one["rest_lr"] for one in drawn[name]] for name in ("still", "m3_paper", "dgd")}
+    assert rates["still"] == rates["m3_paper"] == rates["dgd"]
+
+
+def test_m3_without_its_slow_momentum_is_plain_muon(task: OptimizerTask) -> None:
+    fast = Contender(
+        CONTENDERS["m3"].space,
+        lambda params, drawn: M3(lr=drawn["lr"], alpha=0.0).build(params),
+        of_body=True,
+    )
+    settings = {"lr": 0.05, "rest_lr": 0.01}
+    runs = [
+        train(task, one, settings, seed=0, held_out=task.test, num_steps=40)
+        for one in (fast, CONTENDERS["muon_plain"])
+    ]
+    assert runs[0].loss == pytest.approx(runs[1].loss, rel=1e-5)
 
 
 def test_patches_are_squares_of_the_image() -> None:

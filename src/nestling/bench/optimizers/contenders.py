@@ -123,6 +123,10 @@ def _build_muon(params: list[Tensor], drawn: Settings) -> torch.optim.Optimizer:
     return Muon(lr=drawn["lr"]).build(params)
 
 
+def _build_plain_muon(params: list[Tensor], drawn: Settings) -> torch.optim.Optimizer:
+    return Muon(lr=drawn["lr"], nesterov=False).build(params)
+
+
 def _build_torch_muon(params: list[Tensor], drawn: Settings) -> torch.optim.Optimizer:
     made: Any = torch.optim.Muon(params, lr=drawn["lr"], weight_decay=0.0)
     return made  # type: ignore[no-any-return]
@@ -143,9 +147,11 @@ def _build_still(params: list[Tensor], _drawn: Settings) -> torch.optim.Optimize
     return SGD(lr=0.0).build(params)
 
 
-# The first is what all others are compared with. "still" is a control: the body does not learn at
-# all, which a rule that only disturbs it does not reach. M3's divided forms have four decades of
-# rates: no value is printed, and a step is about 1 / |gradient|.
+# The first is what all others are compared with. Two are controls. With "still" the body does not
+# learn at all, which a rule that only disturbs it does not reach; its rate moves nothing, and is
+# there so that the rest is tried at the same rates as beside other rules. "muon_plain" is M3
+# without its slow momentum. M3's divided forms have four decades of rates: no value is printed, and
+# a step is about 1 / |gradient|.
 CONTENDERS: Mapping[str, Contender] = {
     "adamw": Contender({"lr": (3e-4, 3e-2), "forget": FORGET}, _build_adamw),
     "momentum": Contender({"lr": (1e-2, 1.0), "forget": FORGET}, _build_heavy_ball),
@@ -158,6 +164,9 @@ CONTENDERS: Mapping[str, Contender] = {
         {"lr": (1e-3, 0.1), "rest_lr": REST_LR}, _make_preconditioned("matrix"), of_body=True
     ),
     "muon": Contender({"lr": (2e-3, 0.2), "rest_lr": REST_LR}, _build_muon, of_body=True),
+    "muon_plain": Contender(
+        {"lr": (2e-3, 0.2), "rest_lr": REST_LR}, _build_plain_muon, of_body=True
+    ),
     "torch_muon": Contender(
         {"lr": (2e-3, 0.2), "rest_lr": REST_LR}, _build_torch_muon, of_body=True
     ),
@@ -169,6 +178,15 @@ CONTENDERS: Mapping[str, Contender] = {
     "dgd": Contender(
         {"lr": (1e-3, 0.1), "rest_lr": REST_LR}, _build_dgd, of_body=True, needs_inputs=True
     ),
-    "still": Contender({"rest_lr": REST_LR}, _build_still, of_body=True),
+    "still": Contender({"lr": (2e-3, 0.2), "rest_lr": REST_LR}, _build_still, of_body=True),
     "dmgd": Contender({"lr": (3e-2, 3.0), "inner_lr": (0.1, 10.0)}, _build_dmgd),
+}
+# Of a rule, the one that lacks what is new in it.
+WITHOUT: Mapping[str, str] = {
+    "delta": "momentum",
+    "delta_matrix": "momentum",
+    "m3": "muon_plain",
+    "m3_ema": "still",
+    "m3_paper": "still",
+    "dgd": "still",
 }

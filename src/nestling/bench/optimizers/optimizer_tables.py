@@ -18,6 +18,7 @@ TITLES = {
     "preconditioned": "preconditioned momentum, diagonal",
     "whitened": "preconditioned momentum, matrix",
     "muon": "Muon",
+    "muon_plain": "Muon without nesterov",
     "torch_muon": "`torch.optim.Muon`",
     "m3": "M3 `normalized`",
     "m3_ema": "M3 `ema`",

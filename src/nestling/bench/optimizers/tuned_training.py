@@ -11,7 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nestling.bench.optimizers.contenders import CONTENDERS, Contender, Settings, draw_trials
+from nestling.bench.optimizers.contenders import (
+    CONTENDERS,
+    WITHOUT,
+    Contender,
+    Settings,
+    draw_trials,
+)
 from nestling.bench.optimizers.optimizer_tasks import Batch, OptimizerTask
 from nestling.bench.timing import Figures, Rows
 from nestling.core.seeds import make_generator
@@ -20,7 +26,6 @@ from nestling.optim import record_layers
 TUNING_SEED = 100  # no test seed: those count from 0
 NUM_TRIALS, NUM_STEPS = 8, 200
 WARM_UP = 0.1  # share of the steps
-CONTROL = "still"  # the contender whose body is not trained
 
 
 @dataclass(frozen=True)
@@ -133,9 +138,9 @@ def compare_optimizers(
         contenders: optimizers by name; the first is what the others are compared with.
 
     Returns: figures `<task>_<optimizer>_minus_<first>`, the mean over seeds of the difference of
-        test losses in nats (below 0 is better); `<task>_<optimizer>_minus_still`, of rules for the
-        body's matrices, the same to a body that is not trained; `<task>_<optimizer>_time`, the
-        median ratio of the time of a whole training step. A row per optimizer.
+        test losses in nats (below 0 is better); `<task>_<optimizer>_minus_<control>`, the
+        same to the rule that lacks what is new in it, see `WITHOUT`; `<task>_<optimizer>_time`,
+        the median ratio of the time of a whole training step. A row per optimizer.
     """
     chosen: dict[str, dict[str, float]] = {}
     tuned: dict[str, list[TrainingRun]] = {}
@@ -175,8 +180,10 @@ def compare_optimizers(
         if label != base:
             figures[f"{name}_{label}_minus_{base}"] = row["minus"]
             figures[f"{name}_{label}_time"] = row["time"]
-        if contenders[label].of_body and CONTROL in contenders and label != CONTROL:
-            figures[f"{name}_{label}_minus_{CONTROL}"] = _describe(found, runs[CONTROL])["minus"]
+        control = WITHOUT.get(label)
+        if control in runs:
+            gap = _describe(found, runs[control])["minus"]
+            figures[f"{name}_{label}_minus_{control}"] = gap
         rows.append(
             {
                 "optimizer": label,

@@ -126,7 +126,10 @@ class FastState:
         """All of it by name, to be saved; `from_state_dict` restores it."""
         counts = self.num_in_block
         if isinstance(counts, tuple):
-            return {**self._tensors(), "num_in_block": torch.tensor(counts, device="cpu")}
+            return {
+                **self._tensors(),
+                "num_in_block": torch.tensor(counts, dtype=torch.long, device="cpu"),
+            }
         return {**self._tensors(), "num_in_block": counts}
 
     @classmethod

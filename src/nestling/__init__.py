@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nestling import bench as bench
     from nestling import consolidate as consolidate
     from nestling import data as data
+    from nestling import doctor as doctor
     from nestling import jobs as jobs
     from nestling import judge as judge
     from nestling import learn as learn
@@ -52,8 +53,11 @@ if TYPE_CHECKING:
         SurpriseGate,
         adapters,
         assign_levels,
+        beakers,
         by_depth,
+        lookahead,
         mix,
+        outer_nesterov,
         spine_and_head,
     )
     from nestling.memory import MemoryBank, RandomFeatures, RidgeMemory
@@ -105,8 +109,11 @@ _HOMES = {
         "SurpriseGate",
         "adapters",
         "assign_levels",
+        "beakers",
         "by_depth",
+        "lookahead",
         "mix",
+        "outer_nesterov",
         "spine_and_head",
     ),
     "nestling.memory": (
@@ -139,6 +146,7 @@ _ROOMS = (
     "bench",
     "consolidate",
     "data",
+    "doctor",
     "jobs",
     "judge",
     "learn",
@@ -194,9 +202,12 @@ __all__ = [
     "adamw",
     "adapters",
     "assign_levels",
+    "beakers",
     "by_depth",
     "govern",
+    "lookahead",
     "mix",
+    "outer_nesterov",
     "sgd",
     "spine_and_head",
     "stack_levels",

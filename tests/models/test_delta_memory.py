@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import FastState, WeightRetention, WriteRule
+from nestling.memory.associative import OJA, FastState, WeightRetention, WriteRule
 from nestling.models import DeltaMemory
 from nestling.models.delta_memory import reach_ends
 
@@ -205,3 +205,10 @@ def test_short_sequences(length: int) -> None:
     y, state = make_layer()(torch.randn(2, length, 12))
     assert y.shape == (2, length, 12)
     assert state.weights.shape == (2, 3, 4, 4)
+
+
+def test_ojas_rule_stays_finite_whatever_the_size_of_the_values() -> None:
+    layer = make_layer(rule=OJA)
+    y, state = layer(100 * torch.randn(2, 300, 12))
+    assert y.isfinite().all()
+    assert state.weights.abs().max() < 100

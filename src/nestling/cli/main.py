@@ -13,6 +13,7 @@ import click
 from nestling.cli.bench_command import bench
 from nestling.cli.data_command import data
 from nestling.cli.demo_command import demo, demo_stream
+from nestling.cli.doctor_command import doctor
 from nestling.cli.governing.contract_command import contract
 from nestling.cli.governing.version_commands import diff, rollback, validate, versions
 from nestling.cli.learn_command import learn
@@ -40,7 +41,7 @@ def nestling() -> None:
 
 for _command in (
     *(demo, demo_stream, learn, predict, plan, tune, report, bench, data),
-    *(contract, versions, diff, rollback, validate),
+    *(contract, versions, diff, rollback, validate, doctor),
 ):
     nestling.add_command(_command)
 

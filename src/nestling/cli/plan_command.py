@@ -269,6 +269,7 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
         elif isinstance(level, Copy):
             num_copied = sum(owned[name] for name in level.of)
             pace = "never moves" if level.decay == 1.0 else f"decay {level.decay:g}"
+            pace = pace if level.rule is None else f"{level.rule.describe()}, writes back"
             how = f"copy of {', '.join(level.of)}, {pace}"
             row |= _describe(num_copied, num_all, level.period, how, "")
         elif isinstance(level, Memory):

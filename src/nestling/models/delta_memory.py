@@ -52,10 +52,11 @@ class DeltaMemory(nn.Module):
     [Behrouz et al., Nested Learning, equations 88 and 93, each erase once; Schlag et al. 2021]
 
     Keys and queries of each head have length 1, so eta = 1 replaces what is stored under a key and
-    eta = 2 reflects it, which is what parity needs. RMSNorm is over all heads at once. The layer
-    keeps no state: each call starts from `state`, or from zero, and returns what it came to. In
-    evaluation mode nothing is written unless `write=True` asks for it, as a block must that needs
-    to read the tokens of its own call at test time.
+    eta = 2 reflects it, which is what parity needs. Values of Oja's rule have length 1 as well, for
+    it erases along them. RMSNorm is over all heads at once. The layer keeps no state: each call
+    starts from `state`, or from zero, and returns what it came to. In evaluation mode nothing is
+    written unless `write=True` asks for it, as a block must that needs to read the tokens of its
+    own call at test time.
 
     Args:
         width: C.
@@ -172,6 +173,8 @@ class DeltaMemory(nn.Module):
         qkv_BHTD = self.qkv(x_BTC).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
         qk_BHTD, v_BHTD = qkv_BHTD.split([2 * self.num_heads, self.num_heads], dim=1)
         q_BHTD, k_BHTD = scale_to_length_1(qk_BHTD).chunk(2, dim=1)
+        if self.rule.swapped:  # what is erased is then along the values
+            v_BHTD = scale_to_length_1(v_BHTD)
         # Pairs that are written by the same weights must not overshoot together.
         most_rate = self.most_rate / (self.rule.block * self.rule.window)
         rates_BHT = most_rate * reach_ends(self.rate(x_BTC)).transpose(1, 2)

@@ -268,3 +268,27 @@ def test_wrong_records() -> None:
         pass
     with pytest.raises(ShapeMismatch, match=r"a moment \(3, 3\)"):
         dgd_update(torch.ones(1, 2), torch.ones(1, 2), torch.ones(3, 3), lr=0.1)
+
+
+def test_a_level_that_skips_steps_counts_the_inputs_of_its_own_steps_only() -> None:
+    x = torch.randn(12, 8, 3, generator=DRAW)
+    plan = Plan(
+        Level("first", match=["0.*"], period=3, between="skip", optimizer=dgd()),
+        Level("rest", match=["*"], optimizer=nl.sgd(lr=0.0)),
+    )
+    nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    nested = NestedOptimizer(nets[0], plan)
+    plain = dgd().build(nets[1][0].parameters())
+    with record_layers(nets[0]), record_layers(nets[1]):
+        for step in range(12):
+            nested.prepare_step()
+            nested.zero_grad()
+            (nets[0](x[step]) - x[step].flip(1)).square().mean().backward()
+            nested.step()
+            if step % 3 == 2:
+                plain.zero_grad()
+                (nets[1](x[step]) - x[step].flip(1)).square().mean().backward()
+                plain.step()
+    assert nested.read_levels()[0].num_updates == 4
+    assert torch.equal(nets[0][0].weight, nets[1][0].weight)  # type: ignore[arg-type]

@@ -140,3 +140,46 @@ def test_parts_of_governed_change(
     code, _, err = nestling("bench", "governance", "--parts", "fairnes")
     assert code == 2
     assert "fairness" in err
+
+
+def test_parts_of_the_optimizers(
+    nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nestling.bench.optimizers import optimizer_promises
+
+    asked: list[int] = []
+
+    def measure(num_seeds: int) -> tuple[dict[str, float], list[dict[str, object]]]:
+        asked.append(num_seeds)
+        return {"toy_delta_over_momentum_steps": 0.5}, [{"optimizer": "delta"}]
+
+    monkeypatch.setattr(optimizer_promises, "measure_toy", measure)
+    words = ("bench", "optim", "--parts", "toy", "--json", "o.json")
+    code, out, _ = nestling(*words)
+    assert code == 0
+    assert "toy_delta_over_momentum_steps" in out
+    assert (desk / "runs" / "bench" / "optim" / "parts" / "toy.json").exists()
+    assert json.loads((desk / "o.json").read_text())["rows"][0]["optimizer"] == "delta"
+    assert nestling(*words, "--seeds", "2")[0] == 0
+    assert asked == [3, 2]
+    code, _, err = nestling("bench", "optim", "--parts", "tyo")
+    assert code == 2
+    assert "did you mean 'toy'" in err
+
+
+def test_parts_of_blocks(nestling: Run, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nestling.bench.blocks import blocks_promises
+
+    def measure(_: CellFolders) -> tuple[dict[str, float], list[dict[str, object]]]:
+        return {"delta_over_gpt": 1.5}, [{"side": "GPT", "milliseconds": 3.0}]
+
+    monkeypatch.setattr(blocks_promises, "SPEED_PARTS", {"delta-speed": measure})
+    words = ("bench", "blocks", "--parts", "delta-speed", "--json", "b.json")
+    assert nestling(*words)[0] == 0
+    code, _, err = nestling(*words, "--check")
+    assert code == 1
+    assert "delta_over_gpt = 1.5, must be <= 1.45" in err
+    assert json.loads((desk / "b.json").read_text())["rows"][0]["side"] == "GPT"
+    code, _, err = nestling("bench", "blocks", "--parts", "delta-sped")
+    assert code == 2
+    assert "did you mean 'delta-speed'" in err

@@ -44,6 +44,37 @@ def test_show_says_what_sleeps(nestling: Run, desk: Path) -> None:
     assert "sleep 's' of 'n'" in err
 
 
+def test_show_and_check_say_which_rule_a_copy_has(nestling: Run, desk: Path) -> None:
+    text = (desk / "plan.toml").read_text()
+    text += '[[level]]\nkind = "copy"\nname = "outer"\nof = ["spine"]\nperiod = 5\n'
+    rule = 'rule = { kind = "outer_nesterov", lr = 0.5 }\n'
+    (desk / "outer.toml").write_text(text + rule)
+    code, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "outer.toml")
+    assert code == 0
+    said = " ".join(out.replace("│", " ").replace("\n", " ").split())
+    assert "outer nesterov, lr 0.5," in said
+    code, _, _ = nestling(
+        *("plan", "check", "outer.toml", "--model", "desk_net:make_net"),
+        *("--json", "out/outer.json"),
+    )
+    assert code == 0
+    (*_, outer) = json.loads((desk / "out" / "outer.json").read_text())["levels"]
+    how = "copy of spine, outer nesterov, lr 0.5, momentum 0.9, writes back"
+    assert (outer["optimizer"], outer["period"]) == (how, 5)
+    code, out, _ = nestling("plan", "show", "desk_net:make_net", "--plan", "outer.toml", "--toml")
+    assert 'kind = "outer_nesterov"' in out
+    for wrong, hint in (
+        ('rule = { kind = "outer_nestrov" }\n', "outer_nesterov"),
+        ('rule = { kind = "lookahead", rate = 2 }\n', "rate: a number of 1 or less works, got 2"),
+        (rule + "decay = 0.5\n", "decay=0.5 is for an average"),
+        ("rule = { lr = 0.5 }\n", "kind"),
+    ):
+        (desk / "wrong.toml").write_text(text + wrong)
+        code, _, err = nestling("plan", "check", "wrong.toml")
+        assert (code, err.count("\n")) == (2, 1)
+        assert hint in err
+
+
 def test_show_says_what_is_watched(nestling: Run, desk: Path) -> None:
     text = (desk / "plan.toml").read_text() + '[[level]]\nkind = "watch"\nname = "w"\n'
     (desk / "watched.toml").write_text(text)

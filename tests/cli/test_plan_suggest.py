@@ -45,7 +45,7 @@ def test_without_a_file_the_plan_is_printed(nestling: Run, desk: Path) -> None:
     before = sorted(path.name for path in desk.iterdir())
     code, out, _ = nestling("plan", "suggest", NET, "test.csv", "--seed", "1", "--examples", "40")
     assert code == 0
-    toml = out[out.index("[readout]") : out.index("--out plan.toml")]
+    toml = out[out.index("# stacking") : out.index("--out plan.toml")]
     assert nl.Plan.from_toml(toml).memories
     assert "of all 72 examples" in out
     left = {path.name for path in desk.iterdir()} - {"__pycache__"}
@@ -73,6 +73,46 @@ def test_data_come_from_files_names_and_functions(nestling: Run, desk: Path) -> 
     )
     assert code == 0
     assert "1258 examples of 10 classes" in out
+
+
+def test_of_a_language_model_it_says_what_to_stack(nestling: Run, desk: Path) -> None:
+    """Sequences with habits of their own and a model that only knows even noise: writes pay."""
+    (desk / "desk_words.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "from nestling.data import Experience\nfrom nestling.models import gpt_blocks\n"
+        "def make_net():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = nn.Sequential(nn.Embedding(9, 8), gpt_blocks(1, 8, 2), nn.Linear(8, 9))\n"
+        "    nn.init.normal_(net[2].weight, std=0.02)\n"
+        "    return net\n"
+        "def make():\n"
+        "    g = torch.Generator().manual_seed(0)\n"
+        "    shares = (3 * torch.randn(16, 9, generator=g)).softmax(-1)\n"
+        "    x = torch.multinomial(shares, 64, replacement=True, generator=g)\n"
+        "    y = torch.zeros(16, dtype=torch.long)\n"
+        "    return [Experience(0, (x, y), (x, y), (0, 1))]\n"
+    )
+    words = ("plan", "suggest", "desk_words:make_net", "desk_words:make")
+    code, out, err = nestling(*words, "--out", "p.toml", "--json", "p.json")
+    assert (code, err) == (0, "")
+    said = json.loads((desk / "p.json").read_text())
+    (block,) = said["stacking"]["blocks"]
+    assert block["pattern"] == "1.0.out.*"
+    assert block["gain"] > 2 * block["gain_error"]
+    assert f"1.0.out.* = {block['chunk']} tokens: gradients of a chunk" in out
+    assert f"at test time: {said['stacking']['call']}" in out
+    text = (desk / "p.toml").read_text()
+    assert f"# at test time: {said['stacking']['call']}\n" in text
+    assert [one.name for one in nl.Plan.from_toml(text).levels] == ["network"]
+    assert said["linearity"] is None
+
+
+def test_of_a_plain_network_it_says_why_nothing_is_stacked(nestling: Run, desk: Path) -> None:
+    code, out, _ = nestling("plan", "suggest", NET, "test.csv", "--out", "p.toml")
+    assert code == 0
+    said = "blocks = none: the inputs are torch.float32"
+    assert said in out
+    assert f"# stacking: {said}" in (desk / "p.toml").read_text()
 
 
 @pytest.mark.parametrize(

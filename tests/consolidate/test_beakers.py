@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nestling.consolidate.beakers import (
-    Beakers,
-    Chain,
-    make_chain,
-    measure_charge,
-    step_beakers,
-)
+from nestling.consolidate import Beakers, Chain, make_chain, measure_charge, step_beakers
 from nestling.core.errors import (
     ForeignSnapshot,
     MismatchedParameters,

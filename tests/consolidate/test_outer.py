@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nestling.consolidate import lookahead_step
-from nestling.consolidate.outer import OuterNesterov, outer_step
+from nestling.consolidate import OuterNesterov, lookahead_step, outer_step
 from nestling.core.errors import MismatchedParameters, NonFiniteInput, SettingError
 
 

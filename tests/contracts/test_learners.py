@@ -116,6 +116,17 @@ SPECIAL = {
         ),
         replay=10,
     ),
+    "slow weights of two outer rules": lambda: nl.Learner(
+        Net(),
+        Plan(
+            Level("head", match=("4.*",), gate=GATES["several"]),
+            Level("spine", match=["*"], period=3, trust=0.5),
+            Copy("slow", of=("head",), period=2, rule=nl.outer_nesterov()),
+            Copy("poured", of=("spine",), period=4, rule=nl.beakers(3, shortest=9, longest=90)),
+            Copy("average", of=("head", "spine"), decay=0.9),
+            readout=nl.mix("live", "slow", "poured", "average"),
+        ),
+    ),
     "memory alone": lambda: nl.Learner(Net(), Plan(Memory("m", num_features=8), readout="m")),
     "skip, freeze and protect": lambda: nl.Learner(
         Net(),

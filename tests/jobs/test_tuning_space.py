@@ -5,7 +5,7 @@ import torch
 
 from nestling.core.errors import SettingError
 from nestling.jobs.tune import apply_knobs, derive_space, read_space
-from nestling.levels import Copy, Level, Memory, Plan, mix
+from nestling.levels import Copy, Level, Memory, Plan, mix, outer_nesterov
 from nestling.optim import adamw, sgd
 
 PLAN = Plan(
@@ -54,6 +54,15 @@ def test_the_derived_space_is_one_that_the_plan_takes() -> None:
     for knob in knobs.values():
         for value in knob.list_ends():
             assert apply_knobs(PLAN, {knob.name: value}) != PLAN or value in (math.inf, 0.9, 1, 4)
+
+
+def test_a_copy_with_a_rule_has_no_decay_to_tune() -> None:
+    outer = Copy("outer", of=("spine",), period=5, rule=outer_nesterov(lr=0.7))
+    plan = Plan(*(level for level in PLAN.levels if level.name != "slow"), outer)
+    assert not [knob.name for knob in derive_space(plan) if knob.name.startswith("outer")]
+    turned = apply_knobs(plan, {"outer.rule.lr": 0.5, "outer.period": 8})
+    assert turned.copies[0].rule == outer_nesterov(lr=0.5)
+    assert turned.copies[0].period == 8
 
 
 def test_a_table_is_read() -> None:

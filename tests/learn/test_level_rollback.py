@@ -242,3 +242,81 @@ def test_what_was_validated_stays_where_it_is(tmp_path: Path) -> None:
     assert [r.change_since_validation for r in learner.read_levels()] == [
         r.change_since_validation for r in twin.read_levels()
     ]
+
+
+@pytest.mark.parametrize("rule", [nl.lookahead(), nl.outer_nesterov()])
+def test_slow_weights_bring_nothing_back_that_was_rolled_back(
+    tmp_path: Path, rule: nl.levels.LookaheadRule | nl.levels.OuterNesterovRule
+) -> None:
+    def make() -> nl.Learner:
+        plan = nl.Plan(
+            nl.Level("head", match=["3.*"], optimizer=nl.sgd(lr=0.1)),
+            nl.Level("spine", match=["*"], optimizer=nl.sgd(lr=0.1)),
+            nl.Copy("slow", of=["head", "spine"], period=4, rule=rule),
+        )
+        return nl.Learner(make_net(), plan)
+
+    def read(one: nl.Learner) -> dict[str, Tensor]:
+        return {n: v for n, v in one.levels["spine"].tensors().items() if n.endswith("t")}
+
+    learner = make()
+    learn(learner, 0, 5)
+    learner.snapshot(tmp_path / "one")
+    then = read(learner)
+    learn(learner, 5, 11)
+    learner.snapshot(tmp_path / "two")
+    one, two = SavedLevels(tmp_path / "one"), SavedLevels(tmp_path / "two")
+    two.write_with(tmp_path / "three", "spine", one)
+    mixed = make()
+    mixed.restore(tmp_path / "three")
+    slow = learner.levels["slow"].digest()
+    learner.load_level("spine", one.read("spine"))
+    assert learner.levels["slow"].digest() == slow, "no other level is touched"
+    learner.control("spine", lr=0.0, reason="what moves it now is the rule alone")
+    mixed.control("spine", lr=0.0, reason="what moves it now is the rule alone")
+    for other in (learner, mixed):
+        learn(other, 11, 17)
+        assert all(torch.equal(then[name], value) for name, value in read(other).items())
+    assert learner.levels.digests() == mixed.levels.digests()
+
+
+def test_a_level_that_learns_alone_is_not_pulled_to_slow_weights() -> None:
+    def make(*copies: nl.Copy) -> nl.Learner:
+        plan = nl.Plan(
+            nl.Level("head", match=["3.*"], optimizer=nl.sgd(lr=0.1)),
+            nl.Level("spine", match=["*"], optimizer=nl.sgd(lr=0.1)),
+            *copies,
+        )
+        return nl.Learner(make_net(), plan)
+
+    slow = nl.Copy("slow", of=["head", "spine"], period=2, rule=nl.lookahead())
+    found = []
+    for learner in (make(), make(slow)):
+        learner.learn(*make_batch(0))
+        weights = learner.levels["spine"].tensors()
+        learner.load_level("spine", weights, feedback=[make_batch(seed) for seed in (1, 2, 3)])
+        found.append(learner.levels["spine"].digest())
+    assert found[0] == found[1]
+    learner.control("spine", lr=0.0, reason="what moves it now is the rule alone")
+    learn(learner, 4, 8)
+    after = learner.levels["spine"].tensors()
+    assert not torch.equal(after["0.weight"], weights["0.weight"])
+
+
+def test_a_consolidation_that_was_kept_is_where_slow_weights_begin() -> None:
+    plan = nl.Plan(
+        nl.Level("all", match=["*"], optimizer=nl.sgd(lr=0.1)),
+        nl.Copy("slow", of=["all"], period=3, rule=nl.outer_nesterov()),
+    )
+    learner = nl.Learner(make_net(), plan)
+    learn(learner, 0, 5)
+
+    def double(model: nn.Module) -> None:
+        for param in model.parameters():
+            param.data.mul_(2.0)
+
+    before = learner.levels["all"].tensors()
+    assert learner.consolidate(lambda _: True, change=double).status == "committed"
+    learner.control("all", lr=0.0, reason="what moves it now is the rule alone")
+    learn(learner, 5, 12)
+    assert torch.equal(learner.levels["all"].tensors()["0.weight"], 2.0 * before["0.weight"])

@@ -438,3 +438,30 @@ def test_a_block_is_causal_trains_and_checks_its_heads() -> None:
     assert all(parameter.grad is not None for parameter in block.parameters())
     with pytest.raises(ModelError, match="multiple"):
         ContinuumBlock(9, 2)
+
+
+def test_a_block_writes_in_evaluation_only_when_asked() -> None:
+    torch.manual_seed(0)
+    block, x = ContinuumBlock(8, 2, chunks=(2, 4)), torch.randn(2, 9, 8)
+    trained = block(x)
+    block.eval()
+    assert torch.equal(block(x), block(x, write=False))
+    assert torch.equal(block(x, write=True), trained)
+    assert not torch.equal(block(x), trained)
+
+
+def test_padding_of_a_block_is_neither_seen_nor_written_nor_counted() -> None:
+    torch.manual_seed(0)
+    block, x = ContinuumBlock(8, 2, chunks=(2, 4)), torch.randn(3, 14, 8)
+    mask = torch.ones(3, 14, dtype=torch.bool)
+    mask[0, 9:], mask[1, :4], mask[2, [0, 3, 4, 8]] = False, False, False
+    padded = x.masked_fill(~mask[..., None], torch.nan)
+    output = block(padded, mask_BT=mask)
+    for row in range(3):
+        alone = block(x[row : row + 1, mask[row]])
+        assert (output[row, mask[row]] - alone[0]).abs().max() <= 1e-5
+    assert torch.isfinite(output).all()
+    with pytest.raises(ShapeMismatch, match="the mask is list"):
+        block(x, mask_BT=[True])
+    with pytest.raises(NonFiniteInput, match="sample 0, token 9"):
+        block(padded, mask_BT=torch.ones_like(mask))

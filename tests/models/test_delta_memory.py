@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import FastState, WriteRule
-from nestling.models.delta_memory import DeltaMemory, reach_ends
+from nestling.memory.associative import OJA, FastState, WeightRetention, WriteRule
+from nestling.models import DeltaMemory
+from nestling.models.delta_memory import reach_ends
 
 
 def make_layer(**settings: object) -> DeltaMemory:
@@ -32,24 +33,44 @@ def test_gradients_reach_every_weight(decay: bool) -> None:
 def test_streaming_equals_one_pass(rule: WriteRule) -> None:
     layer = make_layer(decay=True, rule=rule).eval()
     x = torch.randn(2, 21, 12)
-    expected, last = layer(x)
+    expected, last = layer(x, write=True)
     pieces, state = [], None
     for piece in x.split([1, 7, 0, 10, 3], dim=1):
-        y, state = layer(piece, state)
+        y, state = layer(piece, state, write=True)
         pieces.append(y)
     assert state is not None
     torch.testing.assert_close(torch.cat(pieces, 1), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(state.weights, last.weights, rtol=0, atol=1e-5)
 
 
-def test_eval_is_pure_and_no_call_changes_the_layer_or_a_state() -> None:
+def test_eval_writes_only_when_asked() -> None:
+    layer = make_layer(decay=True)
+    x = torch.randn(2, 20, 12)
+    _, state = layer(x)
+    layer.eval()
+    silent, same = layer(x, state)
+    assert same is state
+    assert torch.equal(silent, layer(x, state, write=False)[0])
+    asked, moved = layer(x, state, write=True)
+    assert not torch.equal(moved.weights, state.weights)
+    assert not torch.equal(asked, silent)
+    with pytest.raises(SettingError, match="write=True works, or a state"):
+        layer(x)
+    assert layer(x, write=False)[1].weights.abs().max() == 0
+    trained, last = layer.train()(x, state)
+    assert torch.equal(trained, asked)
+    assert torch.equal(last.weights, moved.weights)
+
+
+@pytest.mark.parametrize("write", [None, False, True])
+def test_no_call_changes_the_layer_or_a_state(write: bool | None) -> None:
     layer = make_layer().eval()
     x = torch.randn(2, 20, 12)
     before = {name: one.clone() for name, one in layer.state_dict().items()}
-    first, state = layer(x)
+    first, state = layer(x, write=True)
     kept = state.weights.clone()
-    second, _ = layer(x)
-    layer(x, state)
+    second, _ = layer(x, write=True)
+    layer(x, state, write=write)
     assert torch.equal(first, second)
     assert torch.equal(state.weights, kept)
     after = layer.state_dict()
@@ -76,6 +97,35 @@ def test_padding_and_other_samples_change_nothing() -> None:
     alone, last = layer(x[1:, :11])
     torch.testing.assert_close(y[1:, :11], alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(state.weights[1:], last.weights, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        WriteRule(),
+        WriteRule(block=4),
+        WriteRule(window=3),
+        WriteRule(block=3, read="before", retention=WeightRetention("kl")),
+        WriteRule(retention=WeightRetention("initial")),
+    ],
+)
+def test_padded_samples_stream_as_each_would_alone(rule: WriteRule) -> None:
+    """Padding on the right, on the left and in between, of NaN, in calls of any size."""
+    layer, x = make_layer(decay=True, rule=rule), torch.randn(4, 21, 12)
+    valid = torch.rand(4, 21, generator=torch.Generator().manual_seed(1)) > 0.3
+    valid[0], valid[0, 15:], valid[1, :9], valid[3] = True, False, False, False
+    padded = x.masked_fill(~valid[..., None], torch.nan)
+    pieces, state = [], None
+    for piece, part in zip(padded.split([8, 1, 12], 1), valid.split([8, 1, 12], 1), strict=True):
+        y, state = layer(piece, state, valid_BT=part)
+        pieces.append(y)
+    assert state is not None
+    y = torch.cat(pieces, 1)
+    assert torch.isfinite(y).all()
+    for row in range(4):
+        alone, last = layer(x[row : row + 1, valid[row]])
+        torch.testing.assert_close(y[row, valid[row]], alone[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(state.weights[row], last.weights[0], rtol=0, atol=1e-5)
 
 
 def test_the_past_does_not_know_the_future() -> None:
@@ -121,6 +171,15 @@ def test_bad_input_is_refused() -> None:
         layer(torch.zeros(2, 20, 11))
     with pytest.raises(ShapeMismatch, match="samples 3 for 2"):
         layer(torch.zeros(2, 20, 12), FastState.zeros(3, 3, 4, 4))
+    with pytest.raises(ShapeMismatch, match="heads 2 for 3"):
+        layer(torch.zeros(2, 20, 12), FastState.zeros(2, 2, 4, 4))
+    with pytest.raises(SettingError, match="state=dict of a linear memory"):
+        layer.eval()(torch.zeros(2, 20, 12), {})
+    with pytest.raises(ShapeMismatch, match="valid of shape"):
+        layer(torch.zeros(2, 20, 12), valid_BT=torch.ones(2, 19, dtype=torch.bool), write=True)
+    _, windowed = make_layer(rule=WriteRule(window=3))(torch.ones(2, 4, 12))
+    with pytest.raises(SettingError, match="window of 3 tokens and window=1"):
+        layer.train()(torch.zeros(2, 20, 12), windowed)
     with pytest.raises(NonFiniteInput):
         layer(torch.full((2, 20, 12), torch.nan))
     with pytest.raises(SettingError, match="width=12 with num_heads=5"):
@@ -131,8 +190,25 @@ def test_bad_input_is_refused() -> None:
         DeltaMemory(12, 3, chunk=0)
 
 
+@pytest.mark.parametrize("length", [0, 1, 5, 13])
+def test_a_chunk_beyond_the_sequence_gives_the_same(length: int) -> None:
+    layer, x = make_layer(decay=True), torch.randn(2, length, 12)
+    small, state = layer(x)
+    layer.chunk = 4096
+    large, last = layer(x)
+    torch.testing.assert_close(large, small, rtol=0, atol=1e-5)
+    torch.testing.assert_close(last.weights, state.weights, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_short_sequences(length: int) -> None:
     y, state = make_layer()(torch.randn(2, length, 12))
     assert y.shape == (2, length, 12)
     assert state.weights.shape == (2, 3, 4, 4)
+
+
+def test_ojas_rule_stays_finite_whatever_the_size_of_the_values() -> None:
+    layer = make_layer(rule=OJA)
+    y, state = layer(100 * torch.randn(2, 300, 12))
+    assert y.isfinite().all()
+    assert state.weights.abs().max() < 100

@@ -60,16 +60,19 @@ def test_writes_equal_the_loop_and_leave_the_model_alone() -> None:
     assert (logits - model(tokens)).abs().max() > 1e-3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert state.position == 21
+    assert state.positions == (21, 21)
 
 
 def test_rate_zero_and_no_writes_are_bit_for_bit_the_model() -> None:
     model, tokens = make_model(), make_tokens()
     wanted = model(tokens)
     assert torch.equal(stack_levels(model, LEVELS, rate=0.0).read(tokens, write=True)[0], wanted)
-    logits, state = stack_levels(model, LEVELS).read(tokens)  # in evaluation mode
+    stacked = stack_levels(model, LEVELS, context=3)
+    logits, state = stacked.read(tokens)  # in evaluation mode
     assert torch.equal(logits, wanted)
     assert not state.changes
+    _, state = stacked.read(tokens[:, :13])
+    assert (stacked.read(tokens[:, 13:], state)[0] - wanted[:, 13:]).abs().max() <= 1e-6
     assert stack_levels(model.train(), LEVELS).read(tokens)[1].changes
 
 
@@ -89,8 +92,8 @@ def test_pieces_of_any_size_equal_one_pass(sizes: tuple[int, ...], context: int 
     for name in end.changes:
         assert (state.changes[name] - end.changes[name]).abs().max() <= 1e-5
         assert (state.gathered[name] - end.gathered[name]).abs().max() <= 1e-5
-    assert torch.equal(state.recent, end.recent)
-    assert state.position == end.position
+    assert all(map(torch.equal, state.recent, end.recent))
+    assert state.positions == end.positions
 
 
 def test_a_state_is_saved_and_restored_exactly() -> None:
@@ -128,12 +131,95 @@ def test_each_level_has_its_own_clock() -> None:
     assert state.gathered["1.1.out.weight"].any()
 
 
+@pytest.mark.parametrize("context", [None, 5])
+@pytest.mark.parametrize("write", [False, True])
+def test_padded_samples_equal_each_alone_in_calls_of_any_size(
+    context: int | None, write: bool
+) -> None:
+    """Padding on the right, on the left and in between, of numbers that are no tokens."""
+    stacked = stack_levels(make_model(), LEVELS, rate=(0.1, 0.2), context=context)
+    tokens = make_tokens(4, 23)
+    mask = torch.rand(4, 23, generator=torch.Generator().manual_seed(1)) > 0.3
+    mask[0, 15:], mask[1, :9], mask[3] = False, False, False
+    mask[0, :15] = mask[1, 9:] = True
+    padded = tokens.masked_fill(~mask, -100)
+    whole, end = stacked.read(padded, mask_BT=mask, write=write)
+    pieces, state = [], None
+    for piece, part in zip(padded.split((8, 1, 14), 1), mask.split((8, 1, 14), 1), strict=True):
+        logits, state = stacked.read(piece, state, mask_BT=part, write=write)
+        pieces.append(logits)
+    assert state is not None
+    assert (torch.cat(pieces, 1) - whole).abs().max() <= 1e-5
+    assert state.positions == end.positions == (15, 14, int(mask[2].sum()), 0)
+    assert not whole[~mask].any()
+    for row in range(3):
+        alone, last = stacked.read(tokens[row : row + 1, mask[row]], write=write)
+        assert (whole[row, mask[row]] - alone[0]).abs().max() <= 1e-5
+        for name in last.changes:
+            assert (end.changes[name][row] - last.changes[name][0]).abs().max() <= 1e-5
+            assert (end.gathered[name][row] - last.gathered[name][0]).abs().max() <= 1e-5
+            assert not end.changes[name][3].any()
+    assert bool(end.changes) == write
+    nothing, same = stacked.read(padded[3:], end.select([3]), mask_BT=mask[3:], write=write)
+    assert nothing.shape[:2] == (1, 23)
+    assert same.positions == (0,)
+
+
+def test_evaluation_never_writes_unless_asked_and_no_state_is_changed() -> None:
+    tokens, model = make_tokens(), make_model()
+    stacked = stack_levels(model, LEVELS, rate=0.1)
+    _, state = stacked.read(tokens[:, :9], write=True)
+    kept = {name: tensor.clone() for name, tensor in state.state_dict().items()}
+    for write in (None, False, True):
+        _, after = stacked.read(tokens[:, 9:], state, write=write)
+        assert all(torch.equal(one, kept[name]) for name, one in state.state_dict().items())
+        moved = [
+            not torch.equal(after.changes[name], state.changes[name]) for name in after.changes
+        ]
+        assert any(moved) == (write is True)
+        assert after.positions == (21, 21)
+    _, trained = stack_levels(model.train(), LEVELS, rate=0.1).read(tokens[:, 9:], state)
+    assert not torch.equal(trained.changes["1.0.out.weight"], state.changes["1.0.out.weight"])
+
+
 @pytest.mark.parametrize("length", [0, 1])
 def test_shortest_sequences(length: int) -> None:
     stacked = stack_levels(make_model(), {"1.0.out.*": 1}, rate=0.1)
     logits, state = stacked.read(make_tokens(2, length), write=True)
     assert logits.shape[:2] == (2, length)
-    assert state.position == length
+    assert state.positions == (length, length)
+
+
+def test_a_chunk_beyond_the_sequence_only_gathers() -> None:
+    model, tokens = make_model(), make_tokens(2, 9)
+    stacked = stack_levels(model, {"1.0.out.*": 1000}, rate=0.1)
+    logits, state = stacked.read(tokens, write=True)
+    assert (logits - model(tokens)).abs().max() <= 1e-6
+    assert not state.changes["1.0.out.weight"].any()
+    assert state.gathered["1.0.out.weight"].any()
+
+
+def test_levels_may_come_in_any_order_and_the_first_pattern_claims() -> None:
+    tokens, model = make_tokens(), make_model()
+    one = stack_levels(model, {"1.0.out.*": 4, "1.1.out.*": 6}, rate=(0.1, 0.2))
+    other = stack_levels(model, {"1.1.out.*": 6, "1.0.out.*": 4}, rate=(0.2, 0.1))
+    wanted, _ = one.read(tokens, write=True)
+    assert (other.read(tokens, write=True)[0] - wanted).abs().max() <= 1e-6
+    assert stack_levels(model, {"1.0.out.*": 4, "1.*": 6}).chunks["1.0.out.weight"] == 4
+    with pytest.raises(IdlePattern, match="claims no parameter"):
+        stack_levels(model, {"1.*": 6, "1.0.out.*": 4})
+
+
+def test_a_model_that_is_not_finite_writes_nothing() -> None:
+    model, tokens = make_model(), make_tokens()
+    stacked = stack_levels(model, LEVELS, rate=0.1)
+    _, state = stacked.read(tokens, write=True)
+    kept = {name: one.clone() for name, one in state.state_dict().items()}
+    with torch.no_grad():
+        model[2].weight[0, 0] = torch.nan  # type: ignore[index]
+    with pytest.raises(NonFiniteInput, match="is not finite"):
+        stacked.read(tokens, state, write=True)
+    assert all(torch.equal(one, kept[name]) for name, one in state.state_dict().items())
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -161,6 +247,10 @@ def test_input_and_states_that_do_not_fit() -> None:
         stacked.read(tokens.float())
     with pytest.raises(ShapeMismatch, match="2 samples for a batch of 1"):
         stacked.read(tokens[:1], state)
+    with pytest.raises(ShapeMismatch, match=r"the mask is torch.int64 of shape \(2, 21\); bool"):
+        stacked.read(tokens, mask_BT=torch.ones(2, 21, dtype=torch.long))
+    with pytest.raises(SettingError, match="0 to 1"):
+        state.select([2])
     with pytest.raises(SettingError, match="state=dict"):
         stacked.read(tokens, {})  # type: ignore[arg-type]
     with pytest.raises(ForeignSnapshot, match="no level here has"):

@@ -20,11 +20,13 @@ MAX_FILES = 12
 # Folders in a room that are rooms of their own: each holds one idea, and the room's own files use
 # it as a whole.
 INNER_ROOMS = {
-    *("answer/views", "bench/blocks", "bench/governance", "bench/personal", "bench/promises"),
-    *("bench/reproduction", "bench/rivals", "bench/streams", "bench/suites", "cli/governing"),
+    *("answer/views", "bench/blocks", "bench/governance", "bench/incontext", "bench/optimizers"),
+    *("bench/personal", "bench/promises", "bench/reproduction", "bench/rivals", "bench/streams"),
+    *("bench/suites", "bench/timescales", "cli/governing"),
     *("data/events", "data/groups", "data/sources", "data/suites", "jobs/contracts"),
     *("jobs/suggest", "jobs/tune", "judge/contract", "judge/drift", "judge/probes"),
-    *("judge/verdicts", "learn/governing", "learn/personal", "memory/associative"),
+    *("judge/verdicts", "learn/governing", "learn/personal", "levels/outer_rules"),
+    *("memory/associative",),
     *("memory/closed", "memory/coded", "memory/exact", "memory/mixing", "models/continuum"),
     *("models/encoders", "optim/deep", "oversight/subjects", "protect/influence"),
     *("protect/penalties", "protect/replay", "protect/routing", "report/audit"),

@@ -186,6 +186,18 @@ LIMITS: dict[str, dict[str, Limit]] = {
         "rollback_over_read": Limit(high=2.0),
         "contract_overhead": Limit(high=1.10),
     },
+    "blocks": {
+        "delta_over_gpt": Limit(high=1.45),
+        "cms_over_gpt": Limit(high=2.5),
+        "cms_first_over_gpt": Limit(high=1.6),
+        "length_scaling": Limit(high=4.4),
+        "m3_over_torch_muon": Limit(high=0.6),
+        "muon_over_torch_muon": Limit(high=0.6),
+        "formal_delta_min": Limit(low=1.0),
+        "formal_seconds_max": Limit(high=60.0),
+        "starts_learned_minus_frozen": Limit(high=-0.01),
+    },
+    "timescales": {"plain_bitwise": Limit(low=1.0)},
     "demo": {
         "forgetting_over_finetune": Limit(high=0.25),
         "new_accuracy_gap": Limit(high=3.0),

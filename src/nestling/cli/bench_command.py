@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 # Of nestling itself, or of papers; all others are suites of learning.
 OWN = (
     *("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "governance"),
-    "reproduce",
+    *("blocks", "in-context", "optim", "reproduce", "timescales"),
 )
-IN_PARTS = ("memory", "personal", "streams", "governance")  # kept part by part, with one thread
+# Kept part by part, with one thread.
+IN_PARTS = ("memory", "personal", "streams", "governance", "blocks", "in-context", "optim")
 NUM_SEEDS = 10
 
 
@@ -28,7 +29,8 @@ NUM_SEEDS = 10
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
-    help="Test streams; by default 10, of personal 5, of our learner on streams 3.",
+    help="Test streams; by default 10, of personal and timescales 5, of our learner on streams, "
+    "of blocks, in-context and optim 3.",
 )
 @click.option(
     "--budget",
@@ -43,7 +45,8 @@ NUM_SEEDS = 10
 )
 @click.option(
     "--parts",
-    help="Of memory, personal, streams or governance: names with commas between; without it, all.",
+    help="Of memory, personal, streams, governance, blocks, in-context, optim or timescales "
+    "(split, permuted, rotated): names with commas between; without it, all.",
 )
 @click.option("--streams", help="Of streams: names with commas between; without it, all.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; by default one per core.")
@@ -58,7 +61,7 @@ NUM_SEEDS = 10
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Of torch; memory, personal, streams and governance always have 1.",
+    help="Of torch; suites that have --parts always have 1.",
 )
 @click.option(
     "--data",
@@ -84,7 +87,7 @@ def bench(
     check: bool,
 ) -> None:
     """Run a suite: overhead, ridge, memory, spine-cost, demo, personal, streams, governance,
-    reproduce, or one of continual learning.
+    blocks, in-context, optim, reproduce, timescales, or one of continual learning.
 
     A suite of continual learning tunes every method with the same budget on streams of its own,
     runs all of them on the test streams, and compares nestling's defaults with each. SUITE and
@@ -98,25 +101,34 @@ def bench(
       nestling bench memory --parts split-mnist-full,learn-b10
       nestling bench personal --parts first-events,writers --json personal.json
       nestling bench governance --json governance.json
+      nestling bench optim --parts toy,mlp --seeds 3 --json optim.json
+      nestling bench blocks --parts delta-speed,cms-speed,optimizer-steps
+      nestling bench in-context --parts recall,parity-deltanet,parity-delta-to-2
       nestling bench streams --parts accuracy,speed --streams elec2,agrawal --seeds 1
+      nestling bench timescales --methods periods16,copy --parts split --seeds 1 --budget 2
     """
     from nestling.bench import build_table, write_result
     from nestling.bench.result import LIMITS, find_missed
 
-    if parts is not None and suite not in IN_PARTS:
+    in_parts = (*IN_PARTS, "timescales")
+    if parts is not None and suite not in in_parts:
         raise SettingError(
-            f"--parts for suite {suite!r}; parts can be measured of {' and '.join(IN_PARTS)}"
+            f"--parts for suite {suite!r}; parts can be measured of {' and '.join(in_parts)}"
         )
     if streams is not None and suite != "streams":
         raise SettingError(f"--streams for suite {suite!r}; only suite 'streams' has streams")
 
     if suite == "reproduce":
         result = _reproduce(methods, seeds or NUM_SEEDS, out, workers, data_folder, offline)
+    elif suite == "timescales":
+        result = _compare_timescales(
+            methods, parts, seeds, budget, out, workers, data_folder, offline
+        )
     elif suite == "streams":
         result = _follow_streams(parts, streams, seeds, out, workers, data_folder, offline)
     elif suite in IN_PARTS:
         result = _measure_parts(suite, parts, seeds, out, data_folder, offline)
-        if suite == "governance":
+        if suite in ("governance", "blocks", "in-context", "optim"):
             _show_parts(result)
     elif suite in OWN:
         with show_progress(suite) as advance:
@@ -131,6 +143,7 @@ def bench(
     figures = [
         {"figure": name, "value": value, "limit": str(limits[name]) if name in limits else None}
         for name, value in result.figures.items()
+        if suite != "timescales" or name in limits  # hundreds, which its tables show
     ]
     show_table(build_table(figures))
     if json_file is not None:
@@ -224,6 +237,39 @@ def _follow_streams(
     return result
 
 
+def _compare_timescales(
+    names: str | None,
+    parts: str | None,
+    num_seeds: int | None,
+    budget: str,
+    out: Path | None,
+    num_workers: int | None,
+    data_folder: Path | None,
+    offline: bool,
+) -> "SuiteResult":
+    from nestling.bench import build_table
+    from nestling.bench.suites.parallel_cells import CellFolders
+    from nestling.bench.timescales import timescale_cells, timescale_run, timescale_tables
+
+    if not (budget.isdecimal() or budget in ("small", "full")):
+        raise JobError(f"budget {budget!r}; give a number of trials of timescales")
+    request = timescale_run.TimescaleRequest(
+        _split_names(names),
+        timescale_run.choose_suites(_split_names(parts)),
+        num_seeds or timescale_run.NUM_SEEDS,
+        int(budget) if budget.isdecimal() else timescale_cells.NUM_TRIALS,
+    )
+    place = CellFolders(out or Path("runs") / "bench" / "timescales", data_folder, offline)
+    with show_progress("timescales") as advance:
+        result = timescale_run.run_timescales(
+            request, place, num_workers=num_workers, progress=advance
+        )
+    for title, lines in timescale_tables.list_summaries(result.rows).items():
+        show_table(build_table(lines, title=title))
+    click.echo(f"written to {place.folder}: table.md, result.json")
+    return result
+
+
 def _show_parts(result: "SuiteResult") -> None:
     """A table per part of a suite, of its rows."""
     from nestling.bench import build_table
@@ -249,7 +295,10 @@ def _measure_parts(
     data_folder: Path | None,
     offline: bool,
 ) -> "SuiteResult":
+    from nestling.bench.blocks import blocks_promises
     from nestling.bench.governance import governance_promises
+    from nestling.bench.incontext import context_promises
+    from nestling.bench.optimizers import optimizer_promises
     from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
     from nestling.bench.suites.parallel_cells import CellFolders
@@ -262,6 +311,15 @@ def _measure_parts(
         if suite == "governance":
             count = num_seeds or governance_promises.NUM_SEEDS
             return governance_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "optim":
+            count = num_seeds or optimizer_promises.NUM_SEEDS
+            return optimizer_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "blocks":
+            count = num_seeds or blocks_promises.NUM_SEEDS
+            return blocks_promises.run(place, parts, num_seeds=count, progress=advance)
+        if suite == "in-context":
+            count = num_seeds or context_promises.NUM_SEEDS
+            return context_promises.run(place, parts, num_seeds=count, progress=advance)
         count = num_seeds or personal_promises.NUM_SEEDS
         return personal_promises.run(place, parts, num_seeds=count, progress=advance)
 

@@ -1,6 +1,7 @@
 """`nestling plan`: show what a plan means for a model, check it, or suggest one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from nestling.cli.output import (
 if TYPE_CHECKING:
     from torch import nn
 
-    from nestling.jobs.suggest import Measurements, Suggestion
+    from nestling.jobs.suggest import Measurements, Reason
     from nestling.levels import Plan
 
 options_option = click.option("--options", help="Options of the model, as a JSON object.")
@@ -134,7 +135,8 @@ def suggest(
 
     DATA is a CSV, Parquet or NPZ file in the order in which the examples arrive, the name of a
     data set or suite, or module:function. MODEL is as in `plan show`, with the weights that it
-    has: measure a pre-trained model on data that it has not seen.
+    has: measure a pre-trained model on data that it has not seen. Of a language model, tokens in
+    and logits out, it says which blocks pay as levels that learn at test time.
 
     \b
     Example:
@@ -142,18 +144,35 @@ def suggest(
       nestling plan suggest mlp digits --options '{"sizes": [64, 128, 10]}'
     """
     from nestling.bench.table import build_table
-    from nestling.jobs.suggest import measure_model, read_examples, suggest_plan
+    from nestling.jobs.suggest import (
+        measure_model,
+        read_examples,
+        suggest_plan,
+        suggest_stacking,
+        suggest_token_plan,
+    )
     from nestling.models import build_model
 
     x, y = read_examples(data, target=target, seed=seed)
     net = build_model(model, read_options(options), seed=seed)
     with show_progress("measuring") as advance:
         advance(f"measuring on {min(len(x), examples)} examples", 0.0)
-        measured = measure_model(net, x, y, max_examples=examples, seed=seed)
-    suggestion = suggest_plan(measured)
-    text = suggestion.plan.to_toml()
-    show_table(build_table(list_measurements(measured)))
-    _tell_reasons(suggestion)
+        stacking = suggest_stacking(net, x, seed=seed)
+        measured = None  # a model of token sequences has no one answer per example
+        if not stacking.is_token_model:
+            measured = measure_model(net, x, y, max_examples=examples, seed=seed)
+    suggestion = suggest_token_plan() if measured is None else suggest_plan(measured)
+    comments = [
+        f"# {one.level}: {one.choice} = {one.value}: {one.reason}" for one in stacking.reasons
+    ]
+    comments += [f"# at test time: {stacking.call}"] if stacking.call else []
+    text = "\n".join([*comments, suggestion.plan.to_toml()])
+    blocks = [] if measured is None else list_measurements(measured)
+    if blocks:
+        show_table(build_table(blocks))
+    _tell_reasons([*suggestion.reasons, *stacking.reasons])
+    if stacking.call:
+        click.echo(f"  at test time: {stacking.call}")
     if out is None:
         click.echo(f"\n{text}\n--out plan.toml writes this plan to a file")
     else:
@@ -164,8 +183,18 @@ def suggest(
         click.echo(f'use it: plan = "{out}" in a job, or nl.Learner(model, nl.Plan.load("{out}"))')
     if json_file is not None:
         reasons = [asdict(reason) for reason in suggestion.reasons]
-        blocks, linearity = list_measurements(measured), asdict(measured.linearity)
-        result = {"blocks": blocks, "linearity": linearity, "reasons": reasons, "plan": text}
+        result = {
+            "blocks": blocks,
+            "linearity": None if measured is None else asdict(measured.linearity),
+            "reasons": reasons,
+            "plan": text,
+            "stacking": {
+                "call": stacking.call,
+                "blocks": [list_finite(asdict(block)) for block in stacking.blocks],
+                "tried": [list_finite(asdict(block)) for block in stacking.tried],
+                "reasons": [asdict(reason) for reason in stacking.reasons],
+            },
+        }
         write_json(json_file, result)
 
 
@@ -187,9 +216,21 @@ def list_measurements(measured: "Measurements") -> list[dict[str, object]]:
     ]
 
 
-def _tell_reasons(suggestion: "Suggestion") -> None:
+def list_finite(row: dict[str, object]) -> dict[str, object]:
+    """A row with None in place of infinity, which JSON cannot say.
+
+    >>> list_finite({"gain": 1.0, "gain_error": math.inf})
+    {'gain': 1.0, 'gain_error': None}
+    """
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def _tell_reasons(reasons: Sequence["Reason"]) -> None:
     level = ""
-    for reason in suggestion.reasons:
+    for reason in reasons:
         if reason.level != level:
             level = reason.level
             click.echo(f"\n{level}")
@@ -228,6 +269,7 @@ def list_rows(model: "nn.Module", plan: "Plan") -> list[dict[str, object]]:
         elif isinstance(level, Copy):
             num_copied = sum(owned[name] for name in level.of)
             pace = "never moves" if level.decay == 1.0 else f"decay {level.decay:g}"
+            pace = pace if level.rule is None else f"{level.rule.describe()}, writes back"
             how = f"copy of {', '.join(level.of)}, {pace}"
             row |= _describe(num_copied, num_all, level.period, how, "")
         elif isinstance(level, Memory):

@@ -8,11 +8,11 @@ from nestling.consolidate.anchors import (
     promise,
     share_confidence,
 )
-from nestling.consolidate.beakers import Beakers, Chain, make_chain, measure_charge, step_beakers
+from nestling.consolidate.beakers import Beakers
 from nestling.consolidate.dreams import draw_codes
 from nestling.consolidate.gated import AnchorGate
 from nestling.consolidate.offline import consolidate_offline, distil_divergence
-from nestling.consolidate.outer import OuterNesterov, outer_step
+from nestling.consolidate.outer import OuterNesterov
 from nestling.consolidate.proposal import Judge, Proposal, Verdict, propose
 from nestling.consolidate.slow_rates import split_rates
 from nestling.consolidate.teaching import (
@@ -26,9 +26,16 @@ from nestling.consolidate.teaching import (
 from nestling.consolidate.transfers import (
     average,
     ema_update,
-    lookahead_step,
     merge_overlay,
     refit,
+)
+from nestling.levels.outer_rules import (
+    Chain,
+    lookahead_step,
+    make_chain,
+    measure_charge,
+    outer_step,
+    step_beakers,
 )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Outer optimizer (DiLoCo, SNOO): what fast steps moved is a gradient for slow weights."""
+"""Outer optimizer (DiLoCo, SNOO) over any named weights, on slow weights of its own."""
 
 import math
 from collections.abc import Mapping
@@ -7,49 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nestling.consolidate.transfers import lookahead_step
 from nestling.core.errors import MismatchedParameters, NonFiniteInput, SettingError
 from nestling.core.params import Params, check_same_names, widen_half
-
-
-def outer_step(
-    slow: Params, fast: Params, velocity: Params, *, step_size: float, momentum: float
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One outer Nesterov step on the pseudo-gradient of K inner steps.
-
-    s = w - w_K,  b <- mu b + s,  w <- w - eta (mu b + s)   [DiLoCo, Douillard 2023; SNOO, 2025]
-
-    With mu = 0 it is `lookahead_step` of size eta, to the bit.
-
-    Args:
-        slow: w, name -> tensor, where the fast steps started.
-        fast: w_K, same names and shapes. Tensors that are not floating (counters) are its own.
-        velocity: b, same names and shapes; zeros at first.
-        step_size: eta > 0.
-        momentum: mu in [0, 1).
-
-    Returns: the new slow weights, from which the fast ones restart, and the new velocity; float32
-        at least.
-
-    Raises:
-        MismatchedParameters: names or shapes differ.
-
-    >>> w, fast, b = {"w": torch.ones(1)}, {"w": torch.zeros(1)}, {"w": torch.ones(1)}
-    >>> outer_step(w, fast, b, step_size=0.5, momentum=0.5)
-    ({'w': tensor([0.1250])}, {'w': tensor([1.5000])})
-    """
-    check_same_names(slow, velocity)
-    result = lookahead_step(slow, fast, step_size)
-    fresh = {}
-    for name, value in slow.items():
-        if not value.is_floating_point():
-            fresh[name] = velocity[name].clone()
-            continue
-        moved = widen_half(value) - widen_half(fast[name])
-        fresh[name] = momentum * widen_half(velocity[name]) + moved
-        if momentum:
-            result[name] = result[name] - step_size * momentum * fresh[name]
-    return result, fresh
+from nestling.levels.outer_rules.outer_steps import outer_step, read_fast
 
 
 class OuterNesterov:
@@ -120,10 +80,8 @@ class OuterNesterov:
         for name, value in live.items():
             if not bool(torch.isfinite(value).all()):
                 raise NonFiniteInput(f"weight {name!r} has become NaN or infinite; undo that step")
-            slow = self._slow[name]
-            if slow.dtype != value.dtype:
-                # The live weight started as the slow one rounded: only what came since counts.
-                live[name] = slow + (widen_half(value) - widen_half(slow.to(value.dtype)))
+            # The live weight started as the slow one rounded: only what came since counts.
+            live[name] = read_fast(self._slow[name], value)
         self._slow, self._velocity = outer_step(
             self._slow, live, self._velocity, step_size=self.step_size, momentum=self.momentum
         )

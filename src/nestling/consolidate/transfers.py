@@ -1,4 +1,4 @@
-"""Transfers between levels: averages, Lookahead steps, merged overlays, refitted memories."""
+"""Transfers between levels: averages, merged overlays, refitted memories."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -94,24 +94,6 @@ def ema_update(slow: Params, fast: Params, decay: float) -> dict[str, Tensor]:
     mean = {name: widen_half(value.detach()).clone() for name, value in slow.items()}
     average_into(mean.values(), [fast[name] for name in mean], decay)
     return mean
-
-
-def lookahead_step(slow: Params, fast: Params, step_size: float) -> dict[str, Tensor]:
-    """Lookahead step: move the slow weights towards the fast ones.
-
-    phi <- phi + alpha (theta_k - phi)   [Zhang 2019, Eq. 1]
-
-    Args:
-        slow: phi, name -> tensor.
-        fast: theta after its k steps; same names and shapes.
-        step_size: alpha in [0, 1]. The fast weights are then to be restarted from the result.
-
-    Returns: name -> tensor, float32 at least.
-
-    Raises:
-        MismatchedParameters: names or shapes differ.
-    """
-    return ema_update(slow, fast, 1.0 - step_size)
 
 
 def merge_overlay(spine: Params, overlay: Params, scale: float = 1.0) -> dict[str, Tensor]:

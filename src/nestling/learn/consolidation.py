@@ -133,6 +133,8 @@ def put_level_back(
             level.load_weights(weights)
         else:
             level.load_state_dict(state)
+            if isinstance(level, GradientLevel):
+                level.is_replaced = level.is_written
         levels.load_course({"num_steps": levels.num_steps})
         for memory in stale:
             assert stored is not None
@@ -173,14 +175,21 @@ def learn_alone(
     model = levels.model
     live = dict(model.named_parameters()) | dict(model.named_buffers())
     rest = {one: value for one, value in levels.rest().items() if one in live}
-    for batch in batches:
-        learn(batch)
-        # All that moved beside it goes back before the next batch is answered.
-        for one, state in still.items():
-            levels[one].load_state_dict(state)
-        with torch.no_grad():
-            for one, value in rest.items():
-                live[one].copy_(value)
+    for copy in levels.copies.values():
+        copy.is_silent = True
+    try:
+        for batch in batches:
+            learn(batch)
+            # All that moved beside it goes back before the next batch is answered.
+            for one, state in still.items():
+                levels[one].load_state_dict(state)
+            with torch.no_grad():
+                for one, value in rest.items():
+                    live[one].copy_(value)
+    finally:
+        for copy in levels.copies.values():
+            copy.is_silent = False
+    level.is_replaced = level.is_written
     levels.load_course({"num_steps": levels.num_steps})
 
 

@@ -236,8 +236,15 @@ class SavedLevels:
         tree.pop(_VALIDATED, None)
         if _VALIDATED in before:
             tree[_VALIDATED] = before[_VALIDATED]
+        if self._is_written(name):  # the slow weights behind it begin anew
+            tree["is_replaced"] = True
         small = {**self._small, _TREES: {**self._small[_TREES], name: json.dumps(tree)}}
         write_snapshot(path, {_SMALL: small}, kind=self._kind, schema=self._schema, linked=kept)
+
+    def _is_written(self, name: str) -> bool:
+        """Whether the rule of a copy level writes into a level."""
+        specs = [json.loads(text)["spec"] for text in self._small[_TREES].values()]
+        return any(spec.get("rule") and name in spec["of"] for spec in specs)
 
     def _check_fit(self, name: str, own: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         """Raise unless a level can be put in the place of one here."""

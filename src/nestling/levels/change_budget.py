@@ -132,7 +132,7 @@ class ChangeBudget:
         self.good = {}
         if not self.is_validated:
             self._count_from([param.detach().clone() for param in params])
-        self._forget()
+        self.forget()
 
     def begin(
         self, params: Sequence[Tensor], most: tuple[float, float], rates: Rates | None
@@ -147,7 +147,7 @@ class ChangeBudget:
         self._next_rates = rates
         versions = [param._version for param in params]
         if self._versions is not None and self._versions != versions:  # moved from outside
-            self._forget()
+            self.forget()
         if self.day_start is None or self._time >= self.day_start + SECONDS_PER_DAY:
             self.day_start, self.told, self.day_is_newer = self._time, [], True
             if self.bounds.per_day is not None:
@@ -258,7 +258,7 @@ class ChangeBudget:
             earlier = [b.to(p.dtype) for b, p in zip(before, moving, strict=True)]
             left, is_pulled = pull_within(moving, earlier, bound * size)
             if is_pulled:
-                self._note("per update", f"an update of {moved / size:.3g} was scaled to {bound:g}")
+                self.note("per update", f"an update of {moved / size:.3g} was scaled to {bound:g}")
                 moved = left
         self._hold_both(params, moving, moved * _ROUGH)
         return ""
@@ -291,7 +291,7 @@ class ChangeBudget:
         self.reach[kind], is_pulled = pull_within(moving, anchor, radius)
         if is_pulled:
             self.slack = math.inf
-            self._note(kind, f"it was pulled back to a relative change of {bound:g}")
+            self.note(kind, f"it was pulled back to a relative change of {bound:g}")
         if watches and self.reach[kind] >= DRIFT_ALARM * radius:
             self.has_rung = True
             share = self.reach[kind] / radius if radius else 1.0
@@ -313,7 +313,8 @@ class ChangeBudget:
         size = measure_norm(self.day)
         return measure_distance(params, self.day) / size if size > 0.0 else None
 
-    def _note(self, kind: str, text: str) -> None:
+    def note(self, kind: str, text: str) -> None:
+        """Count a bound that bit; it is told once a day."""
         self.counts[kind] += 1
         if kind not in self.told:
             self.told.append(kind)
@@ -328,7 +329,7 @@ class ChangeBudget:
             self.reach[kind] = math.inf
             self.radii[kind] = math.inf if bound is None else bound * measure_norm(anchor)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """What was known of distances holds no more."""
         self._versions, self.slack = [], math.inf
         self._measure_radii()
@@ -357,7 +358,7 @@ class ChangeBudget:
         for anchor in (self.day, self.since):
             if anchor:
                 anchor[index] = keep_rows(anchor[index], param)
-        self._forget()
+        self.forget()
 
     def state_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """What the next update depends on; `names` are those of the parameters.
@@ -396,4 +397,4 @@ class ChangeBudget:
             self.since = place_tensors(state["since"], names, params)
         if self.bounds.per_day is not None and not self.day:
             self.day_start = None
-        self._forget()
+        self.forget()

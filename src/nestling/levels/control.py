@@ -71,7 +71,9 @@ def turn_level(spec: Level, knobs: dict[str, object]) -> Level:
 
 def turn_copy(spec: Copy, knobs: dict[str, object]) -> Copy:
     """A checked copy of a copy level's specification with other values; as `turn_level`."""
-    _check_known("copy", spec.name, knobs, _COPY_KNOBS)
+    rule = spec.rule
+    known = _COPY_KNOBS if rule is None else ("period", *rule.knobs)
+    _check_known("copy", spec.name, knobs, known)
     if spec.decay == 1.0:
         raise SettingError(
             f"copy {spec.name!r} never moves and has no knob to turn; add another copy to the plan"
@@ -82,6 +84,11 @@ def turn_copy(spec: Copy, knobs: dict[str, object]) -> Copy:
         )
     values = {field.name: getattr(spec, field.name) for field in fields(spec)}
     try:
+        if rule is not None:
+            turned = {knob: knobs[knob] for knob in rule.knobs if knob in knobs}
+            values["rule"] = {field.name: getattr(rule, field.name) for field in fields(rule)}
+            values["rule"] |= turned
+            knobs = {knob: value for knob, value in knobs.items() if knob not in turned}
         return TypeAdapter(Copy).validate_python(values | knobs)
     except ValidationError as error:
         raise SettingError(f"copy {spec.name!r}: {describe(error)}") from None
@@ -129,6 +136,8 @@ class Knobs(TypedDict, total=False):
     trust: float | None
     decay: float
     probability: float | None
+    rate: float
+    momentum: float
     switch_rate: float
     num_inputs: int
     epochs: int

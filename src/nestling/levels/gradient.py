@@ -4,9 +4,10 @@ Between two boundaries the parameters are constant. At a boundary the optimizer 
 gradient averaged (or summed) over the period, so moments move only there.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from nestling.core.params import (
     sum_dtype,
 )
 from nestling.core.pauses import pause, resume
-from nestling.levels.bounds import ChangeBounds
+from nestling.levels.bounds import ChangeBounds, pull_within
 from nestling.levels.change_budget import ChangeBudget
 from nestling.levels.control import Knobs, WaitingChanges, turn_level
 from nestling.levels.events import Alarm, Bounded, Braked, Change, Event, Refusal
@@ -38,6 +39,7 @@ from nestling.levels.step_bounds import bound_step, read_rates
 from nestling.optim import SGD
 from nestling.optim.fused import step_fused
 from nestling.optim.inner_state import (
+    GathersInputs,
     export_group,
     export_inner,
     fit_rows,
@@ -93,6 +95,9 @@ class GradientLevel:
         self.is_enabled = True
         self.is_released = False  # from a freeze until an event
         self.budget: ChangeBudget | None = None  # of its bounds, if it has some or is braked
+        self.is_written = False  # the rule of a copy level writes into it
+        self.is_replaced = False  # and its weights were put in from elsewhere since
+        self._start: tuple[int, list[Tensor]] = (0, [])  # step, weights before its update
         self.knows_finite = False  # whoever takes the step has looked at this step's gradients
         self.held: frozenset[str] = frozenset()  # parameters and buffers that stay as they are
         self.num_held = 0  # parameters among them
@@ -239,6 +244,8 @@ class GradientLevel:
             if wanted:
                 self._update(step, factors, judge)
             self.clock.age = self.num_gradients = 0
+            if isinstance(self.inner, GathersInputs):
+                self.inner.drop_gathered()
         elif wanted:
             self._gather()
         return is_boundary
@@ -314,6 +321,8 @@ class GradientLevel:
         judge: Callable[[str], bool] | None,
     ) -> None:
         spec, per_weight = self.spec, None
+        if self.is_written and math.isfinite(self._find_bound()):
+            self._start = (step, [param.detach().clone() for param in self.params])
         gates_before = self.gates.state_dict() if spec.protect else {}
         if spec.gate:
             if divisor > 1:  # gates look at the mean
@@ -365,6 +374,76 @@ class GradientLevel:
         if self.clock.num_updates - self.meter.anchored_at >= UPDATES_PER_MEASUREMENT:
             self.measure(step)
 
+    # --- what the rule of a copy level writes
+
+    def list_moving(self, step: int) -> list[str]:
+        """Names of the parameters into which a rule may write after optimizer step `step`.
+
+        None of a level that is frozen, or whose gate was closed at its last update.
+        """
+        if self.is_frozen(step) or self.factor == 0.0:
+            return []
+        return [name for name in self.names if name not in self.held]
+
+    def _find_bound(self) -> float:
+        """How far it may move in one update, relative to its weights: by trust, and by bounds."""
+        bounds = [self.spec.trust, None if self.budget is None else self.budget.bounds.per_update]
+        return min([bound for bound in bounds if bound is not None], default=math.inf)
+
+    @torch.no_grad()
+    def write(
+        self, step: int, values: Mapping[str, Tensor], judge: Callable[[str], bool] | None
+    ) -> Literal["whole", "bounded", "undone"]:
+        """Take over what a rule made of its weights, as far as an update might have moved them.
+
+        What the optimizer did in the same step and what is written hold the bounds together.
+
+        Args:
+            step: number of this optimizer step.
+            values: name -> new weights, finite, in the dtype of the parameter.
+            judge: asked if it is protected.
+
+        Returns: whether the weights are now these; others within its bounds; or as they were
+            before, since the judge refused them, or a brake put them back (then `is_replaced`).
+        """
+        params = [p for n, p in zip(self.names, self.params, strict=True) if n in values]
+        before = [p.detach().clone() for p in params] if self.spec.protect else []
+        bound, budget = self._find_bound(), self.budget
+        began_at, start = self._start
+        if began_at != step:
+            start = [p.detach().clone() for p in self.params] if math.isfinite(bound) else []
+        size = norm(start) if start else 0.0
+        if budget is not None:
+            if not budget.good:
+                self.keep_good()
+            budget.forget()
+            budget.begin(self.params, (math.inf, 0.0), None)
+        torch._foreach_copy_(params, list(values.values()))
+        if budget is not None and not self._bound(step):
+            return "undone"
+        if size > 0.0:
+            first = [s for n, s in zip(self.names, start, strict=True) if n in values]
+            _, is_pulled = pull_within(params, first, bound * size)
+            if is_pulled and budget is not None:
+                budget.forget()
+                budget.note("per update", f"with a copy's rule it was pulled back to {bound:g}")
+                self._tell_notes(step)
+        reason = "the judge raised"
+        try:
+            reason = self._find_fault(judge) if self.spec.protect else ""
+        finally:  # also if the judge raised
+            if reason:
+                torch._foreach_copy_(params, before)
+        if reason:
+            self.num_refused += 1
+            text = f"what a copy's rule would write: {reason}"
+            self.events.append(Refusal(self.spec.name, step, text))
+            return "undone"
+        if budget is None and size == 0.0:
+            return "whole"
+        pairs = zip(params, values.values(), strict=True)
+        return "whole" if all(torch.equal(a, b) for a, b in pairs) else "bounded"
+
     def _moderate(self, before: list[Tensor], per_weight: list[Tensor] | None) -> None:
         change = torch._foreach_sub(self.params, before)
         if per_weight is not None:
@@ -384,19 +463,23 @@ class GradientLevel:
     def _bound(self, step: int) -> bool:
         """Hold the bounds after an update; False if the level was put back instead."""
         assert self.budget is not None
-        name = self.spec.name
         if reason := self.budget.finish(self.params):
             self._put_back_good()
-            self.events.append(Braked(name, step, reason))
+            self.events.append(Braked(self.spec.name, step, reason))
             self._count_idle(step, "was braked {} times in a row; lower its lr")
             return False
+        self._tell_notes(step)
+        return True
+
+    def _tell_notes(self, step: int) -> None:
+        assert self.budget is not None
+        name = self.spec.name
         for kind, text in self.budget.notes:
             if kind == "drift budget":
                 self._raise(step, kind, text)
             else:
                 self.events.append(Bounded(name, kind, step, f"level {name!r}: {text}"))
         self.budget.notes.clear()
-        return True
 
     def keep_good(self) -> None:
         """Keep its weights, running statistics and moments as what a brake puts back."""
@@ -412,6 +495,7 @@ class GradientLevel:
     def _put_back_good(self) -> None:
         """To the last good state. Rates stay as they are: whoever turned them wants them."""
         assert self.budget is not None
+        self.is_replaced = self.is_written
         good = self.budget.good
         for name, value in self._list_tensors().items():
             if name not in self.held:
@@ -563,6 +647,7 @@ class GradientLevel:
             "moments": export_inner(self.inner, self.names, self.params),
             "waiting": self.changes.state_dict(),
             **({} if self.budget is None else {"guard": self.budget.state_dict(self.names)}),
+            **({"is_replaced": True} if self.is_replaced else {}),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -647,6 +732,7 @@ class GradientLevel:
         import_inner(self.inner, self.names, self.params, state["moments"])
         self.changes.load_state_dict(state["waiting"], self.spec)
         self._import_guard(state.get("guard"))
+        self.is_replaced = state.get("is_replaced", False)
 
     def _import_guard(self, state: Mapping[str, Any] | None) -> None:
         """Go on with a saved budget, under the bounds that are in force here, if there are some."""
@@ -701,11 +787,18 @@ class GradientLevel:
 
     def forget_moments(self, names: Collection[str]) -> None:
         """Drop moments and gradients of weights that were replaced: they belong to the old ones."""
+        self.drop_moments(names)
+        self.is_replaced |= self.is_written and not set(self.names).isdisjoint(names)
+        for param in self.params:
+            param.grad = None
+        if isinstance(self.inner, GathersInputs):
+            self.inner.drop_gathered()
+
+    def drop_moments(self, names: Collection[str]) -> None:
+        """Drop the optimizer's moments of these weights, and nothing else."""
         for name, param in zip(self.names, self.params, strict=True):
             if name in names:
                 self.inner.state.pop(param, None)
-        for param in self.params:
-            param.grad = None
 
 
 def _narrow_sums(

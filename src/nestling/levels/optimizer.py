@@ -200,7 +200,8 @@ class NestedOptimizer(torch.optim.Optimizer):
             name: a gradient level or a copy.
             reason: why, kept in the record of the change.
             knobs: period, lr, weight_decay, reduce, between, window, gate, freeze, trust of a
-                `Level`; period, decay, probability of a `Copy`.
+                `Level`; period, decay, probability of a `Copy`, or period and those of its rule
+                (rate, or lr and momentum).
 
         Returns: the record of the change, whose `applied_at` is filled in at the boundary.
 

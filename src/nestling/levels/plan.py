@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 
 import tomli_w
@@ -11,11 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from nestling.core.arguments import name_kind
 from nestling.core.checked import describe
 from nestling.core.errors import SettingError, UnknownLevel, suggest
+from nestling.levels.answering import Mix
 from nestling.levels.drift_watch import DriftWatch
 from nestling.levels.gates import ParentGate
-from nestling.levels.spec import AnyLevel, AnySpec, Concepts, Copy, Level, Memory, Mix, Sleep
+from nestling.levels.plan_data import keep_choice, list_keys
+from nestling.levels.spec import AnyLevel, AnySpec, Concepts, Copy, Level, Memory, Sleep
 from nestling.optim import CustomOptimizer
-from nestling.optim.specs import name_rules
 
 _LEVEL: TypeAdapter[AnySpec] = TypeAdapter(
     AnyLevel, config={"defer_build": True, "ser_json_inf_nan": "constants"}
@@ -135,7 +135,7 @@ class Plan:
             for level in self.levels
         ]
         for level, spec in zip(levels, self.levels, strict=True):
-            _keep_choice(level, spec)
+            keep_choice(level, spec)
         readout = _READOUT.dump_python(self.readout, mode="json", exclude_none=True)
         return {"readout": readout, "level": levels}
 
@@ -182,7 +182,7 @@ class Plan:
             try:
                 levels.append(_LEVEL.validate_python(raw))
             except ValidationError as error:
-                known = _list_keys(raw)
+                known = list_keys(raw)
                 raise SettingError(f"{source}, level {name!r}: {describe(error, known)}") from None
         try:
             raw = data.get("readout", "live")
@@ -260,10 +260,16 @@ class Plan:
         answers = [copy.name for copy in self.copies]
         answers += [memory.name for memory in self.memories] + ["live"]
         answers += [one.name for one in self.concepts]
+        writers: dict[str, str] = {}
         for copy in self.copies:
             for name in copy.of:
                 if name not in gradient:
                     raise UnknownLevel(f"copy {copy.name!r} of {name!r}; {suggest(name, gradient)}")
+                if copy.rule is not None and writers.setdefault(name, copy.name) != copy.name:
+                    raise SettingError(
+                        f"copies {writers[name]!r} and {copy.name!r} both have a rule that writes "
+                        f"into level {name!r}; keep it in one, or make the other an average"
+                    )
         for level in self.gradient_levels:
             for gate in level.gate:
                 if isinstance(gate, ParentGate) and gate.of not in gradient:
@@ -357,39 +363,3 @@ def _find_optimizer(name: str, level: object, source: str, like: Plan | None) ->
             f"{source}, level {level!r}: optimizer {name!r}; this plan has {known[0]} there"
         )
     return held[0]
-
-
-def _keep_choice(data: dict[str, object], spec: AnySpec) -> None:
-    """Write out what tells alternatives apart, though it is a default of its own class."""
-    if isinstance(spec, Level | Sleep) and "optimizer" in data:
-        data["optimizer"] = name_rules(spec.optimizer, data["optimizer"])
-    if isinstance(spec, Level):
-        if spec.gate:
-            raw = data["gate"] if isinstance(data.get("gate"), list) else []
-            data["gate"] = [
-                {"kind": gate.kind} | _as_dict(entry)
-                for gate, entry in zip(spec.gate, _as_list(raw), strict=True)
-            ]
-        data.setdefault("match", list(spec.match))
-
-
-def _list_keys(raw: object) -> list[str]:
-    """The keys that a level of a file may have."""
-    kinds: dict[str, type[AnySpec]] = {
-        "gradient": Level,
-        "copy": Copy,
-        "memory": Memory,
-        "concepts": Concepts,
-        "sleep": Sleep,
-        "watch": DriftWatch,
-    }
-    kind = kinds.get(str(raw.get("kind"))) if isinstance(raw, dict) else None
-    return [] if kind is None else [field.name for field in fields(kind)]
-
-
-def _as_dict(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def _as_list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -15,8 +15,10 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nestling.core.checked import checked
+from nestling.core.errors import SettingError
 from nestling.levels.drift_watch import DriftWatch
 from nestling.levels.gates import Gate, HalfLife, Name, ParentGate, ScheduleGate
+from nestling.levels.outer_rules import OuterRule
 from nestling.optim import AdamW, OptimizerFactory, OptimizerSpec
 
 _CONFIG = ConfigDict(extra="forbid", defer_build=True)
@@ -132,9 +134,11 @@ class Level:
 @checked
 @dataclass(frozen=True, config=_CONFIG)
 class Copy:
-    """Copy level: exponential moving average (EMA) of other levels' weights.
+    """Copy level: exponential moving average (EMA) of other levels' weights, or an outer rule.
 
     copy <- decay * copy + (1 - decay) * parameters   [mean teacher; CLS-ER eq. 3]
+
+    With a `rule` it holds slow weights from which the levels go on at each of its boundaries.
 
     Args:
         name: the level's name.
@@ -144,6 +148,9 @@ class Copy:
         period: optimizer steps between two updates.
         probability: update at each period with this probability (CLS-ER) instead of always.
         warmup: cap the decay at 1 - 1/(n + 1) at update n, so that the start is forgotten.
+        rule: `nl.lookahead()`, `nl.outer_nesterov()` or `nl.beakers()`, which write back into the
+            levels; None for an average, which does not. Decay, probability and warmup are the
+            average's and stay as they are beside a rule.
     """
 
     name: Name
@@ -152,12 +159,25 @@ class Copy:
     period: Count = 1
     probability: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     warmup: bool = True
+    rule: OuterRule | None = None
     kind: Literal["copy"] = "copy"
 
     @model_validator(mode="after")
     def _check(self) -> "Copy":
         if not self.of:
             raise ValueError(f"copy {self.name!r} copies no level; of=['spine'] copies that one")
+        if self.rule is None:
+            return self
+        for field, default in (("decay", 0.99), ("probability", None), ("warmup", True)):
+            if (value := getattr(self, field)) != default:
+                raise ValueError(
+                    f"copy {self.name!r}: {field}={value} is for an average, and it has the rule "
+                    f"{self.rule.kind!r}; leave one of them out"
+                )
+        try:
+            self.rule.check_period(self.period)
+        except SettingError as error:
+            raise ValueError(f"copy {self.name!r} of period {self.period}: {error}") from None
         return self
 
 
@@ -343,6 +363,8 @@ _SPECS: TypeAdapter[AnySpec] = TypeAdapter(
 def dump_spec(spec: AnySpec) -> dict[str, Any]:
     """What the plan says of a level as JSON-ready data."""
     data: dict[str, Any] = _SPECS.dump_python(spec, mode="json")
+    if isinstance(spec, Copy) and spec.rule is None:
+        del data["rule"]
     return data
 
 
@@ -351,50 +373,3 @@ def load_spec(data: Mapping[str, Any], live: AnySpec) -> AnySpec:
     if isinstance(data.get("optimizer"), str) and isinstance(live, Level | Sleep):
         data = {**data, "optimizer": live.optimizer}
     return _SPECS.validate_python(data)
-
-
-@checked
-@dataclass(frozen=True, config=_CONFIG)
-class Mix:
-    """Read-out that mixes the answers of several levels; see `mix`."""
-
-    mix: Annotated[Sequence[Name], AsTuple]
-    weights: Annotated[Sequence[Annotated[float, Field(ge=0.0)]], AsTuple] | None = None
-    switch_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = 1e-3
-    outside: Name | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> "Mix":
-        if len(set(self.mix)) != len(self.mix) or len(self.mix) < 2:
-            raise ValueError(f"mix {self.mix} needs two or more different names")
-        if self.weights is not None and len(self.weights) != len(self.mix):
-            raise ValueError(f"mix has {len(self.mix)} names and {len(self.weights)} weights")
-        if self.weights is not None and sum(self.weights) <= 0:
-            raise ValueError(f"mix weights {self.weights} sum to zero")
-        if self.outside is not None and self.outside not in self.mix:
-            raise ValueError(f"outside {self.outside!r} is not among {list(self.mix)}; add it")
-        if self.outside is not None and self.weights is not None:
-            raise ValueError("outside needs a gate; leave the weights out")
-        return self
-
-
-def mix(
-    *names: str,
-    weights: Sequence[float] | None = None,
-    switch_rate: float = 1e-3,
-    outside: str | None = None,
-) -> Mix:
-    """Read-out that mixes the answers of several levels, by fixed weights or a learned gate.
-
-    Args:
-        names: levels, or "live" for the model as it is now.
-        weights: fixed weights >= 0, one per name, normalised; None for a gate that follows
-            the loss of each (fixed share).
-        switch_rate: probability per example that the best one changes, for the gate.
-        outside: a copy level that is asked about what the first memory has not seen, such as the
-            model as it was given; see `nestling.answer.outside`.
-
-    >>> mix("recent", "live").mix
-    ('recent', 'live')
-    """
-    return Mix(mix=names, weights=weights, switch_rate=switch_rate, outside=outside)

@@ -98,7 +98,9 @@ class Levels(Mapping[str, AnyLive]):
         buffers = dict(self.model.named_buffers()) | {
             name: param for name, param in self.model.named_parameters() if not param.requires_grad
         }
-        self.copies = make_copies(plan.copies, claims, self._owned, buffers, seed)
+        self.copies = make_copies(plan.copies, self.gradient, self._owned, buffers, seed)
+        # Rules write into levels first; averages are of what is then in force.
+        self._in_turn = sorted(self.copies.values(), key=lambda one: one.spec.rule is None)
         self.memories: dict[str, MemoryLevel] = {}
         self.sleeps: dict[str, SleepLevel] = {}
         self.concepts: dict[str, ConceptsLevel] = {}
@@ -175,8 +177,7 @@ class Levels(Mapping[str, AnyLive]):
             level.check(self.num_steps + 1)
         if self.governance.held:  # a clock that was asked may have held more
             self.governance.drop_gradients()
-        gated = {level.spec.name: level.gates for level in self._order if level.spec.gate}
-        feed_gates(gated, loss)
+        feed_gates({one.spec.name: one.gates for one in self._order if one.spec.gate}, loss)
         self.num_steps += 1
         factors = {name: level.factor for name, level in self.gradient.items()}
         for level in self._order:
@@ -187,8 +188,8 @@ class Levels(Mapping[str, AnyLive]):
                 level.apply_changes(self.num_steps)
             level.enable(True)
             factors[level.spec.name] = level.factor
-        for copy in self.copies.values():
-            if copy.advance():
+        for copy in self._in_turn:
+            if copy.advance(self.num_steps, self.judge):
                 copy.apply_changes(self.num_steps)
         if self.governance.held:
             self.governance.put_back()
@@ -312,8 +313,7 @@ class Levels(Mapping[str, AnyLive]):
 
     def read(self) -> list[LevelReading]:
         """Statistics of every level, kind by kind, each in plan order."""
-        levels = self._join().values()
-        return [self.governance.add_change(level.read(), level) for level in levels]
+        return [self.governance.add_change(one.read(), one) for one in self._join().values()]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 digest of each level's tensors by name: what changed, and what did not."""

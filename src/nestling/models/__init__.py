@@ -1,4 +1,4 @@
-"""Built-in models: multi-layer perceptron, convolutional network, transformer, CMS."""
+"""Built-in models: multi-layer perceptron, convolutional network, transformer, CMS, memories."""
 
 from nestling.models.build import build_model, list_models, load_model
 from nestling.models.continuum import (
@@ -12,6 +12,7 @@ from nestling.models.continuum import (
     stack_levels,
 )
 from nestling.models.convnet import ConvNet
+from nestling.models.delta_memory import DeltaMemory
 from nestling.models.mlp import mlp
 from nestling.models.transformer import Block, TransformerClassifier, gpt_blocks
 
@@ -21,6 +22,7 @@ __all__ = [
     "CMSState",
     "ContinuumBlock",
     "ConvNet",
+    "DeltaMemory",
     "StackedLevels",
     "StackedState",
     "TransformerClassifier",

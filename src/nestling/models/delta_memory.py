@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from nestling.core.arguments import check_whole
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.memory.associative.chunked_writes import write_pairs
-from nestling.memory.associative.fast_state import FastState
+from nestling.memory.associative.fast_state import FastState, check_state
 from nestling.memory.associative.write_rule import DELTA, WriteRule
 
 # Axes: B samples, T tokens, C width of the layer, H heads, D width of a head.
@@ -52,10 +52,11 @@ class DeltaMemory(nn.Module):
     [Behrouz et al., Nested Learning, equations 88 and 93, each erase once; Schlag et al. 2021]
 
     Keys and queries of each head have length 1, so eta = 1 replaces what is stored under a key and
-    eta = 2 reflects it, which is what parity needs. RMSNorm is over all heads at once. The layer
-    keeps no state: each call starts from `state`, or from zero, and returns what it came to. So
-    `eval()` is pure, and the tokens of one call are written whether it is set or not, for that is
-    the layer's answer; `write=False` reads only.
+    eta = 2 reflects it, which is what parity needs. Values of Oja's rule have length 1 as well, for
+    it erases along them. RMSNorm is over all heads at once. The layer keeps no state: each call
+    starts from `state`, or from zero, and returns what it came to. In evaluation mode nothing is
+    written unless `write=True` asks for it, as a block must that needs to read the tokens of its
+    own call at test time.
 
     Args:
         width: C.
@@ -135,31 +136,45 @@ class DeltaMemory(nn.Module):
         state: FastState | None = None,
         *,
         valid_BT: Tensor | None = None,
-        write: bool = True,
+        write: bool | None = None,
     ) -> tuple[Tensor, FastState]:
         """Write a sequence into the memory and read it out, causally.
 
         Args:
             x_BTC: (B, T, C).
             state: of the tokens before; None for `start(B)`. It is not changed.
-            valid_BT: (B, T) truth values, False for padding, which changes no memory.
-            write: False to read from `state` only; it is then returned as it came.
+            valid_BT: (B, T) truth values, False for padding, anywhere, which changes no memory and
+                counts in no block or window.
+            write: whether the tokens are written; None for "in training mode". Without, they read
+                from `state` only, and it is returned as it came.
 
         Returns: (B, T, C); the state after the last token.
 
         Raises:
             ShapeMismatch: inputs of another width, a state of another batch.
             NonFiniteInput: NaN or infinity in a valid token.
+            SettingError: nothing to read: evaluation mode, neither a state nor `write` given.
         """
         width = self.rate.in_features
+        writes = self.training if write is None else bool(write)
+        if write is None and state is None and not writes:
+            raise SettingError(
+                "DeltaMemory in evaluation mode with neither a state nor write: nothing is written "
+                "unless asked, and an empty memory has no answer; write=True works, or a state"
+            )
         if x_BTC.dim() != 3 or x_BTC.shape[2] != width:
             raise ShapeMismatch(
                 f"inputs of shape {tuple(x_BTC.shape)}; (samples, tokens, {width}) works"
             )
-        state = self.start(x_BTC.shape[0]) if state is None else state
+        if state is None:
+            state = self.start(x_BTC.shape[0])
+        size = self.head_width
+        check_state(state, (x_BTC.shape[0], self.num_heads, size, size))
         qkv_BHTD = self.qkv(x_BTC).unflatten(-1, (3 * self.num_heads, -1)).transpose(1, 2)
         qk_BHTD, v_BHTD = qkv_BHTD.split([2 * self.num_heads, self.num_heads], dim=1)
         q_BHTD, k_BHTD = scale_to_length_1(qk_BHTD).chunk(2, dim=1)
+        if self.rule.swapped:  # what is erased is then along the values
+            v_BHTD = scale_to_length_1(v_BHTD)
         # Pairs that are written by the same weights must not overshoot together.
         most_rate = self.most_rate / (self.rule.block * self.rule.window)
         rates_BHT = most_rate * reach_ends(self.rate(x_BTC)).transpose(1, 2)
@@ -167,7 +182,7 @@ class DeltaMemory(nn.Module):
         if self.decay is not None:
             decays_BHT = reach_ends(self.decay(x_BTC)).transpose(1, 2)
         rule, start = self.rule, state
-        if not write:  # neither the tokens nor what a window or a block still holds
+        if not writes:  # neither the tokens nor what a window or a block still holds
             rates_BHT, decays_BHT = torch.zeros_like(rates_BHT), None
             rule, start = DELTA, FastState(state.weights)
         seen_BHTD, new = write_pairs(
@@ -182,4 +197,4 @@ class DeltaMemory(nn.Module):
             chunk=self.chunk,
         )
         y_BTC: Tensor = self.proj(self.norm(seen_BHTD.transpose(1, 2).flatten(2)))
-        return y_BTC, new if write else state
+        return y_BTC, new if writes else state

@@ -2,7 +2,7 @@
 
 from nestling.optim.custom import CustomOptimizer, OptimizerFactory
 from nestling.optim.deep.dgd import DGD, dgd
-from nestling.optim.deep.dmgd import DMGD
+from nestling.optim.deep.dmgd import DMGD, dmgd
 from nestling.optim.deep.layer_record import record_layers
 from nestling.optim.deep.m3 import M3, m3
 from nestling.optim.deep.memory_momentum import MemoryMomentum, delta_momentum
@@ -27,6 +27,7 @@ __all__ = [
     "adamw",
     "delta_momentum",
     "dgd",
+    "dmgd",
     "m3",
     "muon",
     "record_layers",

@@ -1,7 +1,7 @@
 """State of a torch optimizer by parameter name: out of it, back into it, and in other rows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,10 +9,26 @@ from torch import Tensor
 from nestling.core.params import keep_rows
 
 
+@runtime_checkable
+class GathersInputs(Protocol):
+    """A torch optimizer that gathers more than gradients between two updates (DGD: inputs)."""
+
+    def save_gathered(self) -> None:
+        """Put what was gathered since the last update into `state`, and go on gathering."""
+
+    def restore_gathered(self) -> None:
+        """Go on from what `state` holds; where it holds nothing, from nothing."""
+
+    def drop_gathered(self) -> None:
+        """Forget what was gathered: its period is over, whether it made an update or not."""
+
+
 def export_inner(
     inner: torch.optim.Optimizer, names: Sequence[str], params: Sequence[Tensor]
 ) -> dict[str, dict[str, object]]:
     """A torch optimizer's state by parameter name; tensors are copies."""
+    if isinstance(inner, GathersInputs):
+        inner.save_gathered()
     return {
         name: {key: clone(value) for key, value in inner.state[param].items()}
         for name, param in zip(names, params, strict=True)
@@ -37,6 +53,8 @@ def import_inner(
                 else clone(value)
                 for key, value in state[name].items()
             }
+    if isinstance(inner, GathersInputs):
+        inner.restore_gathered()
 
 
 def export_group(group: Mapping[str, Any]) -> dict[str, object]:

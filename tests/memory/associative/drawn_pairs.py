@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nestling.memory.associative import FastState, InnerObjective, WriteRule
+from nestling.memory.associative import FastState, InnerObjective, WeightRetention, WriteRule
 
+INITIAL = WeightRetention("initial")
 RULES = {
     "hebbian": WriteRule(InnerObjective("dot")),
     "delta": WriteRule(),
@@ -26,6 +27,30 @@ RULES = {
     "huber, blocks of 4": WriteRule(InnerObjective("huber", threshold=0.5), block=4),
     "lp 3": WriteRule(InnerObjective("lp", power=3.0)),
     "lp 1.5, blocks of 4": WriteRule(InnerObjective("lp", power=1.5), block=4),
+    "proximal": WriteRule(proximal=True),
+    "proximal oja": WriteRule(swapped=True, proximal=True),
+    "to the start": WriteRule(retention=INITIAL),
+    "to the start, printed delta": WriteRule(InnerObjective("l2", erase=2.0), retention=INITIAL),
+    "to the start, hebbian, blocks of 3": WriteRule(
+        InnerObjective("dot"), block=3, read="before", retention=INITIAL
+    ),
+    "to the start, huber, blocks of 4": WriteRule(
+        InnerObjective("huber", threshold=0.5), block=4, retention=INITIAL
+    ),
+    "to the start, oja": WriteRule(swapped=True, retention=INITIAL),
+    "to the start, omega 3": WriteRule(window=3, retention=INITIAL),
+    "kl": WriteRule(retention=WeightRetention("kl", total=3.0)),
+    "kl, blocks of 4, read before": WriteRule(
+        block=4, read="before", retention=WeightRetention("kl")
+    ),
+    "kl, omega 2": WriteRule(window=2, retention=WeightRetention("kl")),
+    "lq": WriteRule(retention=WeightRetention("lq")),
+    "lq 3, lp 3, blocks of 4, read before": WriteRule(
+        InnerObjective("lp", power=3.0),
+        block=4,
+        read="before",
+        retention=WeightRetention("lq", power=3.0),
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from nestling.memory.associative import (
     DeepFastState,
     FastState,
     InnerObjective,
+    WeightRetention,
     WriteRule,
     loop_mlp,
     write_mlp,
@@ -28,6 +29,21 @@ RULES = {
     "dot, blocks of 4": WriteRule(InnerObjective("dot"), block=4),
     "huber, blocks of 10": WriteRule(InnerObjective("huber", threshold=0.5), block=10),
     "lp 3, blocks of 4": WriteRule(InnerObjective("lp", power=3.0), block=4),
+    "proximal": WriteRule(proximal=True),
+    "double erase": WriteRule(double_erase=True),
+    "double erase, blocks of 4": WriteRule(double_erase=True, block=4),
+    "double erase, proximal, blocks of 10, read before": WriteRule(
+        double_erase=True, proximal=True, block=10, read="before"
+    ),
+    "dot, erased, blocks of 4": WriteRule(InnerObjective("dot"), double_erase=True, block=4),
+    "to the start, blocks of 4": WriteRule(block=4, retention=WeightRetention("initial")),
+    "to the start, double erase, blocks of 4": WriteRule(
+        block=4, double_erase=True, proximal=True, retention=WeightRetention("initial")
+    ),
+    "kl": WriteRule(retention=WeightRetention("kl", total=3.0)),
+    "lq 3, blocks of 4, read before": WriteRule(
+        block=4, read="before", retention=WeightRetention("lq", power=3.0)
+    ),
 }
 
 
@@ -182,6 +198,54 @@ def test_padding_on_the_right_changes_nothing(name: str, loop: bool) -> None:
     torch.testing.assert_close(found[second, :, :13], expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(state.outer.weights[second], last.outer.weights)
     torch.testing.assert_close(state.inner.weights[second], last.inner.weights)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("loop", [False, True])
+def test_samples_of_other_lengths_stream_as_each_would_alone(name: str, loop: bool) -> None:
+    case = draw_case(21, num_samples=3)
+    valid = torch.rand(3, 21, generator=torch.Generator().manual_seed(2)) > 0.3
+    valid[0], valid[1, :9] = True, False
+    outputs, state = [], case.state
+    for start, end in itertools.pairwise([0, 8, 9, 21]):
+        piece = Case(case.pairs.part(start, end), state)
+        found, state = write(RULES[name], piece, valid=valid[:, start:end], loop=loop)
+        state = DeepFastState.from_state_dict(state.state_dict())
+        outputs.append(found)
+    outputs_BHTD = torch.cat(outputs, 2)
+    for row in range(3):
+        kept, here = valid[row].nonzero()[:, 0], torch.tensor([row])
+        streams = (one[row : row + 1, :, kept] for one in case.pairs.streams())
+        alone = Case(Drawn(*streams, case.pairs.state), case.state.select(here))
+        expected, last = write(RULES[name], alone)
+        torch.testing.assert_close(outputs_BHTD[here][:, :, kept], expected, rtol=0, atol=1e-11)
+        assert_same(state.select(here), last, 1e-11)
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_the_printed_erase_settles_half_way_and_the_default_at_the_value(proximal: bool) -> None:
+    """Equation 88 on each layer: what the memory adds to its key ends at half of what it should."""
+    state = DeepFastState.draw(1, 1, 4, 32, torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = draw_pairs(1, num_samples=1, num_heads=1, key_width=4, value_width=4)
+    key = torch.nn.functional.normalize(pairs.keys, dim=-1)
+    value = key + 0.5 * pairs.values
+    many = (key.expand(1, 1, 400, 4), value.expand(1, 1, 400, 4))
+    rates = torch.full((1, 1, 400), 0.3, dtype=torch.float64)
+    for double, share in ((False, 1.0), (True, 0.5)):
+        rule = WriteRule(double_erase=double, proximal=proximal)
+        answers, _ = write_mlp(rule, *many, rates, None, state)
+        added = answers[:, :, -1] - key[:, :, 0]
+        torch.testing.assert_close(added, share * (value - key)[:, :, 0], rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_proximal_rates_are_stable_for_any_input(double: bool) -> None:
+    case = draw_case(60, most_rate=3.0)
+    pairs = replace(case.pairs, keys=30 * case.pairs.keys)
+    for proximal in (False, True):
+        rule = WriteRule(proximal=proximal, double_erase=double)
+        _, state = write(rule, Case(pairs, case.state), momentum=False)
+        assert bool((state.outer.weights.abs() < 1e3).all()) == proximal
 
 
 @pytest.mark.parametrize("name", RULES)

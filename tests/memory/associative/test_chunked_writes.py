@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
-from nestling.memory.associative import FastState, WriteRule, loop_pairs, write_pairs
+from nestling.memory.associative import (
+    FastState,
+    InnerObjective,
+    WriteRule,
+    find_weights,
+    loop_pairs,
+    write_pairs,
+)
 
 KINDS = [(False, False), (True, False), (False, True), (True, True)]
 
@@ -183,7 +190,69 @@ def test_padding_on_the_right_changes_nothing(name: str, loop: bool) -> None:
     assert torch.isfinite(found).all()
 
 
-@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.block == 1])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("momentum", [False, True])
+def test_samples_of_other_lengths_stream_as_each_would_alone(name: str, momentum: bool) -> None:
+    """Padding anywhere, of NaN, in calls of any size, counts in no block and no window."""
+    pairs = draw_pairs(23, num_samples=4)
+    valid = torch.rand(4, 23, generator=torch.Generator().manual_seed(2)) > 0.3
+    valid[0], valid[1, :9], valid[1, 9:], valid[3] = True, False, True, False
+    padded = Drawn(
+        *(
+            one.masked_fill(~valid[:, None].view(4, 1, 23, *[1] * (one.dim() - 3)), torch.nan)
+            for one in pairs.streams()
+        ),
+        pairs.state,
+    )
+    outputs, state = [], pairs.state
+    for start, end in itertools.pairwise([0, 9, 9, 10, 23]):
+        piece = replace(padded.part(start, end), state=state)
+        found, state = write(RULES[name], piece, momentum=momentum, valid=valid[:, start:end])
+        state = FastState.from_state_dict(state.state_dict())
+        outputs.append(found)
+    outputs_BHTV = torch.cat(outputs, 2)
+    for row in range(4):
+        kept = valid[row].nonzero()[:, 0]
+        one = Drawn(
+            *(stream[row : row + 1, :, kept] for stream in pairs.streams()),
+            pairs.state.select(torch.tensor([row])),
+        )
+        expected, last = write(RULES[name], one, momentum=momentum, loop=True)
+        torch.testing.assert_close(
+            outputs_BHTV[row : row + 1, :, kept], expected, rtol=0, atol=1e-11
+        )
+        assert_same_state(state.select(torch.tensor([row])), last, 1e-11)
+
+
+def test_padding_of_the_loop_counts_in_no_block() -> None:
+    pairs = draw_pairs(20)
+    valid = torch.arange(20) >= torch.tensor([[0], [7]])
+    rule = WriteRule(block=4)
+    found, state = write(rule, pairs, valid=valid, loop=True)
+    expected, last = write(rule, pairs, valid=valid)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    assert state.num_in_block == last.num_in_block == (0, 1)
+    assert FastState.from_state_dict(state.state_dict()).num_in_block == (0, 1)
+
+
+def test_a_second_erase_of_a_linear_memory_has_its_own_name() -> None:
+    for loop in (False, True):
+        with pytest.raises(SettingError, match=r"InnerObjective\('l2', erase=2.0\)"):
+            write(WriteRule(double_erase=True), draw_pairs(3), loop=loop)
+
+
+def test_a_printed_erase_settles_at_half_of_the_value() -> None:
+    pairs = draw_pairs(1, num_samples=1, num_heads=1)
+    key, value = torch.nn.functional.normalize(pairs.keys, dim=-1), pairs.values
+    many = (key.expand(1, 1, 200, -1), value.expand(1, 1, 200, -1))
+    rates = torch.full((1, 1, 200), 0.3, dtype=torch.float64)
+    for erase, share in ((1.0, 1.0), (2.0, 0.5)):
+        rule = WriteRule(InnerObjective("l2", erase=erase))
+        answers, _ = write_pairs(rule, *many, rates, None, FastState.zeros(1, 1, 4, 5))
+        torch.testing.assert_close(answers[:, :, -1], share * value[:, :, 0])
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_padding_on_the_left_changes_nothing(name: str) -> None:
     pairs = draw_pairs(20, num_samples=1)
     valid = (torch.arange(20) >= 7)[None]
@@ -217,7 +286,8 @@ def test_a_rate_of_zero_is_the_identity(name: str) -> None:
     pairs = replace(pairs, rates=torch.zeros_like(pairs.rates))
     outputs, state = write(RULES[name], pairs, decay=False)
     assert torch.equal(state.weights, pairs.state.weights)
-    torch.testing.assert_close(outputs, pairs.queries @ pairs.state.weights.mT)
+    weights = find_weights(RULES[name].retention, pairs.state.weights)
+    torch.testing.assert_close(outputs, pairs.queries @ weights.mT)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -1,13 +1,16 @@
 """Delta gradient descent against its closed form, from real layers."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import nestling as nl
-from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.core.errors import NonFiniteInput, SettingError, ShapeMismatch
 from nestling.levels import Level, NestedOptimizer, Plan
 from nestling.optim.deep import DGD, DGDOptimizer, dgd, dgd_update, record_layers
+from nestling.optim.deep.layer_record import get_moment
 
 DRAW = torch.Generator().manual_seed(0)
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -133,6 +136,84 @@ def test_goes_on_bit_for_bit_from_a_snapshot() -> None:
     assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
 
 
+@pytest.mark.parametrize("is_recording", [False, True])
+def test_goes_on_bit_for_bit_from_within_a_period(is_recording: bool) -> None:
+    """The inputs gathered so far are in the state, also if recording begins after its return."""
+    x = torch.randn(20, 8, 3, generator=DRAW)
+    plan = Plan(Level("all", match=["*"], period=3, optimizer=dgd()))
+    nets = [nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)) for _ in range(2)]
+    rules = [NestedOptimizer(net, plan) for net in nets]
+
+    def step(index: int, now: int) -> None:
+        rules[index].zero_grad()
+        (nets[index](x[now]) - x[now].flip(1)).square().mean().backward()
+        rules[index].step()
+
+    with record_layers(nets[0]), ExitStack() as stack:
+        for now in range(8):  # two steps into the third period
+            step(0, now)
+        if is_recording:
+            stack.enter_context(record_layers(nets[1]))
+            step(1, 19)  # what it gathered itself goes
+        nets[1].load_state_dict(nets[0].state_dict())
+        saved = rules[0].state_dict()
+        rules[1].load_state_dict(saved)
+        if not is_recording:
+            stack.enter_context(record_layers(nets[1]))
+        for now in range(8, 14):
+            step(0, now)
+            step(1, now)
+        assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+        # The snapshot is a copy, which what came after did not touch.
+        rules[1].load_state_dict(saved)
+        assert get_moment(nets[1][0].weight).num_rows == 16  # type: ignore[union-attr,arg-type]
+
+
+def test_as_a_plain_torch_optimizer_it_resumes_from_between_two_backward_passes() -> None:
+    x = torch.randn(2, 8, 3, generator=DRAW)
+    nets = [nn.Linear(3, 3) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    rules = [DGDOptimizer(net.parameters()) for net in nets]
+    with record_layers(nets[0]), record_layers(nets[1]):
+        nets[0](x[0]).square().mean().backward()
+        rules[1].load_state_dict(rules[0].state_dict())
+        for mine, other in zip(nets[1].parameters(), nets[0].parameters(), strict=True):
+            assert other.grad is not None
+            mine.grad = other.grad.clone()
+        for net, rule in zip(nets, rules, strict=True):
+            net(x[1]).square().mean().backward()
+            rule.step()
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+
+
+def test_inputs_of_a_pass_whose_gradient_does_not_count_do_not_count_either() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
+    with record_layers(net):
+        net[0].weight.requires_grad_(requires_grad=False)
+        net(torch.ones(5, 3)).sum().backward()
+        assert get_moment(net[0].weight) is None  # type: ignore[arg-type]
+        assert get_moment(net[1].weight) is not None  # type: ignore[arg-type]
+
+
+def test_a_convolution_with_groups_moves_as_so_many_linear_layers_on_its_patches() -> None:
+    conv = nn.Conv1d(4, 6, 3, groups=2).double()
+    x = torch.randn(5, 4, 9, generator=DRAW, dtype=torch.float64)
+    parts = [nn.Conv1d(2, 3, 3).double() for _ in range(2)]
+    with torch.no_grad():
+        for index, part in enumerate(parts):
+            part.weight.copy_(conv.weight[3 * index : 3 * index + 3])
+            part.bias.copy_(conv.bias[3 * index : 3 * index + 3])  # type: ignore[union-attr,index]
+    with record_layers(conv):
+        conv(x).square().mean().backward()
+        dgd(lr=0.3).build(conv.parameters()).step()
+    for index, part in enumerate(parts):
+        with record_layers(part):
+            (part(x[:, 2 * index : 2 * index + 2]).square().mean() / 2).backward()
+            dgd(lr=0.3).build(part.parameters()).step()
+        torch.testing.assert_close(conv.weight[3 * index : 3 * index + 3], part.weight)
+
+
 def test_without_inputs_in_a_second_group_moves_nothing_in_the_first() -> None:
     seen, unseen = nn.Linear(2, 1), nn.Linear(2, 1)
     rule = DGDOptimizer([{"params": seen.parameters()}, {"params": unseen.parameters()}])
@@ -158,6 +239,21 @@ def test_without_inputs_is_an_error_and_nothing_moves() -> None:
         deep(torch.ones(1, 1, 1, 1, 1)).sum().backward()
         with pytest.raises(SettingError, match="Conv1d"):
             DGD().build(deep.parameters()).step()
+
+
+def test_inputs_that_are_not_finite_are_refused_and_nothing_moves() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    rule = NestedOptimizer(net, Plan(Level("all", match=["*"], optimizer=dgd())))
+    before = [param.detach().clone() for param in net.parameters()]
+    with record_layers(net):
+        net(torch.tensor([[1.0, torch.nan]])).sum().backward()
+        with pytest.raises(NonFiniteInput, match=r"weight of shape \(2, 2\) hold NaN"):
+            rule.step()
+        assert all(map(torch.equal, net.parameters(), before))
+        rule.zero_grad()
+        net(torch.ones(1, 2)).sum().backward()
+        rule.step()
+    assert all(bool(param.isfinite().all()) for param in net.parameters())
 
 
 def test_wrong_records() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import SettingError
+from nestling.optim import dmgd
 from nestling.optim.deep import DMGD, dmgd_update
 from nestling.optim.deep.dmgd import Loss, start_memory
 
@@ -77,3 +78,11 @@ def test_pure_and_settings() -> None:
     assert all(torch.equal(state[key], value) for key, value in kept.items())
     with pytest.raises(SettingError, match="num_hidden: a number of 1 or more works, got 0"):
         DMGD(num_hidden=0)
+
+
+def test_the_factory_is_the_spec() -> None:
+    assert dmgd() == DMGD()
+    given = dmgd(0.1, decay=0.5, inner_lr=0.2, num_hidden=3, loss="dot", target="ones")
+    assert given == DMGD(0.1, 0.0, 0.5, 0.2, 3, "dot", "ones")
+    with pytest.raises(SettingError, match="num_hidden"):
+        dmgd(num_hidden=0)

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.optim.deep.large_products import Coefficients
 from nestling.optim.deep.newton_schulz import (
     CUBIC,
     QUINTIC,
-    Coefficients,
     descend_to_orthogonal,
     orthogonalize,
     orthogonalize_all,

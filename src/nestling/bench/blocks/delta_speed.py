@@ -59,7 +59,7 @@ class DeltaBlock(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        x_BTC = x_BTC + self.memory(self.ln1(x_BTC))[0]
+        x_BTC = x_BTC + self.memory(self.ln1(x_BTC), write=True)[0]
         change_BTC: Tensor = self.out(functional.gelu(self.fc(self.ln2(x_BTC))))
         return x_BTC + change_BTC
 

@@ -10,12 +10,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
 from nestling.bench.rivals.methods_by_name import find_method
-from nestling.bench.rivals.tunable import make_setup
+from nestling.bench.rivals.tunable import Method, make_setup
 from nestling.bench.suites.cell_files import (
     Cell,
     Outcome,
@@ -34,6 +34,13 @@ from nestling.data.suites.suite import Part
 
 T = TypeVar("T")
 Progress = Callable[[str, float], None]
+
+
+class CellTask(Protocol):
+    """Measures one cell and writes its file."""
+
+    def __call__(self, cell: Cell, place: "CellFolders") -> None:
+        """See `run_cell`."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,16 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
     return made
 
 
-def run_cell(cell: Cell, place: CellFolders) -> None:
-    """Measure one cell and write its file; a method that refuses is written down as such."""
+def run_cell(cell: Cell, place: CellFolders, find: Callable[[str], Method] = find_method) -> None:
+    """Measure one cell and write its file; a method that refuses is written down as such.
+
+    Args:
+        cell: what is to be measured.
+        place: where to read and write.
+        find: the cell's method by its name.
+    """
     suite = open_suite(cell.suite, cell.seed, cell.split, place.data, place.offline)
-    method = find_method(cell.method)
+    method = find(cell.method)
     try:
         competitor = method.build(make_setup(suite, cell.seed), cell.settings)
         found = measure(competitor, suite, seed=cell.seed, num_looks=cell.num_looks)
@@ -98,6 +111,7 @@ def run_cells(
     *,
     num_workers: int | None = None,
     progress: Progress | None = None,
+    task: CellTask | None = None,
 ) -> list[Outcome]:
     """Measure what a run folder does not hold yet.
 
@@ -106,6 +120,7 @@ def run_cells(
         place: their files are read and written there.
         num_workers: processes; None for one per core, 1 for this process alone.
         progress: told the last cell and the share that is done.
+        task: measures one cell and writes its file; None for `run_cell`.
 
     Returns: outcomes in the order of `cells`.
 
@@ -124,7 +139,7 @@ def run_cells(
                 progress(f"reading {first.suite}", 1.0 - len(missing) / len(cells))
             open_suite(first.suite, first.seed, first.split, place.data, place.offline)
     num_done = len(cells) - len(missing)
-    for cell in run_all(functools.partial(run_cell, place=place), missing, num_workers):
+    for cell in run_all(functools.partial(task or run_cell, place=place), missing, num_workers):
         num_done += 1
         if progress is not None:
             progress(f"{cell.method}, seed {cell.seed}", num_done / len(cells))

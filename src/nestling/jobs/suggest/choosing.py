@@ -96,6 +96,16 @@ def suggest_plan(measurements: Measurements) -> Suggestion:
     return Suggestion(plan, (*reasons, *more, *_advise(measurements)))
 
 
+def suggest_token_plan() -> Suggestion:
+    """The plan of a model of token sequences, of which only stacking is measured."""
+    said = (
+        "a model that gives logits of every next token: signal and conflict are measured on one "
+        "answer per example, so this is the slow rate of any plan; see also what pays as stacking"
+    )
+    plan = Plan(Level("network", match=("*",), optimizer=adamw(lr=SLOW_LR)))
+    return Suggestion(plan, (Reason("network", "lr", f"{SLOW_LR:g}", said),))
+
+
 def keeps_features(measurements: Measurements) -> bool:
     """Whether the features are worth keeping: expected score >= that of the input - margin.
 

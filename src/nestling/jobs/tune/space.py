@@ -103,7 +103,7 @@ def derive_space(plan: Plan) -> list[Knob]:
                 found.append(Knob(f"{level.name}.optimizer.lr", low, high, is_log=True))
             periods = tuple(p for p in sorted({level.period, *PERIODS}) if p >= level.window)
             found.append(Knob(f"{level.name}.period", choices=periods))
-        elif isinstance(level, Copy):
+        elif isinstance(level, Copy) and level.rule is None:
             found.append(Knob(f"{level.name}.decay", choices=(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)))
         elif isinstance(level, Memory) and len(level.half_lives) == 1:
             lives = tuple(sorted({float(level.half_lives[0]), *HALF_LIVES}))

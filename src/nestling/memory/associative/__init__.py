@@ -1,14 +1,17 @@
-"""Associative memories written token by token: Hebbian, delta, Oja and Omega rules."""
+"""Associative memories written token by token: Hebbian, delta, Oja and Omega rules, retention."""
 
 from nestling.memory.associative.chunked_mlp import write_mlp
 from nestling.memory.associative.chunked_writes import write_pairs
 from nestling.memory.associative.fast_state import FastState
 from nestling.memory.associative.inner_objectives import (
+    DECAY,
     DOT,
     L2,
     InnerObjective,
+    WeightRetention,
     find_loss,
     find_push,
+    find_weights,
 )
 from nestling.memory.associative.linear_loop import loop_pairs
 from nestling.memory.associative.mlp_loop import loop_mlp
@@ -22,6 +25,7 @@ from nestling.memory.associative.named_rules import (
 from nestling.memory.associative.write_rule import DELTA, HEBBIAN, OJA, WriteRule
 
 __all__ = [
+    "DECAY",
     "DELTA",
     "DOT",
     "DeepFastState",
@@ -30,9 +34,11 @@ __all__ = [
     "InnerObjective",
     "L2",
     "OJA",
+    "WeightRetention",
     "WriteRule",
     "find_loss",
     "find_push",
+    "find_weights",
     "loop_mlp",
     "loop_pairs",
     "write_delta",

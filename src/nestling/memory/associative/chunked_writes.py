@@ -13,9 +13,14 @@ from nestling.memory.associative.chunk_scan import (
     write_known,
 )
 from nestling.memory.associative.fast_state import FastState, check_state
-from nestling.memory.associative.inner_objectives import find_push
-from nestling.memory.associative.linear_loop import open_state
-from nestling.memory.associative.paired_tokens import PairedTokens, pair_tokens
+from nestling.memory.associative.inner_objectives import DECAY, find_push, find_weights
+from nestling.memory.associative.linear_loop import check_linear, open_state
+from nestling.memory.associative.paired_tokens import (
+    PairedTokens,
+    bound_rates,
+    pair_tokens,
+    write_by_rows,
+)
 from nestling.memory.associative.write_coefficients import find_coefficients
 from nestling.memory.associative.write_rule import WriteRule
 
@@ -43,7 +48,8 @@ def write_pairs(
     objective the errors of a chunk are one triangular solve: push_t + eta_t sum over s of
     share_ts (k_s . k_t) push_s = eta_t (v_t - W_0 k_t), whose matrix is strictly lower triangular
     by blocks of tokens that share the weights in force. With Huber's and the Lp loss, which are
-    not linear, only such a block is parallel.
+    not linear, only such a block is parallel; under the retentions "kl" and "lq" only if it is read
+    before its writes, else it is as sequential as the loop.
 
     Args:
         rule: what is written.
@@ -75,21 +81,96 @@ def write_pairs(
     tokens = pair_tokens(
         queries_BHTD, keys_BHTD, values_BHTV, rates_BHT, decays_BHT, momenta_BHT, valid_BT
     )
-    num_samples, num_heads, length, key_width = tokens.keys.shape
+    num_samples, num_heads, _, key_width = tokens.keys.shape
     check_state(state, (num_samples, num_heads, tokens.values.shape[-1], key_width))
+    check_linear(rule)
     state = open_state(rule, state.to(tokens.keys.dtype), momenta_BHT is not None)
+    if rule.proximal:
+        inputs_BHTA = tokens.values if rule.swapped else tokens.keys
+        tokens = replace(tokens, rates=bound_rates(tokens.rates, inputs_BHTA))
+
+    def write(tokens: PairedTokens, state: FastState) -> tuple[Tensor, FastState]:
+        if rule.retention.kind == "initial":
+            return _write_from_anchor(rule, tokens, state, chunk)
+        return _write_tokens(rule, tokens, state, chunk)
+
+    if rule.block > 1 or rule.window > 1:
+        outputs_BHTV, state = write_by_rows(tokens, state, valid_BT, write)
+    else:
+        outputs_BHTV, state = write(tokens, state)
+    return outputs_BHTV.to(values_BHTV.dtype), state
+
+
+def _write_from_anchor(
+    rule: WriteRule, tokens: PairedTokens, state: FastState, chunk: int
+) -> tuple[Tensor, FastState]:
+    """Retention to the initial state W_0: the plain rule, for W - W_0 and what W_0 gets wrong."""
+    anchor = state.anchor
+    assert anchor is not None
+    known = rule.objective.kind != "dot"  # the push of the dot product knows no answer
+
+    def shift(keys: Tensor, values: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+        if not known:
+            return keys, values
+        share = sign * rule.objective.erase
+        if rule.swapped:
+            return keys + share * (values @ anchor), values
+        return keys, values + share * (keys @ anchor.mT)
+
+    keys, values = shift(tokens.keys, tokens.values, -1.0)
+    recent = (state.recent_keys, state.recent_values)
+    if recent[0] is not None and recent[1] is not None:
+        recent = shift(recent[0], recent[1], -1.0)
+    changes = replace(
+        state,
+        weights=state.weights - anchor,
+        in_force=None if state.in_force is None else state.in_force - anchor,
+        recent_keys=recent[0],
+        recent_values=recent[1],
+        anchor=None,
+    )
+    plain = replace(rule, retention=DECAY)
+    outputs, changes = _write_tokens(
+        plain, replace(tokens, keys=keys, values=values), changes, chunk
+    )
+    recent = (changes.recent_keys, changes.recent_values)
+    if recent[0] is not None and recent[1] is not None:
+        recent = shift(recent[0], recent[1], 1.0)
+    state = replace(
+        changes,
+        weights=changes.weights + anchor,
+        in_force=None if changes.in_force is None else changes.in_force + anchor,
+        recent_keys=recent[0],
+        recent_values=recent[1],
+        anchor=anchor,
+    )
+    return outputs + tokens.queries @ anchor.mT, state
+
+
+def _write_tokens(
+    rule: WriteRule, tokens: PairedTokens, state: FastState, chunk: int
+) -> tuple[Tensor, FastState]:
+    """Tokens of samples that stand at the same place of a block."""
+    length = tokens.length
     if length == 0:
-        return torch.zeros_like(values_BHTV), state
-    outputs, start = [], 0
-    if state.num_in_block:
-        start = min(rule.block - state.num_in_block, length)
+        return torch.zeros_like(tokens.values), state
+    outputs, start = list[Tensor](), 0
+    if not rule.retention.is_linear and rule.read == "after":
+        for at in range(length):  # what a token reads is no sum of what came before
+            piece, state = _write_block(rule, tokens.part(at, at + 1), state, chunk)
+            outputs.append(piece)
+        return torch.cat(outputs, 2), state
+    num_in_block = max(state.counts_in_block, default=0)
+    if num_in_block:
+        start = min(rule.block - num_in_block, length)
         piece, state = _write_block(rule, tokens.part(0, start), state, chunk)
         outputs.append(piece)
     whole = start + (length - start) // rule.block * rule.block
     if whole > start:
         middle = tokens.part(start, whole) if (start, whole) != (0, length) else tokens
-        if rule.objective.kind in ("dot", "l2") and rule.block <= chunk:
-            piece, state = _write_linear(rule, middle, state, chunk)
+        is_linear = rule.objective.kind in ("dot", "l2") and rule.retention.is_linear
+        if is_linear and rule.block <= chunk:
+            piece, state = write_linear(rule, middle, state, chunk)
             outputs.append(piece)
         else:
             for at in range(start, whole, rule.block):
@@ -98,14 +179,22 @@ def write_pairs(
     if whole < length:
         piece, state = _write_block(rule, tokens.part(max(start, whole), length), state, chunk)
         outputs.append(piece)
-    outputs_BHTV = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2)
-    return outputs_BHTV.to(values_BHTV.dtype), state
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 2), state
 
 
-def _write_linear(
+def write_linear(
     rule: WriteRule, tokens: PairedTokens, state: FastState, chunk: int
 ) -> tuple[Tensor, FastState]:
-    """Whole blocks, by a push that is linear in the answer."""
+    """Whole blocks, by a push that is linear in the answer.
+
+    Args:
+        rule: with the objective "dot" or "l2", and decay.
+        tokens: whole blocks of them.
+        state: between blocks.
+        chunk: tokens computed at once, the rule's block or more.
+
+    Returns: (B, H, T, V) answers; the state after the last token.
+    """
     num_queries = tokens.length
     if rule.window > 1:
         tokens, state = _unroll_window(rule, tokens, state)
@@ -140,22 +229,25 @@ def _write_block(
     rule: WriteRule, tokens: PairedTokens, state: FastState, chunk: int
 ) -> tuple[Tensor, FastState]:
     """A block of tokens or a part of one: the weights in force are known, all is parallel."""
-    in_force = state.weights if state.in_force is None else state.in_force
+    in_force = state.in_force_now
+    force = find_weights(rule.retention, in_force)
     num_queries = tokens.length
     queries_BHTD = tokens.queries
-    num_in_block = (state.num_in_block + num_queries) % rule.block
+    num_in_block = (max(state.counts_in_block, default=0) + num_queries) % rule.block
     if rule.window > 1:
         tokens, state = _unroll_window(rule, tokens, state)
     keys, values = tokens.keys, tokens.values
     if rule.swapped:
-        push = find_push(rule.objective, values @ in_force, keys)
+        push = find_push(rule.objective, values @ force, keys)
         tokens = replace(tokens, keys=push)
     else:
-        push = find_push(rule.objective, keys @ in_force.mT, values)
+        push = find_push(rule.objective, keys @ force.mT, values)
         tokens = replace(tokens, values=push)
     outputs, state = write_known(rule, tokens, state, num_queries, chunk)
     if rule.read == "before":
-        outputs = queries_BHTD @ in_force.mT
+        outputs = queries_BHTD @ force.mT
+    elif not rule.retention.is_linear:  # a single token
+        outputs = queries_BHTD @ find_weights(rule.retention, state.weights).mT
     state = replace(state, in_force=in_force if num_in_block else None, num_in_block=num_in_block)
     return outputs, state
 

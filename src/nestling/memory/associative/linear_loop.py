@@ -7,8 +7,13 @@ from torch import Tensor
 
 from nestling.core.errors import SettingError
 from nestling.memory.associative.fast_state import FastState, check_state
-from nestling.memory.associative.inner_objectives import find_push
-from nestling.memory.associative.paired_tokens import pair_tokens
+from nestling.memory.associative.inner_objectives import find_push, find_weights
+from nestling.memory.associative.paired_tokens import (
+    PairedTokens,
+    bound_rates,
+    pair_tokens,
+    write_by_rows,
+)
 from nestling.memory.associative.write_rule import WriteRule
 
 # Axes: B samples, H heads, T tokens, D width of a key, V width of a value, W window less one.
@@ -46,13 +51,29 @@ def loop_pairs(
         valid_BT,
         torch.float64,
     )
-    num_samples, num_heads, length, key_width = tokens.keys.shape
+    num_samples, num_heads, _, key_width = tokens.keys.shape
     value_width = tokens.values.shape[-1]
     check_state(state, (num_samples, num_heads, value_width, key_width))
+    check_linear(rule)
     state = open_state(rule, state.to(torch.float64), tokens.momenta is not None)
-    weights, momentum = state.weights, state.momentum
-    in_force = weights if state.in_force is None else state.in_force
-    num_in_block = state.num_in_block
+
+    def write(tokens: PairedTokens, state: FastState) -> tuple[Tensor, FastState]:
+        return _loop_tokens(rule, tokens, state)
+
+    if rule.block > 1 or rule.window > 1:
+        outputs_BHTV, state = write_by_rows(tokens, state, valid_BT, write)
+    else:
+        outputs_BHTV, state = write(tokens, state)
+    return outputs_BHTV.to(values_BHTV.dtype), state
+
+
+def _loop_tokens(
+    rule: WriteRule, tokens: PairedTokens, state: FastState
+) -> tuple[Tensor, FastState]:
+    """Tokens of samples that stand at the same place of a block."""
+    weights, momentum, anchor = state.weights, state.momentum, state.anchor
+    in_force = state.in_force_now
+    num_in_block = max(state.counts_in_block, default=0)
     window: list[tuple[Tensor, Tensor, Tensor]] = []
     if state.recent_keys is not None:
         assert state.recent_values is not None
@@ -66,27 +87,31 @@ def loop_pairs(
             )
         )
     outputs = []
-    for t in range(length):
+    for t in range(tokens.length):
         query_BHD = tokens.queries[:, :, t]
         new = (tokens.keys[:, :, t], tokens.values[:, :, t], tokens.rates[:, :, t])
+        if rule.proximal:
+            new = (*new[:2], bound_rates(new[2], new[1 if rule.swapped else 0]))
         window = [*window, new][-rule.window :]
         if num_in_block == 0:
             in_force = weights
+        force = find_weights(rule.retention, in_force)
         if rule.read == "before":
-            outputs.append(_apply(in_force, query_BHD))
+            outputs.append(_apply(force, query_BHD))
         write = torch.zeros_like(weights)
         for key_BHD, value_BHV, rate_BH in window:
             if rule.swapped:
-                push = find_push(rule.objective, _apply(in_force.mT, value_BHV), key_BHD)
+                push = find_push(rule.objective, _apply(force.mT, value_BHV), key_BHD)
                 write = write + rate_BH[..., None, None] * _outer(value_BHV, push)
             else:
-                push = find_push(rule.objective, _apply(in_force, key_BHD), value_BHV)
+                push = find_push(rule.objective, _apply(force, key_BHD), value_BHV)
                 write = write + rate_BH[..., None, None] * _outer(push, key_BHD)
         step = None if tokens.steps is None else tokens.steps[:, :, t, None, None]
         if step is not None:
             write = step * write
         if tokens.decays is not None:
-            weights = tokens.decays[:, :, t, None, None] * weights
+            decay = tokens.decays[:, :, t, None, None]
+            weights = decay * weights if anchor is None else anchor + decay * (weights - anchor)
         if tokens.momenta is None:
             weights = weights + write
         else:
@@ -94,7 +119,7 @@ def loop_pairs(
             momentum = tokens.momenta[:, :, t, None, None] * momentum + write
             weights = weights + (momentum if step is None else step * momentum)
         if rule.read == "after":
-            outputs.append(_apply(weights, query_BHD))
+            outputs.append(_apply(find_weights(rule.retention, weights), query_BHD))
         num_in_block = (num_in_block + 1) % rule.block
     outputs_BHTV = torch.stack(outputs, 2) if outputs else torch.zeros_like(tokens.values)
     state = replace(
@@ -112,7 +137,15 @@ def loop_pairs(
             recent_values=torch.stack([one[1] for one in past], 2),
             recent_rates=torch.stack([one[2] for one in past], 2),
         )
-    return outputs_BHTV.to(values_BHTV.dtype), state
+    return outputs_BHTV, state
+
+
+def check_linear(rule: WriteRule) -> None:
+    """Raise SettingError for what only an MLP memory can follow."""
+    if rule.double_erase:
+        raise SettingError(
+            "double_erase=True of a linear memory; WriteRule(InnerObjective('l2', erase=2.0)) is it"
+        )
 
 
 def open_state(rule: WriteRule, state: FastState, with_momentum: bool) -> FastState:
@@ -120,18 +153,26 @@ def open_state(rule: WriteRule, state: FastState, with_momentum: bool) -> FastSt
 
     Raises:
         SettingError: a state that another rule left: in the midst of a longer block, with a
-            momentum that would be lost, or of another window.
+            momentum or an initial state that would be lost, or of another window.
     """
-    if state.num_in_block >= rule.block:
+    most_in_block = max(state.counts_in_block, default=0)
+    if most_in_block >= rule.block:
         raise SettingError(
-            f"the state stands {state.num_in_block} tokens into a block and block={rule.block}; "
+            f"the state stands {most_in_block} tokens into a block and block={rule.block}; "
             "the rule that left the state works"
         )
     if state.momentum is not None and not with_momentum:
         raise SettingError(
             "the state has a momentum and momenta=None; give momenta, or a state without"
         )
+    if state.anchor is not None and rule.retention.kind != "initial":
+        raise SettingError(
+            f"the state holds an initial state and the retention is {rule.retention.kind!r}; "
+            "WeightRetention('initial') works"
+        )
     weights_BHVD = state.weights
+    if rule.retention.kind == "initial" and state.anchor is None:
+        state = replace(state, anchor=weights_BHVD)
     if state.momentum is None and with_momentum:
         state = replace(state, momentum=torch.zeros_like(weights_BHVD))
     size = rule.window - 1

@@ -1,7 +1,7 @@
 """Fast state of a two-layer residual MLP that is an associative memory."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -75,6 +75,17 @@ class DeepFastState:
         """State of some samples, in this order: (N,) integers or (B,) truth values."""
         return type(self)(self.outer.select(samples_N), self.inner.select(samples_N))
 
+    @property
+    def counts_in_block(self) -> tuple[int, ...]:
+        """Tokens of the block under way, of each sample."""
+        return self.inner.counts_in_block
+
+    @classmethod
+    def merge(cls, parts: Sequence[Self], rows: Sequence[Sequence[int]]) -> Self:
+        """One state of the parts of a batch, as `FastState.merge`."""
+        outer = FastState.merge([part.outer for part in parts], rows)
+        return cls(outer, FastState.merge([part.inner for part in parts], rows))
+
     def state_dict(self) -> dict[str, dict[str, Tensor | int]]:
         """All of it by name, to be saved; `from_state_dict` restores it."""
         return {"outer": self.outer.state_dict(), "inner": self.inner.state_dict()}
@@ -84,6 +95,15 @@ class DeepFastState:
         """The state that `state_dict` gave; ForeignSnapshot if it is none."""
         outer, inner = state.get("outer", {}), state.get("inner", {})
         return cls(FastState.from_state_dict(outer), FastState.from_state_dict(inner))
+
+
+def check_deep_state(state: object) -> None:
+    """Raise SettingError unless a state is one of an MLP memory."""
+    if not isinstance(state, DeepFastState):
+        raise SettingError(
+            f"state={type(state).__name__} of an MLP memory; a DeepFastState works, "
+            "e.g. DeepFastState.draw(...)"
+        )
 
 
 def open_deep_state(
@@ -98,7 +118,7 @@ def open_deep_state(
     if rule.window > 1 or rule.swapped or rule.objective.erase != 1:
         raise SettingError(
             f"window={rule.window}, swapped={rule.swapped}, erase={rule.objective.erase} for an "
-            "MLP memory; a rule with an objective, block and read only works"
+            "MLP memory; 1, False and 1 work; double_erase=True is the printed form"
         )
     hidden = state.inner.weights.shape[2] if state.inner.weights.dim() == 4 else -1
     num_samples, num_heads, width = axes_BHD

@@ -171,7 +171,7 @@ def write_omega(
     [Atlas; Nested Learning, equation 68, with the gradient that its print leaves out]
 
     The weights gamma of the window are the tokens' own rates. It costs `window` times the delta
-    rule, which it is with a window of 1. Padding writes nothing, but takes a place in the window.
+    rule, which it is with a window of 1. Padding takes no place in the window.
     The other arguments, results and errors are those of `write_pairs`.
 
     Args:

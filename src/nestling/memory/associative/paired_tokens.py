@@ -1,7 +1,8 @@
 """Keys, values, rates and decays of a sequence, checked before an associative memory sees them."""
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,85 @@ class PairedTokens:
             cut(self.momenta),
             cut(self.steps),
         )
+
+    def pick(self, rows_N1: Tensor, places_NT: Tensor) -> Self:
+        """Some tokens of some samples, none of them padding: each row its own places."""
+
+        def take(one: Tensor | None) -> Tensor | None:
+            return None if one is None else one.transpose(1, 2)[rows_N1, places_NT].transpose(1, 2)
+
+        queries, keys, values = take(self.queries), take(self.keys), take(self.values)
+        rates = take(self.rates)
+        assert queries is not None
+        assert keys is not None
+        assert values is not None
+        assert rates is not None
+        return type(self)(queries, keys, values, rates, take(self.decays), take(self.momenta))
+
+
+class BlockState(Protocol):
+    """A state whose samples may stand at different places of a block."""
+
+    @property
+    def counts_in_block(self) -> tuple[int, ...]:
+        """Tokens of the block under way, of each sample."""
+
+    def select(self, samples_N: Tensor) -> Self:
+        """The state of some samples."""
+
+    @classmethod
+    def merge(cls, parts: Sequence[Self], rows: Sequence[Sequence[int]]) -> Self:
+        """One state of the parts of a batch."""
+
+
+State = TypeVar("State", bound=BlockState)
+
+
+def write_by_rows(
+    tokens: PairedTokens,
+    state: State,
+    valid_BT: Tensor | None,
+    write: Callable[[PairedTokens, State], tuple[Tensor, State]],
+) -> tuple[Tensor, State]:
+    """Write samples that stand alike together, so that padding counts in no block and no window.
+
+    Args:
+        tokens: of the whole batch.
+        state: of the whole batch.
+        valid_BT: (B, T) truth values, False for padding; None if all are valid.
+        write: writes tokens without padding, of samples that stand at the same place of a block.
+
+    Returns: (B, H, T, V) answers, zeros at padding; the state after the last token.
+    """
+    num_samples, _, length = tokens.rates.shape
+    lengths = [length] * num_samples if valid_BT is None else valid_BT.sum(1).tolist()
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row, place in enumerate(zip(state.counts_in_block, lengths, strict=True)):
+        groups.setdefault(place, []).append(row)
+    if len(groups) <= 1 and all(one == length for one in lengths):
+        return write(replace(tokens, steps=None), state)
+    device, rows = tokens.rates.device, list(groups.values())
+    outputs_BTHV = torch.zeros_like(tokens.values).transpose(1, 2)
+    states = []
+    for part in rows:
+        rows_N = torch.tensor(part, dtype=torch.long, device=device)
+        if valid_BT is None:
+            places_NT = torch.arange(length, device=device).expand(len(part), -1)
+        else:
+            places_NT = valid_BT.to(device)[rows_N].nonzero()[:, 1].reshape(len(part), -1)
+        found, part_state = write(tokens.pick(rows_N[:, None], places_NT), state.select(rows_N))
+        outputs_BTHV = outputs_BTHV.index_put((rows_N[:, None], places_NT), found.transpose(1, 2))
+        states.append(part_state)
+    return outputs_BTHV.transpose(1, 2), type(state).merge(states, rows)
+
+
+def bound_rates(rates_BHT: Tensor, inputs_BHTD: Tensor) -> Tensor:
+    """Rates of exact proximal steps: eta' = eta / (1 + eta |z|^2), z the layer's input.
+
+    >>> bound_rates(torch.ones(1, 1, 1), torch.full((1, 1, 1, 2), 2.0)).flatten()
+    tensor([0.1111])
+    """
+    return rates_BHT / (1 + rates_BHT * inputs_BHTD.square().sum(-1))
 
 
 def pair_tokens(

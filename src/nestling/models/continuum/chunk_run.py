@@ -180,26 +180,28 @@ def _go_back_first_order(
     """
     of_keys_BRNH = of_outputs_BRND @ initial_DH
     if gram_BRNN is None:
-        of_writes_BRND = torch.empty_like(errors_BRND)
+        of_writes_BRND = torch.empty_like(errors_BRND)  # with the other sign, here and below
     else:
         mask_NN = mask_earlier_chunks(keys_BRNH.shape[2], chunk, keys_BRNH)
         of_links_BRNN = of_outputs_BRND @ errors_BRND.mT
-        of_links_BRNN.mul_(mask_NN).mul_(rates_BRN1.mT)
-        of_keys_BRNH -= of_links_BRNN @ keys_BRNH
-        of_writes_BRND = (gram_BRNN.mT @ of_outputs_BRND).neg_()
+        of_links_BRNN.mul_(rates_BRN1.mT * mask_NN)
+        of_keys_BRNH.flatten(0, 1).baddbmm_(
+            of_links_BRNN.flatten(0, 1), keys_BRNH.flatten(0, 1), alpha=-1
+        )
+        of_writes_BRND = gram_BRNN.mT @ of_outputs_BRND
     for index in reversed(range(len(starts))):
         keys_BNH, of_output_BND = keys_BRNH[:, index], of_outputs_BRND[:, index]
         if of_force_BDH is not None:
             # beta = 0: what stands there is not read.
             beta = 0 if gram_BRNN is None else 1
-            of_writes_BRND[:, index].baddbmm_(keys_BNH, of_force_BDH.mT, beta=beta, alpha=-1)
+            of_writes_BRND[:, index].baddbmm_(keys_BNH, of_force_BDH.mT, beta=beta)
         elif gram_BRNN is None:  # nobody reads what the last window writes
             of_writes_BRND[:, index] = 0
         of_force_BDH = _pass_through_read(
             keys_BNH, of_output_BND, starts[index], of_force_BDH, of_keys_BRNH[:, index]
         )
-    of_rates_BRN1 = _dot(errors_BRND, of_writes_BRND)
-    of_targets_BRND = of_writes_BRND.mul_(-rates_BRN1)
+    of_rates_BRN1 = _dot(errors_BRND, of_writes_BRND).neg_()
+    of_targets_BRND = of_writes_BRND.mul_(rates_BRN1)
     return of_keys_BRNH, of_targets_BRND, of_rates_BRN1, of_outputs_BRND, of_force_BDH
 
 
@@ -247,7 +249,7 @@ def _go_back_fully(
 
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Products of last axes, which stay as axes of one."""
-    return (one.unsqueeze(-2) @ other.unsqueeze(-1)).squeeze(-1)
+    return (one * other).sum(-1, keepdim=True)
 
 
 def _pass_through_read(

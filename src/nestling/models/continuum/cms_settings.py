@@ -22,17 +22,7 @@ def check_inputs(x_BTD: object, mask_BT: object, width: int) -> None:
         raise ShapeMismatch(f"inputs are {shape}; (samples, tokens, {width}) works")
     if not x_BTD.is_floating_point():
         raise ShapeMismatch(f"inputs are {x_BTD.dtype}; floats work, e.g. x.float()")
-    if mask_BT is not None and (
-        not isinstance(mask_BT, Tensor)
-        or mask_BT.dtype != torch.bool
-        or mask_BT.shape != x_BTD.shape[:2]
-    ):
-        shown = (
-            f"{mask_BT.dtype} of shape {tuple(mask_BT.shape)}"
-            if isinstance(mask_BT, Tensor)
-            else type(mask_BT).__name__
-        )
-        raise ShapeMismatch(f"the mask is {shown}; bool of {tuple(x_BTD.shape[:2])} works")
+    check_mask(mask_BT, x_BTD)
     if math.isfinite(x_BTD.detach().sum().item()):  # one pass; sums too large are looked at closely
         return
     finite_BT = torch.isfinite(x_BTD).all(-1)
@@ -43,6 +33,24 @@ def check_inputs(x_BTD: object, mask_BT: object, width: int) -> None:
         raise NonFiniteInput(
             f"NaN or infinity in sample {sample}, token {token}; mend it or mask the token"
         )
+
+
+def check_mask(mask_BT: object, like_BT: Tensor) -> None:
+    """Raise unless a mask is None or tells of each token whether it is one.
+
+    Args:
+        mask_BT: what was given.
+        like_BT: (B, T, ...) what it belongs to.
+    """
+    if mask_BT is None:
+        return
+    if isinstance(mask_BT, Tensor):
+        if mask_BT.dtype == torch.bool and mask_BT.shape == like_BT.shape[:2]:
+            return
+        shown = f"{mask_BT.dtype} of shape {tuple(mask_BT.shape)}"
+    else:
+        shown = type(mask_BT).__name__
+    raise ShapeMismatch(f"the mask is {shown}; bool of {tuple(like_BT.shape[:2])} works")
 
 
 def check_chunks(chunks: object) -> tuple[int, ...]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.errors import ModelError
 from nestling.models.continuum.cms import CMS
-from nestling.models.continuum.cms_settings import Gradient
+from nestling.models.continuum.cms_settings import Gradient, check_inputs
 
 
 class ContinuumBlock(nn.Module):
@@ -29,7 +30,6 @@ class ContinuumBlock(nn.Module):
         ModelError: the heads do not divide the width.
         SettingError: what the `CMS` cannot carry out.
 
-    >>> import torch
     >>> ContinuumBlock(8, 2, chunks=(2, 4))(torch.zeros(1, 5, 8)).shape
     torch.Size([1, 5, 8])
     """
@@ -56,11 +56,33 @@ class ContinuumBlock(nn.Module):
         self.ln2 = nn.LayerNorm(width)
         self.memory = CMS(width, chunks, hidden=hidden, rate=rate, gradient=gradient)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
+    def forward(
+        self, x_BTC: Tensor, *, mask_BT: Tensor | None = None, write: bool | None = None
+    ) -> Tensor:
+        """Read whole sequences: (B, T, C) -> (B, T, C).
+
+        Args:
+            x_BTC: (B, T, C).
+            mask_BT: (B, T) true where a token is one, false where it is padding, anywhere, which is
+                neither attended to nor written nor counted; what stands at its place is no answer.
+            write: whether the system writes; None for "in training mode".
+
+        Raises:
+            ShapeMismatch: shapes or dtypes that do not fit.
+            NonFiniteInput: NaN or infinity in a token that is not padding.
+        """
+        seen_BITT = None
+        if mask_BT is not None:
+            check_inputs(x_BTC, mask_BT, self.memory.width)
+            x_BTC = x_BTC.masked_fill(~mask_BT[..., None], 0)  # NaN would pass through weights of 0
+            eye_TT = torch.eye(x_BTC.shape[1], dtype=torch.bool, device=x_BTC.device)
+            # Every token sees itself, padding too: a softmax over nothing is NaN.
+            seen_BITT = ((mask_BT[:, None] | eye_TT) & torch.ones_like(eye_TT).tril())[:, None]
         qkv_BTHD = self.qkv(self.ln1(x_BTC)).unflatten(-1, (3 * self.num_heads, -1))
         q_BHTD, k_BHTD, v_BHTD = qkv_BTHD.transpose(1, 2).chunk(3, dim=1)
-        seen_BHTD = functional.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        seen_BHTD = functional.scaled_dot_product_attention(
+            q_BHTD, k_BHTD, v_BHTD, attn_mask=seen_BITT, is_causal=seen_BITT is None
+        )
         x_BTC = x_BTC + self.proj(seen_BHTD.transpose(1, 2).flatten(2))
-        change_BTC: Tensor = self.memory(self.ln2(x_BTC))
+        change_BTC: Tensor = self.memory(self.ln2(x_BTC), mask_BT=mask_BT, write=write)
         return x_BTC + change_BTC

@@ -22,6 +22,7 @@ from nestling.core.errors import (
     SettingError,
     ShapeMismatch,
 )
+from nestling.models.continuum.cms_settings import check_mask
 
 TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,26 +32,43 @@ class StackedState:
     """What stacked levels have written in the sequences that they are reading, per sample.
 
     Args:
-        position: tokens read since the sequences began.
-        recent: (B, T) the last tokens read, which the next piece is read after.
+        positions: of each sample, tokens read since its sequence began, padding not counted.
+        recent: of each sample, (T,) the last tokens read, which the next piece is read after.
         changes: parameter -> (B, ...) what is in force over the model's own value.
         gathered: parameter -> (B, ...) gradient of the chunk that is under way.
     """
 
-    position: int
-    recent: Tensor
+    positions: tuple[int, ...]
+    recent: tuple[Tensor, ...]
     changes: Mapping[str, Tensor]
     gathered: Mapping[str, Tensor]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors by name, for safetensors or a checkpoint; `load_stacked_state` reads them."""
-        position = torch.tensor(self.position, dtype=torch.int64, device="cpu")
+        positions = torch.tensor(self.positions, dtype=torch.int64, device="cpu")
         return {
-            "position": position,
-            "recent": self.recent.contiguous(),
+            "positions": positions,
+            **{f"recent.{row}": tokens_T.clone() for row, tokens_T in enumerate(self.recent)},
             **{f"changes.{name}": tensor for name, tensor in self.changes.items()},
             **{f"gathered.{name}": tensor for name, tensor in self.gathered.items()},
         }
+
+    def select(self, rows: Sequence[int]) -> "StackedState":
+        """The state of some samples, in the order given.
+
+        Raises:
+            SettingError: a row that is not there.
+        """
+        size = len(self.positions)
+        if any(not 0 <= row < size for row in rows):
+            raise SettingError(f"rows={list(rows)} of a state of {size} samples; 0 to {size - 1}")
+        chosen = list(rows)
+        return StackedState(
+            tuple(self.positions[row] for row in chosen),
+            tuple(self.recent[row] for row in chosen),
+            {name: tensor[chosen] for name, tensor in self.changes.items()},
+            {name: tensor[chosen] for name, tensor in self.gathered.items()},
+        )
 
 
 def load_stacked_state(tensors: Mapping[str, Tensor]) -> StackedState:
@@ -65,17 +83,18 @@ def load_stacked_state(tensors: Mapping[str, Tensor]) -> StackedState:
     parts: dict[str, dict[str, Tensor]] = {"changes": {}, "gathered": {}}
     rest = dict(tensors)
     try:
-        position, recent_BT = int(rest.pop("position")), rest.pop("recent")
+        positions = tuple(int(at) for at in rest.pop("positions").tolist())
+        recent = tuple(rest.pop(f"recent.{row}") for row in range(len(positions)))
         for name, tensor in rest.items():
             part, _, parameter = name.partition(".")
             parts[part][parameter] = tensor
-            if len(tensor) != len(recent_BT):
-                raise ValueError(f"{name} has {len(tensor)} samples, not {len(recent_BT)}")
+            if len(tensor) != len(positions):
+                raise ValueError(f"{name} has {len(tensor)} samples, not {len(positions)}")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptSnapshot(
             f"no state of stacked levels ({error}); save it by state_dict()"
         ) from None
-    return StackedState(position, recent_BT, parts["changes"], parts["gathered"])
+    return StackedState(positions, recent, parts["changes"], parts["gathered"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +116,12 @@ class StackedLevels:
     loss: TokenLoss
 
     def read(
-        self, tokens_BT: Tensor, state: StackedState | None = None, *, write: bool | None = None
+        self,
+        tokens_BT: Tensor,
+        state: StackedState | None = None,
+        *,
+        mask_BT: Tensor | None = None,
+        write: bool | None = None,
     ) -> tuple[Tensor, StackedState]:
         """Logits of the next tokens of each sequence, and the state after them.
 
@@ -107,12 +131,16 @@ class StackedLevels:
         Args:
             tokens_BT: (B, T) integers.
             state: what the last call returned; None where sequences begin.
-            write: whether levels learn; None for "if the model is in training mode".
+            mask_BT: (B, T) true where a token is one, false where it is padding, anywhere; padding
+                is neither read nor counted, may hold any number, and is answered by zeros.
+            write: whether levels learn; None for "if the model is in training mode". Without, the
+                context goes on and the clocks run, and what is written or gathered stays.
 
         Returns: (B, T, K) logits, detached, and the state.
 
         Raises:
-            ShapeMismatch: tokens that are no (B, T) integers, or a state of another batch.
+            ShapeMismatch: tokens or a mask that are no (B, T) integers or truth values, or a state
+                of another batch.
             ForeignSnapshot: a state of other parameters.
             NonFiniteInput: a write that is not finite; the state given is as it was.
         """
@@ -123,38 +151,53 @@ class StackedLevels:
         ):
             raise ShapeMismatch("the tokens are no (samples, tokens) tensor of integers")
         if state is None:
-            state = StackedState(0, tokens_BT[:, :0], {}, {})
+            empty = tuple(tokens_BT[:, :0])
+            state = StackedState((0,) * len(tokens_BT), empty, {}, {})
+        check_mask(mask_BT, tokens_BT)
         self._check(state, len(tokens_BT))
         writes = self.model.training if write is None else bool(write)
         writes = writes and any(rate > 0 for rate in self.rates.values())
         if not tokens_BT.numel():
             return tokens_BT.new_zeros((*tokens_BT.shape, 0), dtype=torch.float32), state
-        if not writes and not state.changes and not state.position:
+        pieces = list(tokens_BT)
+        if mask_BT is not None:
+            pieces = [piece[mask_T] for piece, mask_T in zip(pieces, mask_BT, strict=True)]
+        is_whole = all(len(piece) == tokens_BT.shape[1] for piece in pieces)
+        if not writes and not state.changes and not any(state.positions) and is_whole:
             with torch.no_grad():  # the model itself, bit for bit
                 logits_BTK: Tensor = self.model(tokens_BT)
-            return logits_BTK, self._go_on(state, tokens_BT, {}, {})
+            return logits_BTK, self._go_on(state, pieces, {}, {})
         rows = [
-            self._read_row(tokens_BT[row], _pick_row(state, row), writes)
-            for row in range(len(tokens_BT))
+            self._read_row(piece, state, row, writes) if len(piece) or writes else None
+            for row, piece in enumerate(pieces)
         ]
-        changes = {name: torch.stack([one[1][name] for one in rows]) for name in rows[0][1]}
-        gathered = {name: torch.stack([one[2][name] for one in rows]) for name in rows[0][2]}
-        logits_BTK = torch.stack([one[0] for one in rows])
-        return logits_BTK, self._go_on(state, tokens_BT, changes, gathered)
+        read = [row for row in rows if row is not None]
+        logits_BTK = _fill_in([row[0] for row in read], tokens_BT, mask_BT)
+        if not writes:
+            return logits_BTK, self._go_on(state, pieces, state.changes, state.gathered)
+        changes = {name: torch.stack([row[1][name] for row in read]) for name in self.chunks}
+        gathered = {name: torch.stack([row[2][name] for row in read]) for name in self.chunks}
+        return logits_BTK, self._go_on(state, pieces, changes, gathered)
 
     def _read_row(
-        self, tokens_T: Tensor, state: StackedState, writes: bool
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        self, tokens_T: Tensor, state: StackedState, row: int, writes: bool
+    ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Logits of one sequence, and its changes and gathered gradients, without an axis B."""
         own = dict(self.model.named_parameters())
-        changes, gathered = dict(state.changes), dict(state.gathered)
-        seen_T = torch.cat([state.recent, tokens_T])
-        begin, end = len(state.recent), len(seen_T)
-        position, outputs = state.position, []
+        changes = {name: tensor[row] for name, tensor in state.changes.items()}
+        gathered = {name: tensor[row] for name, tensor in state.gathered.items()}
+        seen_T = torch.cat([state.recent[row], tokens_T])
+        begin, end = len(state.recent[row]), len(seen_T)
+        position, outputs = state.positions[row], list[Tensor]()
+        is_plain = not writes and not changes  # the model itself, which reads after all
         while begin < end:
-            size = min([end - begin, *(chunk - position % chunk for chunk in self.chunks.values())])
+            size = end - begin
+            if not is_plain:
+                size = min(size, *(chunk - position % chunk for chunk in self.chunks.values()))
             first = 0
-            if self.context is not None:  # counted from the last update of any level
+            if (
+                self.context is not None and not is_plain
+            ):  # counted from the last update of any level
                 first = max(0, begin - self._since_update(position) - self.context)
             piece_1T = seen_T[None, first : begin + size]
             weights = {
@@ -183,29 +226,32 @@ class StackedLevels:
                     if not bool(torch.isfinite(change).all()):
                         raise NonFiniteInput(
                             f"the write of {name!r} at token {position} is not finite; a rate "
-                            f"below {self.rates[name]} works"
+                            f"below {self.rates[name]} works, if the loss itself is finite"
                         )
                     changes[name] = changes[name] + change if name in changes else change
         if writes:  # every sample keeps the same names
             for name in self.chunks:
                 changes.setdefault(name, torch.zeros_like(own[name]))
                 gathered.setdefault(name, torch.zeros_like(own[name]))
-        return torch.cat(outputs), changes, gathered
+        return outputs, changes, gathered
 
     def _go_on(
         self,
         state: StackedState,
-        tokens_BT: Tensor,
+        pieces: Sequence[Tensor],
         changes: Mapping[str, Tensor],
         gathered: Mapping[str, Tensor],
     ) -> StackedState:
-        """The state after these tokens."""
-        recent_BT = torch.cat([state.recent, tokens_BT], 1)
-        position = state.position + tokens_BT.shape[1]
-        if self.context is not None:
-            num_kept = self.context + self._since_update(position)
-            recent_BT = recent_BT[:, max(0, recent_BT.shape[1] - num_kept) :]
-        return StackedState(position, recent_BT, changes, gathered)
+        """The state after these tokens of each sample."""
+        positions, kept = [], []
+        for at, recent_T, piece_T in zip(state.positions, state.recent, pieces, strict=True):
+            seen_T = torch.cat([recent_T, piece_T])
+            positions.append(at + len(piece_T))
+            if self.context is not None and changes:
+                num_kept = self.context + self._since_update(positions[-1])
+                seen_T = seen_T[max(0, len(seen_T) - num_kept) :]
+            kept.append(seen_T)
+        return StackedState(tuple(positions), tuple(kept), changes, gathered)
 
     def _since_update(self, position: int) -> int:
         """Tokens since any level was due."""
@@ -215,9 +261,10 @@ class StackedLevels:
         """Raise unless a state belongs to these parameters and this batch."""
         if not isinstance(state, StackedState):
             raise SettingError(f"state={type(state).__name__}; give what `read` returned, or None")
-        if len(state.recent) != num_samples:
+        if len(state.positions) != num_samples:
             raise ShapeMismatch(
-                f"a state of {len(state.recent)} samples for a batch of {num_samples}"
+                f"a state of {len(state.positions)} samples for a batch of {num_samples}; "
+                "`state.select(rows)` picks samples"
             )
         shapes = {name: tensor.shape for name, tensor in self.model.named_parameters()}
         for name, tensor in [*state.changes.items(), *state.gathered.items()]:
@@ -247,6 +294,7 @@ def stack_levels(
         levels: pattern of parameter names -> C in tokens; the first that matches claims.
         rate: eta of each level or of all, >= 0, per token.
         context: tokens before an update that what follows it is read after, >= 1; None for all.
+            While nothing has been written all are, as in the model.
         loss: ((N, K) logits, (N,) next tokens) -> (), summed; None for cross-entropy.
 
     Raises:
@@ -257,8 +305,8 @@ def stack_levels(
     >>> stacked = stack_levels(lm, {"1.*": 4}, rate=0.1)
     >>> tokens = torch.tensor([[0, 1, 2, 3, 4, 0]])
     >>> logits, state = stacked.read(tokens, write=True)
-    >>> logits.shape, state.position
-    (torch.Size([1, 6, 5]), 6)
+    >>> logits.shape, state.positions
+    (torch.Size([1, 6, 5]), (6,))
     """
     check_model(model, "stack_levels")
     if not isinstance(levels, Mapping) or not levels:
@@ -288,11 +336,14 @@ def _sum_cross_entropy(logits_NK: Tensor, tokens_N: Tensor) -> Tensor:
     return functional.cross_entropy(logits_NK, tokens_N.long(), reduction="sum")
 
 
-def _pick_row(state: StackedState, row: int) -> StackedState:
-    """The state of one sample, without an axis of samples."""
-    return StackedState(
-        state.position,
-        state.recent[row],
-        {name: tensor[row] for name, tensor in state.changes.items()},
-        {name: tensor[row] for name, tensor in state.gathered.items()},
-    )
+def _fill_in(rows: Sequence[Sequence[Tensor]], tokens_BT: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """(B, T, K) logits from the pieces of each row; zeros where padding is."""
+    found = [piece for row in rows for piece in row]
+    if not found:  # padding only: how many logits there are nobody has said
+        return tokens_BT.new_zeros((*tokens_BT.shape, 0), dtype=torch.float32)
+    logits_NK = torch.cat(found)
+    if mask_BT is None:
+        return logits_NK.reshape(*tokens_BT.shape, -1)
+    logits_BTK = logits_NK.new_zeros(*tokens_BT.shape, logits_NK.shape[1])
+    logits_BTK[mask_BT] = logits_NK  # row by row, in the order of the sequence
+    return logits_BTK

@@ -1,7 +1,7 @@
 """Deep optimizers: gradient descent whose momentum is a memory of its own."""
 
 from nestling.optim.deep.dgd import DGD, DGDOptimizer, dgd, dgd_update
-from nestling.optim.deep.dmgd import DMGD, DMGDOptimizer, dmgd_update
+from nestling.optim.deep.dmgd import DMGD, DMGDOptimizer, dmgd, dmgd_update
 from nestling.optim.deep.layer_record import InputMoment, RecordedLayer, record_layers
 from nestling.optim.deep.m3 import M3, M3Optimizer, m3, m3_update
 from nestling.optim.deep.memory_momentum import (
@@ -29,6 +29,7 @@ __all__ = [
     "delta_momentum",
     "dgd",
     "dgd_update",
+    "dmgd",
     "dmgd_update",
     "m3",
     "m3_update",

@@ -9,12 +9,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from nestling.core.checked import checked
-from nestling.core.errors import ShapeMismatch
-from nestling.optim.deep.layer_record import find_moment, forget_moment
+from nestling.core.errors import NonFiniteInput, ShapeMismatch
+from nestling.optim.deep.layer_record import InputMoment, find_moment, get_moment, set_moment
 from nestling.optim.deep.rule_optimizer import OtherRule, RuleOptimizer, State, takes_matrices
 from nestling.optim.plain_specs import CONFIG, SGD, Rate
 
 Form = Literal["exact", "step", "paper"]
+_GATHERED = ("total_gii", "num_rows")  # of a matrix in `state`: its inputs since the last step
 
 
 def dgd_update(
@@ -75,8 +76,8 @@ class DGDOptimizer(RuleOptimizer):
     """DGD as a torch optimizer: weights of recorded layers by `dgd_update`, the rest by `other`.
 
     Forward and backward run within `record_layers(model)`; a weight whose layer was not recorded
-    is an error, and nothing moves. The moment of the inputs gathers since the last step and is no
-    part of the state: save and restore between a step and the next forward pass.
+    is an error, and nothing moves. The moment of the inputs gathers since the last step and is part
+    of the state, which may be saved and restored anywhere, within a period too.
 
     Args:
         params: parameters, or torch's groups of them.
@@ -86,7 +87,58 @@ class DGDOptimizer(RuleOptimizer):
     def __init__(self, params: Iterable[Any], spec: "DGD | None" = None) -> None:
         spec = DGD() if spec is None else spec
         settings = {"lr": spec.lr, "weight_decay": spec.weight_decay, "form": spec.form}
-        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other, find_moment)
+        super().__init__(params, settings, _move_dgd, takes_matrices, spec.other, self._check)
+
+    def save_gathered(self) -> None:
+        """Put the moments of the inputs since the last step into `state`, and go on gathering."""
+        for param in self._list_matrices():
+            moment, held = get_moment(param), self.state.get(param, {})
+            rest = {key: value for key, value in held.items() if key not in _GATHERED}
+            if moment is not None:
+                rest |= {"total_gii": moment.total_gii, "num_rows": moment.num_rows}
+            if rest or param in self.state:
+                self.state[param] = rest
+
+    def restore_gathered(self) -> None:
+        """Go on from the moments that `state` holds."""
+        for param in self._list_matrices():
+            held = self.state.get(param, {})
+            moment = None
+            if "total_gii" in held:  # a copy: it is added to in place
+                moment = InputMoment(held["total_gii"].clone(), int(held["num_rows"]))
+            set_moment(param, moment)
+
+    def drop_gathered(self) -> None:
+        """Forget the inputs since the last step."""
+        for param in self._list_matrices():
+            set_moment(param, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any torch optimizer; the moments since the last step are copies."""
+        self.save_gathered()
+        found = super().state_dict()
+        for held in found["state"].values():
+            if "total_gii" in held:
+                held["total_gii"] = held["total_gii"].clone()
+        return found
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any torch optimizer."""
+        super().load_state_dict(state_dict)
+        self.restore_gathered()
+
+    def _check(self, param: Tensor) -> None:
+        """Raise where a matrix cannot be moved; inputs that are not finite are forgotten."""
+        if not bool(torch.isfinite(find_moment(param).total_gii).all()):
+            self.drop_gathered()
+            raise NonFiniteInput(
+                f"the inputs recorded for a weight of shape {tuple(param.shape)} hold NaN or "
+                "infinity; nothing was moved, and they are forgotten: finite ones work"
+            )
+
+    def _list_matrices(self) -> list[Tensor]:
+        params = [param for group in self.param_groups for param in group["params"]]
+        return [param for param in params if self.takes(param)]
 
 
 def _move_dgd(
@@ -103,7 +155,7 @@ def _move_dgd(
         new = dgd_update(weight_goi, grad_goi, moment_gii, lr=group["lr"], form=group["form"])
         directions.append((new - weight_goi).reshape(param.shape))
     for param in params:
-        forget_moment(param)
+        set_moment(param, None)
     return directions, [1.0] * len(params), [{} for _ in states]
 
 

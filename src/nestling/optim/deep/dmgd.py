@@ -173,3 +173,37 @@ class DMGD:
     def build(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The torch optimizer over `params`."""
         return DMGDOptimizer(list(params), self)
+
+
+def dmgd(
+    lr: float = 0.02,
+    *,
+    decay: float = 0.999,
+    inner_lr: float = 1.0,
+    num_hidden: int = 32,
+    loss: Loss = "l2",
+    target: Target = "gradient",
+    weight_decay: float = 0.0,
+) -> DMGD:
+    """Deep momentum gradient descent (DMGD) for a level: the momentum is a small trained network.
+
+    Args:
+        lr, decay, inner_lr, num_hidden, loss, target, weight_decay: see `DMGD`.
+
+    Returns: a spec that a level or a plan file can name.
+
+    Raises:
+        SettingError: a number out of range, an unknown loss or target.
+
+    >>> dmgd(lr=0.1).num_hidden
+    32
+    """
+    return DMGD(
+        lr=lr,
+        weight_decay=weight_decay,
+        decay=decay,
+        inner_lr=inner_lr,
+        num_hidden=num_hidden,
+        loss=loss,
+        target=target,
+    )

@@ -16,6 +16,8 @@ from nestling.core.errors import SettingError
 
 # Where a weight carries its moment while its layer is recorded, as it carries its gradient.
 _SLOT = "input_moment"
+# Where it lies if it was restored before recording began.
+_RESTORED = "restored_moment"
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
@@ -45,7 +47,8 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
     """Record inputs and output gradients of linear and convolutional layers of a whole model.
 
     Within the context every backward pass adds to the second moment of each layer's inputs, which
-    its weight carries until an optimizer has used it (`DGD`). A pass without a backward adds
+    its weight carries until an optimizer has used it (`DGD`) or the context ends: it must span
+    whole periods of a level. A pass without a backward adds
     nothing. A layer that is called several times has all its rows. The gradient of a weight is the
     sum over rows of output gradient times input; with groups, group by group.
 
@@ -76,7 +79,7 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
     handles = []
     try:
         for name, layer in layers.items():
-            setattr(layer.weight, _SLOT, None)
+            setattr(layer.weight, _SLOT, layer.weight.__dict__.pop(_RESTORED, None))
             handles.append(layer.register_forward_hook(_listen(record[name] if rows else None)))
         yield record
     finally:
@@ -93,7 +96,7 @@ def find_moment(weight: Tensor) -> InputMoment:
     Raises:
         SettingError: nothing was recorded.
     """
-    moment: InputMoment | None = getattr(weight, _SLOT, None)
+    moment = get_moment(weight)
     if moment is None:
         raise SettingError(
             f"DGD has no inputs for a weight of shape {tuple(weight.shape)}; run forward and "
@@ -102,9 +105,20 @@ def find_moment(weight: Tensor) -> InputMoment:
     return moment
 
 
-def forget_moment(weight: Tensor) -> None:
-    """Begin a new moment: an optimizer has used the old one."""
-    setattr(weight, _SLOT, None)
+def get_moment(weight: Tensor) -> InputMoment | None:
+    """As `find_moment`; None if nothing was recorded."""
+    held: InputMoment | None = getattr(weight, _SLOT, None) or getattr(weight, _RESTORED, None)
+    return held
+
+
+def set_moment(weight: Tensor, moment: InputMoment | None) -> None:
+    """Go on from another moment; None begins a new one, as after an update."""
+    if hasattr(weight, _SLOT):
+        setattr(weight, _SLOT, moment)
+    elif moment is not None:
+        setattr(weight, _RESTORED, moment)
+    else:
+        weight.__dict__.pop(_RESTORED, None)
 
 
 def find_rows(layer: _Layer, inputs: Tensor) -> Tensor:
@@ -171,6 +185,8 @@ def _listen(
 def _add_moment(weight: Tensor, rows_gri: Tensor) -> None:
     if not hasattr(weight, _SLOT):
         return  # the context was left between forward and backward
+    if not weight.requires_grad:
+        return  # its gradient of this pass counts nowhere, so its inputs do not either
     wide = rows_gri.to(torch.promote_types(rows_gri.dtype, torch.float32))
     total_gii = wide.mT @ wide
     before: InputMoment | None = getattr(weight, _SLOT)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core.checked import checked
 from nestling.core.errors import SettingError
+from nestling.optim.deep.large_products import Coefficients
 from nestling.optim.deep.muon import (
     POLYNOMIALS,
     Polynomial,
@@ -19,7 +20,7 @@ from nestling.optim.deep.muon import (
     orthogonalize_in,
     scale_step,
 )
-from nestling.optim.deep.newton_schulz import MAX_STEPS, QUINTIC, Coefficients
+from nestling.optim.deep.newton_schulz import MAX_STEPS, QUINTIC
 from nestling.optim.deep.rule_optimizer import OtherRule, RuleOptimizer, State, takes_matrices
 from nestling.optim.plain_specs import CONFIG, AdamW, Fraction, Rate
 

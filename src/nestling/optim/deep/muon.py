@@ -11,11 +11,11 @@ from torch import Tensor
 
 from nestling.core.checked import checked
 from nestling.core.errors import MismatchedParameters
+from nestling.optim.deep.large_products import Coefficients
 from nestling.optim.deep.newton_schulz import (
     CUBIC,
     MAX_STEPS,
     QUINTIC,
-    Coefficients,
     orthogonalize_all,
 )
 from nestling.optim.deep.rule_optimizer import (

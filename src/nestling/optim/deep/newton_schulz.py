@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from nestling.core.errors import SettingError, ShapeMismatch
+from nestling.core.params import sum_dtype
+from nestling.optim.deep.large_products import (
+    Coefficients,
+    compose_steps,
+    is_large,
+    make_gram,
+    make_space,
+)
 
-Coefficients = tuple[float, float, float]
 # Keller Jordan's, as torch.optim.Muon has them: the steepest slope at 0, singular values end in
 # about [0.68, 1.13] and not at 1.
 QUINTIC: Coefficients = (3.4445, -4.7750, 2.0315)
@@ -26,10 +33,8 @@ _STEPS_PER_PRODUCT = {torch.bfloat16: 2, torch.float16: 2, torch.float32: 5, tor
 _MIN_ASPECT = 1.5
 # Numbers in one batch: more of them leave the cache, fewer waste time on calls.
 _BATCH_NUMEL = 1_200_000
-# Symmetric products are made of their lower blocks from this size on.
-_MIN_BLOCKED = 192
-_WIDE = (torch.float32, torch.float64)
-_NUM_BLOCKS = 4
+# Whose exponents hold squares of norms, so that small matrices are divided in place of large ones.
+_WIDE = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def orthogonalize(
@@ -71,7 +76,13 @@ def orthogonalize(
         return matrices.clone()
     batch_bmn = matrices.reshape(-1, *matrices.shape[-2:])
     is_tall = batch_bmn.shape[1] > batch_bmn.shape[2]
-    done = _iterate(batch_bmn.mT if is_tall else batch_bmn, steps, coefficients, eps)
+    wide_bmn = batch_bmn.mT if is_tall else batch_bmn
+    if is_large(wide_bmn) and steps:
+        space = make_space(wide_bmn.shape[1], wide_bmn)
+        ones = [_iterate_large(one, steps, coefficients, eps, space) for one in wide_bmn]
+        done = ones[0].unsqueeze(0) if len(ones) == 1 else torch.stack(ones)
+    else:
+        done = _iterate(wide_bmn, steps, coefficients, eps)
     return (done.mT if is_tall else done).reshape(matrices.shape)
 
 
@@ -108,17 +119,22 @@ def orthogonalize_all(
         groups.setdefault(key, []).append(index)
     found: dict[int, Tensor] = {}
     for indices in groups.values():
+        first = _lay_wide(matrices[indices[0]])
+        if is_large(first) and steps:
+            space = make_space(len(first), first)
+            for index in indices:
+                wide_mn = _lay_wide(matrices[index])
+                one = _iterate_large(wide_mn, steps, coefficients, eps, space)
+                found[index] = one.mT if _is_tall(matrices[index]) else one
+            continue
         size = max(1, _BATCH_NUMEL // max(1, matrices[indices[0]].numel()))
-        if _is_blocked(matrices[indices[0]]):
-            size = 1
         for start in range(0, len(indices), size):
             chunk = indices[start : start + size]
             turned = [_lay_wide(matrices[index]) for index in chunk]
             batch = turned[0].unsqueeze(0) if len(turned) == 1 else torch.stack(turned)
             done = orthogonalize(batch, steps=steps, coefficients=coefficients, eps=eps)
             for index, one in zip(chunk, done, strict=True):
-                is_tall = matrices[index].shape[0] > matrices[index].shape[1]
-                found[index] = one.mT if is_tall else one
+                found[index] = one.mT if _is_tall(matrices[index]) else one
     return [found[index] for index in range(len(matrices))]
 
 
@@ -156,8 +172,12 @@ def check_steps(steps: int) -> None:
         raise SettingError(f"steps={steps} of Newton-Schulz; 0 to {MAX_STEPS} work, 5 is usual")
 
 
+def _is_tall(matrix: Tensor) -> bool:
+    return matrix.shape[0] > matrix.shape[1]
+
+
 def _lay_wide(matrix: Tensor) -> Tensor:
-    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    return matrix.mT if _is_tall(matrix) else matrix
 
 
 def _normalise(batch_bmn: Tensor, eps: float) -> Tensor:
@@ -171,116 +191,85 @@ def _normalise(batch_bmn: Tensor, eps: float) -> Tensor:
     return normed
 
 
-def _iterate(x_bmn: Tensor, steps: int, coefficients: Coefficients, eps: float) -> Tensor:
-    a, b, c = coefficients
-    m, n = x_bmn.shape[1:]
-    size = _STEPS_PER_PRODUCT.get(x_bmn.dtype, 2) if n >= _MIN_ASPECT * m else 1
-    size = max(1, min(size, steps))
-    # 5 steps of at most 2 are 2, 2, 1; and 6 of at most 5 are 3, 3.
+def _divide_steps(shape: Sequence[int], dtype: torch.dtype, steps: int) -> list[int]:
+    """How many steps each product of step polynomials holds; their sum is `steps`.
+
+    >>> _divide_steps((4, 16), torch.bfloat16, 5), _divide_steps((4, 16), torch.float32, 6)
+    ([2, 2, 1], [3, 3])
+    >>> _divide_steps((4, 4), torch.float32, 3)
+    [1, 1, 1]
+    """
+    size = _STEPS_PER_PRODUCT.get(dtype, 2) if shape[1] >= _MIN_ASPECT * shape[0] else 1
     num_products = math.ceil(steps / size)
-    for index in range(num_products):
-        now = steps // num_products + (index < steps % num_products)
+    return [steps // num_products + (i < steps % num_products) for i in range(num_products)]
+
+
+def _find_norm(gram_bmm: Tensor, eps: float) -> Tensor | None:
+    """|X|_F of X X^T as (b, 1, 1), by its trace; None where that cannot be trusted."""
+    if gram_bmm.dtype not in _WIDE:
+        return None
+    squares_b = gram_bmm.diagonal(dim1=-2, dim2=-1).sum(-1, dtype=sum_dtype(gram_bmm.dtype))
+    if not bool(((squares_b > 1e-20) & (squares_b < 1e30)).all()):
+        return None
+    return squares_b.sqrt().clamp(min=eps).reshape(-1, 1, 1).to(gram_bmm.dtype)
+
+
+def _iterate(x_bmn: Tensor, steps: int, coefficients: Coefficients, eps: float) -> Tensor:
+    """All matrices at once."""
+    a, b, c = coefficients
+    if steps == 0:
+        return _normalise(x_bmn, eps)
+    for index, now in enumerate(_divide_steps(x_bmn.shape[1:], x_bmn.dtype, steps)):
+        norm: Tensor | None = None
+        if index == 0 and now == 1:
+            x_bmn = _normalise(x_bmn, eps)
+        gram_bmm = x_bmn @ x_bmn.mT
         if now == 1:
-            x_bmn = _normalise(x_bmn, eps) if index == 0 else x_bmn
-            gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
-            rest_bmm = _square_symmetric(gram_bmm, b, c)
-            x_bmn = _add_product(x_bmn, rest_bmm, x_bmn, a, 1.0)
+            rest_bmm = torch.baddbmm(gram_bmm, gram_bmm, gram_bmm, beta=b, alpha=c)
+            x_bmn = torch.baddbmm(x_bmn, rest_bmm, x_bmn, beta=a)
             continue
-        gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
+        if index == 0:
+            norm = _find_norm(gram_bmm, eps)
+            if norm is None:
+                x_bmn = _normalise(x_bmn, eps)
+                gram_bmm = x_bmn @ x_bmn.mT
+            else:
+                gram_bmm = gram_bmm.div_(norm.square())
+        product_bmm = _compose(gram_bmm, now, coefficients)
+        x_bmn = torch.bmm(product_bmm if norm is None else product_bmm.div_(norm), x_bmn)
+    return x_bmn
+
+
+def _iterate_large(
+    x_mn: Tensor, steps: int, coefficients: Coefficients, eps: float, space: list[Tensor]
+) -> Tensor:
+    """One large matrix on a CPU, `steps` >= 1; what is in `space` is overwritten."""
+    gram_mm, *rest = space
+    for index, now in enumerate(_divide_steps(x_mn.shape, x_mn.dtype, steps)):
+        make_gram(x_mn, gram_mm)
         norm: Tensor | None = None
         if index == 0:
-            # |X|_F from the trace of X X^T: two small matrices are divided in place of X.
-            squares = gram_bmm.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-            if x_bmn.dtype in _WIDE and bool(((squares > 1e-20) & (squares < 1e30)).all()):
-                norm = squares.sqrt().clamp(min=eps).reshape(-1, 1, 1)
-                gram_bmm = gram_bmm.div_(norm.square())
+            norm = _find_norm(gram_mm.unsqueeze(0), eps)
+            if norm is None:
+                x_mn = _normalise(x_mn.unsqueeze(0), eps)[0]
+                make_gram(x_mn, gram_mm)
             else:
-                x_bmn = _normalise(x_bmn, eps)
-                gram_bmm = _multiply_symmetric(x_bmn, x_bmn.mT)
-        product_bmm = _compose(gram_bmm, now, coefficients)
-        x_bmn = _multiply(product_bmm if norm is None else product_bmm.div_(norm), x_bmn)
-    return _normalise(x_bmn, eps) if steps == 0 else x_bmn
+                # Two small matrices are divided in place of X.
+                gram_mm.div_(norm[0].square())
+        product_mm = compose_steps(gram_mm, now, coefficients, rest)
+        x_mn = torch.mm(product_mm if norm is None else product_mm.div_(norm[0]), x_mn)
+    return x_mn
 
 
 def _compose(gram_bmm: Tensor, steps: int, coefficients: Coefficients) -> Tensor:
-    """The polynomial Q of G = X X^T by which Q X is X after `steps` steps.
-
-    P = a I + b G + c G^2;  Q <- P Q;  G <- P G P. All of them commute, so each is symmetric.
-    """
+    """As `compose_steps`, of a batch of small matrices."""
     a, b, c = coefficients
     product: Tensor | None = None
     for index in range(steps):
-        step_bmm = _square_symmetric(gram_bmm, b, c)
+        step_bmm = torch.baddbmm(gram_bmm, gram_bmm, gram_bmm, beta=b, alpha=c)
         step_bmm.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = step_bmm if product is None else _multiply_symmetric(step_bmm, product)
+        product = step_bmm if product is None else torch.bmm(step_bmm, product)
         if index + 1 < steps:
-            half = _multiply_symmetric(step_bmm, gram_bmm)
-            gram_bmm = _multiply_symmetric(step_bmm, half)
+            gram_bmm = torch.bmm(step_bmm, torch.bmm(step_bmm, gram_bmm))
     assert product is not None
     return product
-
-
-def _multiply_symmetric(left_bmn: Tensor, right_bnm: Tensor) -> Tensor:
-    """left @ right where that is symmetric: two thirds of the work, where blocks are large."""
-    if not _is_blocked(left_bmn):
-        return _multiply(left_bmn, right_bnm)
-    out = left_bmn.new_empty(left_bmn.shape[0], left_bmn.shape[1], left_bmn.shape[1])
-    # One by one: a batched product cannot write into a part of a matrix.
-    for out_mm, left_mn, right_nm in zip(out, left_bmn, right_bnm, strict=True):
-        for rows, columns in _list_blocks(len(out_mm)):
-            torch.mm(left_mn[rows], right_nm[:, columns], out=out_mm[rows, columns])
-        _mirror(out_mm)
-    return out
-
-
-def _square_symmetric(gram_bmm: Tensor, b: float, c: float) -> Tensor:
-    """b G + c G^2 of a symmetric G."""
-    if not _is_blocked(gram_bmm):
-        return _add_product(gram_bmm, gram_bmm, gram_bmm, b, c)
-    out = torch.empty_like(gram_bmm)
-    for out_mm, gram in zip(out, gram_bmm, strict=True):
-        for rows, columns in _list_blocks(len(gram)):
-            part = gram[rows, columns]
-            torch.addmm(
-                part, gram[rows], gram[:, columns], beta=b, alpha=c, out=out_mm[rows, columns]
-            )
-        _mirror(out_mm)
-    return out
-
-
-def _list_blocks(m: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the blocks on and below the diagonal."""
-    size = math.ceil(m / _NUM_BLOCKS)
-    starts = range(0, m, size)
-    return [(slice(start, start + size), slice(0, min(start + size, m))) for start in starts]
-
-
-def _mirror(matrix_mm: Tensor) -> None:
-    """Copy the blocks below the diagonal to above it, in place."""
-    for rows, columns in _list_blocks(len(matrix_mm)):
-        below = slice(0, rows.start)
-        if columns.stop > rows.start > 0:
-            matrix_mm[below, rows] = matrix_mm[rows, below].mT
-
-
-def _multiply(left_bmn: Tensor, right_bnk: Tensor) -> Tensor:
-    # For a single one torch's plain product is faster than its batched one.
-    if len(left_bmn) == 1:
-        return torch.mm(left_bmn[0], right_bnk[0]).unsqueeze(0)
-    return torch.bmm(left_bmn, right_bnk)
-
-
-def _add_product(
-    base_bmk: Tensor, left_bmn: Tensor, right_bnk: Tensor, beta: float, alpha: float
-) -> Tensor:
-    """beta base + alpha left @ right."""
-    if len(base_bmk) == 1:
-        one = torch.addmm(base_bmk[0], left_bmn[0], right_bnk[0], beta=beta, alpha=alpha)
-        return one.unsqueeze(0)
-    return torch.baddbmm(base_bmk, left_bmn, right_bnk, beta=beta, alpha=alpha)
-
-
-def _is_blocked(matrix: Tensor) -> bool:
-    """Whether its symmetric products are made of their blocks on and below the diagonal."""
-    is_large = min(matrix.shape[-2:]) >= _MIN_BLOCKED
-    return is_large and matrix.dtype in _WIDE and matrix.device.type == "cpu"

@@ -1,0 +1,1 @@
+"""What memories learn in context, beside linear attention, DeltaNet and a Transformer."""

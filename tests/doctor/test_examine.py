@@ -274,6 +274,24 @@ def test_attention_both_ways_is_examined_where_it_is_said() -> None:
     assert any(check.name == "causal" and check.outcome != "ok" for check in report.checks)
 
 
+def test_an_optimizer_that_takes_other_parameters_only_is_not_examined() -> None:
+    def make(params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        if params[0].shape[0] != 16:
+            raise ValueError("16 rows only")
+        return torch.optim.SGD(params, lr=0.1)
+
+    model = build_model("mlp", {"sizes": [8, 16, 4]})
+    plan = nl.Plan(
+        nl.Level("rows", match=["trunk.*"], optimizer=make), nl.Level("rest", match=["*"])
+    )
+    report = examine(model, plan)
+    assert report.is_healthy
+    assert any(
+        check.subject == "rows" and check.outcome == "not examined" and "16 rows" in check.finding
+        for check in report.checks
+    )
+
+
 def test_a_plan_that_runs_away() -> None:
     plan = nl.Plan(nl.Level("all", match=["*"], optimizer=nl.sgd(lr=1e6)))
     report = examine(build_model("mlp", {"sizes": [8, 16, 4]}), plan)

@@ -293,6 +293,23 @@ class LostMomentum(_Rule):
         return 0.1 * self.momenta[id(param)]
 
 
+class LostSteps(_Rule):
+    """Counts its steps and gathers gradients beside `state`; right again every four steps."""
+
+    def __init__(self, params: Iterable[Tensor], every: int = 4) -> None:
+        super().__init__(params)
+        self.every, self.steps_taken = every, 0
+        self.gathered: dict[int, Tensor] = {}
+
+    def direct(self, param: Tensor, grad: Tensor) -> Tensor:
+        self.steps_taken += 1
+        total = self.gathered.pop(id(param), torch.zeros_like(grad)) + grad
+        if self.steps_taken % self.every == 0:
+            return total
+        self.gathered[id(param)] = total
+        return torch.zeros_like(grad)
+
+
 class ForgetfulState(nn.Module):
     """A write waits until a chunk of 4 ends, but what waits is not part of the state."""
 

@@ -1,5 +1,6 @@
 """The doctor finds each of the eight ways in which nested-learning code fails, and no other."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_6_eval_that_writes_and_state_that_is_shared() -> None:
     assert "no leak between samples" in found
     found = list_failed(examine(bad.SharedFastState()))
     assert found.keys() == {"no leak between samples"}
-    assert "in call 2 (train mode)" in found["no leak between samples"]
+    assert "(train mode)" in found["no leak between samples"]
 
 
 def test_7_what_a_checkpoint_lacks() -> None:
@@ -129,6 +130,9 @@ def test_7_what_a_checkpoint_lacks() -> None:
     found = list_failed(examine(optimizer=bad.LostMomentum))
     assert found.keys() == {"resumes bit for bit"}
     assert "lacks momenta.0" in found["resumes bit for bit"]
+    found = list_failed(examine(optimizer=bad.LostSteps))
+    assert found.keys() == {"resumes bit for bit"}
+    assert "lacks steps_taken, gathered.0" in found["resumes bit for bit"]
     found = examine_sequence(bad.ForgetfulState())
     assert found.keys() == {"resumes bit for bit"}
     assert "clocks, momenta" in found["resumes bit for bit"]
@@ -152,30 +156,61 @@ def make_lm() -> nn.Module:
     return nn.Sequential(nn.Embedding(11, 8), gpt_blocks(1, 8, 2), nn.Linear(8, 11))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        build_model("mlp", {"sizes": [8, 16, 4]}),
-        build_model("convnet", {"num_classes": 4, "image_size": (8, 8), "widths": [4]}),
-        build_model("transformer", {"num_tokens": 20, "num_classes": 4, "width": 16}),
-        DeltaMemory(8, 2),
-        DeltaMemory(8, 1, decay=True),
-        nl.models.CMS(8, (4, 8)),
-        nl.models.CMS(8, (4, 8), arrangement="nested", transfer="weights"),
-        nl.models.CMS(8, (4, 8), arrangement="independent", gradient="first"),
-        nl.models.ContinuumBlock(8, 2, (4, 8)),
-        gpt_blocks(1, 8, 2),
-        make_lm(),
-        nl.stack_levels(make_lm(), {"1.0.out.*": 8, "1.0.fc.*": 4}, rate=0.05, context=8),
-        nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4)),
-        nn.LSTM(8, 8, batch_first=True),
-    ],
-    ids=lambda model: type(model).__name__,
-)
-def test_healthy_models_pass(model: Any) -> None:
-    report = examine(model)
+HEALTHY: dict[str, Callable[[], Any]] = {
+    "mlp": lambda: build_model("mlp", {"sizes": [8, 16, 4]}),
+    "linear": lambda: nn.Linear(4, 3).double(),
+    "convnet": lambda: build_model(
+        "convnet", {"num_classes": 4, "image_size": (8, 8), "widths": [4]}
+    ),
+    "transformer": lambda: build_model(
+        "transformer", {"num_tokens": 20, "num_classes": 4, "width": 16}
+    ),
+    "delta": lambda: DeltaMemory(8, 2),
+    "delta with decay": lambda: DeltaMemory(8, 1, decay=True),
+    "cms": lambda: nl.models.CMS(8, (4, 8)),
+    "cms nested": lambda: nl.models.CMS(8, (4, 8), arrangement="nested", transfer="weights"),
+    "cms independent": lambda: nl.models.CMS(
+        8, (4, 8), arrangement="independent", gradient="first"
+    ),
+    "continuum block": lambda: nl.models.ContinuumBlock(8, 2, (4, 8)),
+    "gpt": lambda: gpt_blocks(1, 8, 2),
+    "language model": make_lm,
+    "stacked levels": lambda: nl.stack_levels(
+        make_lm(), {"1.0.out.*": 8, "1.0.fc.*": 4}, rate=0.05, context=8
+    ),
+    "batch norm": lambda: nn.Sequential(
+        nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4)
+    ),
+    "lstm": lambda: nn.LSTM(8, 8, batch_first=True),
+    "values": lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)),
+    "half precision": lambda: build_model("mlp", {"sizes": [8, 16, 4]}).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_models_pass(name: str) -> None:
+    report = examine(HEALTHY[name]())
     assert report.failed == ()
     assert report.is_healthy
+
+
+def test_lazy_layers_take_their_shape_from_the_inputs() -> None:
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    report = examine(model, inputs=make_inputs((16, 5)))
+    assert report.is_healthy
+    assert isinstance(model[0].weight, nn.UninitializedParameter)
+
+
+@pytest.mark.parametrize("rule", [nl.lookahead(), nl.outer_nesterov()], ids=str)
+def test_outer_rules_may_write_what_they_copy(rule: Any) -> None:
+    plan = nl.Plan(
+        nl.Level("head", match=["head.*"]),
+        nl.Level("spine", match=["*"], period=4),
+        nl.Copy("outer", of=["head", "spine"], period=6, rule=rule),
+    )
+    report = examine(build_model("mlp", {"sizes": [8, 16, 4]}), plan)
+    assert report.failed == ()
+    assert {row.level: row.updates for row in report.levels} == {"head": 13, "spine": 3, "outer": 2}
 
 
 def test_a_healthy_plan_passes_and_its_rows_count_updates() -> None:
@@ -239,6 +274,24 @@ def test_attention_both_ways_is_examined_where_it_is_said() -> None:
     assert any(check.name == "causal" and check.outcome != "ok" for check in report.checks)
 
 
+def test_an_optimizer_that_takes_other_parameters_only_is_not_examined() -> None:
+    def make(params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        if params[0].shape[0] != 16:
+            raise ValueError("16 rows only")
+        return torch.optim.SGD(params, lr=0.1)
+
+    model = build_model("mlp", {"sizes": [8, 16, 4]})
+    plan = nl.Plan(
+        nl.Level("rows", match=["trunk.*"], optimizer=make), nl.Level("rest", match=["*"])
+    )
+    report = examine(model, plan)
+    assert report.is_healthy
+    assert any(
+        check.subject == "rows" and check.outcome == "not examined" and "16 rows" in check.finding
+        for check in report.checks
+    )
+
+
 def test_a_plan_that_runs_away() -> None:
     plan = nl.Plan(nl.Level("all", match=["*"], optimizer=nl.sgd(lr=1e6)))
     report = examine(build_model("mlp", {"sizes": [8, 16, 4]}), plan)
@@ -250,9 +303,10 @@ def test_a_plan_that_runs_away() -> None:
 @pytest.mark.parametrize(
     "rule",
     [
-        nl.sgd(), nl.adamw(), nl.optim.muon(), nl.optim.m3(), nl.optim.dgd(), nl.optim.DMGD(),
-        nl.optim.delta_momentum(), torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
-        partial(torch.optim.AdamW, amsgrad=True), torch.optim.Muon,
+        nl.sgd(momentum=0.9), nl.adamw(), nl.optim.muon(), nl.optim.m3(), nl.optim.m3(period=1000),
+        nl.optim.dgd(), nl.optim.DMGD(), nl.optim.delta_momentum(), torch.optim.SGD,
+        torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.ASGD, torch.optim.Muon,
+        partial(torch.optim.AdamW, amsgrad=True),
     ],
     ids=str,
 )  # fmt: skip

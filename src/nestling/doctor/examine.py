@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.arguments import check_whole
-from nestling.core.errors import SettingError
+from nestling.core.errors import NestlingError, SettingError
 from nestling.core.modes import in_own_modes
 from nestling.doctor.check_results import Check, Examination, LevelRow, passed, skipped
 from nestling.doctor.examined_model import Examinable, ExaminedModel, prepare_model
@@ -26,7 +26,7 @@ from nestling.doctor.level_run import (
 from nestling.doctor.period_checks import Make, check_declared_periods
 from nestling.doctor.practice import Practice, make_practice
 from nestling.doctor.purity_checks import PURE, check_purity
-from nestling.doctor.rule_checks import examine_optimizer
+from nestling.doctor.rule_checks import DESCENDS, examine_optimizer
 from nestling.doctor.sequence_checks import (
     CAUSAL,
     SAMPLES,
@@ -213,7 +213,10 @@ def _examine_rules(plan: Plan) -> list[Check]:
         if level.optimizer in seen:
             continue
         seen.append(level.optimizer)
-        checks += examine_optimizer(level.optimizer, level.name)
+        try:
+            checks += examine_optimizer(level.optimizer, level.name)
+        except NestlingError as error:  # it fits its level, not our small problems
+            checks.append(skipped(DESCENDS, level.name, str(error)))
     return checks
 
 

@@ -1,7 +1,7 @@
 """A model under examination: always a copy, called alike whatever its style."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -136,6 +136,9 @@ def prepare_model(source: object, x: Tensor, *, seed: int = 0) -> tuple[Examined
         raise NonFiniteInput("NaN or infinity in the inputs of the examination; mend them")
     subject = ExaminedModel(source, x, seed)
     method, state_word, takes_write = _read_signature(source)
+    if any(isinstance(p, nn.UninitializedParameter) for p in subject.module.parameters()):
+        subject = subject.copy()
+        _call_first(subject, own=True)  # lazy layers take their shape
     subject = replace(subject, method=method, has_state=state_word, takes_write=takes_write)
     y, new = _call_first(subject)
     if state_word and not list_held(new):
@@ -172,21 +175,21 @@ def find_output(found: object) -> tuple[Tensor, object]:
         return found, None
     if isinstance(found, tuple) and found and isinstance(found[0], Tensor):
         return found[0], found[1] if len(found) == 2 else found[1:]
-    logits = getattr(found, "logits", None)
+    logits = found.get("logits") if isinstance(found, Mapping) else getattr(found, "logits", None)
     if isinstance(logits, Tensor):
         return logits, None
     raise ModelError(
-        f"the model returned {name_kind(found)}; a tensor, or a tuple of a tensor and a state, "
-        "works"
+        f"the model returned {name_kind(found)}; a tensor, a tuple of a tensor and a state, or "
+        "`logits` works"
     )
 
 
-def _call_first(subject: ExaminedModel) -> tuple[Tensor, object]:
-    """The first call, of a copy; what it raises is the user's to mend."""
+def _call_first(subject: ExaminedModel, *, own: bool = False) -> tuple[Tensor, object]:
+    """The first call, of a copy unless it is `own`; what it raises is the user's to mend."""
     x = subject.x
-    copied = subject.copy()
+    one = subject if own else subject.copy()
     try:
-        return copied.call(x)
+        return one.call(x)
     except ModelError:
         raise
     except Exception as error:

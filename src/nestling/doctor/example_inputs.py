@@ -12,7 +12,7 @@ from nestling.core.seeds import make_generator
 from nestling.doctor.examined_model import check_parameters, prepare_model
 from nestling.doctor.period_checks import find_periods
 
-NUM_SAMPLES, NUM_SEQUENCES, LENGTH, LONG, MOST_LENGTH = 16, 4, 24, 256, 1100
+NUM_SAMPLES, NUM_SEQUENCES, LENGTH, LONG, MOST_LENGTH = 32, 4, 24, 256, 1100
 
 
 def make_inputs(shape: Sequence[int], *, tokens: int | None = None, seed: int = 0) -> Tensor:
@@ -52,7 +52,7 @@ def guess_inputs(model: nn.Module, *, seed: int = 0) -> Tensor:
         ModelError: none of what was tried works.
 
     >>> tuple(guess_inputs(nn.Linear(5, 2)).shape)
-    (16, 5)
+    (32, 5)
     """
     check_parameters(model)
     tried: list[str] = []

@@ -8,15 +8,17 @@ from torch import Tensor
 from nestling.doctor.check_results import Check, failed, list_names, passed, skipped
 from nestling.doctor.examined_model import ExaminedModel, Mode
 from nestling.doctor.practice import Practice
+from nestling.doctor.sequence_checks import draw_like
 
 REACHED, CHANCE = "write rules receive gradient", "learns above chance"
-NUM_STEPS = 3
+NUM_STEPS = 3  # as many as there are batches
 # Tried in turn: what is learned by heart at one of them is learned.
-RATES, NUM_FITS, LEARNED = (1e-2, 1e-3), 60, 0.1
+RATES, NUM_FITS, LEARNED = (1e-2, 1e-1, 1e-3), 60, 0.1
 
 
 def check_gradients(subject: ExaminedModel, practice: Practice) -> Check:
-    """Whether every trainable parameter has a gradient that is not zero in one of three steps.
+    """Whether every trainable parameter has a gradient that is not zero in one of three steps,
+    on three batches.
 
     Keys, values, queries, rates, decays and initial states of a memory are among them. Two calls
     are made, the second with the state of the first, so that what only lasts counts.
@@ -29,9 +31,12 @@ def check_gradients(subject: ExaminedModel, practice: Practice) -> Check:
         return skipped(REACHED, "model", "no parameter is trainable (requires_grad)")
     optimizer = torch.optim.Adam(named.values(), lr=1e-2)
     reached: set[str] = set()
+    # The second batch is another one, the third far from the first: clamps may open there.
+    x = one.x
+    batches = [x, draw_like(x, "gradient"), 3 * x if x.is_floating_point() else x]
     for step in range(NUM_STEPS):
         optimizer.zero_grad()
-        loss = _lose_twice(one, practice, step)
+        loss = _lose_twice(one, batches[step], practice, step)
         if not loss.requires_grad:
             return failed(
                 REACHED, "model", "the output has no graph; drop no_grad() and detach() before it"
@@ -50,7 +55,7 @@ def check_gradients(subject: ExaminedModel, practice: Practice) -> Check:
             REACHED,
             list_names(dead),
             f"{len(dead)} of {len(named)} parameters got no gradient in {NUM_STEPS} steps; look "
-            "for detach(), no_grad() or .data on their way to the output",
+            "for detach(), no_grad(), .item() or a closed clamp on their way to the output",
         )
     return passed(REACHED, "model", f"all {len(named)} parameters got gradient")
 
@@ -100,12 +105,12 @@ def _halve(half: int) -> tuple[slice, slice]:
     return slice(0, half), slice(half, 2 * half)
 
 
-def _lose_twice(one: ExaminedModel, practice: Practice, salt: int) -> Tensor:
+def _lose_twice(one: ExaminedModel, x: Tensor, practice: Practice, salt: int) -> Tensor:
     """Loss of a call and of one that goes on from its state."""
-    y, state = one.call(one.x, write=True, salt=salt)
+    y, state = one.call(x, write=True, salt=salt)
     loss = practice.loss(y)
     if one.has_state:
-        again, _ = one.call(one.x, state, write=True, salt=salt)
+        again, _ = one.call(x, state, write=True, salt=salt)
         loss = loss + practice.loss(again)
     return loss
 

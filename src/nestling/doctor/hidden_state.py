@@ -12,7 +12,9 @@ _DEPTH = 6
 
 
 def list_held(value: object, name: str = "") -> dict[str, Tensor | float]:
-    """Tensors and numbers within containers, dataclasses and attributes, by where they lie.
+    """Tensors and numbers within containers and attributes, by where they lie.
+
+    Numbers in lists are left out: they are a log, not a clock.
 
     Args:
         value: a tensor, number, mapping, sequence or dataclass, or an object with such attributes.
@@ -20,8 +22,8 @@ def list_held(value: object, name: str = "") -> dict[str, Tensor | float]:
 
     Returns: name -> tensor (the one that is held, not a copy) or number.
 
-    >>> list_held({"a": [torch.zeros(1), 2]}, "state")
-    {'state.a.0': tensor([0.]), 'state.a.1': 2}
+    >>> list_held({"a": [torch.zeros(1)], "clock": 2}, "state")
+    {'state.a.0': tensor([0.]), 'state.clock': 2}
     """
     return dict(_walk(value, name, _DEPTH, set()))
 
@@ -82,23 +84,25 @@ def are_same(first: Tensor | float, second: Tensor | float) -> bool:
 
 
 def _walk(
-    value: object, name: str, depth: int, seen: set[int]
+    value: object, name: str, depth: int, seen: set[int], is_listed: bool = False
 ) -> Iterator[tuple[str, Tensor | float]]:
     if isinstance(value, bool) or value is None or isinstance(value, str | type):
         return
     if isinstance(value, Tensor | int | float):
-        yield name, value
+        if isinstance(value, Tensor) or not is_listed:
+            yield name, value
         return
     if depth == 0 or id(value) in seen:
         return
     seen.add(id(value))
     parts: Iterator[tuple[object, object]]
+    is_list = isinstance(value, list | tuple | set | frozenset)
     if isinstance(value, nn.Module):
         parts = iter([*value.named_parameters(), *list_module_state(value).items()])
     elif isinstance(value, Mapping):
         parts = iter(value.items())
-    elif isinstance(value, list | tuple | set | frozenset):
-        parts = iter(enumerate(value))
+    elif is_list:
+        parts = iter(enumerate(value))  # type: ignore[arg-type]
     elif is_dataclass(value):
         parts = iter([(one.name, getattr(value, one.name)) for one in fields(value)])
     elif isinstance(value, torch.optim.Optimizer):
@@ -108,4 +112,4 @@ def _walk(
     for index, (key, one) in enumerate(parts):
         if not isinstance(key, str):  # an address or a parameter: another in every copy
             key = index
-        yield from _walk(one, f"{name}.{key}" if name else str(key), depth - 1, seen)
+        yield from _walk(one, f"{name}.{key}" if name else str(key), depth - 1, seen, is_list)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nestling.core.errors import SettingError
 from nestling.doctor.check_results import Check, LevelRow, failed, list_names, passed, skipped
 from nestling.doctor.examined_model import ExaminedModel
 from nestling.doctor.hidden_state import (
@@ -104,7 +105,10 @@ def examine_levels(
     """
     run = start_run(subject, plan, practice)
     levels = run.optimizer.levels
-    periods = {s.name: s.period for s in plan.levels if isinstance(s, Level | Copy)}
+    periods = {s.name: {s.period} for s in plan.levels if isinstance(s, Level | Copy)}
+    for outer in plan.copies:  # one with a rule writes into what it copies
+        for name in outer.of if outer.rule is not None else ():
+            periods[name].add(outer.period)
     names = list(periods)
     start = {name: keep_values(run.level_tensors(name)) for name in names}
     last = dict(start)
@@ -114,7 +118,7 @@ def examine_levels(
         for name in names:
             now = run.level_tensors(name)
             if moved := list_changed(last[name], now):
-                if step % periods[name] and name not in early:
+                if all(step % period for period in periods[name]) and name not in early:
                     early[name] = (step, moved)
                 last[name] = keep_values(now)
     rows: list[LevelRow] = []
@@ -155,9 +159,13 @@ def check_level_periods(subject: ExaminedModel, plan: Plan, practice: Practice) 
         if base is None:
             base = _run_short(subject, plan, practice)
         other = NEVER if spec.period <= SHORT_RUN else 1
-        changed = replace(spec, period=other)
-        if isinstance(changed, Level):
-            changed = replace(changed, window=1)
+        try:
+            changed = replace(spec, period=other)
+            if isinstance(changed, Level):
+                changed = replace(changed, window=1)
+        except SettingError as error:
+            checks.append(skipped(PERIOD, spec.name, f"period {other:,} cannot be: {error}"))
+            continue
         plan_2 = Plan(
             *(changed if one is spec else one for one in plan.levels), readout=plan.readout
         )
@@ -197,16 +205,19 @@ def check_plan_resumes(
         return failed(RESUMES, "model", f"its own state_dict() cannot be loaded: {told}")
     again.optimizer.load_state_dict(saved_optimizer)
     lost = list_changed(whole.values(), again.values())
-    for _ in range(steps - cut):
+    differing: list[str] = []
+    step = cut
+    while step < steps and not differing:  # a clock that is late may be right again at the end
+        step += 1
         whole.step()
         again.step()
-    differing = list_changed(whole.values(), again.values())
+        differing = list_changed(whole.values(), again.values())
     if differing:
         missing = list_names(lost) if lost else "something that a checkpoint does not hold"
         return failed(
             RESUMES,
             "model",
-            f"saved at step {cut}, {len(differing)} tensors and numbers differ at step {steps}; "
+            f"saved at step {cut}, {len(differing)} tensors and numbers differ at step {step}; "
             f"not in state_dict(): {missing}; keep it in a persistent buffer",
         )
     return passed(RESUMES, "model", f"saved at step {cut}, the same bits at step {steps}")

@@ -56,8 +56,9 @@ def make_practice(
 ) -> Practice:
     """Targets that a model with such outputs can learn.
 
-    Of a sequence the class of a token is a function of the token itself; else classes are dealt to
-    samples evenly and at random, to be learned by heart.
+    Classes are equal shares of the values of a random linear map of the sample, or of each token of
+    a sequence. Of tokens that are whole numbers the class is the remainder, and samples of them are
+    given one at random, to be learned by heart.
 
     Args:
         x: (N, ...) inputs.
@@ -97,9 +98,17 @@ def make_practice(
             order = value_BT.flatten().argsort().argsort().reshape(value_BT.shape)
             return Practice(order * num_classes // order.numel(), num_classes)
         return Practice(x.long() % num_classes, num_classes)
-    dealt = torch.arange(len(x), device="cpu") % num_classes
-    # Each half holds every class.
-    half = len(x) // 2
-    first = torch.randperm(half, generator=generator, device="cpu")
-    second = half + torch.randperm(len(x) - half, generator=generator, device="cpu")
-    return Practice(dealt[torch.cat([first, second])].to(x.device), num_classes)
+    score_N = torch.randn(len(x), generator=generator, device="cpu", dtype=torch.float32)
+    if x.is_floating_point():  # a map that a linear model can learn
+        flat = x.detach().reshape(len(x), -1).float().cpu()
+        direction = torch.randn(
+            flat.shape[1], generator=generator, device="cpu", dtype=torch.float32
+        )
+        score_N = flat @ direction
+    half = len(x) // 2  # each half holds every class as often
+    parts = [
+        part.argsort().argsort() * num_classes // len(part)
+        for part in (score_N[:half], score_N[half:])
+        if len(part)
+    ]
+    return Practice(torch.cat(parts).to(x.device), num_classes)

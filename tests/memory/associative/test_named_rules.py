@@ -81,7 +81,7 @@ def test_the_printed_double_erase_settles_at_half_the_value() -> None:
 
 
 def test_a_second_erase_beside_the_whole_squares_gradient_settles_at_two_thirds() -> None:
-    """Equation 88 with the gradient of |M k - v|^2, not of its half, so that 2 M k goes beside M k."""
+    """Equation 88 with the gradient of |M k - v|^2, and not that of its half."""
     key, value = torch.ones(1, 1, 60, 1), torch.full((1, 1, 60, 1), 3.0)
     rates, empty = torch.full((1, 1, 60), 0.1), FastState.zeros(1, 1, 1, 1)
     literal = torch.zeros(())

@@ -165,6 +165,24 @@ def test_a_written_pair_is_recalled_and_rates_of_two_stay_bounded() -> None:
     assert outputs.abs().max() <= 2 + 1e-9
 
 
+def test_each_token_is_written_once_where_the_printed_sum_takes_one_twice() -> None:
+    """Equation 71 sums over i - C to i, which is C + 1 tokens: the last of a chunk comes twice."""
+    keys, targets = torch.eye(6, dtype=torch.float64)[None], torch.ones(1, 6, 1).double()
+    rates = torch.full((1, 6), 0.5, dtype=torch.float64)
+    initial = torch.zeros(1, 6, dtype=torch.float64)
+    _, written = write_chunks(keys, targets, rates, initial, Written(), WriteClock(3))
+    assert written.in_force is not None
+    torch.testing.assert_close(written.in_force[0, 0], torch.full((6,), 0.5).double())
+    printed = initial
+    for end in (3, 6):
+        in_force = printed
+        for t in range(max(end - 3, 1), end + 1):  # tokens count from 1
+            key = keys[0, t - 1]
+            printed = printed - 0.5 * torch.outer(in_force @ key - targets[0, t - 1], key)
+    assert printed[0, 2] == 0.75
+    assert written.in_force[0, 0, 2] == 0.5
+
+
 def test_nothing_to_read_changes_nothing() -> None:
     keys, targets, rates, initial = make_inputs(0, 4)
     written = Written(torch.ones(2, 5, 6, dtype=torch.float64))

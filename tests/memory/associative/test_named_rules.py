@@ -80,6 +80,54 @@ def test_the_printed_double_erase_settles_at_half_the_value() -> None:
     torch.testing.assert_close(half[0, 0, -1], torch.tensor([1.5]))
 
 
+def test_a_second_erase_beside_the_whole_squares_gradient_settles_at_two_thirds() -> None:
+    """Equation 88 with the gradient of |M k - v|^2, and not that of its half."""
+    key, value = torch.ones(1, 1, 60, 1), torch.full((1, 1, 60, 1), 3.0)
+    rates, empty = torch.full((1, 1, 60), 0.1), FastState.zeros(1, 1, 1, 1)
+    literal = torch.zeros(())
+    for _ in range(60):
+        literal = literal - 0.1 * literal - 0.1 * 2.0 * (literal - 3.0)
+    printed = InnerObjective("l2", erase=1.5)
+    found, _ = write_delta(key, value, 2.0 * rates, None, empty, objective=printed)
+    torch.testing.assert_close(found[0, 0, -1, 0], literal)
+    torch.testing.assert_close(literal, torch.tensor(2.0))
+
+
+def test_the_printed_sign_of_the_dot_product_answers_with_the_negated_value() -> None:
+    """Equation 92 subtracts v k^T, which climbs the loss whose gradient is -v k^T."""
+    pairs = draw_pairs(1, num_samples=1, num_heads=1)
+    key = functional.normalize(pairs.keys, dim=-1)
+    empty = FastState.zeros(1, 1, 4, 5, dtype=torch.float64)
+    ones = torch.ones_like(pairs.rates)
+    ours, _ = write_hebbian(key, pairs.values, ones, None, empty)
+    printed, _ = write_hebbian(key, -pairs.values, ones, None, empty)
+    torch.testing.assert_close(ours, pairs.values)
+    torch.testing.assert_close(printed, -pairs.values)
+    losses = [find_loss(HEBBIAN.objective, one, pairs.values) for one in (ours, printed)]
+    assert bool((losses[0] < 0).all() and (losses[1] > 0).all())
+
+
+def test_a_block_measures_errors_at_the_end_of_the_block_before() -> None:
+    """Equation 90 prints C ceil(t/C), the end of the token's own block, which is not known yet."""
+    pairs, block = draw_pairs(12, num_samples=1, num_heads=1), 4
+    empty = FastState.zeros(1, 1, 4, 5, dtype=torch.float64)
+    arguments = (pairs.keys, pairs.values, pairs.rates, None)
+    after = [empty.weights[0, 0]]  # after t tokens
+    for t in range(1, 13):
+        cut = [None if one is None else one[:, :, :t] for one in arguments]
+        _, state = write_delta(*cut, empty, block=block)  # type: ignore[arg-type]
+        after.append(state.weights[0, 0])
+    ours = printed = torch.zeros(4, 5, dtype=torch.float64)
+    for t in range(1, 13):
+        key, value = pairs.keys[0, 0, t - 1], pairs.values[0, 0, t - 1]
+        rate = pairs.rates[0, 0, t - 1]
+        before, own_end = after[block * ((t - 1) // block)], after[block * -(-t // block)]
+        ours = ours + rate * torch.outer(value - before @ key, key)
+        printed = printed + rate * torch.outer(value - own_end @ key, key)
+        torch.testing.assert_close(ours, after[t])
+    assert (printed - ours).abs().max() > 0.01
+
+
 def test_oja_on_its_own_answers_finds_the_principal_component() -> None:
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([0.3, 2.0, 0.5])

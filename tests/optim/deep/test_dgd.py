@@ -67,6 +67,24 @@ def test_equals_its_closed_form(size: float, lr: float) -> None:
         assert not torch.allclose(literal, closed, rtol=1e-3)
 
 
+def test_the_proximal_step_of_a_linear_loss_is_gradient_descent() -> None:
+    """argmin over V of <V x, d> + |V - W|^2 / (2 lr), d = dL/dy; with the printed -d it climbs."""
+    layer = nn.Linear(4, 3, bias=False).double()
+    w = layer.weight.detach().clone()
+    x = torch.randn(4, generator=DRAW, dtype=torch.float64)
+    goal = torch.randn(3, generator=DRAW, dtype=torch.float64)
+    loss = (layer(x) - goal).square().sum() / 2
+    loss.backward()
+    d = (w @ x - goal).detach()
+    nl.sgd(lr=0.01).build(layer.parameters()).step()
+    moved = layer.weight.detach()
+    # The objective's gradient vanishes there.
+    torch.testing.assert_close(torch.outer(d, x) + (moved - w) / 0.01, torch.zeros_like(w))
+    printed = w + 0.01 * torch.outer(d, x)
+    losses = [float((one @ x - goal).square().sum() / 2) for one in (moved, printed)]
+    assert losses[0] < loss.item() < losses[1]
+
+
 def test_printed_rate_is_right_for_inputs_of_length_1_and_overshoots_for_long_ones() -> None:
     w = torch.ones(1, 2)
     x = torch.tensor([0.6, 0.8])

@@ -66,6 +66,62 @@ def test_slow_part_moves_once_per_chunk_from_the_chunk_before() -> None:
         torch.testing.assert_close(one, both / 1.5)
 
 
+def test_each_gradient_is_in_one_chunk_where_the_printed_sums_take_one_twice() -> None:
+    """Algorithm 1 sums from the chunk's first step to the next one's: period + 1 gradients."""
+    state: dict[str, object] = {}
+    num_chunks = 4
+    for step in range(num_chunks * PERIOD + 1):
+        _, (state,) = m3_update([draw(step)], [state], mode="paper", period=PERIOD)
+    once = sum((draw(step) for step in range(num_chunks * PERIOD)), torch.zeros(4, 6))
+    printed = sum(
+        (
+            draw(step)
+            for chunk in range(num_chunks)
+            for step in range(chunk * PERIOD, (chunk + 1) * PERIOD + 1)
+        ),
+        torch.zeros(4, 6),
+    )
+    slow = state["slow"]
+    assert isinstance(slow, Tensor)
+    torch.testing.assert_close(slow, 0.9 * once)
+    assert (slow - 0.9 * printed).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_on_orthogonal_tasks_it_forgets_what_gradient_descent_keeps(seed: int) -> None:
+    """The paper's example of tasks whose gradients are orthogonal, for which it wants two momenta.
+
+    Gradient descent on the second task cannot touch the first. What is left of the first one's
+    momentum can, and an orthogonal momentum makes that as large as any other step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(2, 64, 8, generator=generator)
+    inputs[0, :, 4:] = 0.0
+    inputs[1, :, :4] = 0.0
+    targets = inputs @ torch.randn(8, 6, generator=generator)
+    rules = {
+        "sgd": nl.sgd(lr=1.0),
+        "heavy ball": nl.sgd(lr=0.1, momentum=0.9),
+        "m3": m3(lr=0.1, period=8),
+        "m3, fast part": m3(lr=0.1, alpha=0.0),
+    }
+    forgotten = {}
+    for name, spec in rules.items():
+        weight = nn.Parameter(torch.zeros(6, 8))
+        rule = spec.build([weight])
+        losses = []
+        for x, y in zip(inputs, targets, strict=True):
+            for _ in range(100):
+                rule.zero_grad()
+                (x @ weight.mT - y).square().mean().backward()
+                rule.step()
+            losses.append((inputs[0] @ weight.mT - targets[0]).square().mean().item())
+        forgotten[name] = losses[1] - losses[0]
+    assert forgotten["sgd"] == 0.0
+    assert abs(forgotten["heavy ball"]) < 0.01
+    assert forgotten["m3"] > 1.0 < forgotten["m3, fast part"]
+
+
 def test_only_the_normalized_step_does_not_depend_on_the_gradients_size() -> None:
     """Divided by the root of the squares, an orthogonal matrix is a step of about 1 / |g|."""
     large, small = (

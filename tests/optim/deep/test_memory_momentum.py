@@ -50,6 +50,18 @@ def test_default_is_torchs_heavy_ball() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+def test_the_last_7_and_44_gradients_hold_half_and_nearly_all_of_a_momentum() -> None:
+    """With a decay of 0.9; the paper says 6 and 43."""
+    shares = {}
+    for num in (6, 7, 43, 44):
+        m = torch.zeros(1, dtype=torch.float64)
+        for _ in range(num):
+            m = fit_momentum(m, torch.ones_like(m), decay=0.9, objective="l2")
+        shares[num] = float(m)
+    assert shares[6] < 0.5 < shares[7]
+    assert shares[43] < 0.99 < shares[44]
+
+
 @pytest.mark.parametrize("shape", [(3, 4), (4,), (2, 3, 2)])
 def test_matrix_form_is_its_product(shape: tuple[int, ...]) -> None:
     m, u = draw(*shape), draw(*shape, seed=1)

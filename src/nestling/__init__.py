@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nestling import streams as streams
     from nestling.consolidate import Verdict
     from nestling.core.errors import MissingExtra, NestlingError
+    from nestling.doctor import examine
     from nestling.judge.contract.change_contract import Contract
     from nestling.learn import Learner, PersonalLearner
     from nestling.learn.adapters.estimators import NestedClassifier, NestedRegressor
@@ -84,6 +85,7 @@ _HOMES = {
         "MissingExtra",
         "NestlingError",
     ),
+    "nestling.doctor": ("examine",),
     "nestling.judge.contract.change_contract": ("Contract",),
     "nestling.learn": ("Learner", "PersonalLearner"),
     "nestling.learn.adapters.estimators": (
@@ -204,6 +206,7 @@ __all__ = [
     "assign_levels",
     "beakers",
     "by_depth",
+    "examine",
     "govern",
     "lookahead",
     "mix",

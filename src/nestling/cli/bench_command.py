@@ -1,5 +1,6 @@
 """`nestling bench`: run a suite, show its figures, and hold them to their limits."""
 
+import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,15 @@ OWN = (
     *("overhead", "ridge", "memory", "spine-cost", "demo", "personal", "streams", "governance"),
     *("blocks", "in-context", "optim", "reproduce", "timescales"),
 )
-# Kept part by part, with one thread.
-IN_PARTS = ("memory", "personal", "streams", "governance", "blocks", "in-context", "optim")
+# Kept part by part, with one thread: suite -> module whose `run` takes parts and seeds.
+SEEDED = {
+    "personal": "nestling.bench.personal.personal_promises",
+    "governance": "nestling.bench.governance.governance_promises",
+    "blocks": "nestling.bench.blocks.blocks_promises",
+    "in-context": "nestling.bench.incontext.context_promises",
+    "optim": "nestling.bench.optimizers.optimizer_promises",
+}
+IN_PARTS = ("memory", "streams", *SEEDED)
 NUM_SEEDS = 10
 
 
@@ -295,11 +303,6 @@ def _measure_parts(
     data_folder: Path | None,
     offline: bool,
 ) -> "SuiteResult":
-    from nestling.bench.blocks import blocks_promises
-    from nestling.bench.governance import governance_promises
-    from nestling.bench.incontext import context_promises
-    from nestling.bench.optimizers import optimizer_promises
-    from nestling.bench.personal import personal_promises
     from nestling.bench.promises import memory_promises
     from nestling.bench.suites.parallel_cells import CellFolders
 
@@ -308,20 +311,11 @@ def _measure_parts(
     with show_progress(suite) as advance:
         if suite == "memory":
             return memory_promises.run(place, parts, progress=advance)
-        if suite == "governance":
-            count = num_seeds or governance_promises.NUM_SEEDS
-            return governance_promises.run(place, parts, num_seeds=count, progress=advance)
-        if suite == "optim":
-            count = num_seeds or optimizer_promises.NUM_SEEDS
-            return optimizer_promises.run(place, parts, num_seeds=count, progress=advance)
-        if suite == "blocks":
-            count = num_seeds or blocks_promises.NUM_SEEDS
-            return blocks_promises.run(place, parts, num_seeds=count, progress=advance)
-        if suite == "in-context":
-            count = num_seeds or context_promises.NUM_SEEDS
-            return context_promises.run(place, parts, num_seeds=count, progress=advance)
-        count = num_seeds or personal_promises.NUM_SEEDS
-        return personal_promises.run(place, parts, num_seeds=count, progress=advance)
+        module = importlib.import_module(SEEDED[suite])
+        result: SuiteResult = module.run(
+            place, parts, num_seeds=num_seeds or module.NUM_SEEDS, progress=advance
+        )
+        return result
 
 
 def _run_suite(request: "SuiteRequest", num_workers: int | None) -> "SuiteResult":

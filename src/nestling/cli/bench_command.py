@@ -26,7 +26,7 @@ SEEDED = {
     "in-context": "nestling.bench.incontext.context_promises",
     "optim": "nestling.bench.optimizers.optimizer_promises",
 }
-IN_PARTS = ("memory", "streams", *SEEDED)
+IN_PARTS = ("memory", *SEEDED, "streams")
 NUM_SEEDS = 10
 
 

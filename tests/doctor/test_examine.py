@@ -312,3 +312,9 @@ def test_a_plan_that_runs_away() -> None:
 )  # fmt: skip
 def test_healthy_optimizers_pass(rule: Any) -> None:
     assert examine(optimizer=rule).failed == ()
+
+
+def test_6_a_memory_that_writes_only_when_asked_is_examined_with_a_state() -> None:
+    report = examine(DeltaMemory(8, 2), inputs=make_inputs(SEQUENCE))
+    (check,) = (check for check in report.checks if check.name == "eval() is pure")
+    assert check.outcome == "ok", check.finding

@@ -16,7 +16,7 @@ def check_purity(subject: ExaminedModel) -> Check:
     one = subject.copy("eval")
     x = subject.x.clone()
     with one.without_graph():
-        _, state = one.call(x, write=None)
+        _, state = one.call(x, write=True)  # asked, so that the state holds something
         before = keep_values(_read_all(one, state, x))
         first, _ = one.call(x, state, salt=1)
         moved = list_changed(before, _read_all(one, state, x))

@@ -19,11 +19,15 @@ Coefficients = tuple[float, float, float]
 
 
 def is_large(matrix: Tensor) -> bool:
-    """Whether a matrix is worth being orthogonalised alone; not where a gradient is to follow."""
+    """Whether a matrix is worth being orthogonalised alone; not where a gradient is to follow.
+
+    Nor within `torch.func` (jvp, hessian), which knows no products into given memory.
+    """
     return (
         min(matrix.shape[-2:]) >= MIN_LARGE
         and matrix.device.type == "cpu"
         and not (torch.is_grad_enabled() and matrix.requires_grad)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(matrix)
     )
 
 

@@ -8,6 +8,7 @@ from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.memory.associative.chunked_writes import write_pairs
 from nestling.memory.associative.fast_state import FastState, check_state
 from nestling.memory.associative.write_rule import DELTA, WriteRule
+from nestling.models.continuum.cms_settings import check_dtype
 
 # Axes: B samples, T tokens, C width of the layer, H heads, D width of a head.
 
@@ -151,7 +152,7 @@ class DeltaMemory(nn.Module):
         Returns: (B, T, C); the state after the last token.
 
         Raises:
-            ShapeMismatch: inputs of another width, a state of another batch.
+            ShapeMismatch: inputs of another width or dtype, a state of another batch.
             NonFiniteInput: NaN or infinity in a valid token.
             SettingError: nothing to read: evaluation mode, neither a state nor `write` given.
         """
@@ -166,6 +167,7 @@ class DeltaMemory(nn.Module):
             raise ShapeMismatch(
                 f"inputs of shape {tuple(x_BTC.shape)}; (samples, tokens, {width}) works"
             )
+        check_dtype(x_BTC, self.rate.weight)
         if state is None:
             state = self.start(x_BTC.shape[0])
         size = self.head_width
@@ -196,5 +198,6 @@ class DeltaMemory(nn.Module):
             valid_BT=valid_BT,
             chunk=self.chunk,
         )
-        y_BTC: Tensor = self.proj(self.norm(seen_BHTD.transpose(1, 2).flatten(2)))
+        seen_BTC = seen_BHTD.transpose(1, 2).flatten(2).to(self.norm.weight.dtype)  # autocast's
+        y_BTC: Tensor = self.proj(self.norm(seen_BTC))
         return y_BTC, new if writes else state

@@ -366,6 +366,7 @@ INPUTS: list[tuple[Callable[[], tuple[Any, Any]], type[Exception], str]] = [
     (lambda: (make_inputs()[..., :5], None), ShapeMismatch, r"\(samples, tokens, 6\)"),
     (lambda: ([1.0], None), ShapeMismatch, "list"),
     (lambda: (make_inputs().long(), None), ShapeMismatch, "floats work"),
+    (lambda: (make_inputs().double(), None), ShapeMismatch, r"x\.to\(torch\.float32\) works"),
     (lambda: (make_inputs(), torch.ones(3, 50)), ShapeMismatch, "bool of"),
     (lambda: (make_inputs(), torch.ones(3, 49, dtype=torch.bool)), ShapeMismatch, "bool of"),
     (lambda: (make_inputs(), [True]), ShapeMismatch, "list"),
@@ -405,6 +406,9 @@ def test_states_that_do_not_fit() -> None:
         load_cms_state({**tensors, "7.in_force": tensors["0.in_force"]})
     with pytest.raises(CorruptSnapshot, match="for 3 samples"):
         load_cms_state({**tensors, "0.in_force": tensors["0.in_force"][:2]})
+    for name in tensors:
+        with pytest.raises(CorruptSnapshot, match=name):
+            load_cms_state({other: one for other, one in tensors.items() if other != name})
     bent = load_cms_state({**tensors, "0.in_force": tensors["0.in_force"][:, :2]})
     with pytest.raises(ShapeMismatch, match="a state of shape"):
         system.read(x, bent)
@@ -463,5 +467,8 @@ def test_padding_of_a_block_is_neither_seen_nor_written_nor_counted() -> None:
     assert torch.isfinite(output).all()
     with pytest.raises(ShapeMismatch, match="the mask is list"):
         block(x, mask_BT=[True])
+    for wrong in (x[0], x[..., :-1], x.double()):
+        with pytest.raises(ShapeMismatch, match="works"):
+            block(wrong)
     with pytest.raises(NonFiniteInput, match="sample 0, token 9"):
         block(padded, mask_BT=torch.ones_like(mask))

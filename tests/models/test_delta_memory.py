@@ -169,6 +169,11 @@ def test_bad_input_is_refused() -> None:
     layer = make_layer()
     with pytest.raises(ShapeMismatch, match=r"\(samples, tokens, 12\) works"):
         layer(torch.zeros(2, 20, 11))
+    for dtype in (torch.float64, torch.int64):
+        with pytest.raises(ShapeMismatch, match=r"x\.to\(torch\.float32\) works"):
+            layer(torch.zeros(2, 20, 12, dtype=dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(layer(torch.ones(2, 20, 12, dtype=torch.bfloat16))[0]).all()
     with pytest.raises(ShapeMismatch, match="samples 3 for 2"):
         layer(torch.zeros(2, 20, 12), FastState.zeros(3, 3, 4, 4))
     with pytest.raises(ShapeMismatch, match="heads 2 for 3"):

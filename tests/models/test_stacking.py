@@ -107,6 +107,9 @@ def test_a_state_is_saved_and_restored_exactly() -> None:
         load_stacked_state({})
     with pytest.raises(CorruptSnapshot, match="3 samples, not 2"):
         load_stacked_state({**tensors, "changes.x": torch.zeros(3)})
+    name = next(name for name in tensors if name.startswith("gathered."))
+    with pytest.raises(CorruptSnapshot, match="one tensor is missing"):
+        load_stacked_state({other: one for other, one in tensors.items() if other != name})
     with pytest.raises(CorruptSnapshot, match="other"):
         load_stacked_state({**tensors, "other": torch.zeros(2)})
 
@@ -206,7 +209,7 @@ def test_levels_may_come_in_any_order_and_the_first_pattern_claims() -> None:
     wanted, _ = one.read(tokens, write=True)
     assert (other.read(tokens, write=True)[0] - wanted).abs().max() <= 1e-6
     assert stack_levels(model, {"1.0.out.*": 4, "1.*": 6}).chunks["1.0.out.weight"] == 4
-    with pytest.raises(IdlePattern, match="claims no parameter"):
+    with pytest.raises(IdlePattern, match="was claimed before.*narrower pattern first"):
         stack_levels(model, {"1.*": 6, "1.0.out.*": 4})
 
 
@@ -223,7 +226,8 @@ def test_a_model_that_is_not_finite_writes_nothing() -> None:
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"levels": {"nothing.*": 4}}, IdlePattern, "claims no parameter"),
+    ({"levels": {"nothing.*": 4}}, IdlePattern, "claims no parameter; known"),
+    ({"levels": {"1.0.oot.weight": 4}}, IdlePattern, "did you mean '1.0.out.weight'"),
     ({"levels": {}}, SettingError, "patterns -> tokens"),
     ({"levels": {"1.*": 0}}, SettingError, "1 token or more"),
     ({"levels": LEVELS, "rate": -1}, SettingError, "0 \\(no writes\\) or more"),

@@ -9,6 +9,7 @@ from nestling.memory.associative.chunked_writes import write_pairs
 from nestling.memory.associative.fast_state import FastState, check_state
 from nestling.memory.associative.inner_objectives import find_weights
 from nestling.memory.associative.write_rule import DELTA, WriteRule
+from nestling.models.continuum.cms_settings import check_dtype
 
 # Axes: B samples, T tokens, C width of the layer, H heads, D width of a head.
 
@@ -152,7 +153,7 @@ class DeltaMemory(nn.Module):
         Returns: (B, T, C); the state after the last token.
 
         Raises:
-            ShapeMismatch: inputs of another width, a state of another batch.
+            ShapeMismatch: inputs of another width or dtype, a state of another batch.
             NonFiniteInput: NaN or infinity in a valid token.
             SettingError: nothing to read: evaluation mode, neither a state nor `write` given.
         """
@@ -167,6 +168,7 @@ class DeltaMemory(nn.Module):
             raise ShapeMismatch(
                 f"inputs of shape {tuple(x_BTC.shape)}; (samples, tokens, {width}) works"
             )
+        check_dtype(x_BTC, self.rate.weight)
         if state is None:
             state = self.start(x_BTC.shape[0])
         size = self.head_width
@@ -197,5 +199,6 @@ class DeltaMemory(nn.Module):
             valid_BT=valid_BT,
             chunk=self.chunk,
         )
-        y_BTC: Tensor = self.proj(self.norm(seen_BHTD.transpose(1, 2).flatten(2)))
+        seen_BTC = seen_BHTD.transpose(1, 2).flatten(2).to(self.norm.weight.dtype)  # autocast's
+        y_BTC: Tensor = self.proj(self.norm(seen_BTC))
         return y_BTC, new if writes else state

@@ -17,6 +17,7 @@ from nestling.memory.associative import (
     WriteRule,
     find_weights,
     loop_pairs,
+    write_delta,
     write_pairs,
 )
 
@@ -296,6 +297,13 @@ def test_the_dtype_is_kept_and_sums_are_float32_or_more(dtype: torch.dtype) -> N
     outputs, state = write(WriteRule(), pairs, momentum=True)
     assert outputs.dtype == dtype
     assert state.weights.dtype == torch.promote_types(torch.float32, dtype)
+
+
+def test_nan_in_keys_that_are_also_the_queries_is_named_keys() -> None:
+    keys, rates = torch.eye(4).expand(1, 1, 4, 4).clone(), torch.ones(1, 1, 4)
+    keys[0, 0, 3, 0] = torch.nan
+    with pytest.raises(NonFiniteInput, match=r"in the keys of .* padding in valid_BT"):
+        write_delta(keys, torch.ones(1, 1, 4, 4), rates, None, FastState.zeros(1, 1, 4, 4))
 
 
 @pytest.mark.parametrize("loop", [False, True])

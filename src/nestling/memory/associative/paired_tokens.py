@@ -208,11 +208,12 @@ def pair_tokens(
         if not bool(torch.isfinite(one.detach().sum())) and not bool(torch.isfinite(one).all()):
             raise NonFiniteInput(
                 f"NaN or infinity in the {name} of an associative memory; finite numbers work, or "
-                "mark the token as padding: valid=..."
+                "mark the token as padding in valid_BT"
             )
         return one
 
-    queries, keys, values = prepare("queries", 0.0), prepare("keys", 0.0), prepare("values", 0.0)
+    # Keys first: queries that were not given are the keys, and the message names what was given.
+    keys, queries, values = prepare("keys", 0.0), prepare("queries", 0.0), prepare("values", 0.0)
     rates, decays, momenta = prepare("rates", 0.0), prepare("decays", 1.0), prepare("momenta", 1.0)
     assert queries is not None
     assert keys is not None

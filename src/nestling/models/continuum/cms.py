@@ -18,6 +18,7 @@ from nestling.models.continuum.cms_settings import (
     Transfer,
     check_choice,
     check_chunks,
+    check_dtype,
     check_gradient,
     check_inputs,
     check_rates,
@@ -218,6 +219,7 @@ class CMS(nn.Module):
     ) -> tuple[Tensor, CMSState]:
         """As `read`; without `keep_state` the state that comes back holds nothing."""
         check_inputs(x_BTD, mask_BT, self.width)
+        check_dtype(x_BTD, self.levels[0].initial)
         num_samples, length = x_BTD.shape[:2]
         if state is None:
             state = self.initial_state(num_samples)

@@ -15,6 +15,14 @@ Transfer = Literal["backprop", "direct", "weights", "context"]
 Gradient = Literal["full", "first"] | int
 
 
+def check_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise unless a layer with this weight can multiply the inputs, or autocast casts both."""
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ShapeMismatch(
+            f"inputs are {x.dtype} and the layer is {weight.dtype}; x.to({weight.dtype}) works"
+        )
+
+
 def check_inputs(x_BTD: object, mask_BT: object, width: int) -> None:
     """Raise unless inputs and mask can be read."""
     if not isinstance(x_BTD, Tensor) or x_BTD.dim() != 3 or x_BTD.shape[-1] != width:

@@ -10,6 +10,7 @@ from nestling.core.errors import CorruptSnapshot, ForeignSnapshot, SettingError,
 from nestling.models.continuum.chunk_writes import Written
 
 _FIELDS = Written._fields
+_ABOUT = {"kind", "positions", "held"}  # what a saved state holds beside its tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,10 @@ class CMSState:
             for name, part in zip(_FIELDS, level, strict=True)
             if part is not None
         }
+        # A tensor that is not held is a start that has not moved: say which are, so that one which
+        # is lost on the way is missed.
+        held = ",".join(found).encode()
+        found["held"] = torch.tensor(list(held), dtype=torch.uint8, device="cpu")
         found["positions"] = torch.tensor(self.positions, dtype=torch.int64, device="cpu")
         found["kind"] = torch.tensor(list(self.kind.encode()), dtype=torch.uint8, device="cpu")
         return found
@@ -105,15 +110,18 @@ def load_cms_state(tensors: Mapping[str, Tensor]) -> CMSState:
     try:
         kind = bytes(tensors["kind"].tolist()).decode()
         positions = tuple(int(at) for at in tensors["positions"].tolist())
+        held = [name for name in bytes(tensors["held"].tolist()).decode().split(",") if name]
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptSnapshot(f"no state of a CMS ({error}); save it by state_dict()") from None
     num_levels = kind.count(",") + 1
     names = [(f"{index}.{name}", index) for index in range(num_levels) for name in _FIELDS]
-    unknown = sorted(set(tensors) - {name for name, _ in names} - {"kind", "positions"})
+    unknown = sorted(set(tensors) - {name for name, _ in names} - _ABOUT)
     if unknown:
         raise CorruptSnapshot(f"tensors {unknown} belong to no level of {kind!r}")
+    if lost := [name for name in held if name not in tensors]:
+        raise CorruptSnapshot(f"tensors {lost} of the state of {kind!r} are missing")
     for name, tensor in tensors.items():
-        if name not in ("kind", "positions") and tensor.shape[:1] != (len(positions),):
+        if name not in _ABOUT and tensor.shape[:1] != (len(positions),):
             raise CorruptSnapshot(
                 f"{name} has shape {tuple(tensor.shape)}, for {len(positions)} samples"
             )

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from nestling.core.errors import ModelError
 from nestling.models.continuum.cms import CMS
-from nestling.models.continuum.cms_settings import Gradient, check_inputs
+from nestling.models.continuum.cms_settings import Gradient, check_dtype, check_inputs
 
 
 class ContinuumBlock(nn.Module):
@@ -71,9 +71,10 @@ class ContinuumBlock(nn.Module):
             ShapeMismatch: shapes or dtypes that do not fit.
             NonFiniteInput: NaN or infinity in a token that is not padding.
         """
+        check_inputs(x_BTC, mask_BT, self.memory.width)
+        check_dtype(x_BTC, self.qkv.weight)
         seen_BITT = None
         if mask_BT is not None:
-            check_inputs(x_BTC, mask_BT, self.memory.width)
             x_BTC = x_BTC.masked_fill(~mask_BT[..., None], 0)  # NaN would pass through weights of 0
             eye_TT = torch.eye(x_BTC.shape[1], dtype=torch.bool, device=x_BTC.device)
             # Every token sees itself, padding too: a softmax over nothing is NaN.

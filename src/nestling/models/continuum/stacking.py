@@ -21,6 +21,7 @@ from nestling.core.errors import (
     NonFiniteInput,
     SettingError,
     ShapeMismatch,
+    suggest,
 )
 from nestling.models.continuum.cms_settings import check_mask
 
@@ -90,6 +91,9 @@ def load_stacked_state(tensors: Mapping[str, Tensor]) -> StackedState:
             parts[part][parameter] = tensor
             if len(tensor) != len(positions):
                 raise ValueError(f"{name} has {len(tensor)} samples, not {len(positions)}")
+        # What is in force and what is gathered are of the same parameters.
+        if lost := sorted(parts["changes"].keys() ^ parts["gathered"].keys()):
+            raise ValueError(f"of {lost} one tensor is missing")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptSnapshot(
             f"no state of stacked levels ({error}); save it by state_dict()"
@@ -330,9 +334,15 @@ def stack_levels(
         chunk = check_whole("chunk", chunk, 1, "1 token or more works")
         if isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 <= eta < math.inf:
             raise SettingError(f"rate={eta!r}; 0 (no writes) or more works")
-        claimed = [name for name in names if fnmatchcase(name, pattern) and name not in chunks]
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        claimed = [name for name in matched if name not in chunks]
+        if matched and not claimed:
+            raise IdlePattern(
+                f"level {pattern!r} claims no parameter: {matched[0]!r} was claimed before, by a "
+                "level above; put the narrower pattern first"
+            )
         if not claimed:
-            raise IdlePattern(f"level {pattern!r} claims no parameter; known: {names[:12]}")
+            raise IdlePattern(f"level {pattern!r} claims no parameter; {suggest(pattern, names)}")
         for name in claimed:
             chunks[name], own_rates[name] = chunk, float(eta)
     return StackedLevels(model, chunks, own_rates, context, loss or _sum_cross_entropy)

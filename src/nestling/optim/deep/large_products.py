@@ -27,8 +27,14 @@ def is_large(matrix: Tensor) -> bool:
         min(matrix.shape[-2:]) >= MIN_LARGE
         and matrix.device.type == "cpu"
         and not (torch.is_grad_enabled() and matrix.requires_grad)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(matrix)
+        and not _is_transformed(matrix)
     )
+
+
+def _is_transformed(matrix: Tensor) -> bool:
+    """Whether `torch.func` is at work; torch's own name for it is private, and may go."""
+    check = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return check is not None and bool(check(matrix))
 
 
 def make_space(m: int, like: Tensor) -> list[Tensor]:

@@ -11,8 +11,12 @@ from torch import nn
 
 import nestling as nl
 from nestling.doctor import Examination, examine, make_inputs
+from nestling.doctor.examined_model import prepare_model
+from nestling.doctor.level_run import start_run
+from nestling.doctor.practice import make_practice
 from nestling.models import build_model, gpt_blocks
 from nestling.models.delta_memory import DeltaMemory
+from nestling.optim.deep.layer_record import get_moment
 
 SEQUENCE = (4, 24, 8)
 
@@ -385,3 +389,16 @@ def test_a_copy_that_did_not_move_yet_is_not_examined(copy: nl.Copy) -> None:
     assert report.is_healthy, list_failed(report)
     found = {one.name: one.outcome for one in report.checks if one.subject == "c"}
     assert "not examined" in found.values()
+
+
+def test_inputs_are_recorded_over_whole_periods() -> None:
+    model, x = nn.Linear(4, 3), make_inputs((16, 4))
+    subject, y = prepare_model(model, x)
+    plan = nl.Plan(nl.Level("all", match=["*"], period=4, optimizer=nl.optim.dgd()))
+    run = start_run(subject, plan, make_practice(x, y, is_sequence=False))
+    run.step()
+    run.step()
+    moment = get_moment(run.subject.module.weight)  # type: ignore[arg-type]
+    assert moment is not None
+    assert moment.num_rows == 32
+    assert examine(model, plan, inputs=x).is_healthy

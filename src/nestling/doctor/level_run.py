@@ -3,8 +3,8 @@
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,25 +37,26 @@ class LevelRun:
         subject: a copy of its own.
         optimizer: over the plan's gradient and copy levels.
         practice: what is learned.
+        recording: of the inputs of layers, where a level asks for them; it ends with the run.
     """
 
     subject: ExaminedModel
     optimizer: NestedOptimizer
     practice: Practice
+    recording: ExitStack
 
     def step(self) -> float:
         """One optimizer step on the whole batch; the loss."""
         at = self.optimizer.num_steps
         self.optimizer.prepare_step()
         self.optimizer.zero_grad()
-        with self._record():
-            y, _ = self.subject.call(self.subject.x, write=True, salt=at)
-            loss = self.practice.loss(y)
-            loss.backward()
-            self.optimizer.observe(loss)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LevelAlarm)
-                self.optimizer.step()
+        y, _ = self.subject.call(self.subject.x, write=True, salt=at)
+        loss = self.practice.loss(y)
+        loss.backward()
+        self.optimizer.observe(loss)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LevelAlarm)
+            self.optimizer.step()
         return float(loss.detach())
 
     def values(self) -> dict[str, Tensor | float]:
@@ -71,16 +72,6 @@ class LevelRun:
             return dict(zip(level.names, level.params, strict=True))
         return dict(levels.copies[name].values)
 
-    @contextmanager
-    def _record(self) -> Iterator[None]:
-        """Inputs of layers are recorded where a level asks for them."""
-        specs = [level.optimizer for level in self.optimizer.plan.gradient_levels]
-        if not any(isinstance(spec, DGD) for spec in specs):
-            yield
-            return
-        with record_layers(self.subject.module):
-            yield
-
 
 def start_run(subject: ExaminedModel, plan: Plan, practice: Practice) -> LevelRun:
     """A run on a copy of the model.
@@ -91,7 +82,11 @@ def start_run(subject: ExaminedModel, plan: Plan, practice: Practice) -> LevelRu
     one = subject.copy()
     with torch.random.fork_rng(devices=[]):  # an optimizer may draw its start: each run the same
         torch.manual_seed(subject.seed)
-        return LevelRun(one, NestedOptimizer(one.module, plan), practice)
+        optimizer = NestedOptimizer(one.module, plan)
+    recording = ExitStack()
+    if any(isinstance(level.optimizer, DGD) for level in plan.gradient_levels):
+        recording.enter_context(record_layers(one.module))  # over whole periods
+    return LevelRun(one, optimizer, practice, recording)
 
 
 def examine_levels(

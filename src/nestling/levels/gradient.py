@@ -84,6 +84,8 @@ class GradientLevel:
         self.in_place = in_place
         self.buffers = dict(buffers)
         self.inner = spec.optimizer.build(self.params)
+        # Asked once: to ask a protocol costs as much as a small step.
+        self.gathering = self.inner if isinstance(self.inner, GathersInputs) else None
         self.group = self.inner.param_groups[0]
         self.group["name"] = spec.name
         self.gates = GateState(spec.gate)
@@ -244,8 +246,8 @@ class GradientLevel:
             if wanted:
                 self._update(step, factors, judge)
             self.clock.age = self.num_gradients = 0
-            if isinstance(self.inner, GathersInputs):
-                self.inner.drop_gathered()
+            if self.gathering is not None:
+                self.gathering.drop_gathered()
         elif wanted:
             self._gather()
         return is_boundary
@@ -785,14 +787,29 @@ class GradientLevel:
             if values:
                 values[index] = fit_rows(values[index], old, param)
 
+    def zero_grad(self, set_to_none: bool) -> None:
+        """Clear its gradients, but for those that it gathers in place.
+
+        What was gathered within a period stays; inputs of a step that was left out go, too.
+        """
+        if self.num_gradients == 0 and self.gathering is not None:
+            self.gathering.drop_gathered()
+        if self.in_place and self.num_gradients > 0:
+            return
+        for param in self.params:
+            if set_to_none:
+                param.grad = None
+            elif param.grad is not None:
+                param.grad.zero_()
+
     def forget_moments(self, names: Collection[str]) -> None:
         """Drop moments and gradients of weights that were replaced: they belong to the old ones."""
         self.drop_moments(names)
         self.is_replaced |= self.is_written and not set(self.names).isdisjoint(names)
         for param in self.params:
             param.grad = None
-        if isinstance(self.inner, GathersInputs):
-            self.inner.drop_gathered()
+        if self.gathering is not None:
+            self.gathering.drop_gathered()
 
     def drop_moments(self, names: Collection[str]) -> None:
         """Drop the optimizer's moments of these weights, and nothing else."""

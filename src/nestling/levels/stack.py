@@ -209,13 +209,7 @@ class Levels(Mapping[str, AnyLive]):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, but for those that a level gathers in place."""
         for level in self._order:
-            if level.in_place and level.num_gradients > 0:
-                continue
-            for param in level.params:  # an optimizer's own method may drop what it gathers (DGD)
-                if set_to_none:
-                    param.grad = None
-                elif param.grad is not None:
-                    param.grad.zero_()
+            level.zero_grad(set_to_none)
 
     # --- controls and readings
 

@@ -362,3 +362,12 @@ def test_a_layer_that_is_called_by_keyword_is_recorded() -> None:
     with record_layers(layer, rows=True) as record:
         layer(input=torch.ones(2, 4)).sum().backward()
     assert record[""].inputs[0].shape == (1, 2, 4)
+
+
+def test_a_step_that_a_level_left_out_leaves_no_inputs() -> None:
+    layer = nn.Linear(4, 3)
+    optimizer = NestedOptimizer(layer, Plan(Level("all", match=["*"], optimizer=dgd())))
+    with record_layers(layer):
+        layer(torch.randn(5, 4, generator=DRAW)).square().mean().backward()
+        optimizer.zero_grad()
+        assert get_moment(layer.weight) is None

@@ -209,7 +209,7 @@ def test_levels_may_come_in_any_order_and_the_first_pattern_claims() -> None:
     wanted, _ = one.read(tokens, write=True)
     assert (other.read(tokens, write=True)[0] - wanted).abs().max() <= 1e-6
     assert stack_levels(model, {"1.0.out.*": 4, "1.*": 6}).chunks["1.0.out.weight"] == 4
-    with pytest.raises(IdlePattern, match="was claimed before.*narrower pattern first"):
+    with pytest.raises(IdlePattern, match=r"was claimed before.*narrower pattern first"):
         stack_levels(model, {"1.*": 6, "1.0.out.*": 4})
 
 

@@ -318,3 +318,70 @@ def test_6_a_memory_that_writes_only_when_asked_is_examined_with_a_state() -> No
     report = examine(DeltaMemory(8, 2), inputs=make_inputs(SEQUENCE))
     (check,) = (check for check in report.checks if check.name == "eval() is pure")
     assert check.outcome == "ok", check.finding
+
+
+def test_the_callers_random_numbers_stay_where_they_are() -> None:
+    def draw_start(params: Any) -> torch.optim.Optimizer:
+        torch.rand(3)
+        return torch.optim.SGD(params, lr=0.1)
+
+    model, before = nn.Linear(4, 3), torch.get_rng_state()
+    examine(model, nl.Plan(nl.Level("all", match=["*"], optimizer=draw_start)))
+    examine(optimizer=nl.optim.muon())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class CausalConvolution(nn.Module):
+    """Causal, but that batch normalisation takes its mean over all tokens in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = self.norm(self.conv(nn.functional.pad(x.mT, (2, 0))))
+        found: torch.Tensor = self.head(torch.relu(seen).mT)
+        return found
+
+
+def test_batch_normalisation_is_no_leak_from_later_tokens() -> None:
+    report = examine(CausalConvolution(), inputs=make_inputs(SEQUENCE))
+    assert report.is_healthy, list_failed(report)
+    (check,) = (one for one in report.checks if one.name == "causal")
+    assert "in evaluation mode" in check.finding
+
+
+class WaveFeatures(nn.Module):
+    """Its frequencies are read when it is made."""
+
+    def __init__(self, num_frequencies: int = 4, max_period: int = 100) -> None:
+        super().__init__()
+        self.num_frequencies, self.max_period = num_frequencies, max_period
+        waves = torch.arange(num_frequencies) + 1.0
+        self.register_buffer("waves", waves * 6.0 / max_period)
+        self.head = nn.Linear(4 * num_frequencies, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head((x[..., None] * self.waves).sin().flatten(1))
+        return found
+
+
+def test_frequencies_of_features_are_no_periods_of_updates() -> None:
+    report = examine(WaveFeatures(), inputs=make_inputs((16, 4)))
+    assert report.is_healthy, list_failed(report)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        nl.Copy("c", of=["all"], period=50, rule=nl.beakers(4, shortest=100, longest=1e4)),
+        nl.Copy("c", of=["all"], probability=0.01),
+    ],
+    ids=["beakers too slow for the run", "by chance"],
+)
+def test_a_copy_that_did_not_move_yet_is_not_examined(copy: nl.Copy) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    report = examine(model, nl.Plan(nl.Level("all", match=["*"], optimizer=nl.sgd(0.1)), copy))
+    assert report.is_healthy, list_failed(report)
+    found = {one.name: one.outcome for one in report.checks if one.subject == "c"}
+    assert "not examined" in found.values()

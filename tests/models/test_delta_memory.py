@@ -217,3 +217,17 @@ def test_ojas_rule_stays_finite_whatever_the_size_of_the_values() -> None:
     y, state = layer(100 * torch.randn(2, 300, 12))
     assert y.isfinite().all()
     assert state.weights.abs().max() < 100
+
+
+@pytest.mark.parametrize("kind", ["decay", "initial", "kl", "lq"])
+def test_reading_without_writing_is_a_write_of_rate_0(kind: str) -> None:
+    layer = make_layer(rule=WriteRule(retention=WeightRetention(kind)))  # type: ignore[arg-type]
+    x = torch.randn(2, 6, 12)
+    _, state = layer(x[:, :5], write=True)
+    found, kept = layer(x[:, 5:], state, write=False)
+    assert kept is state
+    with torch.no_grad():
+        layer.rate.weight.zero_()
+        layer.rate.bias.fill_(-9.0)
+    expected, _ = layer(x[:, 5:], state, write=True)
+    torch.testing.assert_close(found, expected)

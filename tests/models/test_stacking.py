@@ -261,3 +261,24 @@ def test_input_and_states_that_do_not_fit() -> None:
         stack_levels(make_model(), {"2.*": 4}).read(tokens, state)
     with pytest.raises(NonFiniteInput, match="a rate below"):
         stack_levels(make_model(), LEVELS, rate=1e39).read(tokens, write=True)
+
+
+class Normed(nn.Module):
+    """Running statistics move whenever it is called in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Embedding(7, 8), nn.BatchNorm1d(8), nn.Linear(8, 7)
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        found: Tensor = self.head(self.norm(self.embed(tokens_BT).mT).mT)
+        return found
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_reading_in_training_mode_leaves_running_statistics_alone(rate: float) -> None:
+    model = Normed().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    stack_levels(model, {"head.*": 4}, rate=rate).read(make_tokens(), write=True)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

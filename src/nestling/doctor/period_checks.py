@@ -21,6 +21,8 @@ _WORDS = frozenset(
     | {"intervals", "chunks", "clock_period"}
 )
 _SHOWING = frozenset({"log", "logging", "print", "save", "saving", "eval", "checkpoint", "report"})
+# Of waves, of which a model makes features when it is made: `num_frequencies`, `max_period`.
+_OF_WAVES = frozenset({"num", "n", "max", "min", "base", "rope"})
 _MADE_ELSEWHERE = frozenset({"torch", "builtins", "numpy", "functools", "collections", "types"})
 _DEPTH = 8
 _ONCE_MADE = " once the model is made; give make= and options= if it is read before"
@@ -32,11 +34,15 @@ Make = Callable[..., Examinable]
 def is_period(name: str) -> bool:
     """Whether a name says how often something moves; how often something is shown does not count.
 
+    Nor do the frequencies of features that are waves, by their usual names.
+
     >>> is_period("update_every"), is_period("chunk"), is_period("log_every")
     (True, False, False)
+    >>> is_period("num_frequencies"), is_period("max_period")
+    (False, False)
     """
     words = set(name.lower().split("_"))
-    return bool(_WORDS & words) and not _SHOWING & words
+    return bool(_WORDS & words) and not (_SHOWING | _OF_WAVES) & words
 
 
 def find_periods(module: nn.Module) -> dict[Path, int]:

@@ -376,7 +376,8 @@ def examine_optimizer(optimizer: OptimizerSpec | OptimizerFactory, subject: str)
         NestlingError: it makes no optimizer.
     """
     try:
-        return check_optimizer(optimizer, subject)
+        with torch.random.fork_rng(devices=[]):  # what they draw is none of the caller's numbers
+            return check_optimizer(optimizer, subject)
     except NestlingError:
         raise
     except Exception as error:

@@ -26,7 +26,8 @@ def check_causal(subject: ExaminedModel) -> Check:
     other = draw_like(x, "later tokens")
     cuts = sorted({1, length // 4, length // 2 + 1, length - 1} - {0, length})
     worst, where = 0.0, ""
-    for mode in _MODES:
+    modes, said = _choose_modes(subject)
+    for mode in modes:
         y, _ = subject.copy(mode).call(x, write=True)
         scale = max(float(y.detach().abs().max()), 1e-6)
         for cut in cuts:
@@ -43,7 +44,8 @@ def check_causal(subject: ExaminedModel) -> Check:
             f"{where} moves by {worst:.2g} of the largest output; mask what comes later, and let "
             "a write be read by later tokens only",
         )
-    return passed(CAUSAL, "model", f"later tokens replaced at {cuts}: outputs move by {worst:.1g}")
+    text = f"later tokens replaced at {cuts}: outputs move by {worst:.1g}{said}"
+    return passed(CAUSAL, "model", text)
 
 
 def check_samples(subject: ExaminedModel) -> Check:
@@ -56,10 +58,7 @@ def check_samples(subject: ExaminedModel) -> Check:
     if len(x) < 2:
         return skipped(SAMPLES, "model", "the inputs are one sample; two or more show it")
     other = draw_like(x, "other samples")
-    modes = _MODES
-    said = ""
-    if any(isinstance(one, _BatchNorm) for one in subject.module.modules()):
-        modes, said = ("eval",), " (in evaluation mode: batch normalisation mixes samples)"
+    modes, said = _choose_modes(subject)
     periods = [
         value for path, value in find_periods(subject.module).items() if "chunks" not in path
     ]
@@ -162,6 +161,13 @@ def draw_like(x: Tensor, purpose: str) -> Tensor:
     shift = torch.randint(1, len(seen), x.shape, generator=generator, device="cpu")
     others: Tensor = seen[(place + shift.to(x.device)) % len(seen)]
     return others
+
+
+def _choose_modes(subject: ExaminedModel) -> tuple[tuple[Mode, ...], str]:
+    """The modes in which outputs are compared, and what is said if it is not both."""
+    if any(isinstance(one, _BatchNorm) for one in subject.module.modules()):
+        return ("eval",), " (in evaluation mode: batch normalisation mixes samples and tokens)"
+    return _MODES, ""
 
 
 def _tolerate(x: Tensor, subject: ExaminedModel) -> float:

@@ -211,11 +211,11 @@ class Levels(Mapping[str, AnyLive]):
         for level in self._order:
             if level.in_place and level.num_gradients > 0:
                 continue
-            if set_to_none:  # without the wrapper that torch has for its profiler
-                for param in level.params:
+            for param in level.params:  # an optimizer's own method may drop what it gathers (DGD)
+                if set_to_none:
                     param.grad = None
-            else:
-                level.inner.zero_grad(set_to_none=False)
+                elif param.grad is not None:
+                    param.grad.zero_()
 
     # --- controls and readings
 

@@ -7,6 +7,7 @@ from nestling.core.arguments import check_whole
 from nestling.core.errors import SettingError, ShapeMismatch
 from nestling.memory.associative.chunked_writes import write_pairs
 from nestling.memory.associative.fast_state import FastState, check_state
+from nestling.memory.associative.inner_objectives import find_weights
 from nestling.memory.associative.write_rule import DELTA, WriteRule
 from nestling.models.continuum.cms_settings import check_dtype
 
@@ -186,7 +187,7 @@ class DeltaMemory(nn.Module):
         rule, start = self.rule, state
         if not writes:  # neither the tokens nor what a window or a block still holds
             rates_BHT, decays_BHT = torch.zeros_like(rates_BHT), None
-            rule, start = DELTA, FastState(state.weights)
+            rule, start = DELTA, FastState(find_weights(self.rule.retention, state.weights))
         seen_BHTD, new = write_pairs(
             rule,
             k_BHTD,

@@ -310,3 +310,11 @@ def test_bad_input_is_refused(loop: bool) -> None:
 def test_a_foreign_state_is_refused() -> None:
     with pytest.raises(ForeignSnapshot):
         DeepFastState.from_state_dict({"outer": {}, "inner": {}})
+
+
+def test_a_batch_of_no_samples() -> None:
+    state = DeepFastState.draw(0, 1, 4, 8, torch.Generator().manual_seed(0))
+    empty = torch.zeros(0, 1, 5, 4)
+    for write in (write_mlp, loop_mlp):
+        found, _ = write(WriteRule(block=2), empty, empty, empty[..., 0], None, state)
+        assert found.shape == (0, 1, 5, 4)

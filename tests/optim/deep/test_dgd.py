@@ -310,3 +310,55 @@ def test_a_level_that_skips_steps_counts_the_inputs_of_its_own_steps_only() -> N
                 plain.step()
     assert nested.read_levels()[0].num_updates == 4
     assert torch.equal(nets[0][0].weight, nets[1][0].weight)  # type: ignore[arg-type]
+
+
+def test_cleared_gradients_take_their_inputs_with_them() -> None:
+    """As where a GradScaler leaves a step out, and the next one begins anew."""
+    first, second = torch.randn(2, 5, 4, generator=DRAW)
+    left_out, alone = nn.Linear(4, 3), nn.Linear(4, 3)
+    alone.load_state_dict(left_out.state_dict())
+    for layer, batches in ((left_out, [first, second]), (alone, [second])):
+        rule = dgd().build(layer.parameters())
+        with record_layers(layer):
+            for x in batches:
+                rule.zero_grad()
+                layer(x).square().mean().backward()
+            rule.step()
+    assert torch.equal(left_out.weight, alone.weight)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_within_a_period_inputs_stay_when_gradients_are_cleared(set_to_none: bool) -> None:
+    layer = nn.Linear(4, 3)
+    optimizer = NestedOptimizer(layer, Plan(Level("all", match=["*"], period=3, optimizer=dgd())))
+    with record_layers(layer):
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none)
+            layer(torch.randn(5, 4, generator=DRAW)).square().mean().backward()
+            optimizer.step()
+        optimizer.zero_grad(set_to_none)
+        moment = get_moment(layer.weight)
+        assert moment is not None
+        assert moment.num_rows == 10
+
+
+def test_a_weight_that_two_layers_share_goes_on_from_what_was_saved() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    rule = dgd().build(net.parameters())
+    with record_layers(net):
+        net(torch.randn(5, 4, generator=DRAW)).sum().backward()
+        saved = rule.state_dict()
+    again = dgd().build(net.parameters())
+    again.load_state_dict(saved)
+    with record_layers(net):
+        moment = get_moment(net[0].weight)  # type: ignore[arg-type]
+        assert moment is not None
+        assert moment.num_rows == 10
+
+
+def test_a_layer_that_is_called_by_keyword_is_recorded() -> None:
+    layer = nn.Linear(4, 3)
+    with record_layers(layer, rows=True) as record:
+        layer(input=torch.ones(2, 4)).sum().backward()
+    assert record[""].inputs[0].shape == (1, 2, 4)

@@ -143,3 +143,20 @@ def test_a_matrix_that_is_not_finite_leaves_its_batch_alone(
     found, lost = orthogonalize_all([good, broken])
     torch.testing.assert_close(found, orthogonalize(good))
     assert bool(lost.isnan().any())
+
+
+def test_large_matrices_with_and_without_gradient_share_a_list() -> None:
+    plain, learned = make_matrix(200, 220), make_matrix(200, 220, seed=1).requires_grad_()
+    one, other = orthogonalize_all([plain, learned], steps=2)
+    torch.testing.assert_close(one, orthogonalize(plain, steps=2), rtol=0, atol=1e-10)
+    other.sum().backward()
+    assert learned.grad is not None
+    assert bool(learned.grad.isfinite().all())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in jvp
+def test_forward_derivative_of_a_large_matrix() -> None:
+    matrix, way = make_matrix(200, 220), make_matrix(200, 220, seed=1)
+    _, slope = torch.func.jvp(orthogonalize, (matrix,), (way,))
+    ends = [orthogonalize(matrix + sign * 1e-5 * way) for sign in (1.0, -1.0)]
+    torch.testing.assert_close(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-4, atol=1e-6)

@@ -111,7 +111,7 @@ def _write_tokens(
     outputs, start = [torch.zeros_like(tokens.values[:, :, :0])], 0
     is_parallel = rule.retention.is_linear or rule.read == "before"
     while start < tokens.length:
-        size = rule.block - max(state.counts_in_block) if is_parallel else 1
+        size = rule.block - max(state.counts_in_block, default=0) if is_parallel else 1
         end = min(start + size, tokens.length)
         piece, state = _write_block(rule, tokens.part(start, end), state, chunk)
         outputs.append(piece)

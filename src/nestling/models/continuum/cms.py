@@ -219,7 +219,7 @@ class CMS(nn.Module):
     ) -> tuple[Tensor, CMSState]:
         """As `read`; without `keep_state` the state that comes back holds nothing."""
         check_inputs(x_BTD, mask_BT, self.width)
-        check_dtype(x_BTD, next(self.parameters()))
+        check_dtype(x_BTD, self.target.weight)
         num_samples, length = x_BTD.shape[:2]
         if state is None:
             state = self.initial_state(num_samples)

@@ -169,7 +169,7 @@ class StackedLevels:
         is_whole = all(len(piece) == tokens_BT.shape[1] for piece in pieces)
         if not writes and not state.changes and not any(state.positions) and is_whole:
             with torch.no_grad():  # the model itself, bit for bit
-                logits_BTK: Tensor = self.model(tokens_BT)
+                logits_BTK = self._ask({}, tokens_BT)
             return logits_BTK, self._go_on(state, pieces, {}, {})
         rows = [
             self._read_row(piece, state, row, writes) if len(piece) or writes else None
@@ -199,9 +199,8 @@ class StackedLevels:
             if not is_plain:
                 size = min(size, *(chunk - position % chunk for chunk in self.chunks.values()))
             first = 0
-            if (
-                self.context is not None and not is_plain
-            ):  # counted from the last update of any level
+            # Counted from the last update of any level.
+            if self.context is not None and not is_plain:
                 first = max(0, begin - self._since_update(position) - self.context)
             piece_1T = seen_T[None, first : begin + size]
             weights = {
@@ -213,7 +212,7 @@ class StackedLevels:
             with torch.set_grad_enabled(writes):
                 for weight in weights.values():
                     weight.requires_grad_(writes)
-                logits_NK = functional_call(self.model, weights, (piece_1T,))[0]
+                logits_NK = self._ask(weights, piece_1T)[0]
             outputs.append(logits_NK[begin - first :].detach())
             start = max(begin - first, 1)  # nothing foretells the first token of all
             if writes and start < len(logits_NK):
@@ -238,6 +237,14 @@ class StackedLevels:
                 changes.setdefault(name, torch.zeros_like(own[name]))
                 gathered.setdefault(name, torch.zeros_like(own[name]))
         return outputs, changes, gathered
+
+    def _ask(self, weights: Mapping[str, Tensor], tokens_BT: Tensor) -> Tensor:
+        """The model's logits by these weights; running statistics stay what they are."""
+        held = dict[str, Tensor]()
+        if self.model.training:
+            held = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        logits_BTK: Tensor = functional_call(self.model, {**held, **weights}, (tokens_BT,))
+        return logits_BTK
 
     def _go_on(
         self,

@@ -113,6 +113,14 @@ class DGDOptimizer(RuleOptimizer):
         for param in self._list_matrices():
             set_moment(param, None)
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear gradients and the inputs that belong to them, also of a step that was left out.
+
+        So a `GradScaler` may pass over a step: the next one counts its own inputs only.
+        """
+        super().zero_grad(set_to_none)
+        self.drop_gathered()
+
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer; the moments since the last step are copies."""
         self.save_gathered()

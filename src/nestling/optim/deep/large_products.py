@@ -19,12 +19,22 @@ Coefficients = tuple[float, float, float]
 
 
 def is_large(matrix: Tensor) -> bool:
-    """Whether a matrix is worth being orthogonalised alone; not where a gradient is to follow."""
+    """Whether a matrix is worth being orthogonalised alone; not where a gradient is to follow.
+
+    Nor within `torch.func` (jvp, hessian), which knows no products into given memory.
+    """
     return (
         min(matrix.shape[-2:]) >= MIN_LARGE
         and matrix.device.type == "cpu"
         and not (torch.is_grad_enabled() and matrix.requires_grad)
+        and not _is_transformed(matrix)
     )
+
+
+def _is_transformed(matrix: Tensor) -> bool:
+    """Whether `torch.func` is at work; torch's own name for it is private, and may go."""
+    check = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return check is not None and bool(check(matrix))
 
 
 def make_space(m: int, like: Tensor) -> list[Tensor]:

@@ -48,9 +48,9 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
 
     Within the context every backward pass adds to the second moment of each layer's inputs, which
     its weight carries until an optimizer has used it (`DGD`) or the context ends: it must span
-    whole periods of a level. A pass without a backward adds
-    nothing. A layer that is called several times has all its rows. The gradient of a weight is the
-    sum over rows of output gradient times input; with groups, group by group.
+    whole periods of a level. A pass without a backward adds nothing. A layer that is called several
+    times has all its rows. The gradient of a weight is the sum over rows of output gradient times
+    input; with groups, group by group.
 
     Args:
         model: its `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` are recorded, by name.
@@ -79,8 +79,10 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
     handles = []
     try:
         for name, layer in layers.items():
-            setattr(layer.weight, _SLOT, layer.weight.__dict__.pop(_RESTORED, None))
-            handles.append(layer.register_forward_hook(_listen(record[name] if rows else None)))
+            if not hasattr(layer.weight, _SLOT):  # layers may share it
+                setattr(layer.weight, _SLOT, layer.weight.__dict__.pop(_RESTORED, None))
+            hear = _listen(record[name] if rows else None)
+            handles.append(layer.register_forward_hook(hear, with_kwargs=True))
         yield record
     finally:
         for handle in handles:
@@ -163,12 +165,14 @@ def find_gradient_rows(layer: _Layer, gradients: Tensor) -> Tensor:
 
 def _listen(
     kept: RecordedLayer | None,
-) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hear(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+    def hear(
+        layer: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+    ) -> None:
         assert isinstance(layer, _Layer)
         if not output.requires_grad:
             return
-        inputs = given[0].detach()
+        inputs = (given[0] if given else named["input"]).detach()
 
         def add(gradients: Tensor) -> None:
             rows_gri = find_rows(layer, inputs)

@@ -120,7 +120,7 @@ def orthogonalize_all(
     found: dict[int, Tensor] = {}
     for indices in groups.values():
         first = _lay_wide(matrices[indices[0]])
-        if is_large(first) and steps:
+        if steps and all(is_large(matrices[index]) for index in indices):
             space = make_space(len(first), first)
             for index in indices:
                 wide_mn = _lay_wide(matrices[index])

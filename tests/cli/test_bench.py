@@ -199,4 +199,5 @@ def test_parts_in_context(nestling: Run, desk: Path, monkeypatch: pytest.MonkeyP
     assert json.loads((desk / "c.json").read_text())["rows"][0]["part"] == "recall"
     code, _, err = nestling("bench", "in-context", "--parts", "recall-cmss")
     assert code == 2
+    assert "a task ['recall', 'labels', 'parity', 'aa', 'abab']" in err
     assert "did you mean 'recall-cms'" in err

@@ -12,6 +12,8 @@ BAD = """
 import torch
 from torch import nn
 
+import nestling as nl
+
 class AtChance(nn.Linear):
     def forward(self, x):
         return super().forward(0.0 * x)
@@ -41,6 +43,9 @@ def make_uncopied():
 
 def make_lm():
     return nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9))
+
+def make_stacked():
+    return nl.stack_levels(make_lm().eval(), {"1.*": 4}, rate=0.1)
 
 def give_inputs():
     return torch.randn(8, 2), torch.arange(8) % 3
@@ -106,6 +111,10 @@ def test_tokens_and_built_in_models(nestling: Run) -> None:
     code, out, _ = nestling("doctor", "bad_nets:make_lm", "--shape", "4,8", "--tokens", "9")
     assert code == 0
     assert "ok            causal" in out
+    code, out, _ = nestling("doctor", "bad_nets:make_stacked", "--shape", "4,8", "--tokens", "9")
+    assert code == 0
+    assert "not examined  updates when due: model: the model learns by its own rule" in out
+    assert "ok            causal" in out
     options = '{"num_tokens": 20, "num_classes": 3, "width": 8, "num_layers": 1}'
     code, out, _ = nestling("doctor", "transformer", "--options", options)
     assert code == 0
@@ -117,6 +126,7 @@ def test_tokens_and_built_in_models(nestling: Run) -> None:
     [
         (("bad_nets:make_raising", "--shape", "4,2"), "KeyError"),
         (("bad_nets:make_raising",), "inputs were guessed"),
+        (("bad_nets:make_lm", "--shape", "4,8"), "for tokens make_inputs"),
         (("bad_nets:make_nan", "--shape", "4,2"), "NaN or infinity in 12 of 12"),
         (("desk_net:make_net", "--shape", "4,7"), "inputs of shape (4, 7)"),
         (("bad_nets:make_lm", "--shape", "4,8", "--tokens", "99"), "IndexError"),

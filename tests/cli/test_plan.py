@@ -29,6 +29,12 @@ def test_show_takes_options_of_the_model(nestling: Run) -> None:
     assert " 15 " in out
 
 
+def test_show_of_a_plan_alone_says_where_the_plan_goes(nestling: Run) -> None:
+    code, out, err = nestling("plan", "show", "plan.toml")
+    assert (code, out) == (2, "")
+    assert "write nestling plan show MODEL --plan plan.toml" in err
+
+
 def test_show_says_what_sleeps(nestling: Run, desk: Path) -> None:
     text = (desk / "plan.toml").read_text()
     text += '[[level]]\nkind = "memory"\nname = "m"\non = "input"\n'

@@ -81,3 +81,8 @@ def test_errors_name_key_and_value(data: object, said: str) -> None:
 def test_a_data_function_must_return_experiences(returned: str) -> None:
     with pytest.raises(JobError, match=r"list of nestling\.data\.Experience|failed"):
         read_job({"model": "mlp", "data": returned}).load_experiences()
+
+
+def test_the_error_of_a_data_function_says_what_the_list_holds() -> None:
+    with pytest.raises(JobError, match="got tuple of str"):
+        read_job({"model": "mlp", "data": "sysconfig:get_scheme_names"}).load_experiences()

@@ -11,9 +11,10 @@ import click
 from nestling.cli.output import json_option, read_options, show_status, show_table, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from nestling.doctor import Examination
+    from nestling.doctor.examined_model import Examinable
 
 _MARKS = {"ok": "ok", "failed": "FAILED", "not examined": "not examined"}
 
@@ -60,7 +61,7 @@ def doctor(
     """
     from nestling.core.imports import import_function
     from nestling.doctor import examine
-    from nestling.models import build_model
+    from nestling.models.build import build_subject
 
     if subject is not None and subject.endswith(".toml"):
         if plan_file is not None:
@@ -79,7 +80,7 @@ def doctor(
     x, labels = None, None
     if model is not None:
         given = read_options(options)
-        net = build_model(model, given, seed=seed)
+        net = build_subject(model, given, seed=seed)
         x, labels = _read_inputs(inputs, shape, tokens, seed, net)
         periods = _find_period_options(model, given)
         make = partial(_remake, model, given, seed)
@@ -121,7 +122,7 @@ def _show(report: "Examination") -> None:
 
 
 def _read_inputs(
-    source: str | None, shape: str | None, tokens: int | None, seed: int, model: "nn.Module"
+    source: str | None, shape: str | None, tokens: int | None, seed: int, model: "Examinable"
 ) -> "tuple[Tensor | None, Tensor | None]":
     """Inputs and labels as asked; None where they are to be guessed."""
     from torch import Tensor
@@ -129,6 +130,7 @@ def _read_inputs(
     from nestling.core.errors import DataError
     from nestling.core.imports import import_function
     from nestling.doctor import make_inputs
+    from nestling.models import StackedLevels
 
     if source is not None:
         if shape is not None or tokens is not None:
@@ -153,7 +155,8 @@ def _read_inputs(
     except ValueError:
         raise click.BadParameter(f"--shape {shape!r}; write e.g. 4,64,32") from None
     x = make_inputs(sides, tokens=tokens, seed=seed)
-    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    module = model.model if isinstance(model, StackedLevels) else model
+    like = next((p for p in module.parameters() if p.is_floating_point()), None)
     if like is not None:
         x = x.to(like.device) if tokens else x.to(like)
     return x, None
@@ -174,8 +177,8 @@ def _find_period_options(source: str, given: dict[str, object]) -> dict[str, obj
     return {name: value for name, value in held.items() if is_period(name)}
 
 
-def _remake(source: str, given: dict[str, object], seed: int, **changed: object) -> "nn.Module":
+def _remake(source: str, given: dict[str, object], seed: int, **changed: object) -> "Examinable":
     """The model with some options changed."""
-    from nestling.models import build_model
+    from nestling.models.build import build_subject
 
-    return build_model(source, {**given, **changed}, seed=seed)
+    return build_subject(source, {**given, **changed}, seed=seed)

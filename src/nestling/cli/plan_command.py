@@ -65,6 +65,10 @@ def show(
     from nestling.levels import Plan
     from nestling.models import build_model
 
+    if model.endswith(".toml"):
+        raise click.BadParameter(
+            f"{model} is a plan; write nestling plan show MODEL --plan {model}"
+        )
     net = build_model(model, read_options(options))
     if plan_file is not None:
         chosen = Plan.load(plan_file)

@@ -193,9 +193,12 @@ def _call_first(subject: ExaminedModel, *, own: bool = False) -> tuple[Tensor, o
     except ModelError:
         raise
     except Exception as error:
+        fix = "give inputs that it takes"
+        if x.is_floating_point() and any(isinstance(m, nn.Embedding) for m in one.module.modules()):
+            fix += "; it has an embedding: for tokens make_inputs(shape, tokens=256), or --tokens"
         raise ModelError(
             f"{type(subject.source).__name__} raised {_tell(error)} on inputs of shape "
-            f"{tuple(x.shape)} and {x.dtype}; give inputs that it takes"
+            f"{tuple(x.shape)} and {x.dtype}; {fix}"
         ) from error
 
 

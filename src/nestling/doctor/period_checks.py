@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nestling.doctor.check_results import Check, failed, list_names, passed, skipped
-from nestling.doctor.examined_model import ExaminedModel
+from nestling.doctor.examined_model import Examinable, ExaminedModel
 from nestling.doctor.hidden_state import keep_values, list_changed, list_held, list_module_state
 from nestling.doctor.level_run import NEVER, PERIOD
 from nestling.doctor.practice import Practice
@@ -28,7 +28,7 @@ _DEPTH = 8
 _ONCE_MADE = " once the model is made; give make= and options= if it is read before"
 NUM_STEPS = 4
 Path = tuple[str | int, ...]  # keys and attributes, from the model down
-Make = Callable[..., nn.Module]
+Make = Callable[..., Examinable]
 
 
 def is_period(name: str) -> bool:

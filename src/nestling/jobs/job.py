@@ -98,6 +98,13 @@ class JobData:
     held_out: tuple[RawTable, ...] = ()
 
 
+def _tell_type(made: object) -> str:
+    """What was returned; of a sequence also what it holds."""
+    if isinstance(made, Sequence) and not isinstance(made, str) and made:
+        return f"{type(made).__name__} of {type(made[0]).__name__}"
+    return type(made).__name__
+
+
 def _read_model(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
@@ -246,7 +253,7 @@ class Job(BaseModel):
         if not found or not all(isinstance(one, Experience) for one in found):
             raise JobError(
                 f"data function {name!r} must return a list of nestling.data.Experience, "
-                f"got {type(made).__name__}"
+                f"got {_tell_type(made)}"
             )
         return found
 

@@ -9,6 +9,7 @@ from torch import nn
 from nestling.core.arguments import LEAST_SEED, MOST_SEED, check_seed
 from nestling.core.errors import ModelError, NestlingError, SettingError, suggest
 from nestling.core.imports import import_function
+from nestling.models.continuum.stacking import StackedLevels
 from nestling.models.convnet import ConvNet
 from nestling.models.mlp import mlp
 from nestling.models.transformer import TransformerClassifier
@@ -60,6 +61,28 @@ def build_model(
     return _make(source, _BUILT_IN[source], options or {}, seed)
 
 
+def build_subject(
+    source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
+) -> nn.Module | StackedLevels:
+    """As `build_model`, but the user's function may also return stacked levels.
+
+    Args:
+        source: as in `build_model`.
+        options: as in `build_model`.
+        seed: as in `build_model`.
+
+    Raises:
+        ModelError: see `build_model`.
+
+    >>> build_subject("torch.nn:Identity")
+    Identity()
+    """
+    if ":" not in source:
+        return build_model(source, options, seed=seed)
+    made = _call(source, _find_function(source), options or {}, seed)
+    return made if isinstance(made, StackedLevels) else _check_module(source, made)
+
+
 def load_model(
     source: str, options: Mapping[str, object] | None = None, *, seed: int = 0
 ) -> nn.Module:
@@ -76,16 +99,27 @@ def load_model(
     >>> load_model("torch.nn:Identity")
     Identity()
     """
+    return _make(source, _find_function(source), options or {}, seed)
+
+
+def _find_function(source: str) -> Callable[..., object]:
+    """The user's own function."""
     try:
-        function = import_function(source)
+        return import_function(source)
     except SettingError as error:
         raise ModelError(str(error)) from error
-    return _make(source, function, options or {}, seed)
 
 
 def _make(
     source: str, function: Callable[..., object], options: Mapping[str, object], seed: int
 ) -> nn.Module:
+    return _check_module(source, _call(source, function, options, seed))
+
+
+def _call(
+    source: str, function: Callable[..., object], options: Mapping[str, object], seed: int
+) -> object:
+    """What the function returns, its weights drawn by the seed."""
     _check_options(source, function, options)
     seed = check_seed(seed)
     if not LEAST_SEED <= seed <= MOST_SEED:
@@ -98,7 +132,7 @@ def _make(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = function(**options)
+            return function(**options)
         except NestlingError:
             raise
         except Exception as error:
@@ -107,6 +141,9 @@ def _make(
                 f"model {source!r} with options ({shown}) could not be made: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+def _check_module(source: str, model: object) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"model {source!r} returned {type(model).__name__}; the function must return "

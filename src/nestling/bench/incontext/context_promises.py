@@ -4,6 +4,7 @@ Each part's figures are written as soon as they are there, so that an interrupte
 All of it with one thread.
 """
 
+import difflib
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from nestling.bench.result import SuiteResult
 from nestling.bench.streams.stream_cells import identify_files
 from nestling.bench.suites.parallel_cells import CellFolders, Progress
 from nestling.bench.timing import Figures, Rows
+from nestling.core.errors import SettingError
 
 NUM_SEEDS = 3
 # What a part's figures depend on: other code in the package leaves them as they are.
@@ -115,6 +117,14 @@ def run(
         JobError: a part's file is damaged.
     """
     parts = list_parts(num_seeds)
+    known = [*CONTEXT_TASKS, *CONTEXT_MODELS, *parts]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise SettingError(
+                f"part {name!r}; a task {list(CONTEXT_TASKS)}, a model {list(CONTEXT_MODELS)}, or "
+                f"both as 'recall-cms' works" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     code = identify_files(*CODE)
     figures, rows = measure_parts(
         parts,

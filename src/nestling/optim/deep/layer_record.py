@@ -5,7 +5,7 @@ i = inputs of one output (of a kernel: channels times its size), o = outputs of 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from nestling.core.errors import SettingError
 
 # Where a weight carries its moment while its layer is recorded, as it carries its gradient.
 _SLOT = "input_moment"
-# Where it lies if it was restored before recording began.
+# Where it lies while its layer is not.
 _RESTORED = "restored_moment"
 _Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
@@ -47,10 +47,10 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
     """Record inputs and output gradients of linear and convolutional layers of a whole model.
 
     Within the context every backward pass adds to the second moment of each layer's inputs, which
-    its weight carries until an optimizer has used it (`DGD`) or the context ends: it must span
-    whole periods of a level. A pass without a backward adds nothing. A layer that is called several
-    times has all its rows. The gradient of a weight is the sum over rows of output gradient times
-    input; with groups, group by group.
+    its weight carries, like its gradient, until an optimizer has used or cleared it (`DGD`). A pass
+    without a backward adds nothing. A layer that is called several times has all its rows. The
+    gradient of a weight is the sum over rows of output gradient times input; with groups, group by
+    group.
 
     Args:
         model: its `nn.Linear`, `nn.Conv1d` and `nn.Conv2d` are recorded, by name.
@@ -88,8 +88,32 @@ def record_layers(model: nn.Module, *, rows: bool = False) -> Iterator[dict[str,
         for handle in handles:
             handle.remove()
         for layer in layers.values():
-            if hasattr(layer.weight, _SLOT):
+            if hasattr(layer.weight, _SLOT):  # layers may share it
+                moment = getattr(layer.weight, _SLOT)
                 delattr(layer.weight, _SLOT)
+                set_moment(layer.weight, moment)
+
+
+@contextmanager
+def record_step(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """As `record_layers` for one step that may be refused, unless the caller records already.
+
+    Yields: what forgets the inputs of this step.
+    """
+    weights = [one.weight for one in model.modules() if isinstance(one, _Layer)]
+    before = [_copy(get_moment(weight)) for weight in weights]
+
+    def forget() -> None:
+        for weight, moment in zip(weights, before, strict=True):
+            set_moment(weight, _copy(moment))  # of a weight that layers share, one each
+
+    is_recorded = any(hasattr(weight, _SLOT) for weight in weights)
+    with nullcontext() if is_recorded else record_layers(model):
+        yield forget
+
+
+def _copy(moment: InputMoment | None) -> InputMoment | None:
+    return None if moment is None else InputMoment(moment.total_gii.clone(), moment.num_rows)
 
 
 def find_moment(weight: Tensor) -> InputMoment:

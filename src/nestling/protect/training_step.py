@@ -13,6 +13,7 @@ from nestling.core.batches import Loss, default_loss, read_batch, read_output
 from nestling.core.params import are_finite
 from nestling.levels import NestedOptimizer
 from nestling.levels.assign import unwrap
+from nestling.levels.input_recording import record_inputs
 from nestling.protect.columns import require_target
 from nestling.protect.method import Retention
 
@@ -79,38 +80,39 @@ def take_step(
     is_taken, undo = False, _mark_step(optimizer, methods)
     if isinstance(optimizer, NestedOptimizer):
         optimizer.prepare_step()
-    try:
-        with precision or nullcontext():
-            seen = output = read_output(read.call(model))
-            for method in methods:
-                seen = method.restrict(seen, read)
-            own = total = loss(seen, target)
-            for method in methods:
-                extra = method.compute_loss(inner, read, output, loss)
-                total = total if extra is None else total + extra
-        value = own.item()
+    with record_inputs(inner, optimizer) as forget:
+        try:
+            with precision or nullcontext():
+                seen = output = read_output(read.call(model))
+                for method in methods:
+                    seen = method.restrict(seen, read)
+                own = total = loss(seen, target)
+                for method in methods:
+                    extra = method.compute_loss(inner, read, output, loss)
+                    total = total if extra is None else total + extra
+            value = own.item()
 
-        def adjust() -> None:
-            for method in methods:
-                method.adjust_gradients(inner, loss)
+            def adjust() -> None:
+                for method in methods:
+                    method.adjust_gradients(inner, loss)
 
-        refused = descend(optimizer, total, adjust=adjust, own_loss=value)
-        is_taken = not refused
-        if is_taken:
-            for method in methods:
-                if is_new or method.takes_repeats:
-                    method.observe(inner, read, output.detach())
-    except Warning:  # an alarm that is an error here: the step was taken before it
-        raise
-    except BaseException:
-        if is_taken:
-            undo()
-        _put_back(optimizer, before)
-        _put_generators(drawn, stood)
-        raise
-    if refused:
-        _put_back(optimizer, before)
-        _put_generators(drawn, stood)
+            refused = descend(optimizer, total, adjust=adjust, own_loss=value)
+            is_taken = not refused
+            if is_taken:
+                for method in methods:
+                    if is_new or method.takes_repeats:
+                        method.observe(inner, read, output.detach())
+        except Warning:  # an alarm that is an error here: the step was taken before it
+            raise
+        except BaseException:
+            if is_taken:
+                undo()
+            _put_back(optimizer, before, forget)
+            _put_generators(drawn, stood)
+            raise
+        if refused:
+            _put_back(optimizer, before, forget)
+            _put_generators(drawn, stood)
     return TakenStep(value, output.detach(), refused)
 
 
@@ -177,8 +179,10 @@ def _mark_buffers(places: Sequence[Place]) -> list[tuple[Place, Tensor | None, T
 def _put_back(
     optimizer: torch.optim.Optimizer,
     before: Sequence[tuple[Place, Tensor | None, Tensor | None]],
+    forget: Callable[[], None],
 ) -> None:
     optimizer.zero_grad()
+    forget()
     if isinstance(optimizer, NestedOptimizer):
         optimizer.levels.enable_all()
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from nestling.optim.deep.dgd import DGD, DGDOptimizer, dgd, dgd_update
 from nestling.optim.deep.dmgd import DMGD, DMGDOptimizer, dmgd, dmgd_update
-from nestling.optim.deep.layer_record import InputMoment, RecordedLayer, record_layers
+from nestling.optim.deep.layer_record import InputMoment, RecordedLayer, record_layers, record_step
 from nestling.optim.deep.m3 import M3, M3Optimizer, m3, m3_update
 from nestling.optim.deep.memory_momentum import (
     MemoryMomentum,
@@ -39,4 +39,5 @@ __all__ = [
     "orthogonalize",
     "orthogonalize_all",
     "record_layers",
+    "record_step",
 ]

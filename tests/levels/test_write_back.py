@@ -640,6 +640,7 @@ def test_rates_and_periods_are_turned_while_it_runs() -> None:
     assert change.applied_at == 0
     spec = read_slow(nested).spec
     assert (spec.period, spec.rule) == (2, nl.outer_nesterov(lr=0.5, momentum=0.0))
+    assert read_slow(nested).read().lr == 0.5
     take(model, nested, 1)
     waits = nested.control("slow", lr=0.25, reason="calmer still")
     state = nested.state_dict()

@@ -209,6 +209,7 @@ class CopyLevel:
             age=self.clock.age,
             num_steps=self.clock.num_ticks,
             num_updates=self.clock.num_updates,
+            lr=getattr(self.spec.rule, "lr", None),
         )
 
     def tensors(self) -> dict[str, Tensor]:

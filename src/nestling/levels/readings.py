@@ -30,7 +30,7 @@ class LevelReading:
         num_refused: updates that were undone because the judge refused them.
         relative_change: mean ||change|| / ||weights|| per update since the last reading.
         factor: last value of its gates, in [0, 1].
-        lr: its optimizer's rate; None for a copy.
+        lr: its optimizer's rate, of a copy its outer rule's; None for a copy without.
         share_backward_skipped: steps without a backward pass through it, in [0, 1].
         seconds: spent in its updates; of a memory, in taking examples in, solving and answering.
         change_since_validation: ||now - then|| / ||then|| since a person last validated it; None

@@ -21,7 +21,13 @@ from nestling.optim.deep.muon import (
     scale_step,
 )
 from nestling.optim.deep.newton_schulz import MAX_STEPS, QUINTIC
-from nestling.optim.deep.rule_optimizer import OtherRule, RuleOptimizer, State, takes_matrices
+from nestling.optim.deep.rule_optimizer import (
+    OtherRule,
+    RuleOptimizer,
+    State,
+    is_large_kernel,
+    takes_matrices,
+)
 from nestling.optim.plain_specs import CONFIG, AdamW, Fraction, Rate
 
 Mode = Literal["normalized", "ema", "paper"]
@@ -182,7 +188,9 @@ class M3Optimizer(RuleOptimizer):
             "eps": spec.eps,
             "precision": spec.precision,
         }
-        super().__init__(params, settings, _move_m3, takes_matrices, spec.other)
+        super().__init__(
+            params, settings, _move_m3, takes_matrices, spec.other, alone=is_large_kernel
+        )
 
 
 def _move_m3(

@@ -23,6 +23,7 @@ from nestling.optim.deep.rule_optimizer import (
     RuleOptimizer,
     State,
     as_matrix,
+    is_large_kernel,
     takes_matrices,
 )
 from nestling.optim.plain_specs import CONFIG, AdamW, Fraction, Rate
@@ -143,7 +144,9 @@ class MuonOptimizer(RuleOptimizer):
             "scale": spec.scale,
             "precision": spec.precision,
         }
-        super().__init__(params, settings, _move_muon, takes_matrices, spec.other)
+        super().__init__(
+            params, settings, _move_muon, takes_matrices, spec.other, alone=is_large_kernel
+        )
 
 
 def _move_muon(

@@ -10,6 +10,7 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from nestling.core.errors import SettingError
+from nestling.optim.deep.large_products import is_large
 from nestling.optim.plain_specs import SGD, Adam, AdamW, choose_fused
 
 State = dict[str, Any]  # tensors and counts of one parameter; empty before its first step
@@ -34,6 +35,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         takes: which parameters the rule is for.
         other: what the rest learns by; its rate keeps its ratio to `lr` when that is turned.
         check: raises where a parameter of the rule's cannot be moved; asked before any moves.
+        alone: which parameters are moved one at a time, so that what is read stays in the cache.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         takes: Callable[[Tensor], bool],
         other: OtherRule | None = None,
         check: Callable[[Tensor], object] | None = None,
+        alone: Callable[[Tensor], bool] | None = None,
     ) -> None:
         lr = settings["lr"]
         ratio = 1.0 if other is None or lr == 0.0 else other.lr / lr
@@ -52,6 +55,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.takes = takes
         self.other = other
         self.check = check
+        self.alone = alone
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -70,13 +74,20 @@ class RuleOptimizer(torch.optim.Optimizer):
             moving = [param for param in group["params"] if param.grad is not None]
             ours = [param for param in moving if self.takes(param)]
             rest = [param for param in moving if not self.takes(param)]
-            if ours:
-                self._step_rule(ours, group)
+            for some in self._split(ours):
+                self._step_rule(some, group)
             if rest:
                 assert self.other is not None
                 lr = group["lr"] * group["other_ratio"]
                 _step_other(self.other, rest, [self.state[param] for param in rest], lr)
         return loss
+
+    def _split(self, params: Sequence[Tensor]) -> list[list[Tensor]]:
+        if self.alone is None:
+            return [list(params)] if params else []
+        alone = [[param] for param in params if self.alone(param)]
+        together = [param for param in params if not self.alone(param)]
+        return [*alone, together] if together else alone
 
     def _step_rule(self, params: Sequence[Tensor], group: Mapping[str, Any]) -> None:
         grads = [param.grad for param in params if param.grad is not None]
@@ -103,6 +114,11 @@ def takes_all(_param: Tensor) -> bool:
 def takes_matrices(param: Tensor) -> bool:
     """Matrices and kernels of convolutions are the rule's; vectors and scalars are not."""
     return param.dim() >= 2
+
+
+def is_large_kernel(param: Tensor) -> bool:
+    """Whether `orthogonalize` takes its matrix alone."""
+    return is_large(as_matrix(param.detach()))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

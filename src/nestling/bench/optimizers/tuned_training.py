@@ -20,6 +20,7 @@ from nestling.bench.optimizers.contenders import (
 )
 from nestling.bench.optimizers.optimizer_tasks import Batch, OptimizerTask
 from nestling.bench.timing import Figures, Rows
+from nestling.core.errors import NonFiniteInput
 from nestling.core.seeds import make_generator
 from nestling.optim import record_layers
 
@@ -217,9 +218,8 @@ def _learn(
     try:
         for optimizer in optimizers:
             _step_at(optimizer, factor)
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-        # gradients that are no numbers
-        return False
+    except (torch.linalg.LinAlgError, NonFiniteInput):  # type: ignore[attr-defined]
+        return False  # gradients, or inputs of DGD, that are no numbers
     return True
 
 

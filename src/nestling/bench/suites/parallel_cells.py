@@ -85,16 +85,16 @@ def open_suite(name: str, seed: int, split: Part, data: Path | None, offline: bo
     return made
 
 
-def run_cell(cell: Cell, place: CellFolders, find: Callable[[str], Method] = find_method) -> None:
+def run_cell(cell: Cell, place: CellFolders, find: Callable[[str], Method] | None = None) -> None:
     """Measure one cell and write its file; a method that refuses is written down as such.
 
     Args:
         cell: what is to be measured.
         place: where to read and write.
-        find: the cell's method by its name.
+        find: the cell's method by its name; None for `find_method`.
     """
     suite = open_suite(cell.suite, cell.seed, cell.split, place.data, place.offline)
-    method = find(cell.method)
+    method = (find or find_method)(cell.method)
     try:
         competitor = method.build(make_setup(suite, cell.seed), cell.settings)
         found = measure(competitor, suite, seed=cell.seed, num_looks=cell.num_looks)
